@@ -1,0 +1,376 @@
+//! The parameter types, their defaults and how they merge.
+
+use crate::range::{OutOfRange, Setting};
+use std::time::Duration;
+
+/// The stream window used where none is set: 65,535 bytes, RFC 9113's initial value (section 6.9.2).
+pub const DEFAULT_INITIAL_STREAM_WINDOW_SIZE: u32 = 65_535;
+
+/// The connection window used where none is set: 1,048,576 bytes.
+pub const DEFAULT_INITIAL_CONNECTION_WINDOW_SIZE: u32 = 1_048_576;
+
+/// Tunes the HTTP/2 connections that a server accepts.
+///
+/// `None` leaves a setting to the HTTP/2 engine; each field says what that means with hyper.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct ServerParams {
+    /// How much a client may send before it is told that it may go on. `None`: hyper's fixed windows (1 MiB each).
+    pub flow_control: Option<FlowControl>,
+    /// PINGs that find dead clients, also while no stream is open. `None`: none are sent.
+    pub keep_alive: Option<KeepAlive>,
+    /// SETTINGS_MAX_CONCURRENT_STREAMS: streams a client may have open at once; 0 admits none. `None`: 200.
+    pub max_concurrent_streams: Option<u32>,
+    /// SETTINGS_MAX_FRAME_SIZE: the largest frame accepted, in bytes, 16384..=16777215. `None`: 16384.
+    pub max_frame_size: Option<u32>,
+    /// SETTINGS_HEADER_TABLE_SIZE: the HPACK table a client may use, in bytes. `None`: 4096.
+    pub header_table_size: Option<u32>,
+    /// SETTINGS_MAX_HEADER_LIST_SIZE: the largest header list accepted, in bytes with 32 more a field; more is
+    /// answered with 431. `None`: 16384.
+    pub max_header_list_size: Option<u32>,
+    /// Streams that a client reset before they were accepted; one more ends the connection with ENHANCE_YOUR_CALM.
+    /// `None`: 20.
+    pub max_pending_accept_reset_streams: Option<usize>,
+    /// Streams this side may reset over a connection's life because the client broke the protocol; one more ends the
+    /// connection with ENHANCE_YOUR_CALM. `None`: 1024.
+    pub max_local_error_reset_streams: Option<usize>,
+    /// Bytes buffered for sending on each stream before its source is held up. `None`: 400 KiB.
+    pub max_send_buf_size: Option<usize>,
+}
+
+/// Tunes the HTTP/2 connections that a client opens.
+///
+/// `None` leaves a setting to the HTTP/2 engine; each field says what that means with hyper.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct ClientParams {
+    /// How much a server may send before it is told that it may go on. `None`: hyper's fixed windows (2 MiB a
+    /// stream, 5 MiB a connection).
+    pub flow_control: Option<FlowControl>,
+    /// PINGs that find dead servers. `None`: none are sent.
+    pub keep_alive: Option<ClientKeepAlive>,
+    /// Streams this side has reset and still remembers, so that late frames on them are not taken for protocol
+    /// errors. `None`: the engine's choice; h2 remembers 50, which cancelled requests on a shared connection can
+    /// exceed, so `proxy-http` uses 10,000.
+    pub max_concurrent_reset_streams: Option<usize>,
+    /// Streams this side may reset over a connection's life because the server broke the protocol; one more ends the
+    /// connection. `None`: 1024.
+    pub max_local_error_reset_streams: Option<usize>,
+    /// SETTINGS_MAX_FRAME_SIZE: the largest frame accepted, in bytes, 16384..=16777215. `None`: 16384.
+    pub max_frame_size: Option<u32>,
+    /// SETTINGS_HEADER_TABLE_SIZE: the HPACK table a server may use, in bytes. `None`: 4096.
+    pub header_table_size: Option<u32>,
+    /// SETTINGS_MAX_HEADER_LIST_SIZE: the largest header or trailer list accepted, in bytes with 32 more a field.
+    /// `None`: 16384.
+    pub max_header_list_size: Option<u32>,
+    /// Bytes buffered for sending on each stream before its source is held up. `None`: 1 MiB.
+    pub max_send_buf_size: Option<usize>,
+}
+
+/// Windows of received data: how much a peer may send before it is told that it may go on.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum FlowControl {
+    /// Windows start at 65,535 bytes and grow with the measured bandwidth-delay product, up to 16 MiB. They never
+    /// shrink, and one stream that is not read can use up the window of its whole connection.
+    Adaptive,
+    /// Windows of a fixed size, each in 1..=2147483647 bytes.
+    Fixed {
+        /// SETTINGS_INITIAL_WINDOW_SIZE: unread bytes on one stream.
+        initial_stream_window_size: u32,
+        /// Unread bytes on all streams of a connection together.
+        initial_connection_window_size: u32,
+    },
+}
+
+/// PINGs that a server sends to find dead connections.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct KeepAlive {
+    /// Silence after which a PING is sent; above zero.
+    pub interval: Duration,
+    /// How long the answer may take before the connection is closed; above zero.
+    pub timeout: Duration,
+}
+
+/// PINGs that a client sends to find dead connections.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ClientKeepAlive {
+    /// Silence after which a PING is sent; above zero.
+    pub interval: Duration,
+    /// How long the answer may take before the connection is closed; above zero.
+    pub timeout: Duration,
+    /// Whether PINGs are sent while no stream is open, too.
+    pub while_idle: bool,
+}
+
+// === impl ServerParams ===
+
+impl ServerParams {
+    /// `ServerParams::default()`, usable in a `const`: everything is left to the engine.
+    pub const DEFAULT: Self = Self {
+        flow_control: None,
+        keep_alive: None,
+        max_concurrent_streams: None,
+        max_frame_size: None,
+        header_table_size: None,
+        max_header_list_size: None,
+        max_pending_accept_reset_streams: None,
+        max_local_error_reset_streams: None,
+        max_send_buf_size: None,
+    };
+
+    /// Checks every value that is set against the range HTTP/2 and its engine accept.
+    ///
+    /// # Errors
+    ///
+    /// The first value that is out of its range, by [`Setting`].
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        // No `..`: a new field must not compile until it is checked here or named as free.
+        let Self {
+            flow_control,
+            keep_alive,
+            max_concurrent_streams: _,
+            max_frame_size,
+            header_table_size: _,
+            max_header_list_size,
+            max_pending_accept_reset_streams: _,
+            max_local_error_reset_streams: _,
+            max_send_buf_size,
+        } = *self;
+        check_flow_control(flow_control)?;
+        if let Some(KeepAlive { interval, timeout }) = keep_alive {
+            check_keep_alive(interval, timeout)?;
+        }
+        check_sizes(max_frame_size, max_header_list_size, max_send_buf_size)
+    }
+}
+
+// === impl ClientParams ===
+
+impl ClientParams {
+    /// `ClientParams::default()`, usable in a `const`: everything is left to the engine.
+    pub const DEFAULT: Self = Self {
+        flow_control: None,
+        keep_alive: None,
+        max_concurrent_reset_streams: None,
+        max_local_error_reset_streams: None,
+        max_frame_size: None,
+        header_table_size: None,
+        max_header_list_size: None,
+        max_send_buf_size: None,
+    };
+
+    /// These params with every value that `overrides` sets put in place of their own.
+    ///
+    /// ```
+    /// use http_h2::ClientParams;
+    ///
+    /// let direction = ClientParams { max_frame_size: Some(16_384), header_table_size: Some(0), ..ClientParams::DEFAULT };
+    /// let endpoint = ClientParams { max_frame_size: Some(65_536), ..ClientParams::DEFAULT };
+    /// let merged = direction.override_from(&endpoint);
+    /// assert_eq!(merged.max_frame_size, Some(65_536));
+    /// assert_eq!(merged.header_table_size, Some(0));
+    /// ```
+    #[must_use]
+    pub fn override_from(self, overrides: &Self) -> Self {
+        Self {
+            flow_control: overrides.flow_control.or(self.flow_control),
+            keep_alive: overrides.keep_alive.or(self.keep_alive),
+            max_concurrent_reset_streams: overrides.max_concurrent_reset_streams.or(self.max_concurrent_reset_streams),
+            max_local_error_reset_streams: overrides
+                .max_local_error_reset_streams
+                .or(self.max_local_error_reset_streams),
+            max_frame_size: overrides.max_frame_size.or(self.max_frame_size),
+            header_table_size: overrides.header_table_size.or(self.header_table_size),
+            max_header_list_size: overrides.max_header_list_size.or(self.max_header_list_size),
+            max_send_buf_size: overrides.max_send_buf_size.or(self.max_send_buf_size),
+        }
+    }
+
+    /// Checks every value that is set against the range HTTP/2 and its engine accept.
+    ///
+    /// # Errors
+    ///
+    /// The first value that is out of its range, by [`Setting`].
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        // No `..`: a new field must not compile until it is checked here or named as free.
+        let Self {
+            flow_control,
+            keep_alive,
+            max_concurrent_reset_streams: _,
+            max_local_error_reset_streams: _,
+            max_frame_size,
+            header_table_size: _,
+            max_header_list_size,
+            max_send_buf_size,
+        } = *self;
+        check_flow_control(flow_control)?;
+        if let Some(ClientKeepAlive { interval, timeout, while_idle: _ }) = keep_alive {
+            check_keep_alive(interval, timeout)?;
+        }
+        check_sizes(max_frame_size, max_header_list_size, max_send_buf_size)
+    }
+}
+
+// === impl FlowControl ===
+
+impl FlowControl {
+    /// Fixed windows of the default sizes.
+    pub const DEFAULT: Self = Self::Fixed {
+        initial_stream_window_size: DEFAULT_INITIAL_STREAM_WINDOW_SIZE,
+        initial_connection_window_size: DEFAULT_INITIAL_CONNECTION_WINDOW_SIZE,
+    };
+}
+
+impl Default for FlowControl {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+fn check_flow_control(flow_control: Option<FlowControl>) -> Result<(), OutOfRange> {
+    if let Some(FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size }) = flow_control {
+        Setting::InitialStreamWindowSize.check(initial_stream_window_size.into())?;
+        Setting::InitialConnectionWindowSize.check(initial_connection_window_size.into())?;
+    }
+    Ok(())
+}
+
+fn check_keep_alive(interval: Duration, timeout: Duration) -> Result<(), OutOfRange> {
+    Setting::KeepAliveInterval.check(nanos(interval))?;
+    Setting::KeepAliveTimeout.check(nanos(timeout))
+}
+
+fn check_sizes(frame: Option<u32>, header_list: Option<u32>, send_buf: Option<usize>) -> Result<(), OutOfRange> {
+    if let Some(size) = frame {
+        Setting::MaxFrameSize.check(size.into())?;
+    }
+    if let Some(size) = header_list {
+        Setting::MaxHeaderListSize.check(size.into())?;
+    }
+    if let Some(size) = send_buf {
+        Setting::MaxSendBufSize.check(u64::try_from(size).unwrap_or(u64::MAX))?;
+    }
+    Ok(())
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: ClientParams = ClientParams {
+        flow_control: Some(FlowControl::Adaptive),
+        keep_alive: Some(ClientKeepAlive {
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(2),
+            while_idle: true,
+        }),
+        max_concurrent_reset_streams: Some(1),
+        max_local_error_reset_streams: Some(2),
+        max_frame_size: Some(20_000),
+        header_table_size: Some(3),
+        max_header_list_size: Some(4),
+        max_send_buf_size: Some(5),
+    };
+
+    #[test]
+    fn defaults_are_linkerds() {
+        let windows = (DEFAULT_INITIAL_STREAM_WINDOW_SIZE, DEFAULT_INITIAL_CONNECTION_WINDOW_SIZE);
+        assert_eq!(windows, (65_535, 1_048_576));
+        assert_eq!(ServerParams::default(), ServerParams::DEFAULT);
+        assert_eq!(ClientParams::default(), ClientParams::DEFAULT);
+        assert_eq!(FlowControl::default(), FlowControl::DEFAULT);
+    }
+
+    #[test]
+    fn unset_overrides_change_nothing() {
+        assert_eq!(CLIENT.override_from(&ClientParams::DEFAULT), CLIENT);
+    }
+
+    #[test]
+    fn set_overrides_win_in_every_field() {
+        assert_eq!(ClientParams::DEFAULT.override_from(&CLIENT), CLIENT);
+        let other = ClientParams {
+            flow_control: Some(FlowControl::DEFAULT),
+            keep_alive: Some(ClientKeepAlive {
+                interval: Duration::from_secs(9),
+                timeout: Duration::from_secs(9),
+                while_idle: false,
+            }),
+            max_concurrent_reset_streams: Some(11),
+            max_local_error_reset_streams: Some(12),
+            max_frame_size: Some(30_000),
+            header_table_size: Some(13),
+            max_header_list_size: Some(14),
+            max_send_buf_size: Some(15),
+        };
+        assert_eq!(other.override_from(&CLIENT), CLIENT);
+    }
+
+    #[track_caller]
+    fn refuses(server: &ServerParams, client: &ClientParams, setting: Setting) {
+        assert_eq!(server.validate().unwrap_err().setting(), setting);
+        assert_eq!(client.validate().unwrap_err().setting(), setting);
+    }
+
+    #[test]
+    fn validate_names_what_is_out_of_range() {
+        let zero = Some(FlowControl::Fixed { initial_stream_window_size: 0, initial_connection_window_size: 1 });
+        let large = Some(FlowControl::Fixed { initial_stream_window_size: 1, initial_connection_window_size: 1 << 31 });
+        let server = ServerParams::DEFAULT;
+        let client = ClientParams::DEFAULT;
+        for (flow_control, setting) in
+            [(zero, Setting::InitialStreamWindowSize), (large, Setting::InitialConnectionWindowSize)]
+        {
+            refuses(&ServerParams { flow_control, ..server }, &ClientParams { flow_control, ..client }, setting);
+        }
+        for (interval, timeout, setting) in [(0, 1, Setting::KeepAliveInterval), (1, 0, Setting::KeepAliveTimeout)] {
+            let (interval, timeout) = (Duration::from_secs(interval), Duration::from_secs(timeout));
+            refuses(
+                &ServerParams { keep_alive: Some(KeepAlive { interval, timeout }), ..server },
+                &ClientParams { keep_alive: Some(ClientKeepAlive { interval, timeout, while_idle: false }), ..client },
+                setting,
+            );
+        }
+        for size in [16_383, 16_777_216] {
+            let max_frame_size = Some(size);
+            refuses(
+                &ServerParams { max_frame_size, ..server },
+                &ClientParams { max_frame_size, ..client },
+                Setting::MaxFrameSize,
+            );
+        }
+        let max_header_list_size = Some(0);
+        refuses(
+            &ServerParams { max_header_list_size, ..server },
+            &ClientParams { max_header_list_size, ..client },
+            Setting::MaxHeaderListSize,
+        );
+        for size in [0, usize::MAX] {
+            let max_send_buf_size = Some(size);
+            refuses(
+                &ServerParams { max_send_buf_size, ..server },
+                &ClientParams { max_send_buf_size, ..client },
+                Setting::MaxSendBufSize,
+            );
+        }
+    }
+
+    #[test]
+    fn validate_accepts_both_bounds() {
+        for window in [1, (1 << 31) - 1] {
+            for frame in [16_384, 16_777_215] {
+                let flow_control = Some(FlowControl::Fixed {
+                    initial_stream_window_size: window,
+                    initial_connection_window_size: window,
+                });
+                let max_frame_size = Some(frame);
+                ServerParams { flow_control, max_frame_size, ..ServerParams::DEFAULT }.validate().unwrap();
+                ClientParams { flow_control, max_frame_size, ..ClientParams::DEFAULT }.validate().unwrap();
+            }
+        }
+        ServerParams::DEFAULT.validate().unwrap();
+        CLIENT.validate().unwrap();
+    }
+}

@@ -1,0 +1,105 @@
+//! The one place that knows which values RFC 9113 and the HTTP/2 engine accept.
+
+use std::{error::Error, fmt, ops::RangeInclusive};
+
+/// A setting whose values have a range.
+///
+/// ```
+/// use http_h2::Setting;
+///
+/// assert!(Setting::MaxFrameSize.check(16_384).is_ok());
+/// assert_eq!(Setting::MaxFrameSize.range(), 16_384..=16_777_215);
+/// ```
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Setting {
+    /// Bytes a peer may send unread on one stream: 1..=2147483647 (RFC 9113 section 6.5.2; 0 would admit nothing).
+    InitialStreamWindowSize,
+    /// Bytes a peer may send unread on one connection: 1..=2147483647 (RFC 9113 section 6.9.1).
+    InitialConnectionWindowSize,
+    /// Nanoseconds of silence before a PING: above zero.
+    KeepAliveInterval,
+    /// Nanoseconds a PING's answer may take: above zero.
+    KeepAliveTimeout,
+    /// Bytes of the largest frame accepted: 16384..=16777215 (RFC 9113 section 6.5.2).
+    MaxFrameSize,
+    /// Bytes of the largest header list accepted: 1..=4294967295 (0 would refuse every message).
+    MaxHeaderListSize,
+    /// Bytes buffered for sending on a stream: 1..=4294967295 (0 would hang, hyper takes no more).
+    MaxSendBufSize,
+}
+
+/// A value outside of the range of its setting.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct OutOfRange {
+    setting: Setting,
+    value: u64,
+}
+
+// === impl Setting ===
+
+impl Setting {
+    /// The setting's name, as the field of the params that holds it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InitialStreamWindowSize => "initial_stream_window_size",
+            Self::InitialConnectionWindowSize => "initial_connection_window_size",
+            Self::KeepAliveInterval => "keep_alive.interval",
+            Self::KeepAliveTimeout => "keep_alive.timeout",
+            Self::MaxFrameSize => "max_frame_size",
+            Self::MaxHeaderListSize => "max_header_list_size",
+            Self::MaxSendBufSize => "max_send_buf_size",
+        }
+    }
+
+    /// The values accepted, in the setting's unit.
+    #[must_use]
+    pub const fn range(self) -> RangeInclusive<u64> {
+        match self {
+            Self::InitialStreamWindowSize | Self::InitialConnectionWindowSize => 1..=(1 << 31) - 1,
+            Self::KeepAliveInterval | Self::KeepAliveTimeout => 1..=u64::MAX,
+            Self::MaxFrameSize => (1 << 14)..=(1 << 24) - 1,
+            Self::MaxHeaderListSize | Self::MaxSendBufSize => 1..=u32::MAX as u64,
+        }
+    }
+
+    /// Checks a value, in the setting's unit, against its range.
+    ///
+    /// # Errors
+    ///
+    /// The value, when it is out of range.
+    pub fn check(self, value: u64) -> Result<(), OutOfRange> {
+        if self.range().contains(&value) { Ok(()) } else { Err(OutOfRange { setting: self, value }) }
+    }
+}
+
+// === impl OutOfRange ===
+
+impl OutOfRange {
+    /// The setting whose value it is.
+    #[must_use]
+    pub const fn setting(&self) -> Setting {
+        self.setting
+    }
+
+    /// The value that was refused, in the setting's unit.
+    #[must_use]
+    pub const fn value(&self) -> u64 {
+        self.value
+    }
+}
+
+impl fmt::Display for OutOfRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let range = self.setting.range();
+        write!(f, "{} is {}, must be ", self.setting.name(), self.value)?;
+        if *range.end() == u64::MAX {
+            write!(f, "at least {}", range.start())
+        } else {
+            write!(f, "{}..={}", range.start(), range.end())
+        }
+    }
+}
+
+impl Error for OutOfRange {}
