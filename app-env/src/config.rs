@@ -1,0 +1,94 @@
+//! What a proxy is set up with: plain values, checked by the time they are here.
+
+use crate::HostPort;
+use http_h2::{ClientParams, ServerParams};
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+
+/// Everything a proxy process is set up with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Remote clients to the local application. `None`: the direction is off.
+    pub inbound: Option<Direction>,
+    /// Local clients to remote endpoints. `None`: the direction is off.
+    pub outbound: Option<Direction>,
+    /// Where the admin server listens.
+    pub admin_listen_addr: SocketAddr,
+    /// How long requests may go on once the process is told to end; zero ends them at once.
+    pub shutdown_grace_period: Duration,
+    /// Worker threads, at most 1024.
+    pub cores: NonZeroUsize,
+    /// A filter of log lines in `tracing`'s syntax. It is not checked here.
+    pub log: String,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+}
+
+/// One direction: a listener, endpoints, and the bounds between them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Direction {
+    /// Where clients connect to; with port 0 the system picks one.
+    pub listen_addr: SocketAddr,
+    /// Where requests go to: at least one, none twice.
+    pub endpoints: Vec<HostPort>,
+    /// HTTP/2 toward clients; `flow_control` is always set.
+    pub server: ServerParams,
+    /// TCP toward clients.
+    pub accept: TcpParams,
+    /// Connections that may wait to be accepted, 1..=65535.
+    pub accept_backlog: u32,
+    /// Connections toward endpoints.
+    pub connect: Connect,
+    /// Requests that may wait for an endpoint; above zero.
+    pub http_queue_capacity: usize,
+    /// How long requests wait while no endpoint is ready, before they are answered with 503; above zero.
+    pub http_failfast_timeout: Duration,
+    /// The longest a request may take before it is answered with 504; above zero. `None`: no limit.
+    pub http_request_timeout: Option<Duration>,
+    /// Requests without a response head, waiting ones included; above zero.
+    pub max_in_flight: usize,
+}
+
+/// How endpoints are connected to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connect {
+    /// HTTP/2 toward endpoints; `flow_control` and `max_concurrent_reset_streams` are always set.
+    pub http2: ClientParams,
+    /// How long a connection may take to open; above zero.
+    pub timeout: Duration,
+    /// The wait between attempts.
+    pub backoff: Backoff,
+    /// TCP toward endpoints.
+    pub tcp: TcpParams,
+}
+
+/// A wait that doubles from `min` to `max`, with a random part.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Backoff {
+    /// The first wait; above zero and at most `max`.
+    pub min: Duration,
+    /// The longest wait, the random part included.
+    pub max: Duration,
+    /// The largest random part, as a ratio of the wait that it is added to: 0.0..=100.0.
+    pub jitter: f64,
+}
+
+/// Options of TCP sockets.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct TcpParams {
+    /// Idle time before TCP keep-alive probes, 1 s..=32767 s; a fraction of a second is cut off by the system.
+    /// `None`: no probes.
+    pub keepalive: Option<Duration>,
+    /// How long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`), 1 ms..=2147483647 ms. `None`: the system's
+    /// choice.
+    pub user_timeout: Option<Duration>,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum LogFormat {
+    /// Text for people; the default.
+    #[default]
+    Plain,
+    /// One JSON object a line.
+    Json,
+}

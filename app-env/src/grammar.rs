@@ -1,0 +1,335 @@
+//! How single values are written: one type for each kind of value.
+//!
+//! `Display` of a grammar completes the sentence "must be …" and fills the tables of variables.
+
+use crate::{HostPort, LogFormat};
+use http_h2::Setting;
+use std::{
+    fmt,
+    net::SocketAddr,
+    ops::{Range, RangeInclusive},
+    time::Duration,
+};
+
+/// Reads values of one kind from text and writes them back.
+pub(crate) trait Grammar: fmt::Display {
+    type Value;
+
+    /// Reads a value from trimmed text that is not empty.
+    fn parse(&self, text: &str) -> Result<Self::Value, Refused>;
+
+    /// Writes a value so that `parse` reads it back.
+    fn print(&self, value: &Self::Value) -> String;
+}
+
+/// A text that is not in a grammar.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(crate) struct Refused {
+    /// What is wrong with it. `None`: what the grammar accepts says enough.
+    pub(crate) detail: Option<String>,
+}
+
+/// `true` or `false`.
+pub(crate) struct Bool;
+
+/// Decimal digits, within a range.
+pub(crate) enum Number {
+    In(RangeInclusive<u32>),
+    /// The range of an HTTP/2 setting.
+    Of(Setting),
+}
+
+/// Digits and a unit, or `0`.
+pub(crate) enum Time {
+    In {
+        least: Duration,
+        most: Duration,
+    },
+    /// The range of an HTTP/2 setting, in nanoseconds.
+    Of(Setting),
+}
+
+/// A number from 0 to 100 that may have a fraction.
+pub(crate) struct Ratio;
+
+/// `ip:port`.
+pub(crate) struct Address;
+
+/// `host:port`, separated by commas.
+pub(crate) struct Endpoints;
+
+/// A word for a [`LogFormat`], in any case, as linkerd2-proxy has it.
+pub(crate) struct Format;
+
+/// Any text.
+pub(crate) struct Text;
+
+// === impl Bool ===
+
+impl Grammar for Bool {
+    type Value = bool;
+
+    fn parse(&self, text: &str) -> Result<bool, Refused> {
+        text.parse().map_err(|_| Refused::default())
+    }
+
+    fn print(&self, value: &bool) -> String {
+        value.to_string()
+    }
+}
+
+impl fmt::Display for Bool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("true or false")
+    }
+}
+
+// === impl Number ===
+
+impl Number {
+    /// Counts where none at all makes sense, too.
+    pub(crate) const ANY: Self = Self::In(0..=u32::MAX);
+    /// Counts where none at all would hang.
+    pub(crate) const ABOVE_ZERO: Self = Self::In(1..=u32::MAX);
+}
+
+impl Grammar for Number {
+    type Value = u32;
+
+    fn parse(&self, text: &str) -> Result<u32, Refused> {
+        let number = digits(text).and_then(|number| u32::try_from(number).ok()).ok_or_else(Refused::default)?;
+        let in_range = match self {
+            Self::In(range) => range.contains(&number),
+            Self::Of(setting) => setting.check(number.into()).is_ok(),
+        };
+        if in_range { Ok(number) } else { Err(Refused::default()) }
+    }
+
+    fn print(&self, value: &u32) -> String {
+        value.to_string()
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (least, most) = match self {
+            Self::In(range) => (u64::from(*range.start()), u64::from(*range.end())),
+            Self::Of(setting) => setting.range().into_inner(),
+        };
+        write!(f, "a whole number in {least}..={most}")
+    }
+}
+
+/// The number that text of nothing but ASCII digits stands for; `str::parse` takes a sign, too.
+fn digits(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+// === impl Time ===
+
+impl Time {
+    /// 100 years. Timers add durations to the current time, and panic in a task when that overflows.
+    const MOST: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
+    const LEAST_ABOVE_ZERO: Duration = Duration::from_millis(1);
+
+    /// Durations where zero makes sense, too.
+    pub(crate) const ANY: Self = Self::In { least: Duration::ZERO, most: Self::MOST };
+    /// Durations where zero would hang, spin or fail every request.
+    pub(crate) const ABOVE_ZERO: Self = Self::In { least: Self::LEAST_ABOVE_ZERO, most: Self::MOST };
+    /// `TCP_KEEPIDLE`: Linux takes whole seconds up to this, and refuses others once the socket is in use.
+    pub(crate) const TCP_KEEPALIVE: Self =
+        Self::In { least: Duration::from_secs(1), most: Duration::from_secs(32_767) };
+    /// `TCP_USER_TIMEOUT`: Linux takes milliseconds up to this, where 0 means that it is unset.
+    pub(crate) const TCP_USER_TIMEOUT: Self =
+        Self::In { least: Self::LEAST_ABOVE_ZERO, most: Duration::from_millis(i32::MAX as u64) };
+
+    fn bounds(&self) -> (Duration, Duration) {
+        match self {
+            Self::In { least, most } => (*least, *most),
+            Self::Of(setting) => {
+                let (least, most) = setting.range().into_inner();
+                // Nothing below a millisecond can be written.
+                let least = Duration::from_nanos(least).max(Self::LEAST_ABOVE_ZERO);
+                (least, Duration::from_nanos(most).min(Self::MOST))
+            }
+        }
+    }
+}
+
+impl Grammar for Time {
+    type Value = Duration;
+
+    fn parse(&self, text: &str) -> Result<Duration, Refused> {
+        let time = duration(text).ok_or_else(Refused::default)?;
+        if let Self::Of(setting) = self {
+            let nanos = u64::try_from(time.as_nanos()).map_err(|_| Refused::default())?;
+            setting.check(nanos).map_err(|_| Refused::default())?;
+        }
+        let (least, most) = self.bounds();
+        if (least..=most).contains(&time) { Ok(time) } else { Err(Refused::default()) }
+    }
+
+    fn print(&self, value: &Duration) -> String {
+        print_duration(*value)
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (least, most) = self.bounds();
+        write!(f, "a duration (as 250ms, 10s, 5m, 2h or 1d) in {}..={}", print_duration(least), print_duration(most))
+    }
+}
+
+/// Units by name and length in milliseconds, longest first.
+const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+fn duration(text: &str) -> Option<Duration> {
+    let unit = text.trim_start_matches(|char: char| char.is_ascii_digit());
+    // A unit alone has no digits: an empty text is no number.
+    let number = digits(&text[..text.len() - unit.len()])?;
+    if unit.is_empty() {
+        return (number == 0).then_some(Duration::ZERO);
+    }
+    let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    number.checked_mul(*millis).map(Duration::from_millis)
+}
+
+/// Prints in the longest unit that holds the duration without a rest.
+fn print_duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let exact = UNITS.iter().find(|(_, unit)| millis != 0 && millis.is_multiple_of(u128::from(*unit)));
+    exact.map_or_else(|| "0".to_owned(), |(name, unit)| format!("{}{name}", millis / u128::from(*unit)))
+}
+
+// === impl Ratio ===
+
+impl Ratio {
+    const RANGE: RangeInclusive<f64> = 0.0..=100.0;
+}
+
+impl Grammar for Ratio {
+    type Value = f64;
+
+    fn parse(&self, text: &str) -> Result<f64, Refused> {
+        // Not-a-number is in no range.
+        text.parse().ok().filter(|ratio| Self::RANGE.contains(ratio)).ok_or_else(Refused::default)
+    }
+
+    fn print(&self, value: &f64) -> String {
+        value.to_string()
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a number in {:?}..={:?}", Self::RANGE.start(), Self::RANGE.end())
+    }
+}
+
+// === impl Address ===
+
+impl Grammar for Address {
+    type Value = SocketAddr;
+
+    fn parse(&self, text: &str) -> Result<SocketAddr, Refused> {
+        text.parse().map_err(|_| Refused::default())
+    }
+
+    fn print(&self, value: &SocketAddr) -> String {
+        value.to_string()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ip:port (as 127.0.0.1:80 or [::1]:80)")
+    }
+}
+
+// === impl Endpoints ===
+
+impl Grammar for Endpoints {
+    type Value = Vec<HostPort>;
+
+    fn parse(&self, text: &str) -> Result<Vec<HostPort>, Refused> {
+        let mut endpoints = Vec::new();
+        let mut faults = Vec::new();
+        for (index, item) in text.split(',').map(str::trim).enumerate() {
+            match item.parse() {
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(_) if item.is_empty() => faults.push(format!("item {} is empty", index + 1)),
+                Err(error) => faults.push(format!("item {} {error}", index + 1)),
+            }
+        }
+        if faults.is_empty() { Ok(endpoints) } else { Err(Refused { detail: Some(summary(&faults)) }) }
+    }
+
+    fn print(&self, value: &Vec<HostPort>) -> String {
+        value.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a comma-separated list of host:port (as 10.0.0.1:80,[::1]:80,api.example:80)")
+    }
+}
+
+/// The first faults: enough to see what is wrong with a long list.
+fn summary(faults: &[String]) -> String {
+    const SHOWN: Range<usize> = 0..5;
+    match faults.get(SHOWN) {
+        Some(first) if faults.len() > SHOWN.end => {
+            format!("{}; {} more are wrong", first.join("; "), faults.len() - SHOWN.end)
+        }
+        _ => faults.join("; "),
+    }
+}
+
+// === impl Format ===
+
+impl Grammar for Format {
+    type Value = LogFormat;
+
+    fn parse(&self, text: &str) -> Result<LogFormat, Refused> {
+        let formats = [LogFormat::Plain, LogFormat::Json];
+        formats.into_iter().find(|format| self.print(format).eq_ignore_ascii_case(text)).ok_or_else(Refused::default)
+    }
+
+    fn print(&self, value: &LogFormat) -> String {
+        match value {
+            LogFormat::Plain => "plain".to_owned(),
+            LogFormat::Json => "json".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("plain or json")
+    }
+}
+
+// === impl Text ===
+
+impl Grammar for Text {
+    type Value = String;
+
+    fn parse(&self, text: &str) -> Result<String, Refused> {
+        Ok(text.to_owned())
+    }
+
+    fn print(&self, value: &String) -> String {
+        value.clone()
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! HTTP/2 toward clients and toward endpoints.
+
+use crate::{
+    Config, Error, Origin,
+    grammar::{Bool, Number, Time},
+    reader::Reader,
+    table::{
+        CONNECT_ADAPTIVE_FLOW_CONTROL, CONNECT_HEADER_TABLE_SIZE, CONNECT_INITIAL_CONNECTION_WINDOW_SIZE,
+        CONNECT_INITIAL_STREAM_WINDOW_SIZE, CONNECT_KEEP_ALIVE_INTERVAL, CONNECT_KEEP_ALIVE_TIMEOUT,
+        CONNECT_KEEP_ALIVE_WHILE_IDLE, CONNECT_MAX_CONCURRENT_RESET_STREAMS, CONNECT_MAX_FRAME_SIZE,
+        CONNECT_MAX_HEADER_LIST_SIZE, CONNECT_MAX_LOCAL_ERROR_RESET_STREAMS, CONNECT_MAX_SEND_BUF_SIZE,
+        SERVER_ADAPTIVE_FLOW_CONTROL, SERVER_HEADER_TABLE_SIZE, SERVER_INITIAL_CONNECTION_WINDOW_SIZE,
+        SERVER_INITIAL_STREAM_WINDOW_SIZE, SERVER_KEEP_ALIVE_INTERVAL, SERVER_KEEP_ALIVE_TIMEOUT,
+        SERVER_MAX_CONCURRENT_STREAMS, SERVER_MAX_FRAME_SIZE, SERVER_MAX_HEADER_LIST_SIZE,
+        SERVER_MAX_LOCAL_ERROR_RESET_STREAMS, SERVER_MAX_PENDING_ACCEPT_RESET_STREAMS, SERVER_MAX_SEND_BUF_SIZE,
+        SHARED_INITIAL_CONNECTION_WINDOW_SIZE, SHARED_INITIAL_STREAM_WINDOW_SIZE,
+    },
+    variable::{Scope, Var},
+};
+use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, ServerParams};
+
+/// The windows toward endpoints that both directions start from.
+pub(crate) struct Shared {
+    stream: Window,
+    connection: Window,
+}
+
+/// A window, and the origin of a variable that takes it as its default.
+struct Window {
+    size: u32,
+    origin: Origin,
+}
+
+pub(crate) fn read_shared(env: &mut Reader) -> Shared {
+    Shared {
+        stream: Window::read_shared(env, &SHARED_INITIAL_STREAM_WINDOW_SIZE),
+        connection: Window::read_shared(env, &SHARED_INITIAL_CONNECTION_WINDOW_SIZE),
+    }
+}
+
+pub(crate) fn read_server(env: &mut Reader, scope: Scope) -> ServerParams {
+    let flow_control = read_flow_control(
+        env,
+        scope,
+        &SERVER_ADAPTIVE_FLOW_CONTROL,
+        (&SERVER_INITIAL_STREAM_WINDOW_SIZE, &Window::default_of(&SERVER_INITIAL_STREAM_WINDOW_SIZE, scope)),
+        (&SERVER_INITIAL_CONNECTION_WINDOW_SIZE, &Window::default_of(&SERVER_INITIAL_CONNECTION_WINDOW_SIZE, scope)),
+    );
+    let keep_alive = read_keep_alive(env, scope, &SERVER_KEEP_ALIVE_INTERVAL, &SERVER_KEEP_ALIVE_TIMEOUT, None);
+    ServerParams {
+        flow_control: Some(flow_control),
+        keep_alive: keep_alive.map(|ClientKeepAlive { interval, timeout, .. }| KeepAlive { interval, timeout }),
+        max_concurrent_streams: env.read(&SERVER_MAX_CONCURRENT_STREAMS, scope),
+        max_frame_size: env.read(&SERVER_MAX_FRAME_SIZE, scope),
+        header_table_size: env.read(&SERVER_HEADER_TABLE_SIZE, scope),
+        max_header_list_size: env.read(&SERVER_MAX_HEADER_LIST_SIZE, scope),
+        max_pending_accept_reset_streams: env.read(&SERVER_MAX_PENDING_ACCEPT_RESET_STREAMS, scope).map(size),
+        max_local_error_reset_streams: env.read(&SERVER_MAX_LOCAL_ERROR_RESET_STREAMS, scope).map(size),
+        max_send_buf_size: env.read(&SERVER_MAX_SEND_BUF_SIZE, scope).map(size),
+    }
+}
+
+pub(crate) fn read_client(env: &mut Reader, scope: Scope, shared: &Shared) -> ClientParams {
+    let flow_control = read_flow_control(
+        env,
+        scope,
+        &CONNECT_ADAPTIVE_FLOW_CONTROL,
+        (&CONNECT_INITIAL_STREAM_WINDOW_SIZE, &shared.stream),
+        (&CONNECT_INITIAL_CONNECTION_WINDOW_SIZE, &shared.connection),
+    );
+    let keep_alive = read_keep_alive(
+        env,
+        scope,
+        &CONNECT_KEEP_ALIVE_INTERVAL,
+        &CONNECT_KEEP_ALIVE_TIMEOUT,
+        Some(&CONNECT_KEEP_ALIVE_WHILE_IDLE),
+    );
+    ClientParams {
+        flow_control: Some(flow_control),
+        keep_alive,
+        max_concurrent_reset_streams: Some(size(env.read_or_default(&CONNECT_MAX_CONCURRENT_RESET_STREAMS, scope))),
+        max_local_error_reset_streams: env.read(&CONNECT_MAX_LOCAL_ERROR_RESET_STREAMS, scope).map(size),
+        max_frame_size: env.read(&CONNECT_MAX_FRAME_SIZE, scope),
+        header_table_size: env.read(&CONNECT_HEADER_TABLE_SIZE, scope),
+        max_header_list_size: env.read(&CONNECT_MAX_HEADER_LIST_SIZE, scope),
+        max_send_buf_size: env.read(&CONNECT_MAX_SEND_BUF_SIZE, scope).map(size),
+    }
+}
+
+/// Warns of a shared window that is set while every direction that is on has its own, or none.
+pub(crate) fn warn_of_unused_shared(env: &mut Reader, config: &Config) {
+    let on = [(&config.inbound, Scope::Inbound), (&config.outbound, Scope::Outbound)];
+    for (shared, own) in [
+        (&SHARED_INITIAL_STREAM_WINDOW_SIZE, &CONNECT_INITIAL_STREAM_WINDOW_SIZE),
+        (&SHARED_INITIAL_CONNECTION_WINDOW_SIZE, &CONNECT_INITIAL_CONNECTION_WINDOW_SIZE),
+    ] {
+        let is_used = on
+            .iter()
+            .filter(|(direction, _)| direction.is_some())
+            .any(|(_, scope)| matches!(env.origin(own, *scope), Some(Origin::Inherited(_))));
+        if env.is_set(shared, Scope::Process) && !is_used {
+            env.warn(shared.name(Scope::Process), "has no effect, no direction that is on uses it");
+        }
+    }
+}
+
+/// Reads one choice: adaptive, or two windows each of which has its own default.
+fn read_flow_control(
+    env: &mut Reader,
+    scope: Scope,
+    adaptive: &Var<Bool>,
+    (stream_var, stream_default): (&Var<Number>, &Window),
+    (connection_var, connection_default): (&Var<Number>, &Window),
+) -> FlowControl {
+    let is_adaptive = env.read_or_default(adaptive, scope);
+    // Windows are read in any case, since a wrong one is an error also when it has no effect.
+    let initial_stream_window_size = read_window(env, scope, stream_var, stream_default);
+    let initial_connection_window_size = read_window(env, scope, connection_var, connection_default);
+    if is_adaptive {
+        let name = adaptive.name(scope);
+        env.overrule(stream_var, scope, &name, "is true");
+        env.overrule(connection_var, scope, &name, "is true");
+        return FlowControl::Adaptive;
+    }
+    FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size }
+}
+
+fn read_window(env: &mut Reader, scope: Scope, var: &Var<Number>, default: &Window) -> u32 {
+    env.read(var, scope).unwrap_or_else(|| env.fall_back(var, scope, default.size, default.origin.clone()))
+}
+
+/// Reads keep-alive. `None`: no PINGs are sent, or something is wrong.
+fn read_keep_alive(
+    env: &mut Reader,
+    scope: Scope,
+    interval_var: &Var<Time>,
+    timeout_var: &Var<Time>,
+    while_idle_var: Option<&Var<Bool>>,
+) -> Option<ClientKeepAlive> {
+    let interval = env.read(interval_var, scope);
+    let timeout = env.read(timeout_var, scope);
+    let while_idle = while_idle_var.is_some_and(|var| env.read_or_default(var, scope));
+    if let Some(interval) = interval {
+        let timeout =
+            timeout.unwrap_or_else(|| env.fall_back(timeout_var, scope, timeout_var.default(scope), Origin::Default));
+        return Some(ClientKeepAlive { interval, timeout, while_idle });
+    }
+    // Half a pair is never ignored: without an interval no PING would be sent, silently.
+    if !env.is_set(interval_var, scope) {
+        let mut needed_by = Vec::new();
+        if env.is_set(timeout_var, scope) {
+            needed_by.push(format!("{} is set", timeout_var.name(scope)));
+        }
+        if let Some(var) = while_idle_var.filter(|_| while_idle) {
+            needed_by.push(format!("{} is true", var.name(scope)));
+        }
+        if !needed_by.is_empty() {
+            let expected = format!("{}, since {}", interval_var.grammar, needed_by.join(" and "));
+            env.error(Error::new(interval_var.name(scope), "is not set", expected));
+        }
+    }
+    None
+}
+
+/// Counts and sizes have 32 bits in the environment, which hold all that makes sense on any machine.
+fn size(value: u32) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+// === impl Window ===
+
+impl Window {
+    fn default_of(var: &Var<Number>, scope: Scope) -> Self {
+        Self { size: var.default(scope), origin: Origin::Default }
+    }
+
+    fn read_shared(env: &mut Reader, var: &Var<Number>) -> Self {
+        let size = env.read_or_default(var, Scope::Process);
+        let is_default = env.origin(var, Scope::Process) == Some(&Origin::Default);
+        let origin = if is_default { Origin::Default } else { Origin::Inherited(var.name(Scope::Process)) };
+        Self { size, origin }
+    }
+}

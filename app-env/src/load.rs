@@ -1,0 +1,66 @@
+//! The whole run: reads all variables, checks them against each other, tells what was found.
+
+use crate::{
+    Config, Effective, Error, Errors, Source, Warning, direction,
+    grammar::Address,
+    http2, process,
+    reader::Reader,
+    table::{ADMIN_LISTEN_ADDR, LISTEN_ADDR},
+    variable::{Scope, Var},
+};
+use std::net::SocketAddr;
+
+/// What a process exits with when [`load`] fails: 64, `EX_USAGE` of BSD's `sysexits.h`, as linkerd2-proxy does.
+pub const EXIT_CODE: u8 = 64;
+
+/// A configuration, and what is to be told about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// What to set the proxy up with. Both directions may be off: whether that is an error is the caller's to say.
+    pub config: Config,
+    /// What is probably not meant, known variables first.
+    pub warnings: Vec<Warning>,
+    /// What every variable came to and why, in the order of [`variables`](crate::variables).
+    pub settings: Vec<Effective>,
+}
+
+/// Reads and checks all variables of a source.
+///
+/// Besides the source, only the number of available cores is read, for the default of `CORES`.
+///
+/// # Errors
+///
+/// Everything that is wrong, never the first problem alone.
+pub fn load(source: &(impl Source + ?Sized)) -> Result<Loaded, Errors> {
+    let mut env = Reader::new(source);
+    let shared = http2::read_shared(&mut env);
+    let inbound = direction::read(&mut env, Scope::Inbound, &shared);
+    let outbound = direction::read(&mut env, Scope::Outbound, &shared);
+    let config = process::read(&mut env, inbound, outbound);
+    http2::warn_of_unused_shared(&mut env, &config);
+    check_listen_addrs(&mut env, &config);
+    env.finish().map(|(settings, warnings)| Loaded { config, warnings, settings })
+}
+
+/// Finds listeners that take each other's address, which would fail to bind one after the other.
+fn check_listen_addrs(env: &mut Reader, config: &Config) {
+    let mut listeners: Vec<(&Var<Address>, Scope, SocketAddr)> = Vec::new();
+    listeners.extend(config.inbound.as_ref().map(|inbound| (&LISTEN_ADDR, Scope::Inbound, inbound.listen_addr)));
+    listeners.extend(config.outbound.as_ref().map(|outbound| (&LISTEN_ADDR, Scope::Outbound, outbound.listen_addr)));
+    listeners.push((&ADMIN_LISTEN_ADDR, Scope::Process, config.admin_listen_addr));
+    // A wrong one reads as its default, about which there is nothing to say.
+    listeners.retain(|(var, scope, _)| !env.is_wrong(var, *scope));
+
+    for (index, later) in listeners.iter().enumerate() {
+        let Some(earlier) = listeners[..index].iter().find(|earlier| collide(earlier.2, later.2)) else { continue };
+        // The one that is set is the one to change; a default alone is not at fault.
+        let (at_fault, other) = if env.is_set(later.0, later.1) { (later, earlier) } else { (earlier, later) };
+        let expected = format!("an address that {} ({}) leaves free", other.0.name(other.1), other.2);
+        env.error(Error::new(at_fault.0.name(at_fault.1), format!("is {}", at_fault.2), expected));
+    }
+}
+
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let wildcard = a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
+    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || wildcard)
+}

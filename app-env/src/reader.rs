@@ -1,0 +1,272 @@
+//! Reads declared variables from a snapshot of a source, and remembers all that is to be told about them.
+
+use crate::{
+    Error, Errors, PREFIX, Source, Warning,
+    error::{plain, quote},
+    grammar::Grammar,
+    table::TABLE,
+    variable::{Empty, Scope, Var},
+};
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    fmt,
+};
+
+/// What a variable came to, and why.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub struct Effective {
+    /// The full name.
+    pub name: String,
+    /// The value in the variable's grammar, as `10s`. `None`: it is unset; [`Variable::help`](crate::Variable::help)
+    /// says what that means.
+    pub value: Option<String>,
+    /// Where the value came from.
+    pub origin: Origin,
+}
+
+/// Where a variable's value came from.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// It is set.
+    Environment,
+    /// It is not set.
+    Default,
+    /// It is not set; the variable of this name is, and stands in.
+    Inherited(String),
+    /// The variable of this name makes it void, whether it is set or not.
+    Overridden(String),
+}
+
+/// All variables of a source, while they are read.
+///
+/// A variable that is wrong reads as if it were unset: its error is remembered, so that one run finds all of them.
+pub(crate) struct Reader {
+    /// What is set with the prefix.
+    vars: BTreeMap<OsString, OsString>,
+    settings: BTreeMap<String, Effective>,
+    errors: Vec<Error>,
+    warnings: Vec<Warning>,
+}
+
+// === impl Effective ===
+
+impl fmt::Display for Effective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, value, origin } = self;
+        match value {
+            Some(value) => write!(f, "{name}={value} ({origin})"),
+            None => write!(f, "{name} is unset ({origin})"),
+        }
+    }
+}
+
+// === impl Origin ===
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Environment => f.write_str("environment"),
+            Self::Default => f.write_str("default"),
+            Self::Inherited(name) => write!(f, "from {name}"),
+            Self::Overridden(name) => write!(f, "overridden by {name}"),
+        }
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    pub(crate) fn new(source: &(impl Source + ?Sized)) -> Self {
+        let mut vars = BTreeMap::new();
+        for (name, value) in source.vars() {
+            if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+                // As getenv does it: of two with one name the first counts.
+                vars.entry(name).or_insert(value);
+            }
+        }
+        Self { vars, settings: BTreeMap::new(), errors: Vec::new(), warnings: Vec::new() }
+    }
+
+    /// The variable's value. `None`: it is unset or wrong.
+    pub(crate) fn read<G: Grammar>(&mut self, var: &Var<G>, scope: Scope) -> Option<G::Value> {
+        let name = var.name(scope);
+        let value = match self.text(var, scope) {
+            Ok(Some(text)) => var.grammar.parse(text).map_err(|refused| {
+                let detail = refused.detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
+                Error::new(&name, format!("is {}{detail}", quote(text)), var.grammar.to_string())
+            }),
+            Ok(None) => {
+                self.note(name, None, Origin::Default);
+                return None;
+            }
+            Err(error) => Err(error),
+        };
+        match value {
+            Ok(value) => {
+                self.note(name, Some(var.grammar.print(&value)), Origin::Environment);
+                Some(value)
+            }
+            Err(error) => {
+                self.note(name, None, Origin::Environment);
+                self.errors.push(error);
+                None
+            }
+        }
+    }
+
+    /// The variable's value, or its declared default.
+    pub(crate) fn read_or_default<G: Grammar>(&mut self, var: &Var<G>, scope: Scope) -> G::Value {
+        self.read(var, scope).unwrap_or_else(|| self.fall_back(var, scope, var.default(scope), Origin::Default))
+    }
+
+    /// Remembers what an unset variable counts as, and returns it.
+    pub(crate) fn fall_back<G: Grammar>(
+        &mut self,
+        var: &Var<G>,
+        scope: Scope,
+        value: G::Value,
+        origin: Origin,
+    ) -> G::Value {
+        self.note(var.name(scope), Some(var.grammar.print(&value)), origin);
+        value
+    }
+
+    /// Remembers that another variable makes this one void, and warns if it is set.
+    pub(crate) fn overrule<G: Grammar>(&mut self, var: &Var<G>, scope: Scope, by: &str, why: &str) {
+        if self.is_set(var, scope) {
+            self.warn(var.name(scope), format!("has no effect, {by} {why}"));
+        }
+        self.note(var.name(scope), None, Origin::Overridden(by.to_owned()));
+    }
+
+    /// Remembers what a variable came to, in place of what was remembered before.
+    pub(crate) fn note(&mut self, name: String, value: Option<String>, origin: Origin) {
+        self.settings.insert(name.clone(), Effective { name, value, origin });
+    }
+
+    pub(crate) fn error(&mut self, error: Error) {
+        self.errors.push(error);
+    }
+
+    pub(crate) fn warn(&mut self, variable: String, message: impl Into<String>) {
+        self.warnings.push(Warning::new(variable, message));
+    }
+
+    /// Warns about each variable of a direction that is off.
+    pub(crate) fn warn_without_effect<G: Grammar>(&mut self, scope: Scope, switch: &Var<G>) {
+        let switch = switch.name(scope);
+        for row in TABLE.iter().filter(|row| row.words.group.scopes().contains(&scope)) {
+            let name = row.words.name(scope);
+            if name != switch && self.vars.contains_key(OsStr::new(&name)) {
+                self.warn(name, format!("has no effect, {switch} is not set"));
+            }
+        }
+    }
+
+    /// Whether the variable has a value, be it right or wrong.
+    pub(crate) fn is_set<G: Grammar>(&self, var: &Var<G>, scope: Scope) -> bool {
+        !matches!(self.text(var, scope), Ok(None))
+    }
+
+    /// Whether the variable, once read, was wrong.
+    pub(crate) fn is_wrong<G: Grammar>(&self, var: &Var<G>, scope: Scope) -> bool {
+        let name = var.name(scope);
+        self.errors.iter().any(|error| error.variable() == name)
+    }
+
+    /// What an already read variable came to.
+    pub(crate) fn origin<G: Grammar>(&self, var: &Var<G>, scope: Scope) -> Option<&Origin> {
+        self.settings.get(&var.name(scope)).map(|setting| &setting.origin)
+    }
+
+    /// What every variable came to, in the order of the table, and the warnings; or all errors.
+    pub(crate) fn finish(mut self) -> Result<(Vec<Effective>, Vec<Warning>), Errors> {
+        let names: Vec<String> =
+            TABLE.iter().flat_map(|row| row.words.group.scopes().iter().map(|scope| row.words.name(*scope))).collect();
+        let place = |variable: &str| names.iter().position(|name| name == variable);
+        self.errors.sort_by_key(|error| place(error.variable()));
+        self.warnings.sort_by_key(|warning| place(warning.variable()));
+        self.warn_unknown(&names);
+        if self.errors.is_empty() {
+            Ok((names.iter().filter_map(|name| self.settings.remove(name)).collect(), self.warnings))
+        } else {
+            Err(Errors::new(self.errors, self.warnings))
+        }
+    }
+
+    /// The trimmed text of a variable. `None`: it is unset, or empty where that is the same.
+    fn text<G: Grammar>(&self, var: &Var<G>, scope: Scope) -> Result<Option<&str>, Error> {
+        let name = var.name(scope);
+        let Some(value) = self.vars.get(OsStr::new(&name)) else { return Ok(None) };
+        let Some(text) = value.to_str().map(str::trim) else {
+            let found = format!("is not Unicode ({})", quote(&value.to_string_lossy()));
+            return Err(Error::new(name, found, var.grammar.to_string()));
+        };
+        match (text, var.words.empty) {
+            ("", Empty::Unset) => Ok(None),
+            ("", Empty::Refused) => {
+                let expected = format!("{}; unset it for its default", var.grammar);
+                Err(Error::new(name, "is empty", expected))
+            }
+            _ => Ok(Some(text)),
+        }
+    }
+
+    fn warn_unknown(&mut self, known: &[String]) {
+        for name in self.vars.keys() {
+            let name = name.to_string_lossy();
+            if known.iter().any(|known| *known == name) {
+                continue;
+            }
+            let nearest = nearest(&name, known).map(|near| format!("; the nearest known name is {near}"));
+            let message = format!("is not known and ignored{}", nearest.unwrap_or_default());
+            self.warnings.push(Warning::new(plain(&name), message));
+        }
+    }
+}
+
+/// The known name that one probably meant. `None`: no name is near.
+fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
+    // Longer than every known name by half again: nothing can be near, and comparing takes quadratic time.
+    const LONGEST: usize = 100;
+    let name = name.strip_prefix(PREFIX).filter(|name| name.len() <= LONGEST)?;
+    known
+        .iter()
+        .filter_map(|known| {
+            let distance = strsim::damerau_levenshtein(name, known.strip_prefix(PREFIX)?);
+            (distance <= name.chars().count() / 3).then_some((distance, known.as_str()))
+        })
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_with_one_name_the_first_counts() {
+        struct Twice;
+        impl Source for Twice {
+            fn vars(&self) -> Vec<(OsString, OsString)> {
+                ["1", "2"].map(|value| ("LINKERD2_PROXY_CORES".into(), value.into())).into()
+            }
+        }
+        assert_eq!(Reader::new(&Twice).read(&crate::table::CORES, Scope::Process), Some(1));
+    }
+
+    #[test]
+    fn names_are_near_when_two_thirds_are_right() {
+        let known = ["LINKERD2_PROXY_CORES".to_owned(), "LINKERD2_PROXY_LOG".to_owned()];
+        let check = |name: &str, expect| assert_eq!(nearest(name, &known), expect, "name: {name}");
+        check("LINKERD2_PROXY_CORE", Some("LINKERD2_PROXY_CORES"));
+        check("LINKERD2_PROXY_OCRES", Some("LINKERD2_PROXY_CORES"));
+        check("LINKERD2_PROXY_LOGS", Some("LINKERD2_PROXY_LOG"));
+        check("LINKERD2_PROXY_TAP_SVC_NAME", None);
+        check("LINKERD2_PROXY_", None);
+        check(&format!("LINKERD2_PROXY_CORES{}", "S".repeat(1 << 20)), None);
+    }
+}

@@ -1,0 +1,246 @@
+//! The declarations: every variable, once.
+//!
+//! The parsers name the statics below and find names, grammar and defaults in them; the tables people read are made
+//! from [`TABLE`]. A test in `tests/it` checks that the parsers read all of them.
+
+use crate::{
+    grammar::{Address, Bool, Endpoints, Format, Number, Ratio, Text, Time},
+    variable::{
+        DefaultText::{Computed, Is, PerDirection, Unset},
+        Empty, Group, Var, Words,
+    },
+};
+use http_h2::Setting;
+use std::fmt::Display;
+
+/// A declaration without the type of its values.
+pub(crate) struct Row {
+    pub(crate) words: &'static Words,
+    pub(crate) accepts: &'static (dyn Display + Sync),
+}
+
+/// Declares variables and lists them in [`TABLE`].
+macro_rules! declare {
+    ($(
+        $origin:ident $name:ident: $grammar:ident = $group:ident $suffix:literal {
+            $value:expr, default: $default:expr, $(empty: $empty:ident,)? $help:literal
+        }
+    )*) => {
+        $(
+            pub(crate) static $name: Var<$grammar> = Var {
+                words: Words {
+                    group: Group::$group,
+                    suffix: $suffix,
+                    default: $default,
+                    empty: declare!(@empty $($empty)?),
+                    ours: declare!(@$origin),
+                    help: $help,
+                },
+                grammar: $value,
+            };
+        )*
+
+        /// Every variable, in the order that people are shown.
+        pub(crate) static TABLE: &[Row] = &[$(Row { words: &$name.words, accepts: &$name.grammar }),*];
+    };
+    (@empty) => { Empty::Refused };
+    (@empty $empty:ident) => { Empty::$empty };
+    (@linkerd) => { false };
+    (@ours) => { true };
+}
+
+declare! {
+    linkerd LISTEN_ADDR: Address = Direction "LISTEN_ADDR" {
+        Address, default: PerDirection("0.0.0.0:4143", "127.0.0.1:4140"),
+        "where clients connect to; port 0: a free one"
+    }
+    ours ENDPOINTS: Endpoints = Direction "ENDPOINTS" {
+        Endpoints, default: Unset, empty: Unset,
+        "where requests go to; unset or empty: the direction is off"
+    }
+    ours ACCEPT_BACKLOG: Number = Direction "ACCEPT_BACKLOG" {
+        Number::In(1..=65_535), default: Is("1024"),
+        "connections that may wait to be accepted"
+    }
+
+    linkerd SERVER_ADAPTIVE_FLOW_CONTROL: Bool = ServerHttp2 "ADAPTIVE_FLOW_CONTROL" {
+        Bool, default: Is("false"),
+        "windows toward clients that grow with the measured bandwidth, instead of fixed ones"
+    }
+    linkerd SERVER_INITIAL_STREAM_WINDOW_SIZE: Number = ServerHttp2 "INITIAL_STREAM_WINDOW_SIZE" {
+        Number::Of(Setting::InitialStreamWindowSize), default: Is("65535"),
+        "bytes a client may send unread on one stream"
+    }
+    linkerd SERVER_INITIAL_CONNECTION_WINDOW_SIZE: Number = ServerHttp2 "INITIAL_CONNECTION_WINDOW_SIZE" {
+        Number::Of(Setting::InitialConnectionWindowSize), default: Is("1048576"),
+        "bytes a client may send unread on one connection"
+    }
+    linkerd SERVER_KEEP_ALIVE_INTERVAL: Time = ServerHttp2 "KEEP_ALIVE_INTERVAL" {
+        Time::Of(Setting::KeepAliveInterval), default: Unset,
+        "silence after which a client is sent a PING; unset: never"
+    }
+    linkerd SERVER_KEEP_ALIVE_TIMEOUT: Time = ServerHttp2 "KEEP_ALIVE_TIMEOUT" {
+        Time::Of(Setting::KeepAliveTimeout), default: Is("20s"),
+        "how long a client may take to answer a PING; needs the interval"
+    }
+    linkerd SERVER_MAX_CONCURRENT_STREAMS: Number = ServerHttp2 "MAX_CONCURRENT_STREAMS" {
+        Number::ABOVE_ZERO, default: Unset,
+        "streams a client may have open at once on one connection; unset: 200"
+    }
+    linkerd SERVER_MAX_FRAME_SIZE: Number = ServerHttp2 "MAX_FRAME_SIZE" {
+        Number::Of(Setting::MaxFrameSize), default: Unset,
+        "bytes of the largest frame a client may send; unset: 16384"
+    }
+    linkerd SERVER_MAX_HEADER_LIST_SIZE: Number = ServerHttp2 "MAX_HEADER_LIST_SIZE" {
+        Number::Of(Setting::MaxHeaderListSize), default: Unset,
+        "bytes of the largest header list a client may send; unset: 16384"
+    }
+    ours SERVER_HEADER_TABLE_SIZE: Number = ServerHttp2 "HEADER_TABLE_SIZE" {
+        Number::ANY, default: Unset,
+        "bytes of the HPACK table a client may use; unset: 4096"
+    }
+    linkerd SERVER_MAX_PENDING_ACCEPT_RESET_STREAMS: Number = ServerHttp2 "MAX_PENDING_ACCEPT_RESET_STREAMS" {
+        Number::ANY, default: Unset,
+        "streams a client may have reset before they were accepted; unset: 20"
+    }
+    ours SERVER_MAX_LOCAL_ERROR_RESET_STREAMS: Number = ServerHttp2 "MAX_LOCAL_ERROR_RESET_STREAMS" {
+        Number::ANY, default: Unset,
+        "streams of one connection that may be reset for a client's protocol errors; unset: 1024"
+    }
+    linkerd SERVER_MAX_SEND_BUF_SIZE: Number = ServerHttp2 "MAX_SEND_BUF_SIZE" {
+        Number::Of(Setting::MaxSendBufSize), default: Unset,
+        "bytes buffered for sending on each stream to a client; unset: 409600"
+    }
+
+    linkerd SHARED_INITIAL_STREAM_WINDOW_SIZE: Number = SharedHttp2 "INITIAL_STREAM_WINDOW_SIZE" {
+        Number::Of(Setting::InitialStreamWindowSize), default: Is("65535"),
+        "bytes an endpoint may send unread on one stream, in both directions"
+    }
+    linkerd SHARED_INITIAL_CONNECTION_WINDOW_SIZE: Number = SharedHttp2 "INITIAL_CONNECTION_WINDOW_SIZE" {
+        Number::Of(Setting::InitialConnectionWindowSize), default: Is("1048576"),
+        "bytes an endpoint may send unread on one connection, in both directions"
+    }
+
+    ours CONNECT_ADAPTIVE_FLOW_CONTROL: Bool = ConnectHttp2 "ADAPTIVE_FLOW_CONTROL" {
+        Bool, default: Is("false"),
+        "windows toward endpoints that grow with the measured bandwidth, instead of fixed ones"
+    }
+    ours CONNECT_INITIAL_STREAM_WINDOW_SIZE: Number = ConnectHttp2 "INITIAL_STREAM_WINDOW_SIZE" {
+        Number::Of(Setting::InitialStreamWindowSize), default: Computed("that of HTTP2_INITIAL_STREAM_WINDOW_SIZE"),
+        "bytes an endpoint may send unread on one stream"
+    }
+    ours CONNECT_INITIAL_CONNECTION_WINDOW_SIZE: Number = ConnectHttp2 "INITIAL_CONNECTION_WINDOW_SIZE" {
+        Number::Of(Setting::InitialConnectionWindowSize),
+        default: Computed("that of HTTP2_INITIAL_CONNECTION_WINDOW_SIZE"),
+        "bytes an endpoint may send unread on one connection"
+    }
+    ours CONNECT_KEEP_ALIVE_INTERVAL: Time = ConnectHttp2 "KEEP_ALIVE_INTERVAL" {
+        Time::Of(Setting::KeepAliveInterval), default: Unset,
+        "silence after which an endpoint is sent a PING; unset: never"
+    }
+    ours CONNECT_KEEP_ALIVE_TIMEOUT: Time = ConnectHttp2 "KEEP_ALIVE_TIMEOUT" {
+        Time::Of(Setting::KeepAliveTimeout), default: Is("20s"),
+        "how long an endpoint may take to answer a PING; needs the interval"
+    }
+    ours CONNECT_KEEP_ALIVE_WHILE_IDLE: Bool = ConnectHttp2 "KEEP_ALIVE_WHILE_IDLE" {
+        Bool, default: Is("false"),
+        "whether PINGs are sent while no stream is open, too; true needs the interval"
+    }
+    ours CONNECT_MAX_CONCURRENT_RESET_STREAMS: Number = ConnectHttp2 "MAX_CONCURRENT_RESET_STREAMS" {
+        // h2's own 50 would let cancelled requests, whose answers come late, end a shared connection.
+        Number::ANY, default: Is("10000"),
+        "streams to an endpoint that are remembered after a reset, so that late frames do no harm"
+    }
+    ours CONNECT_MAX_LOCAL_ERROR_RESET_STREAMS: Number = ConnectHttp2 "MAX_LOCAL_ERROR_RESET_STREAMS" {
+        Number::ANY, default: Unset,
+        "streams of one connection that may be reset for an endpoint's protocol errors; unset: 1024"
+    }
+    ours CONNECT_MAX_FRAME_SIZE: Number = ConnectHttp2 "MAX_FRAME_SIZE" {
+        Number::Of(Setting::MaxFrameSize), default: Unset,
+        "bytes of the largest frame an endpoint may send; unset: 16384"
+    }
+    ours CONNECT_MAX_HEADER_LIST_SIZE: Number = ConnectHttp2 "MAX_HEADER_LIST_SIZE" {
+        Number::Of(Setting::MaxHeaderListSize), default: Unset,
+        "bytes of the largest header or trailer list an endpoint may send; unset: 16384"
+    }
+    ours CONNECT_HEADER_TABLE_SIZE: Number = ConnectHttp2 "HEADER_TABLE_SIZE" {
+        Number::ANY, default: Unset,
+        "bytes of the HPACK table an endpoint may use; unset: 4096"
+    }
+    ours CONNECT_MAX_SEND_BUF_SIZE: Number = ConnectHttp2 "MAX_SEND_BUF_SIZE" {
+        Number::Of(Setting::MaxSendBufSize), default: Unset,
+        "bytes buffered for sending on each stream to an endpoint; unset: 1048576"
+    }
+
+    linkerd CONNECT_TIMEOUT: Time = Direction "CONNECT_TIMEOUT" {
+        Time::ABOVE_ZERO, default: PerDirection("300ms", "1s"),
+        "how long a connection to an endpoint may take to open"
+    }
+    linkerd CONNECT_EXP_BACKOFF_MIN: Time = Direction "CONNECT_EXP_BACKOFF_MIN" {
+        Time::ABOVE_ZERO, default: Is("100ms"),
+        "the wait after the first failed connection; it doubles up to the maximum"
+    }
+    linkerd CONNECT_EXP_BACKOFF_MAX: Time = Direction "CONNECT_EXP_BACKOFF_MAX" {
+        Time::ABOVE_ZERO, default: PerDirection("10s", "1m"),
+        "the longest wait between failed connections; not below the minimum"
+    }
+    linkerd CONNECT_EXP_BACKOFF_JITTER: Ratio = Direction "CONNECT_EXP_BACKOFF_JITTER" {
+        Ratio, default: Is("0.1"),
+        "the largest random part added to a wait, as a ratio of it"
+    }
+
+    linkerd ACCEPT_KEEPALIVE: Time = Direction "ACCEPT_KEEPALIVE" {
+        Time::TCP_KEEPALIVE, default: Unset,
+        "idle time before TCP keep-alive probes to clients; unset: none are sent"
+    }
+    linkerd CONNECT_KEEPALIVE: Time = Direction "CONNECT_KEEPALIVE" {
+        Time::TCP_KEEPALIVE, default: Unset,
+        "idle time before TCP keep-alive probes to endpoints; unset: none are sent"
+    }
+    linkerd ACCEPT_USER_TIMEOUT: Time = Direction "ACCEPT_USER_TIMEOUT" {
+        Time::TCP_USER_TIMEOUT, default: Unset,
+        "how long data sent to clients may stay unacknowledged; unset: the system's choice"
+    }
+    linkerd CONNECT_USER_TIMEOUT: Time = Direction "CONNECT_USER_TIMEOUT" {
+        Time::TCP_USER_TIMEOUT, default: Unset,
+        "how long data sent to endpoints may stay unacknowledged; unset: the system's choice"
+    }
+
+    linkerd HTTP_QUEUE_CAPACITY: Number = Direction "HTTP_QUEUE_CAPACITY" {
+        Number::ABOVE_ZERO, default: Is("10000"),
+        "requests that may wait for an endpoint"
+    }
+    linkerd HTTP_FAILFAST_TIMEOUT: Time = Direction "HTTP_FAILFAST_TIMEOUT" {
+        Time::ABOVE_ZERO, default: PerDirection("1s", "3s"),
+        "how long requests wait while no endpoint is ready, before they are answered with 503"
+    }
+    ours HTTP_REQUEST_TIMEOUT: Time = Direction "HTTP_REQUEST_TIMEOUT" {
+        Time::ABOVE_ZERO, default: Unset,
+        "the longest a request may take before it is answered with 504; unset: no limit"
+    }
+    linkerd MAX_IN_FLIGHT: Number = Direction "MAX_IN_FLIGHT" {
+        Number::ABOVE_ZERO, default: Is("100000"),
+        "requests without a response head, waiting ones included"
+    }
+
+    linkerd ADMIN_LISTEN_ADDR: Address = Process "ADMIN_LISTEN_ADDR" {
+        Address, default: Is("127.0.0.1:4191"),
+        "where the admin server listens; port 0: a free one"
+    }
+    linkerd SHUTDOWN_GRACE_PERIOD: Time = Process "SHUTDOWN_GRACE_PERIOD" {
+        Time::ANY, default: Is("2m"),
+        "how long requests may go on once the process is told to end; 0 ends them at once"
+    }
+    linkerd CORES: Number = Process "CORES" {
+        Number::In(1..=1024), default: Computed("available cores"), empty: Unset,
+        "worker threads"
+    }
+    linkerd LOG: Text = Process "LOG" {
+        Text, default: Is("info"),
+        "which log lines are written, a filter in the syntax of tracing"
+    }
+    linkerd LOG_FORMAT: Format = Process "LOG_FORMAT" {
+        Format, default: Is("plain"), empty: Unset,
+        "how log lines are written: text for people, or one JSON object a line"
+    }
+}

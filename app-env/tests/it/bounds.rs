@@ -1,0 +1,80 @@
+//! Both ends of every range: the bound loads, one past it does not.
+
+use crate::support::{errors, full, loaded, on};
+use app_env::variables;
+
+/// What is accepted and what is one past it, below and above; by the name's end.
+const BOUNDS: &[(&str, [&str; 2], [&str; 2])] = &[
+    ("INITIAL_STREAM_WINDOW_SIZE", ["1", "0"], ["2147483647", "2147483648"]),
+    ("INITIAL_CONNECTION_WINDOW_SIZE", ["1", "0"], ["2147483647", "2147483648"]),
+    ("KEEP_ALIVE_INTERVAL", ["1ms", "0"], CENTURY),
+    ("KEEP_ALIVE_TIMEOUT", ["1ms", "0ms"], CENTURY),
+    ("MAX_FRAME_SIZE", ["16384", "16383"], ["16777215", "16777216"]),
+    ("MAX_HEADER_LIST_SIZE", ["1", "0"], U32),
+    ("MAX_SEND_BUF_SIZE", ["1", "0"], U32),
+    ("MAX_CONCURRENT_STREAMS", ["1", "0"], U32),
+    ("HEADER_TABLE_SIZE", ["0", "-1"], U32),
+    ("MAX_PENDING_ACCEPT_RESET_STREAMS", ["0", "-1"], U32),
+    ("MAX_LOCAL_ERROR_RESET_STREAMS", ["0", "-1"], U32),
+    ("MAX_CONCURRENT_RESET_STREAMS", ["0", "-1"], U32),
+    ("ACCEPT_BACKLOG", ["1", "0"], ["65535", "65536"]),
+    ("CONNECT_TIMEOUT", ["1ms", "0s"], CENTURY),
+    ("EXP_BACKOFF_MIN", ["1ms", "0"], CENTURY),
+    ("EXP_BACKOFF_MAX", ["1ms", "0"], CENTURY),
+    ("EXP_BACKOFF_JITTER", ["0", "-0.1"], ["100", "100.1"]),
+    ("BOUND_ACCEPT_KEEPALIVE", ["1s", "999ms"], ["32767s", "32767001ms"]),
+    ("BOUND_CONNECT_KEEPALIVE", ["1s", "999ms"], ["32767s", "32767001ms"]),
+    ("USER_TIMEOUT", ["1ms", "0"], ["2147483647ms", "2147483648ms"]),
+    ("HTTP_QUEUE_CAPACITY", ["1", "0"], U32),
+    ("HTTP_FAILFAST_TIMEOUT", ["1ms", "0"], CENTURY),
+    ("HTTP_REQUEST_TIMEOUT", ["1ms", "0"], CENTURY),
+    ("MAX_IN_FLIGHT", ["1", "0"], U32),
+    ("SHUTDOWN_GRACE_PERIOD", ["0", "-1s"], CENTURY),
+    ("CORES", ["1", "0"], ["1024", "1025"]),
+];
+
+const CENTURY: [&str; 2] = ["36500d", "36501d"];
+const U32: [&str; 2] = ["4294967295", "4294967296"];
+
+#[test]
+fn each_bound_loads_and_one_past_it_does_not() {
+    for variable in variables().filter(|variable| variable.accepts.contains("..=")) {
+        let name = variable.name;
+        let (_, low, high) = BOUNDS
+            .iter()
+            .find(|(end, ..)| name.ends_with(end))
+            .unwrap_or_else(|| panic!("{name} needs a row in this test"));
+        for [inside, outside] in [low, high] {
+            let mut vars = on([
+                // The other halves of pairs, so that the first may have any value.
+                ("INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL", "1s"),
+                ("OUTBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL", "1s"),
+                ("INBOUND_CONNECT_HTTP2_KEEP_ALIVE_INTERVAL", "1s"),
+                ("OUTBOUND_CONNECT_HTTP2_KEEP_ALIVE_INTERVAL", "1s"),
+                ("INBOUND_CONNECT_EXP_BACKOFF_MIN", "1ms"),
+                ("OUTBOUND_CONNECT_EXP_BACKOFF_MIN", "1ms"),
+                ("INBOUND_CONNECT_EXP_BACKOFF_MAX", "36500d"),
+                ("OUTBOUND_CONNECT_EXP_BACKOFF_MAX", "36500d"),
+            ]);
+            vars.insert(name.clone(), (*inside).to_owned());
+            let loaded = loaded(&vars);
+            for direction in [loaded.config.inbound, loaded.config.outbound].into_iter().flatten() {
+                direction.server.validate().unwrap();
+                direction.connect.http2.validate().unwrap();
+            }
+
+            vars.insert(name.clone(), (*outside).to_owned());
+            let lines = errors(&vars);
+            assert_eq!(lines.len(), 1, "{name}={outside}: {lines:?}");
+            let expected = format!("{}: is {outside:?}, must be {}", name, variable.accepts);
+            assert_eq!(full(&lines[0]), expected);
+        }
+    }
+}
+
+#[test]
+fn every_row_is_about_a_variable() {
+    for (end, ..) in BOUNDS {
+        assert!(variables().any(|variable| variable.name.ends_with(end)), "{end}");
+    }
+}

@@ -1,0 +1,176 @@
+//! linkerd2-proxy's contract: what a deployment made for it means here, and where this crate differs on purpose.
+//! The README lists the same differences.
+
+use crate::support::{config, errors, on, vars, warnings};
+use app_env::{LogFormat, variables};
+use http_h2::{ClientParams, FlowControl, KeepAlive};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn names_are_linkerds_or_marked_as_ours() {
+    let linkerds = [
+        "LISTEN_ADDR",
+        "SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL",
+        "SERVER_HTTP2_INITIAL_STREAM_WINDOW_SIZE",
+        "SERVER_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE",
+        "SERVER_HTTP2_KEEP_ALIVE_INTERVAL",
+        "SERVER_HTTP2_KEEP_ALIVE_TIMEOUT",
+        "SERVER_HTTP2_MAX_CONCURRENT_STREAMS",
+        "SERVER_HTTP2_MAX_FRAME_SIZE",
+        "SERVER_HTTP2_MAX_HEADER_LIST_SIZE",
+        "SERVER_HTTP2_MAX_PENDING_ACCEPT_RESET_STREAMS",
+        "SERVER_HTTP2_MAX_SEND_BUF_SIZE",
+        "CONNECT_TIMEOUT",
+        "CONNECT_EXP_BACKOFF_MIN",
+        "CONNECT_EXP_BACKOFF_MAX",
+        "CONNECT_EXP_BACKOFF_JITTER",
+        "ACCEPT_KEEPALIVE",
+        "CONNECT_KEEPALIVE",
+        "ACCEPT_USER_TIMEOUT",
+        "CONNECT_USER_TIMEOUT",
+        "HTTP_QUEUE_CAPACITY",
+        "HTTP_FAILFAST_TIMEOUT",
+        "MAX_IN_FLIGHT",
+    ];
+    let process = [
+        "HTTP2_INITIAL_STREAM_WINDOW_SIZE",
+        "HTTP2_INITIAL_CONNECTION_WINDOW_SIZE",
+        "ADMIN_LISTEN_ADDR",
+        "SHUTDOWN_GRACE_PERIOD",
+        "CORES",
+        "LOG",
+        "LOG_FORMAT",
+    ];
+    let mut expect: Vec<String> = process.map(|name| format!("LINKERD2_PROXY_{name}")).into();
+    for direction in ["INBOUND", "OUTBOUND"] {
+        expect.extend(linkerds.map(|name| format!("LINKERD2_PROXY_{direction}_{name}")));
+    }
+    let mut names: Vec<_> = variables().filter(|variable| !variable.ours).map(|variable| variable.name).collect();
+    expect.sort();
+    names.sort();
+    assert_eq!(names, expect);
+}
+
+#[test]
+fn values_of_linkerds_chart_load() {
+    let config = config(&on([
+        ("LOG", "warn,linkerd=info,hickory=error,[{headers}]=off,[{request}]=off"),
+        ("LOG_FORMAT", "plain"),
+        ("INBOUND_LISTEN_ADDR", "[::]:4143"),
+        ("ADMIN_LISTEN_ADDR", "[::]:4191"),
+        ("INBOUND_CONNECT_TIMEOUT", "100ms"),
+        ("OUTBOUND_CONNECT_TIMEOUT", "1000ms"),
+        ("INBOUND_ACCEPT_KEEPALIVE", "10000ms"),
+        ("OUTBOUND_CONNECT_KEEPALIVE", "10000ms"),
+        ("INBOUND_ACCEPT_USER_TIMEOUT", "30s"),
+        ("OUTBOUND_CONNECT_USER_TIMEOUT", "30s"),
+        ("INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL", "100s"),
+        ("INBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT", "100s"),
+    ]));
+    let (inbound, outbound) = (config.inbound.unwrap(), config.outbound.unwrap());
+    assert_eq!((inbound.connect.timeout, outbound.connect.timeout), (SECOND / 10, SECOND));
+    assert_eq!((inbound.accept.keepalive, inbound.accept.user_timeout), (Some(10 * SECOND), Some(30 * SECOND)));
+    assert_eq!((outbound.connect.tcp.keepalive, outbound.accept.keepalive), (Some(10 * SECOND), None));
+    assert_eq!(outbound.connect.tcp.user_timeout, Some(30 * SECOND));
+    assert_eq!(inbound.server.keep_alive, Some(KeepAlive { interval: 100 * SECOND, timeout: 100 * SECOND }));
+}
+
+#[test]
+fn shared_windows_are_toward_endpoints_in_both_directions() {
+    let config =
+        config(&on([("HTTP2_INITIAL_STREAM_WINDOW_SIZE", "1000"), ("HTTP2_INITIAL_CONNECTION_WINDOW_SIZE", "2000")]));
+    let windows = FlowControl::Fixed { initial_stream_window_size: 1000, initial_connection_window_size: 2000 };
+    for direction in [config.inbound.unwrap(), config.outbound.unwrap()] {
+        assert_eq!(direction.connect.http2.flow_control, Some(windows));
+        assert_eq!(direction.server.flow_control, Some(FlowControl::DEFAULT));
+    }
+}
+
+#[test]
+fn log_format_is_read_in_any_case() {
+    assert_eq!(config(&vars([("LOG_FORMAT", "JSON")])).log_format, LogFormat::Json);
+    assert_eq!(config(&vars([("LOG_FORMAT", "PLAIN")])).log_format, LogFormat::Plain);
+}
+
+#[test]
+fn a_duration_may_be_zero_without_a_unit() {
+    assert_eq!(config(&vars([("SHUTDOWN_GRACE_PERIOD", "0")])).shutdown_grace_period, Duration::ZERO);
+}
+
+// === Differences, each on purpose ===
+
+#[test]
+fn difference_half_a_pair_of_windows_counts() {
+    let inbound = config(&on([("INBOUND_SERVER_HTTP2_INITIAL_STREAM_WINDOW_SIZE", "1")])).inbound.unwrap();
+    assert_ne!(inbound.server.flow_control, Some(FlowControl::DEFAULT));
+}
+
+#[test]
+fn difference_half_a_keep_alive_counts_or_is_an_error() {
+    let inbound = config(&on([("INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL", "1s")])).inbound.unwrap();
+    assert!(inbound.server.keep_alive.is_some());
+    assert_eq!(errors(&on([("INBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT", "1s")])).len(), 1);
+}
+
+#[test]
+fn difference_half_a_backoff_counts_and_jitter_keeps_its_default() {
+    config(&on([("INBOUND_CONNECT_EXP_BACKOFF_MIN", "1s")]));
+    let both = on([("INBOUND_CONNECT_EXP_BACKOFF_MIN", "1s"), ("INBOUND_CONNECT_EXP_BACKOFF_MAX", "2s")]);
+    assert!(config(&both).inbound.unwrap().connect.backoff.jitter > 0.0);
+}
+
+#[test]
+fn difference_the_longest_backoff_is_10s_and_60s() {
+    let config = config(&on([]));
+    let longest = [config.inbound.unwrap(), config.outbound.unwrap()].map(|direction| direction.connect.backoff.max);
+    assert_eq!(longest, [10 * SECOND, 60 * SECOND]);
+}
+
+#[test]
+fn difference_values_are_checked_when_they_are_read() {
+    for (name, value) in [
+        ("INBOUND_SERVER_HTTP2_MAX_FRAME_SIZE", "4"),
+        ("HTTP2_INITIAL_CONNECTION_WINDOW_SIZE", "2147483648"),
+        ("INBOUND_SERVER_HTTP2_MAX_CONCURRENT_STREAMS", "0"),
+        ("INBOUND_HTTP_QUEUE_CAPACITY", "0"),
+        ("INBOUND_HTTP_FAILFAST_TIMEOUT", "0"),
+        ("INBOUND_CONNECT_EXP_BACKOFF_MIN", "0"),
+        ("INBOUND_ACCEPT_KEEPALIVE", "10ms"),
+        ("INBOUND_CONNECT_TIMEOUT", "36501d"),
+        ("INBOUND_MAX_IN_FLIGHT", "+1"),
+        ("CORES", "0"),
+        ("LOG_FORMAT", "text"),
+    ] {
+        assert_eq!(errors(&on([(name, value)])).len(), 1, "{name}={value}");
+    }
+}
+
+#[test]
+fn difference_white_space_is_ignored_around_all_values() {
+    let config = config(&on([("INBOUND_MAX_IN_FLIGHT", " 1 "), ("ADMIN_LISTEN_ADDR", " 127.0.0.1:1 ")]));
+    assert_eq!(config.inbound.unwrap().max_in_flight, 1);
+}
+
+#[test]
+fn difference_cores_are_not_capped_and_default_to_all() {
+    assert_eq!(config(&vars([("CORES", "1024")])).cores.get(), 1024);
+}
+
+#[test]
+fn difference_log_defaults_to_info() {
+    assert_eq!(config(&vars([])).log, "info");
+}
+
+#[test]
+fn difference_reset_streams_are_remembered() {
+    let inbound = config(&on([])).inbound.unwrap();
+    assert_eq!(inbound.connect.http2.max_concurrent_reset_streams, Some(10_000));
+    assert_eq!(ClientParams::DEFAULT.max_concurrent_reset_streams, None);
+}
+
+#[test]
+fn difference_unknown_variables_are_warned_of() {
+    assert_eq!(warnings(&vars([("DESTINATION_SVC_ADDR", "localhost.:8086")])).len(), 1);
+}

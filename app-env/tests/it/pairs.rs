@@ -1,0 +1,160 @@
+//! Values that only make sense together.
+
+use crate::support::{config, effective, errors, full, on, vars};
+use app_env::Origin;
+use http_h2::{ClientKeepAlive, KeepAlive};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn keep_alive_interval_alone_takes_the_default_timeout() {
+    let config = config(&on([
+        ("INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL", "1s"),
+        ("INBOUND_CONNECT_HTTP2_KEEP_ALIVE_INTERVAL", "2s"),
+    ]));
+    let inbound = config.inbound.unwrap();
+    assert_eq!(inbound.server.keep_alive, Some(KeepAlive { interval: SECOND, timeout: 20 * SECOND }));
+    assert_eq!(
+        inbound.connect.http2.keep_alive,
+        Some(ClientKeepAlive { interval: 2 * SECOND, timeout: 20 * SECOND, while_idle: false })
+    );
+}
+
+#[test]
+fn keep_alive_timeout_alone_is_an_error_of_the_interval() {
+    for side in ["INBOUND_SERVER", "INBOUND_CONNECT", "OUTBOUND_SERVER", "OUTBOUND_CONNECT"] {
+        let timeout = format!("{side}_HTTP2_KEEP_ALIVE_TIMEOUT");
+        let lines = errors(&on([(&timeout, "1s")]));
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let start = format!("{side}_HTTP2_KEEP_ALIVE_INTERVAL: is not set, must be a duration");
+        assert!(lines[0].starts_with(&start), "{}", lines[0]);
+        assert!(lines[0].ends_with(&format!("since {} is set", full(&timeout).replace("LINKERD2_PROXY_", ""))));
+    }
+}
+
+#[test]
+fn keep_alive_while_idle_alone_is_an_error_if_true() {
+    let name = "INBOUND_CONNECT_HTTP2_KEEP_ALIVE_WHILE_IDLE";
+    let lines = errors(&on([(name, "true")]));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with("INBOUND_CONNECT_HTTP2_KEEP_ALIVE_INTERVAL: is not set"), "{}", lines[0]);
+    assert!(lines[0].ends_with(&format!("since {name} is true")), "{}", lines[0]);
+    assert_eq!(config(&on([(name, "false")])), config(&on([])));
+}
+
+#[test]
+fn two_that_need_the_interval_are_one_error() {
+    let lines = errors(&on([
+        ("INBOUND_CONNECT_HTTP2_KEEP_ALIVE_TIMEOUT", "1s"),
+        ("INBOUND_CONNECT_HTTP2_KEEP_ALIVE_WHILE_IDLE", "true"),
+    ]));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("_TIMEOUT is set and "), "{}", lines[0]);
+}
+
+#[test]
+fn a_wrong_interval_is_not_called_missing_as_well() {
+    let lines = errors(&on([
+        ("INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL", "soon"),
+        ("INBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT", "1s"),
+    ]));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with("INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL: is \"soon\""), "{}", lines[0]);
+}
+
+#[test]
+fn a_wrong_timeout_without_an_interval_is_two_errors() {
+    assert_eq!(errors(&on([("INBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT", "20")])).len(), 2);
+}
+
+#[test]
+fn keep_alive_timeout_is_unset_until_there_is_an_interval() {
+    let name = "INBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT";
+    assert_eq!(effective(&on([]), name).value, None);
+    let setting = effective(&on([("INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL", "1s")]), name);
+    assert_eq!((setting.value.as_deref(), setting.origin), (Some("20s"), Origin::Default));
+}
+
+#[test]
+fn half_a_backoff_leaves_the_rest_at_its_defaults() {
+    let backoff = |vars| config(&vars).outbound.unwrap().connect.backoff;
+    let default = backoff(on([]));
+    let min = backoff(on([("OUTBOUND_CONNECT_EXP_BACKOFF_MIN", "1s")]));
+    assert_eq!((min.min, min.max, min.jitter), (SECOND, default.max, default.jitter));
+    let max = backoff(on([("OUTBOUND_CONNECT_EXP_BACKOFF_MAX", "1s")]));
+    assert_eq!((max.min, max.max, max.jitter), (default.min, SECOND, default.jitter));
+    let jitter = backoff(on([("OUTBOUND_CONNECT_EXP_BACKOFF_JITTER", "0")]));
+    assert_eq!((jitter.min, jitter.max, jitter.jitter), (default.min, default.max, 0.0));
+}
+
+#[test]
+fn backoff_may_stay_the_same() {
+    let both = on([("INBOUND_CONNECT_EXP_BACKOFF_MIN", "1s"), ("INBOUND_CONNECT_EXP_BACKOFF_MAX", "1s")]);
+    assert_eq!(config(&both).inbound.unwrap().connect.backoff.min, SECOND);
+}
+
+#[test]
+fn backoff_that_shrinks_is_an_error_of_what_is_set() {
+    let (min, max) = ("INBOUND_CONNECT_EXP_BACKOFF_MIN", "INBOUND_CONNECT_EXP_BACKOFF_MAX");
+    let max_is_low = format!("{max}: is 50ms, must be at least 100ms, the value of {min}");
+    assert_eq!(errors(&on([(max, "50ms")])), [max_is_low.as_str()]);
+    assert_eq!(errors(&on([(max, "50ms"), (min, "100ms")])), [max_is_low]);
+    let min_is_high = format!("{min}: is 11s, must be at most 10s, the value of {max}");
+    assert_eq!(errors(&on([(min, "11s")])), [min_is_high]);
+}
+
+#[test]
+fn a_wrong_half_of_a_backoff_is_the_only_error() {
+    let lines = errors(&on([("INBOUND_CONNECT_EXP_BACKOFF_MIN", "11s"), ("INBOUND_CONNECT_EXP_BACKOFF_MAX", "never")]));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+}
+
+#[test]
+fn listeners_that_collide_are_an_error_of_what_is_set() {
+    let check = |vars, expect: &[&str]| assert_eq!(errors(&vars), expect);
+    check(
+        on([("OUTBOUND_LISTEN_ADDR", "0.0.0.0:4143")]),
+        &[
+            "OUTBOUND_LISTEN_ADDR: is 0.0.0.0:4143, must be an address that INBOUND_LISTEN_ADDR (0.0.0.0:4143) leaves free",
+        ],
+    );
+    check(
+        on([("INBOUND_LISTEN_ADDR", "127.0.0.1:4191")]),
+        &[
+            "INBOUND_LISTEN_ADDR: is 127.0.0.1:4191, must be an address that ADMIN_LISTEN_ADDR (127.0.0.1:4191) leaves free",
+        ],
+    );
+    // A wildcard address takes its port on all of them.
+    check(
+        on([("ADMIN_LISTEN_ADDR", "127.0.0.1:4143")]),
+        &[
+            "ADMIN_LISTEN_ADDR: is 127.0.0.1:4143, must be an address that INBOUND_LISTEN_ADDR (0.0.0.0:4143) leaves free",
+        ],
+    );
+    check(
+        on([("INBOUND_LISTEN_ADDR", "[::1]:1"), ("OUTBOUND_LISTEN_ADDR", "[::1]:1"), ("ADMIN_LISTEN_ADDR", "[::1]:1")]),
+        &[
+            "OUTBOUND_LISTEN_ADDR: is [::1]:1, must be an address that INBOUND_LISTEN_ADDR ([::1]:1) leaves free",
+            "ADMIN_LISTEN_ADDR: is [::1]:1, must be an address that INBOUND_LISTEN_ADDR ([::1]:1) leaves free",
+        ],
+    );
+}
+
+#[test]
+fn listeners_that_do_not_collide_load() {
+    for (inbound, outbound) in [
+        ("127.0.0.1:0", "127.0.0.1:0"),
+        ("127.0.0.1:4140", "127.0.0.2:4140"),
+        ("127.0.0.1:4140", "[::1]:4140"),
+        ("0.0.0.0:4140", "127.0.0.1:4141"),
+    ] {
+        config(&on([("INBOUND_LISTEN_ADDR", inbound), ("OUTBOUND_LISTEN_ADDR", outbound)]));
+    }
+}
+
+#[test]
+fn a_direction_that_is_off_takes_no_address() {
+    let vars = vars([("INBOUND_ENDPOINTS", "a:1"), ("ADMIN_LISTEN_ADDR", "127.0.0.1:4140")]);
+    assert!(config(&vars).outbound.is_none());
+}

@@ -1,0 +1,164 @@
+//! Reports: everything that is wrong, each with the variable, what it was and what it must be.
+
+use crate::support::{Vars, add_interval, config, errors, full, on, vars, warnings};
+use app_env::{EXIT_CODE, load, variables};
+use std::{collections::BTreeMap, ffi::OsString, fmt::Debug};
+
+/// A value that is wrong for a variable: one in no grammar, or for text, which takes all others, none at all.
+fn wrong(name: &str) -> &'static str {
+    if name == full("LOG") { "" } else { "?" }
+}
+
+#[test]
+fn every_variable_that_is_wrong_has_its_line_in_one_report() {
+    let all: Vars = variables().map(|variable| (variable.name.clone(), wrong(&variable.name).to_owned())).collect();
+    let report = load(&all).unwrap_err();
+    assert_eq!(report.iter().count(), variables().count());
+    assert_eq!(report.to_string().lines().count(), variables().count());
+    for (error, variable) in report.iter().zip(variables()) {
+        assert_eq!(error.variable(), variable.name);
+        assert!(error.to_string().starts_with(&format!("{}: is ", variable.name)), "{error}");
+        assert!(error.expected().starts_with(&variable.accepts), "{error}");
+    }
+}
+
+#[test]
+fn every_variable_that_is_wrong_alone_is_the_only_line() {
+    for name in variables().map(|variable| variable.name) {
+        let mut vars = on([]);
+        add_interval(&mut vars, &name);
+        vars.insert(name.clone(), wrong(&name).to_owned());
+        let lines = errors(&vars);
+        assert_eq!(lines.len(), 1, "{name}: {lines:?}");
+        assert!(full(&lines[0]).starts_with(&name), "{name}: {lines:?}");
+    }
+}
+
+#[test]
+fn a_line_says_what_it_was_and_what_it_must_be() {
+    let check = |name, value, line: &str| assert_eq!(errors(&on([(name, value)])), [format!("{name}: {line}")]);
+    check("CORES", "many", "is \"many\", must be a whole number in 1..=1024");
+    check(
+        "INBOUND_CONNECT_TIMEOUT",
+        "10",
+        "is \"10\", must be a duration (as 250ms, 10s, 5m, 2h or 1d) in 1ms..=36500d",
+    );
+    check("INBOUND_SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL", "yes", "is \"yes\", must be true or false");
+    check("INBOUND_CONNECT_EXP_BACKOFF_JITTER", "NaN", "is \"NaN\", must be a number in 0.0..=100.0");
+    check("ADMIN_LISTEN_ADDR", "localhost:1", "is \"localhost:1\", must be ip:port (as 127.0.0.1:80 or [::1]:80)");
+    check("LOG_FORMAT", "xml", "is \"xml\", must be plain or json");
+    check(
+        "INBOUND_ENDPOINTS",
+        "a:1,,b",
+        "is \"a:1,,b\" (item 2 is empty; item 3 has no port), must be a comma-separated list of host:port \
+         (as 10.0.0.1:80,[::1]:80,api.example:80)",
+    );
+}
+
+#[test]
+fn overflow_is_an_error_not_a_small_number() {
+    for value in ["18446744073709552s", "213503982335d", "123456789012345678901234567890ms"] {
+        assert_eq!(errors(&vars([("SHUTDOWN_GRACE_PERIOD", value)])).len(), 1, "{value}");
+    }
+}
+
+#[test]
+fn an_empty_value_is_an_error_that_says_so() {
+    for name in variables().map(|variable| variable.name) {
+        if ["ENDPOINTS", "CORES", "LOG_FORMAT"].iter().any(|end| name.ends_with(end)) {
+            continue;
+        }
+        for empty in ["", " \t"] {
+            let mut vars = vars([]);
+            add_interval(&mut vars, &name);
+            vars.insert(name.clone(), empty.to_owned());
+            let report = load(&vars).unwrap_err();
+            let [error] = report.iter().as_slice() else { panic!("{report}") };
+            assert_eq!((error.variable(), error.found()), (name.as_str(), "is empty"));
+            assert!(error.expected().ends_with("; unset it for its default"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn an_empty_value_is_unset_where_that_has_a_meaning() {
+    for empty in ["", "  "] {
+        let empty = vars([("INBOUND_ENDPOINTS", empty), ("CORES", empty), ("LOG_FORMAT", empty)]);
+        assert_eq!(config(&empty), config(&vars([])));
+    }
+}
+
+#[test]
+fn long_values_are_shortened_and_control_characters_escaped() {
+    let lines = errors(&vars([("CORES", &"9".repeat(1 << 20))]));
+    assert!(lines[0].len() < 200 && lines[0].contains("... (1048576 bytes)"), "{}", lines[0]);
+    let lines = errors(&vars([("CORES", "1\n\u{1b}[31mX: is fine")]));
+    assert_eq!(lines, [r#"CORES: is "1\n\u{1b}[31mX: is fine", must be a whole number in 1..=1024"#]);
+}
+
+#[cfg(unix)]
+fn not_unicode(text: &[u8]) -> OsString {
+    std::os::unix::ffi::OsStringExt::from_vec(text.to_vec())
+}
+
+#[cfg(unix)]
+#[test]
+fn values_that_are_not_unicode_are_errors_with_a_name() {
+    let all: BTreeMap<_, _> = variables().map(|variable| (variable.name, not_unicode(b"a\xffb"))).collect();
+    let report = load(&all).unwrap_err();
+    assert_eq!(report.iter().count(), all.len());
+    for error in &report {
+        assert_eq!(error.found(), "is not Unicode (\"a\u{fffd}b\")", "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn names_that_are_not_unicode_are_unknown() {
+    let name = not_unicode(b"LINKERD2_PROXY_CORES\xff");
+    let loaded = load(&BTreeMap::from([(name, "1")])).unwrap();
+    let [warning] = loaded.warnings.as_slice() else { panic!("{:?}", loaded.warnings) };
+    assert_eq!(
+        warning.to_string(),
+        "LINKERD2_PROXY_CORES\u{fffd}: is not known and ignored; the nearest known name is LINKERD2_PROXY_CORES"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn foreign_variables_may_be_anything() {
+    let foreign = BTreeMap::from([(not_unicode(b"PATH\xff"), not_unicode(b"\xff"))]);
+    assert_eq!(load(&foreign).unwrap().warnings, []);
+}
+
+#[test]
+fn directions_that_are_off_are_checked_all_the_same() {
+    let lines = errors(&vars([("OUTBOUND_MAX_IN_FLIGHT", "0"), ("OUTBOUND_SERVER_HTTP2_KEEP_ALIVE_TIMEOUT", "1s")]));
+    assert_eq!(lines.len(), 2, "{lines:?}");
+}
+
+#[test]
+fn windows_without_effect_are_checked_all_the_same() {
+    let lines = errors(&on([
+        ("INBOUND_SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL", "true"),
+        ("INBOUND_SERVER_HTTP2_INITIAL_STREAM_WINDOW_SIZE", "0"),
+    ]));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+}
+
+#[test]
+fn a_report_keeps_the_warnings() {
+    let report = load(&vars([("CORES", "0"), ("CORE", "1")])).unwrap_err();
+    assert_eq!(report.warnings().len(), 1);
+    assert_eq!(report.warnings()[0].variable(), full("CORE"));
+    assert_eq!(warnings(&vars([("CORE", "1")])).len(), 1);
+}
+
+#[test]
+fn reports_are_errors_of_the_standard_kind() {
+    fn check<T: std::error::Error + Clone + Debug + Send + Sync + 'static>() {}
+    check::<app_env::Errors>();
+    check::<app_env::Error>();
+    check::<app_env::InvalidHostPort>();
+    assert_eq!(EXIT_CODE, 64);
+}

@@ -1,0 +1,312 @@
+//! From variables to values: nothing set, everything set, each alone.
+
+use crate::support::{Vars, add_interval, config, effective, full, loaded, on, vars};
+use app_env::{Backoff, Config, Connect, Direction, LogFormat, Origin, Process, Source, TcpParams, load, variables};
+use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, ServerParams};
+use std::{collections::HashMap, num::NonZeroUsize, thread::available_parallelism, time::Duration};
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+/// Every variable with a value that is neither its default nor that of another one.
+fn everything() -> Vars {
+    let mut all = vars([
+        ("HTTP2_INITIAL_STREAM_WINDOW_SIZE", "10"),
+        ("HTTP2_INITIAL_CONNECTION_WINDOW_SIZE", "20"),
+        ("ADMIN_LISTEN_ADDR", "127.0.0.3:1003"),
+        ("SHUTDOWN_GRACE_PERIOD", "30s"),
+        ("CORES", "40"),
+        ("LOG", "warn,app=debug"),
+        ("LOG_FORMAT", "json"),
+    ]);
+    for (direction, tens) in [("INBOUND", 1), ("OUTBOUND", 2)] {
+        for (suffix, value) in [
+            ("LISTEN_ADDR", format!("127.0.0.{tens}:100{tens}")),
+            ("ENDPOINTS", format!("a{tens}.example:80,[::{tens}]:81")),
+            ("ACCEPT_BACKLOG", format!("{tens}01")),
+            ("SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL", "false".to_owned()),
+            ("SERVER_HTTP2_INITIAL_STREAM_WINDOW_SIZE", format!("{tens}02")),
+            ("SERVER_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE", format!("{tens}03")),
+            ("SERVER_HTTP2_KEEP_ALIVE_INTERVAL", format!("{tens}04ms")),
+            ("SERVER_HTTP2_KEEP_ALIVE_TIMEOUT", format!("{tens}05ms")),
+            ("SERVER_HTTP2_MAX_CONCURRENT_STREAMS", format!("{tens}06")),
+            ("SERVER_HTTP2_MAX_FRAME_SIZE", format!("{tens}00007")),
+            ("SERVER_HTTP2_MAX_HEADER_LIST_SIZE", format!("{tens}08")),
+            ("SERVER_HTTP2_HEADER_TABLE_SIZE", format!("{tens}09")),
+            ("SERVER_HTTP2_MAX_PENDING_ACCEPT_RESET_STREAMS", format!("{tens}10")),
+            ("SERVER_HTTP2_MAX_LOCAL_ERROR_RESET_STREAMS", format!("{tens}11")),
+            ("SERVER_HTTP2_MAX_SEND_BUF_SIZE", format!("{tens}12")),
+            ("CONNECT_HTTP2_ADAPTIVE_FLOW_CONTROL", "false".to_owned()),
+            ("CONNECT_HTTP2_INITIAL_STREAM_WINDOW_SIZE", format!("{tens}13")),
+            ("CONNECT_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE", format!("{tens}14")),
+            ("CONNECT_HTTP2_KEEP_ALIVE_INTERVAL", format!("{tens}15ms")),
+            ("CONNECT_HTTP2_KEEP_ALIVE_TIMEOUT", format!("{tens}16ms")),
+            ("CONNECT_HTTP2_KEEP_ALIVE_WHILE_IDLE", "true".to_owned()),
+            ("CONNECT_HTTP2_MAX_CONCURRENT_RESET_STREAMS", format!("{tens}17")),
+            ("CONNECT_HTTP2_MAX_LOCAL_ERROR_RESET_STREAMS", format!("{tens}18")),
+            ("CONNECT_HTTP2_MAX_FRAME_SIZE", format!("{tens}00019")),
+            ("CONNECT_HTTP2_MAX_HEADER_LIST_SIZE", format!("{tens}20")),
+            ("CONNECT_HTTP2_HEADER_TABLE_SIZE", format!("{tens}21")),
+            ("CONNECT_HTTP2_MAX_SEND_BUF_SIZE", format!("{tens}22")),
+            ("CONNECT_TIMEOUT", format!("{tens}23ms")),
+            ("CONNECT_EXP_BACKOFF_MIN", format!("{tens}24ms")),
+            ("CONNECT_EXP_BACKOFF_MAX", format!("{tens}25ms")),
+            ("CONNECT_EXP_BACKOFF_JITTER", format!("{tens}.26")),
+            ("ACCEPT_KEEPALIVE", format!("{tens}27s")),
+            ("CONNECT_KEEPALIVE", format!("{tens}28s")),
+            ("ACCEPT_USER_TIMEOUT", format!("{tens}29ms")),
+            ("CONNECT_USER_TIMEOUT", format!("{tens}30ms")),
+            ("HTTP_QUEUE_CAPACITY", format!("{tens}31")),
+            ("HTTP_FAILFAST_TIMEOUT", format!("{tens}32ms")),
+            ("HTTP_REQUEST_TIMEOUT", format!("{tens}33ms")),
+            ("MAX_IN_FLIGHT", format!("{tens}34")),
+        ] {
+            all.insert(full(&format!("{direction}_{suffix}")), value);
+        }
+    }
+    all
+}
+
+/// What a direction of [`everything`] reads as.
+fn everything_of(tens: u8) -> Direction {
+    let n = |ones: u32| u32::from(tens) * 100 + ones;
+    let large = |ones: u32| u32::from(tens) * 100_000 + ones;
+    let size = |ones: u32| n(ones) as usize;
+    let time = |ones: u32| millis(n(ones).into());
+    Direction {
+        listen_addr: ([127, 0, 0, tens], 1000 + u16::from(tens)).into(),
+        endpoints: vec![format!("a{tens}.example:80").parse().unwrap(), format!("[::{tens}]:81").parse().unwrap()],
+        accept_backlog: n(1),
+        server: ServerParams {
+            flow_control: Some(FlowControl::Fixed {
+                initial_stream_window_size: n(2),
+                initial_connection_window_size: n(3),
+            }),
+            keep_alive: Some(KeepAlive { interval: time(4), timeout: time(5) }),
+            max_concurrent_streams: Some(n(6)),
+            max_frame_size: Some(large(7)),
+            max_header_list_size: Some(n(8)),
+            header_table_size: Some(n(9)),
+            max_pending_accept_reset_streams: Some(size(10)),
+            max_local_error_reset_streams: Some(size(11)),
+            max_send_buf_size: Some(size(12)),
+        },
+        accept: TcpParams { keepalive: Some(secs(n(27).into())), user_timeout: Some(time(29)) },
+        connect: Connect {
+            http2: ClientParams {
+                flow_control: Some(FlowControl::Fixed {
+                    initial_stream_window_size: n(13),
+                    initial_connection_window_size: n(14),
+                }),
+                keep_alive: Some(ClientKeepAlive { interval: time(15), timeout: time(16), while_idle: true }),
+                max_concurrent_reset_streams: Some(size(17)),
+                max_local_error_reset_streams: Some(size(18)),
+                max_frame_size: Some(large(19)),
+                max_header_list_size: Some(n(20)),
+                header_table_size: Some(n(21)),
+                max_send_buf_size: Some(size(22)),
+            },
+            timeout: time(23),
+            backoff: Backoff { min: time(24), max: time(25), jitter: f64::from(tens) + 0.26 },
+            tcp: TcpParams { keepalive: Some(secs(n(28).into())), user_timeout: Some(time(30)) },
+        },
+        http_queue_capacity: size(31),
+        http_failfast_timeout: time(32),
+        http_request_timeout: Some(time(33)),
+        max_in_flight: size(34),
+    }
+}
+
+#[test]
+fn nothing_set_is_both_directions_off() {
+    assert_eq!(
+        config(&vars([])),
+        Config {
+            inbound: None,
+            outbound: None,
+            admin_listen_addr: ([127, 0, 0, 1], 4191).into(),
+            shutdown_grace_period: secs(120),
+            cores: available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            log: "info".to_owned(),
+            log_format: LogFormat::Plain,
+        }
+    );
+}
+
+#[test]
+fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
+    let config = config(&on([]));
+    let inbound = Direction {
+        listen_addr: ([0, 0, 0, 0], 4143).into(),
+        endpoints: vec!["127.0.0.1:80".parse().unwrap()],
+        server: ServerParams { flow_control: Some(FlowControl::DEFAULT), ..ServerParams::DEFAULT },
+        accept: TcpParams::default(),
+        accept_backlog: 1024,
+        connect: Connect {
+            http2: ClientParams {
+                flow_control: Some(FlowControl::DEFAULT),
+                max_concurrent_reset_streams: Some(10_000),
+                ..ClientParams::DEFAULT
+            },
+            timeout: millis(300),
+            backoff: Backoff { min: millis(100), max: secs(10), jitter: 0.1 },
+            tcp: TcpParams::default(),
+        },
+        http_queue_capacity: 10_000,
+        http_failfast_timeout: secs(1),
+        http_request_timeout: None,
+        max_in_flight: 100_000,
+    };
+    let connect = Connect {
+        timeout: secs(1),
+        backoff: Backoff { max: secs(60), ..inbound.connect.backoff },
+        ..inbound.connect.clone()
+    };
+    let outbound = Direction {
+        listen_addr: ([127, 0, 0, 1], 4140).into(),
+        connect,
+        http_failfast_timeout: secs(3),
+        ..inbound.clone()
+    };
+    assert_eq!(config.inbound, Some(inbound));
+    assert_eq!(config.outbound, Some(outbound));
+}
+
+#[test]
+fn each_direction_is_on_alone() {
+    let inbound = config(&vars([("INBOUND_ENDPOINTS", "a:1")]));
+    assert!(inbound.inbound.is_some() && inbound.outbound.is_none());
+    let outbound = config(&vars([("OUTBOUND_ENDPOINTS", "a:1")]));
+    assert!(outbound.inbound.is_none() && outbound.outbound.is_some());
+}
+
+#[test]
+fn everything_set_reaches_its_own_field() {
+    let loaded = loaded(&everything());
+    assert_eq!(
+        loaded.config,
+        Config {
+            inbound: Some(everything_of(1)),
+            outbound: Some(everything_of(2)),
+            admin_listen_addr: ([127, 0, 0, 3], 1003).into(),
+            shutdown_grace_period: secs(30),
+            cores: NonZeroUsize::new(40).unwrap(),
+            log: "warn,app=debug".to_owned(),
+            log_format: LogFormat::Json,
+        }
+    );
+    // Both directions have windows of their own.
+    let unused: Vec<_> = loaded.warnings.iter().map(|warning| warning.variable()).collect();
+    assert_eq!(unused, [full("HTTP2_INITIAL_STREAM_WINDOW_SIZE"), full("HTTP2_INITIAL_CONNECTION_WINDOW_SIZE")]);
+}
+
+#[test]
+fn everything_means_every_variable() {
+    let all = everything();
+    for variable in variables() {
+        assert!(all.contains_key(&variable.name), "{} needs a value in this test", variable.name);
+    }
+    assert_eq!(all.len(), variables().count());
+}
+
+#[test]
+fn each_variable_alone_changes_the_config() {
+    let base = config(&on([]));
+    for (name, value) in everything() {
+        // They say what is the default already; `flow_control` tests what `true` does.
+        if value == "false" {
+            continue;
+        }
+        let mut vars = on([]);
+        add_interval(&mut vars, &name);
+        let without = config(&vars);
+        vars.insert(name.clone(), value.clone());
+        let with = config(&vars);
+        assert_ne!(with, without, "{name}={value}");
+        assert_ne!(with, base, "{name}={value}");
+        let setting = loaded(&vars).settings.into_iter().find(|setting| setting.name == name).unwrap();
+        assert_eq!((setting.value, setting.origin), (Some(value), Origin::Environment), "{name}");
+    }
+}
+
+#[test]
+fn settings_are_every_variable_in_table_order() {
+    let names: Vec<_> = variables().map(|variable| variable.name).collect();
+    for vars in [vars([]), on([]), everything()] {
+        let settings: Vec<_> = loaded(&vars).settings.into_iter().map(|setting| setting.name).collect();
+        assert_eq!(settings, names);
+    }
+}
+
+#[test]
+fn settings_print_in_the_grammar_of_their_variable() {
+    let vars = on([
+        ("INBOUND_CONNECT_TIMEOUT", " 10000ms "),
+        ("INBOUND_MAX_IN_FLIGHT", "007"),
+        ("LOG_FORMAT", "JSON"),
+        ("OUTBOUND_ENDPOINTS", "API.example:80 , [0::1]:81"),
+    ]);
+    let text = |name| effective(&vars, name).to_string().replace("LINKERD2_PROXY_", "");
+    assert_eq!(text("INBOUND_CONNECT_TIMEOUT"), "INBOUND_CONNECT_TIMEOUT=10s (environment)");
+    assert_eq!(text("OUTBOUND_CONNECT_TIMEOUT"), "OUTBOUND_CONNECT_TIMEOUT=1s (default)");
+    assert_eq!(text("INBOUND_MAX_IN_FLIGHT"), "INBOUND_MAX_IN_FLIGHT=7 (environment)");
+    assert_eq!(text("LOG_FORMAT"), "LOG_FORMAT=json (environment)");
+    assert_eq!(text("OUTBOUND_ENDPOINTS"), "OUTBOUND_ENDPOINTS=api.example:80,[::1]:81 (environment)");
+    assert_eq!(text("INBOUND_CONNECT_KEEPALIVE"), "INBOUND_CONNECT_KEEPALIVE is unset (default)");
+}
+
+#[test]
+fn what_settings_print_loads_as_the_same_config() {
+    for vars in [on([]), everything()] {
+        let first = loaded(&vars);
+        let printed: Vars = first
+            .settings
+            .into_iter()
+            // The timeout has a default, but means nothing without its interval.
+            .filter_map(|setting| setting.value.map(|value| (setting.name, value)))
+            .collect();
+        assert_eq!(loaded(&printed).config, first.config);
+    }
+}
+
+#[test]
+fn white_space_around_a_value_is_ignored() {
+    for (name, value) in everything() {
+        let mut padded = everything();
+        padded.insert(name.clone(), format!("\t {value} \n"));
+        assert_eq!(loaded(&padded).config, loaded(&everything()).config, "{name}");
+    }
+}
+
+#[test]
+fn zero_grace_and_port_are_values() {
+    let config = config(&on([("SHUTDOWN_GRACE_PERIOD", "0"), ("INBOUND_LISTEN_ADDR", "127.0.0.1:0")]));
+    assert_eq!(config.shutdown_grace_period, Duration::ZERO);
+    assert_eq!(config.inbound.unwrap().listen_addr.port(), 0);
+}
+
+#[test]
+fn public_types_go_between_threads() {
+    fn check<T: Clone + std::fmt::Debug + Send + Sync + 'static>() {}
+    check::<Config>();
+    check::<app_env::Loaded>();
+    check::<app_env::Errors>();
+    check::<app_env::Variable>();
+    check::<app_env::Process>();
+    check::<app_env::HostPort>();
+}
+
+#[test]
+fn the_process_is_a_source_like_any_map() {
+    let process: Vec<_> = std::env::vars_os().collect();
+    assert_eq!(Process.vars(), process);
+    let map = HashMap::from([("LINKERD2_PROXY_CORES", "3")]);
+    assert_eq!(load(&map).unwrap().config.cores.get(), 3);
+    let source: &dyn Source = &map;
+    assert_eq!(load(source).unwrap().config.cores.get(), 3);
+}

@@ -1,0 +1,63 @@
+//! Words the tests are written in.
+
+use app_env::{Config, Effective, Loaded, load};
+use std::collections::BTreeMap;
+
+pub(crate) type Vars = BTreeMap<String, String>;
+
+/// Variables by their names without the prefix.
+pub(crate) fn vars<const N: usize>(vars: [(&str, &str); N]) -> Vars {
+    vars.into_iter().map(|(name, value)| (full(name), value.to_owned())).collect()
+}
+
+/// The same, with both directions on.
+pub(crate) fn on<const N: usize>(more: [(&str, &str); N]) -> Vars {
+    let mut all = vars([("INBOUND_ENDPOINTS", "127.0.0.1:80"), ("OUTBOUND_ENDPOINTS", "127.0.0.1:80")]);
+    all.extend(vars(more));
+    all
+}
+
+/// Sets the interval that a keep-alive variable, by its full name, does nothing without.
+pub(crate) fn add_interval(vars: &mut Vars, name: &str) {
+    if let Some((base, rest)) = name.split_once("_KEEP_ALIVE_").filter(|(_, rest)| *rest != "INTERVAL") {
+        assert!(["TIMEOUT", "WHILE_IDLE"].contains(&rest));
+        vars.insert(format!("{base}_KEEP_ALIVE_INTERVAL"), "1s".to_owned());
+    }
+}
+
+pub(crate) fn full(name: &str) -> String {
+    format!("LINKERD2_PROXY_{name}")
+}
+
+#[track_caller]
+pub(crate) fn loaded(vars: &Vars) -> Loaded {
+    load(vars).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// What is loaded without a single warning.
+#[track_caller]
+pub(crate) fn config(vars: &Vars) -> Config {
+    let loaded = loaded(vars);
+    assert_eq!(loaded.warnings, []);
+    loaded.config
+}
+
+/// The lines of the report, without the prefix of names.
+#[track_caller]
+pub(crate) fn errors(vars: &Vars) -> Vec<String> {
+    let errors = load(vars).expect_err("it loads");
+    errors.to_string().lines().map(|line| line.replace("LINKERD2_PROXY_", "")).collect()
+}
+
+/// The warnings, without the prefix of names.
+#[track_caller]
+pub(crate) fn warnings(vars: &Vars) -> Vec<String> {
+    loaded(vars).warnings.iter().map(|warning| warning.to_string().replace("LINKERD2_PROXY_", "")).collect()
+}
+
+/// What a variable came to.
+#[track_caller]
+pub(crate) fn effective(vars: &Vars, name: &str) -> Effective {
+    let name = full(name);
+    loaded(vars).settings.into_iter().find(|setting| setting.name == name).expect("it is known")
+}

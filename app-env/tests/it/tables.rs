@@ -1,0 +1,75 @@
+//! What people are shown of the variables.
+
+use crate::support::{loaded, on, vars};
+use app_env::{PREFIX, markdown, variables};
+use std::collections::BTreeSet;
+
+#[test]
+fn names_are_full_and_unique() {
+    let names: BTreeSet<_> = variables().map(|variable| variable.name).collect();
+    assert_eq!(names.len(), variables().count());
+    assert!(names.iter().all(|name| name.starts_with(PREFIX)));
+}
+
+#[test]
+fn words_fit_a_table() {
+    for variable in variables() {
+        for text in [variable.accepts.as_str(), variable.default.as_str(), variable.help] {
+            assert!(!text.is_empty() && !text.contains(['|', '\n', '`']), "{variable:?}");
+        }
+    }
+}
+
+#[test]
+fn defaults_are_what_unset_variables_come_to() {
+    let mut unset = on([]);
+    // Without it the timeouts are unset, too.
+    for side in ["INBOUND_SERVER", "OUTBOUND_SERVER", "INBOUND_CONNECT", "OUTBOUND_CONNECT"] {
+        unset.extend(vars([(&format!("{side}_HTTP2_KEEP_ALIVE_INTERVAL"), "1s")]));
+    }
+    for (setting, variable) in loaded(&unset).settings.into_iter().zip(variables()) {
+        if unset.contains_key(&variable.name) || variable.name.ends_with("_CORES") {
+            continue;
+        }
+        let default = match variable.default.strip_prefix("that of ") {
+            Some(shared) => variables().find(|other| other.name == format!("{PREFIX}{shared}")).unwrap().default,
+            None => variable.default,
+        };
+        assert_eq!(setting.value.unwrap_or_else(|| "unset".to_owned()), default, "{}", setting.name);
+    }
+}
+
+#[test]
+fn help_says_what_unset_means() {
+    for variable in variables() {
+        assert_eq!(variable.default == "unset", variable.help.contains("unset"), "{variable:?}");
+    }
+}
+
+#[test]
+fn markdown_has_a_row_for_each_variable_or_pair() {
+    let table = markdown();
+    let rows: Vec<&str> = table.lines().skip(2).collect();
+    let pairs = variables().filter(|variable| variable.name.contains("_INBOUND_")).count();
+    assert_eq!(rows.len(), variables().count() - pairs);
+    for variable in variables() {
+        let name = variable.name.strip_prefix(PREFIX).unwrap().replace("INBOUND_", "D_").replace("OUTBOUND_", "D_");
+        let row = rows.iter().find(|row| row.starts_with(&format!("| `{name}`")));
+        let row = row.unwrap_or_else(|| panic!("{name} has no row"));
+        assert!(row.contains(&variable.default) && row.contains(&variable.accepts), "{row}");
+        assert_eq!(row.contains("(ours)"), variable.ours, "{row}");
+    }
+    assert!(table.lines().all(|row| row.matches('|').count() == 5), "{table}");
+}
+
+#[test]
+fn markdown_shows_both_defaults_where_they_differ() {
+    let table = markdown();
+    assert!(
+        table.contains(
+            "| `D_CONNECT_TIMEOUT` | a duration (as 250ms, 10s, 5m, 2h or 1d) in 1ms..=36500d | 300ms / 1s |"
+        )
+    );
+    assert!(table.contains("| 0.0.0.0:4143 / 127.0.0.1:4140 |"));
+    assert!(table.contains("| `CORES` | a whole number in 1..=1024 | available cores | worker threads |"));
+}

@@ -1,0 +1,72 @@
+//! What is probably not meant, but is no reason not to start.
+
+use crate::support::{config, effective, loaded, on, vars, warnings};
+
+#[test]
+fn an_unknown_name_is_a_warning_with_the_nearest_known_one() {
+    let check = |name, near| {
+        let expect = format!("{name}: is not known and ignored; the nearest known name is {near}");
+        assert_eq!(warnings(&on([(name, "1")])), [expect]);
+    };
+    check("INBOUND_CONECT_TIMEOUT", "INBOUND_CONNECT_TIMEOUT");
+    check("OUTBOUND_LISTEN_ADDRS", "OUTBOUND_LISTEN_ADDR");
+    check("OUTBOUND_SERVER_HTTP2_MAX_FRAMESIZE", "OUTBOUND_SERVER_HTTP2_MAX_FRAME_SIZE");
+    check("OUTBOUND_CONNECT_BACKOFF_MIN", "OUTBOUND_CONNECT_EXP_BACKOFF_MIN");
+    check("HTTP2_INITIAL_STREAM_WINDOW", "HTTP2_INITIAL_STREAM_WINDOW_SIZE");
+}
+
+#[test]
+fn an_unknown_name_that_is_near_to_none_is_a_warning_all_the_same() {
+    assert_eq!(warnings(&vars([("TAP_SVC_NAME", "x")])), ["TAP_SVC_NAME: is not known and ignored"]);
+    assert_eq!(warnings(&vars([("", "x")])), [": is not known and ignored"]);
+}
+
+#[test]
+fn unknown_names_are_shortened_and_escaped() {
+    let [line] = &warnings(&vars([(&format!("A\n{}", "B".repeat(1 << 20)), "x")]))[..] else { panic!() };
+    assert!(line.starts_with("A\\nBBB") && line.len() < 200, "{line}");
+}
+
+#[test]
+fn other_prefixes_are_not_ours() {
+    let foreign = std::collections::BTreeMap::from([("LINKERD2_PROX", "x"), ("CORES", "x"), ("PATH", "x")]);
+    assert_eq!(app_env::load(&foreign).unwrap().warnings, []);
+}
+
+#[test]
+fn variables_of_a_direction_that_is_off_are_a_warning_each() {
+    let vars = vars([
+        ("INBOUND_ENDPOINTS", "a:1"),
+        ("INBOUND_MAX_IN_FLIGHT", "1"),
+        ("OUTBOUND_MAX_IN_FLIGHT", "1"),
+        ("OUTBOUND_LISTEN_ADDR", "127.0.0.1:1"),
+        ("OUTBOUND_CONNECT_HTTP2_MAX_FRAME_SIZE", "20000"),
+    ]);
+    assert_eq!(
+        warnings(&vars),
+        ["LISTEN_ADDR", "CONNECT_HTTP2_MAX_FRAME_SIZE", "MAX_IN_FLIGHT"]
+            .map(|suffix| format!("OUTBOUND_{suffix}: has no effect, OUTBOUND_ENDPOINTS is not set"))
+    );
+}
+
+#[test]
+fn repeated_endpoints_are_a_warning_and_count_once() {
+    let vars = on([("INBOUND_ENDPOINTS", "a:1,b:1,A:1,a:2,a:1")]);
+    assert_eq!(warnings(&vars), ["INBOUND_ENDPOINTS: has more than once, and uses once: a:1"]);
+    let endpoints: Vec<_> = loaded(&vars).config.inbound.unwrap().endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(endpoints, ["a:1", "b:1", "a:2"]);
+    assert_eq!(effective(&vars, "INBOUND_ENDPOINTS").value.as_deref(), Some("a:1,b:1,a:2"));
+}
+
+#[test]
+fn known_variables_come_before_unknown_ones() {
+    let vars = on([("AAA", "x"), ("INBOUND_ENDPOINTS", "a:1,a:1")]);
+    let names: Vec<_> = warnings(&vars).iter().map(|line| line.split(':').next().unwrap().to_owned()).collect();
+    assert_eq!(names, ["INBOUND_ENDPOINTS", "AAA"]);
+}
+
+#[test]
+fn both_directions_off_is_no_problem_here() {
+    let config = config(&vars([]));
+    assert!(config.inbound.is_none() && config.outbound.is_none());
+}
