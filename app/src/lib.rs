@@ -1,1 +1,30 @@
-//! .
+//! An HTTP/2 and gRPC proxy, as a library: what the `app` binary runs.
+//!
+//! [`Process::start`] turns an [`app_env::Config`] into listeners, workers and an admin server, and
+//! [`Process::run`] keeps them up until they are told to drain.
+//!
+//! ```no_run
+//! use std::collections::HashMap;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let env = HashMap::from([("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:8080")]);
+//! let process = app::Process::start(app_env::load(&env)?, app::LogLevel::fixed())?;
+//! println!("listening on {:?}", process.outbound_addr());
+//! process.run(std::future::pending()).await;
+//! # Ok(()) }
+//! ```
+#![forbid(unsafe_code)]
+
+mod admin;
+pub mod cli;
+mod connector;
+mod demo;
+mod listener;
+mod log;
+mod metrics;
+mod process;
+mod worker;
+
+pub use listener::BindError;
+pub use log::LogLevel;
+pub use process::{Process, StartError};

@@ -1,1 +1,73 @@
-//! .
+//! HTTP/2 servers and clients for proxies, as tower services.
+//!
+//! - [`Server`] serves any `AsyncRead + AsyncWrite` with a tower service, tuned by [`http_h2::ServerParams`].
+//! - [`Connect`] is a tower `Service<Target>` whose response, [`SendRequest`], is again a service; so
+//!   `tower::MakeService` holds. It is tuned by [`http_h2::ClientParams`].
+//! - [`IncomingBody`] is the body of either side. It ends without an error only when its peer ended the stream cleanly,
+//!   and its errors carry the code to reset the other side's stream with.
+//! - [`Endpoints`] keeps a connection to each of several targets; [`Proxy`] forwards requests to them and answers what
+//!   cannot be forwarded.
+//! - [`Stats`] counts what goes through, without locks.
+//!
+//! hyper and h2 do the protocol; none of their types is part of this interface.
+//!
+//! # Examples
+//!
+//! A request through a client and a server of this crate, over an in-memory pipe:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt as _, Full};
+//! use http_h2::{ClientParams, ServerParams};
+//! use proxy_http::{Connect, IncomingBody, Server};
+//! use std::{convert::Infallible, future::pending};
+//! use tower::{MakeService as _, Service as _, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! let (client_io, server_io) = tokio::io::duplex(64 * 1024);
+//!
+//! // The server sends every request's body back.
+//! let echo = service_fn(|req: Request<IncomingBody>| async { Ok::<_, Infallible>(Response::new(req.into_body())) });
+//! let server = Server::new(&ServerParams::DEFAULT)?;
+//! tokio::spawn(async move { server.serve(server_io, echo, pending()).await });
+//!
+//! // The client's connector hands out the other end of the pipe.
+//! let mut io = Some(client_io);
+//! let connector = service_fn(move |_target: &str| {
+//!     std::future::ready(io.take().ok_or(std::io::Error::from(std::io::ErrorKind::NotFound)))
+//! });
+//! let mut connect = Connect::<_, Full<Bytes>>::new(connector, &ClientParams::DEFAULT)?;
+//!
+//! let mut connection = connect.make_service("in memory").await?;
+//! let req = Request::post("http://echo.example/").body(Full::new(Bytes::from("hello")))?;
+//! let rsp = connection.call(req).await?;
+//! let body = rsp.into_body().collect().await?.to_bytes();
+//! assert_eq!(body, "hello");
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod answer;
+pub mod body;
+pub mod client;
+pub mod endpoints;
+mod exec;
+mod grpc;
+mod io;
+pub mod proxy;
+mod reason;
+pub mod server;
+pub mod stats;
+
+pub use body::IncomingBody;
+pub use client::{Connect, SendRequest};
+pub use endpoints::Endpoints;
+pub use proxy::Proxy;
+pub use server::Server;
+pub use stats::Stats;
+
+/// An error of any type, for the seams where tower leaves it open.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,137 @@
+//! The admin server: health, metrics, settings, log level and shutdown, over HTTP/1.1.
+
+use crate::{LogLevel, listener, metrics::Metrics, worker::Worker};
+use app_env::Effective;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{convert::Infallible, sync::Arc};
+use tokio::{net::TcpListener, sync::Notify};
+
+/// What the admin server shows and changes.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) settings: Vec<Effective>,
+    pub(crate) log: LogLevel,
+    pub(crate) metrics: Metrics,
+    pub(crate) workers: Arc<[Worker]>,
+    pub(crate) shutdown: Notify,
+}
+
+/// The longest log filter that is read, in bytes.
+const MAX_FILTER: usize = 8 * 1024;
+
+/// Serves until it is aborted.
+pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
+    loop {
+        let (stream, _) = listener::accept(&listener).await;
+        let state = Arc::clone(&state);
+        // Ends when the client closes, or with the process.
+        tokio::spawn(async move {
+            let service = service_fn(move |req| {
+                let state = Arc::clone(&state);
+                async move { Ok::<_, Infallible>(state.answer(req).await) }
+            });
+            let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "admin connection failed");
+            }
+        });
+    }
+}
+
+// === impl State ===
+
+impl State {
+    async fn answer(&self, req: Request<Incoming>) -> Response<Full<Bytes>> {
+        let allowed = match req.uri().path() {
+            "/live" | "/ready" | "/metrics" | "/config" => [Method::GET, Method::HEAD].as_slice(),
+            "/proxy-log-level" => &[Method::GET, Method::PUT],
+            "/shutdown" => &[Method::POST],
+            _ => {
+                return text(
+                    StatusCode::NOT_FOUND,
+                    "no such page; there are /live, /ready, /metrics, /config, /proxy-log-level and /shutdown\n",
+                );
+            }
+        };
+        if !allowed.contains(req.method()) {
+            let names: Vec<_> = allowed.iter().map(Method::as_str).collect();
+            let mut rsp = text(StatusCode::METHOD_NOT_ALLOWED, format!("use {}\n", names.join(" or ")));
+            rsp.headers_mut().extend(HeaderValue::try_from(names.join(", ")).map(|names| (header::ALLOW, names)));
+            return rsp;
+        }
+        match req.uri().path() {
+            "/live" => text(StatusCode::OK, "live\n"),
+            "/ready" if self.is_ready() => text(StatusCode::OK, "ready\n"),
+            "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not every direction can reach an endpoint\n"),
+            "/metrics" => self.metrics(),
+            "/config" => typed("application/json", self.config()),
+            "/proxy-log-level" if req.method() == Method::PUT => self.set_log_level(req.into_body()).await,
+            "/proxy-log-level" => match self.log.show() {
+                Ok(filter) => text(StatusCode::OK, format!("{filter}\n")),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+            _ => {
+                self.shutdown.notify_one();
+                text(StatusCode::ACCEPTED, "draining\n")
+            }
+        }
+    }
+
+    /// Whether each worker can reach an endpoint in each direction.
+    fn is_ready(&self) -> bool {
+        self.workers.iter().flat_map(|worker| &worker.endpoints).all(|endpoints| endpoints.is_ready())
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        match self.metrics.encode() {
+            Ok(text) => typed("application/openmetrics-text; version=1.0.0; charset=utf-8", text),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    /// The effective settings: an object with each variable's value and where it came from.
+    fn config(&self) -> String {
+        let settings: serde_json::Map<_, _> = self
+            .settings
+            .iter()
+            .map(|setting| {
+                let origin = setting.origin.to_string();
+                (setting.name.clone(), serde_json::json!({ "value": setting.value, "origin": origin }))
+            })
+            .collect();
+        format!("{:#}\n", serde_json::Value::Object(settings))
+    }
+
+    async fn set_log_level(&self, body: Incoming) -> Response<Full<Bytes>> {
+        let Ok(body) = Limited::new(body, MAX_FILTER).collect().await else {
+            return text(StatusCode::BAD_REQUEST, format!("the filter must be at most {MAX_FILTER} bytes\n"));
+        };
+        let body = body.to_bytes();
+        let Ok(filter) = std::str::from_utf8(&body) else {
+            return text(StatusCode::BAD_REQUEST, "the filter must be UTF-8\n");
+        };
+        match self.log.replace(filter.trim()) {
+            Ok(()) => {
+                tracing::info!(filter = filter.trim(), "log level changed");
+                text(StatusCode::OK, "changed\n")
+            }
+            Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut rsp = typed("text/plain; charset=utf-8", body);
+    *rsp.status_mut() = status;
+    rsp
+}
+
+fn typed(content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut rsp = Response::new(Full::new(body.into()));
+    rsp.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    rsp
+}

@@ -1,0 +1,138 @@
+//! The command line.
+
+use crate::{LogLevel, Process, demo, log};
+use app_env::{Config, Loaded};
+use clap::{Parser, Subcommand};
+use std::{error::Error, process::ExitCode, time::Duration};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// An HTTP/2 and gRPC proxy whose flow control can be set, seen and measured.
+///
+/// It is set up by environment variables; `app env` lists them.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy (the default).
+    Run,
+    /// Validate the environment and print the effective settings, each with where it came from.
+    Check,
+    /// List every variable that is understood.
+    Env {
+        /// As a Markdown table.
+        #[arg(long)]
+        markdown: bool,
+    },
+    /// Start an echo back end and the proxy before it, and send real traffic through it.
+    Demo {
+        /// End after the table.
+        #[arg(long)]
+        once: bool,
+        /// How long to send traffic.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+        seconds: u64,
+    },
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let Args { command } = Args::parse();
+    match command.unwrap_or(Command::Run) {
+        Command::Run => load().and_then(run),
+        Command::Check => load().map(|loaded| {
+            for setting in &loaded.settings {
+                println!("{setting}");
+            }
+        }),
+        Command::Env { markdown: true } => {
+            print!("{}", app_env::markdown());
+            Ok(())
+        }
+        Command::Env { markdown: false } => {
+            for app_env::Variable { name, accepts, default, help, .. } in app_env::variables() {
+                println!("{name}\n    {help}\n    accepts {accepts}; default {default}\n");
+            }
+            Ok(())
+        }
+        Command::Demo { once, seconds } => demo(once, Duration::from_secs(seconds)),
+    }
+    .map_or_else(|code| code, |()| ExitCode::SUCCESS)
+}
+
+/// Reads and checks the environment. What is wrong goes to standard error, all of it.
+fn load() -> Result<Loaded, ExitCode> {
+    let (loaded, warnings, mut errors) = match app_env::load(&app_env::Process) {
+        Ok(loaded) => {
+            let warnings = loaded.warnings.clone();
+            (Some(loaded), warnings, Vec::new())
+        }
+        Err(errors) => (None, errors.warnings().to_vec(), errors.iter().map(ToString::to_string).collect()),
+    };
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    if let Some(Loaded { config: Config { inbound, outbound, log, .. }, .. }) = &loaded {
+        if inbound.is_none() && outbound.is_none() {
+            errors.push(format!(
+                "{0}OUTBOUND_ENDPOINTS, {0}INBOUND_ENDPOINTS: neither is set, must be host:port[,host:port...] for at \
+                 least one",
+                app_env::PREFIX
+            ));
+        }
+        if let Err(error) = log::parse(log) {
+            errors.push(format!("{}LOG: {error}", app_env::PREFIX));
+        }
+    }
+    for error in &errors {
+        eprintln!("error: {error}");
+    }
+    loaded.filter(|_| errors.is_empty()).ok_or(ExitCode::from(app_env::EXIT_CODE))
+}
+
+fn run(loaded: Loaded) -> Result<(), ExitCode> {
+    let Config { log, log_format, .. } = &loaded.config;
+    let level = LogLevel::init(log, *log_format).map_err(|error| fail(&*Box::<dyn Error>::from(error)))?;
+    block_on(async {
+        let process = Process::start(loaded, level)?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let shutdown = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        process.run(shutdown).await;
+        Ok(())
+    })
+}
+
+fn demo(once: bool, time: Duration) -> Result<(), ExitCode> {
+    block_on(demo::run(once, time))
+}
+
+/// Runs `future` on this thread, which accepts connections and serves admin requests; the traffic is the workers'.
+fn block_on(future: impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>>) -> Result<(), ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| fail(&error))?;
+    let result = runtime.block_on(future).map_err(|error| fail(&*error));
+    // A name look-up that hangs must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Prints an error with its causes.
+fn fail(error: &dyn Error) -> ExitCode {
+    let mut line = format!("error: {error}");
+    let mut next = error.source();
+    while let Some(error) = next {
+        line.push_str(&format!(": {error}"));
+        next = error.source();
+    }
+    eprintln!("{line}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,46 @@
+//! TCP connections to endpoints.
+
+use crate::listener::set_options;
+use app_env::{HostPort, TcpParams};
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+/// Connects to an endpoint's host and port; a name is looked up anew each time, its addresses tried in order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TcpConnector {
+    params: TcpParams,
+}
+
+// === impl TcpConnector ===
+
+impl TcpConnector {
+    pub(crate) fn new(params: TcpParams) -> Self {
+        Self { params }
+    }
+}
+
+impl Service<HostPort> for TcpConnector {
+    type Response = TcpStream;
+    type Error = io::Error;
+    // Boxed once a connection.
+    type Future = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, endpoint: HostPort) -> Self::Future {
+        let Self { params } = *self;
+        Box::pin(async move {
+            let stream = TcpStream::connect((endpoint.host(), endpoint.port())).await?;
+            set_options(&stream, &params);
+            Ok(stream)
+        })
+    }
+}

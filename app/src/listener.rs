@@ -1,0 +1,73 @@
+//! Listening sockets: their options, and accepting from them whatever goes wrong.
+
+use app_env::TcpParams;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use std::{io, net::SocketAddr, time::Duration};
+use tokio::net::{TcpListener, TcpStream};
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {addr}")]
+pub struct BindError {
+    addr: SocketAddr,
+    source: io::Error,
+}
+
+/// How long to wait when the system is out of descriptors or memory: long enough not to spin, short enough that a
+/// client hardly notices.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// Listens on `addr`. Must be called in a tokio runtime.
+pub(crate) fn bind(addr: SocketAddr, backlog: u32) -> Result<TcpListener, BindError> {
+    let listen = || {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        TcpListener::from_std(socket.into())
+    };
+    listen().map_err(|source| BindError { addr, source })
+}
+
+/// The next connection. Errors never end it: what concerns one connection is passed over, and when the system has
+/// nothing to give it waits a little.
+pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    let mut warned = false;
+    loop {
+        let error = match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => error,
+        };
+        if is_of_one_connection(&error) {
+            tracing::debug!(%error, "a connection was gone before it was accepted");
+            continue;
+        }
+        if !warned {
+            tracing::warn!(%error, "cannot accept connections; trying again");
+            warned = true;
+        }
+        tokio::time::sleep(EXHAUSTED_PAUSE).await;
+    }
+}
+
+/// Sets the options of a connection's socket. One that the system refuses is logged and left out.
+pub(crate) fn set_options(stream: &TcpStream, params: &TcpParams) {
+    let TcpParams { keepalive, user_timeout } = *params;
+    let socket = SockRef::from(stream);
+    let mut set = stream.set_nodelay(true);
+    if let Some(time) = keepalive {
+        set = set.and(socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time)));
+    }
+    if let Some(timeout) = user_timeout {
+        set = set.and(socket.set_tcp_user_timeout(Some(timeout)));
+    }
+    if let Err(error) = set {
+        tracing::debug!(%error, "cannot set socket options");
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}

@@ -1,0 +1,281 @@
+//! The metrics page: the workers' counters, summed up, under the names that linkerd2-proxy gives them.
+
+use crate::worker::{Plan, Worker};
+use http::StatusCode;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, text::encode},
+    metrics::MetricType,
+    registry::Registry,
+};
+use proxy_http::{
+    Stats,
+    proxy::Limits,
+    stats::{LATENCY_BUCKETS, Peer, ResetCode, Transport},
+};
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+/// The registry of the process.
+#[derive(Debug)]
+pub(crate) struct Metrics(Registry);
+
+#[derive(Debug)]
+struct Directions(Vec<Direction>);
+
+/// One direction's counters, on all workers.
+#[derive(Debug)]
+struct Direction {
+    name: &'static str,
+    stats: Vec<Arc<Stats>>,
+    limits: Arc<Limits>,
+}
+
+/// What the system says of this process.
+#[derive(Debug)]
+struct System;
+
+/// Reads one figure.
+type Get<T, N> = fn(&T) -> N;
+
+const NO_EXEMPLAR: Option<&prometheus_client::metrics::exemplar::Exemplar<[(&str, &str); 0], u64>> = None;
+
+const PEERS: [(Peer, &str); 2] = [(Peer::Client, "src"), (Peer::Endpoint, "dst")];
+
+// === impl Metrics ===
+
+impl Metrics {
+    pub(crate) fn new(names: &[&'static str], plans: &[Plan], workers: &[Worker]) -> Self {
+        let directions = names.iter().zip(plans).enumerate().map(|(index, (name, plan))| Direction {
+            name,
+            stats: workers.iter().map(|worker| Arc::clone(&worker.stats[index])).collect(),
+            limits: Arc::clone(&plan.limits),
+        });
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Directions(directions.collect())));
+        registry.register_collector(Box::new(System));
+        Self(registry)
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    pub(crate) fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.0)?;
+        Ok(text)
+    }
+}
+
+// === impl Directions ===
+
+impl Collector for Directions {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.requests(&mut encoder)?;
+        self.responses(&mut encoder)?;
+        self.latency(&mut encoder)?;
+        self.resets(&mut encoder)?;
+        self.overload(&mut encoder)?;
+        self.transports(&mut encoder)
+    }
+}
+
+impl Directions {
+    fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor("request", "Requests that arrived", None, MetricType::Counter)?;
+        for direction in &self.0 {
+            let labels = [("direction", direction.name)];
+            family.encode_family(&labels)?.encode_counter(&direction.sum(Stats::requests), NO_EXEMPLAR)?;
+        }
+        Ok(())
+    }
+
+    fn responses(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Responses by status, counted at their end";
+        let mut family = encoder.encode_descriptor("response", help, None, MetricType::Counter)?;
+        for direction in &self.0 {
+            let mut counts = BTreeMap::<_, u64>::new();
+            for responses in direction.stats.iter().flat_map(|stats| stats.responses()) {
+                *counts.entry((responses.status, responses.grpc_status)).or_default() += responses.count;
+            }
+            for ((status, grpc), count) in counts {
+                let grpc_status = match grpc {
+                    None => String::new(),
+                    Some(u8::MAX) => "other".to_owned(),
+                    Some(code) => code.to_string(),
+                };
+                let labels = [
+                    ("direction", direction.name),
+                    ("status_code", status.as_str()),
+                    ("classification", classify(status, grpc)),
+                    ("grpc_status", &grpc_status),
+                ];
+                family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn latency(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Milliseconds from a request's head to its response's end";
+        let mut family = encoder.encode_descriptor("response_latency_ms", help, None, MetricType::Histogram)?;
+        for direction in &self.0 {
+            let bounds = LATENCY_BUCKETS.iter().map(|bound| f64::from(*bound)).chain([f64::MAX]);
+            let mut buckets: Vec<_> = bounds.map(|bound| (bound, 0)).collect();
+            let mut sum_ms = 0.0;
+            for latency in direction.stats.iter().map(|stats| stats.latency()) {
+                sum_ms += latency.sum().as_secs_f64() * 1e3;
+                for ((_, total), count) in buckets.iter_mut().zip(latency.buckets()) {
+                    *total += count;
+                }
+            }
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            let labels = [("direction", direction.name)];
+            family.encode_family(&labels)?.encode_histogram::<[(&str, &str); 0]>(sum_ms, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn resets(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Streams that a side reset, by error code";
+        let mut family = encoder.encode_descriptor("http2_resets", help, None, MetricType::Counter)?;
+        for direction in &self.0 {
+            let mut counts = BTreeMap::<_, u64>::new();
+            for (peer, code, count) in direction.stats.iter().flat_map(|stats| stats.resets()) {
+                *counts.entry((peer_name(peer), code_name(code))).or_default() += count;
+            }
+            for ((peer, code), count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+                let labels = [("direction", direction.name), ("peer", peer), ("code", code)];
+                family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn overload(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let counters: [(_, _, Get<Stats, u64>); 3] = [
+            ("http_shed", "Requests turned away because too many were in flight or waiting", Stats::shed),
+            ("http_failfast", "Requests that found no endpoint ready in the fail-fast time", Stats::failfast),
+            ("http_queued", "Requests that waited for an endpoint", Stats::queued),
+        ];
+        for (name, help, count) in counters {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for direction in &self.0 {
+                let labels = [("direction", direction.name)];
+                family.encode_family(&labels)?.encode_counter(&direction.sum(count), NO_EXEMPLAR)?;
+            }
+        }
+        let gauges: [(_, _, Get<Limits, usize>); 2] = [
+            ("http_in_flight", "Requests in flight", Limits::in_flight),
+            ("http_waiting", "Requests that wait for an endpoint", Limits::waiting),
+        ];
+        for (name, help, value) in gauges {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for direction in &self.0 {
+                let labels = [("direction", direction.name)];
+                family.encode_family(&labels)?.encode_gauge(&(value(&direction.limits) as u64))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn transports(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let metrics: [(_, _, _, Get<Transport, u64>); 5] = [
+            ("tcp_open", "Connections opened", MetricType::Counter, Transport::open_total),
+            ("tcp_open_connections", "Connections open now", MetricType::Gauge, Transport::open_connections),
+            ("tcp_close", "Connections closed", MetricType::Counter, Transport::close_total),
+            ("tcp_read_bytes", "Bytes read from connections", MetricType::Counter, Transport::read_bytes),
+            ("tcp_write_bytes", "Bytes written to connections", MetricType::Counter, Transport::written_bytes),
+        ];
+        for (name, help, kind, value) in metrics {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for direction in &self.0 {
+                for (peer, peer_name) in PEERS {
+                    let labels = [("direction", direction.name), ("peer", peer_name)];
+                    let value = direction.sum(|stats| value(stats.transport(peer)));
+                    let mut metric = family.encode_family(&labels)?;
+                    match kind {
+                        MetricType::Gauge => metric.encode_gauge(&value)?,
+                        _ => metric.encode_counter(&value, NO_EXEMPLAR)?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Direction {
+    fn sum(&self, count: impl Fn(&Stats) -> u64) -> u64 {
+        self.stats.iter().map(|stats| count(stats)).sum()
+    }
+}
+
+/// Success or failure as linkerd2-proxy sees it: by gRPC status where there is one, else by HTTP status.
+fn classify(status: StatusCode, grpc: Option<u8>) -> &'static str {
+    // UNKNOWN, DEADLINE_EXCEEDED, PERMISSION_DENIED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+    const FAILURES: [u8; 6] = [2, 4, 7, 13, 14, 15];
+    let failure = grpc.map_or(status.is_server_error(), |code| FAILURES.contains(&code));
+    if failure { "failure" } else { "success" }
+}
+
+fn peer_name(peer: Peer) -> &'static str {
+    match peer {
+        Peer::Client => "src",
+        Peer::Endpoint => "dst",
+    }
+}
+
+/// A code's name in RFC 9113 section 7.
+fn code_name(code: ResetCode) -> &'static str {
+    const NAMES: [&str; 14] = [
+        "NO_ERROR",
+        "PROTOCOL_ERROR",
+        "INTERNAL_ERROR",
+        "FLOW_CONTROL_ERROR",
+        "SETTINGS_TIMEOUT",
+        "STREAM_CLOSED",
+        "FRAME_SIZE_ERROR",
+        "REFUSED_STREAM",
+        "CANCEL",
+        "COMPRESSION_ERROR",
+        "CONNECT_ERROR",
+        "ENHANCE_YOUR_CALM",
+        "INADEQUATE_SECURITY",
+        "HTTP_1_1_REQUIRED",
+    ];
+    match code {
+        ResetCode::Known(code) => NAMES.get(usize::from(code)).copied().unwrap_or("unknown"),
+        ResetCode::Other => "unknown",
+    }
+}
+
+// === impl System ===
+
+impl Collector for System {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        // Without /proc there is nothing to say.
+        let Ok(process) = procfs::process::Process::myself() else { return Ok(()) };
+        let Ok(stat) = process.stat() else { return Ok(()) };
+        let ticks = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
+        encoder
+            .encode_descriptor("process_cpu_seconds", "CPU time spent, user and system", None, MetricType::Counter)?
+            .encode_counter(&ticks, NO_EXEMPLAR)?;
+        let started = procfs::boot_time_secs().ok().map(|boot| boot + stat.starttime / procfs::ticks_per_second());
+        let open = process.fd_count().unwrap_or(0) as u64;
+        let most = process.limits().ok().and_then(|limits| match limits.max_open_files.soft_limit {
+            procfs::process::LimitValue::Value(most) => Some(most),
+            procfs::process::LimitValue::Unlimited => None,
+        });
+        let gauges = [
+            ("process_start_time_seconds", "When the process started, in Unix time", started),
+            ("process_resident_memory_bytes", "Resident memory", Some(stat.rss * procfs::page_size())),
+            ("process_virtual_memory_bytes", "Virtual memory", Some(stat.vsize)),
+            ("process_open_fds", "Open file descriptors", Some(open)),
+            ("process_max_fds", "Most file descriptors that may be open", most),
+            ("process_threads", "Threads", u64::try_from(stat.num_threads).ok()),
+        ];
+        for (name, help, value) in gauges {
+            let Some(value) = value else { continue };
+            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! The whole process: its listeners, workers, admin server, and how it ends.
+
+use crate::{
+    LogLevel, admin,
+    listener::{self, BindError},
+    metrics::Metrics,
+    worker::{Accepted, Plan, Worker},
+};
+use app_env::{Config, Loaded};
+use proxy_http::{Server, proxy};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc, watch},
+};
+
+/// A proxy that listens.
+#[derive(Debug)]
+pub struct Process {
+    listeners: Vec<Listener>,
+    workers: Workers,
+    admin: TcpListener,
+    admin_state: Arc<admin::State>,
+    stop: watch::Sender<bool>,
+    grace: Duration,
+}
+
+/// Why a process did not start.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct StartError(#[from] StartErrorKind);
+
+#[derive(Debug, thiserror::Error)]
+enum StartErrorKind {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("cannot start a worker")]
+    Worker(#[source] io::Error),
+}
+
+/// The workers, and the way to each. They know that no more connections come when all clones of this are gone.
+#[derive(Clone, Debug)]
+struct Workers {
+    workers: Arc<[Worker]>,
+    connections: Arc<[mpsc::UnboundedSender<Accepted>]>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    name: &'static str,
+    listener: TcpListener,
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Binds all addresses and starts the workers. Must be called in a tokio runtime; connections are accepted once
+    /// [`run`](Self::run) is polled.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be listened on, or a thread cannot be started.
+    pub fn start(loaded: Loaded, log: LogLevel) -> Result<Self, StartError> {
+        let Loaded { config, settings, .. } = loaded;
+        let Config { inbound, outbound, admin_listen_addr, shutdown_grace_period, cores, log: _, log_format: _ } =
+            config;
+        let mut listeners = Vec::new();
+        let mut plans = Vec::new();
+        let mut names = Vec::new();
+        for (name, direction) in [("inbound", inbound), ("outbound", outbound)] {
+            let Some(direction) = direction else { continue };
+            let listener =
+                listener::bind(direction.listen_addr, direction.accept_backlog).map_err(StartErrorKind::from)?;
+            listeners.push(Listener { name, listener });
+            names.push(name);
+            let limits = Arc::new(proxy::Limits::new(proxy::Params {
+                queue_capacity: direction.http_queue_capacity,
+                failfast_timeout: direction.http_failfast_timeout,
+                max_in_flight: direction.max_in_flight,
+                request_timeout: direction.http_request_timeout,
+            }));
+            let server = Server::new(&direction.server).expect("params are checked when they are read");
+            plans.push(Plan { direction: Arc::new(direction), limits, server });
+        }
+        let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG).map_err(StartErrorKind::from)?;
+        let (stop, stopping) = watch::channel(false);
+        let (workers, connections): (Vec<_>, Vec<_>) = (0..cores.get())
+            .map(|index| Worker::spawn(index, &plans, stopping.clone()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(StartErrorKind::Worker)?
+            .into_iter()
+            .unzip();
+        let workers = Workers { workers: workers.into(), connections: connections.into() };
+        let metrics = Metrics::new(&names, &plans, &workers.workers);
+        let admin_state = Arc::new(admin::State {
+            settings,
+            log,
+            metrics,
+            workers: Arc::clone(&workers.workers),
+            shutdown: Notify::new(),
+        });
+        Ok(Self { listeners, workers, admin, admin_state, stop, grace: shutdown_grace_period })
+    }
+
+    /// Where the inbound direction listens. `None`: it is off.
+    #[must_use]
+    pub fn inbound_addr(&self) -> Option<SocketAddr> {
+        self.addr("inbound")
+    }
+
+    /// Where the outbound direction listens. `None`: it is off.
+    #[must_use]
+    pub fn outbound_addr(&self) -> Option<SocketAddr> {
+        self.addr("outbound")
+    }
+
+    /// Where the admin server listens.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.local_addr().ok()
+    }
+
+    fn addr(&self, name: &str) -> Option<SocketAddr> {
+        self.listeners.iter().find(|listener| listener.name == name)?.listener.local_addr().ok()
+    }
+
+    /// Serves until `shutdown` completes or the admin server is asked to shut down, and drains then: listeners close,
+    /// clients are told by GOAWAY, requests in flight finish. Returns when the last connection has closed, or at the
+    /// end of the grace period.
+    pub async fn run<F: Future<Output = ()>>(self, shutdown: F) {
+        let Self { listeners, workers, admin, admin_state, stop, grace } = self;
+        for Listener { name, listener } in &listeners {
+            tracing::info!(direction = name, addr = ?listener.local_addr().ok(), "listening");
+        }
+        tracing::info!(addr = ?admin.local_addr().ok(), "admin server listening");
+        let admin_task = tokio::spawn(admin::serve(admin, Arc::clone(&admin_state)));
+        let accepting: Vec<_> = listeners
+            .into_iter()
+            .enumerate()
+            .map(|(direction, Listener { listener, .. })| {
+                tokio::spawn(accept(direction, listener, workers.clone(), stop.subscribe()))
+            })
+            .collect();
+        drop(workers);
+        tokio::select! {
+            () = shutdown => {}
+            () = admin_state.shutdown.notified() => {}
+        }
+        tracing::info!(grace = ?grace, "draining");
+        stop.send_replace(true);
+        for task in accepting {
+            let _ = task.await;
+        }
+        // Only open connections, and those on their way to a worker, hold the channel now.
+        match tokio::time::timeout(grace, stop.closed()).await {
+            Ok(()) => tracing::info!("drained"),
+            Err(_) => tracing::warn!(connections = stop.receiver_count(), "grace period is over, closing the rest"),
+        }
+        admin_task.abort();
+    }
+}
+
+/// Accepts connections until the process drains.
+async fn accept(direction: usize, listener: TcpListener, workers: Workers, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            biased;
+            (stream, _) = listener::accept(&listener) => workers.give(direction, stream),
+            // Asked second: clients that have connected by now are accepted before the listener closes.
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+// === impl Workers ===
+
+impl Workers {
+    /// Gives a connection to the worker that has the fewest.
+    fn give(&self, direction: usize, stream: TcpStream) {
+        let stream = match stream.into_std() {
+            Ok(stream) => stream,
+            Err(error) => return tracing::warn!(%error, "cannot hand a connection to a worker"),
+        };
+        let least = self.workers.iter().zip(&*self.connections).min_by_key(|(worker, _)| worker.load());
+        if let Some((worker, connections)) = least {
+            worker.count_given();
+            // A worker takes connections for as long as there is a sender.
+            let _ = connections.send(Accepted { direction, stream });
+        }
+    }
+}
+
+/// The admin server has few clients.
+const ADMIN_BACKLOG: u32 = 128;

@@ -1,0 +1,134 @@
+//! Workers: threads that each have a runtime, a stack for each direction and their own connections to endpoints, and
+//! share nothing on the path of a request but the count of those in flight.
+
+use crate::{connector::TcpConnector, listener::set_options};
+use app_env::{Direction, TcpParams};
+use proxy_http::{Connect, Endpoints, Proxy, Server, Stats, endpoints, proxy::Limits, stats::Peer};
+use std::{
+    io, net,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+};
+
+/// What one worker serves, seen from outside of it.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// Connections given to the worker so far.
+    given: AtomicU64,
+    /// One for each direction, as the stacks.
+    pub(crate) stats: Vec<Arc<Stats>>,
+    pub(crate) endpoints: Vec<Endpoints>,
+}
+
+/// What a worker needs to build its stack of one direction.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) direction: Arc<Direction>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) server: Server,
+}
+
+/// A connection on its way to a worker.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// The direction's index.
+    pub(crate) direction: usize,
+    pub(crate) stream: net::TcpStream,
+}
+
+/// All that serves one direction on one worker.
+struct Stack {
+    server: Server,
+    proxy: Proxy,
+    tcp: TcpParams,
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Starts a thread, which ends with the process. It serves the connections that come through the channel, and
+    /// drains them when `stop` turns true; it lets go of `stop` when the channel and the last connection are closed.
+    pub(crate) fn spawn(
+        index: usize,
+        plans: &[Plan],
+        stop: watch::Receiver<bool>,
+    ) -> io::Result<(Self, mpsc::UnboundedSender<Accepted>)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let stats: Vec<Arc<Stats>> = plans.iter().map(|_| Arc::default()).collect();
+        let (stacks, endpoints) = {
+            let _in_runtime = runtime.enter();
+            plans.iter().zip(&stats).map(|(plan, stats)| Stack::new(plan, stats)).unzip()
+        };
+        let (connections, accepted) = mpsc::unbounded_channel();
+        thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || runtime.block_on(serve(stacks, accepted, stop)))?;
+        Ok((Self { given: AtomicU64::new(0), stats, endpoints }, connections))
+    }
+
+    /// Connections that clients have open here, those on their way included.
+    pub(crate) fn load(&self) -> u64 {
+        let closed: u64 = self.stats.iter().map(|stats| stats.transport(Peer::Client).close_total()).sum();
+        self.given.load(Relaxed).saturating_sub(closed)
+    }
+
+    pub(crate) fn count_given(&self) {
+        self.given.fetch_add(1, Relaxed);
+    }
+}
+
+async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::UnboundedReceiver<Accepted>, stop: watch::Receiver<bool>) {
+    while let Some(Accepted { direction, stream }) = accepted.recv().await {
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot serve a connection");
+                continue;
+            }
+        };
+        let Stack { server, proxy, tcp } = &stacks[direction];
+        set_options(&stream, tcp);
+        let (server, proxy, mut stop) = (server.clone(), proxy.clone(), stop.clone());
+        // Ends when the client closes, or when the process drains. That `stop` lives in it holds the drain up.
+        tokio::spawn(async move {
+            let draining = async { _ = stop.wait_for(|stop| *stop).await };
+            if let Err(error) = server.serve(stream, proxy, draining).await {
+                tracing::debug!(error = error.cause(), "connection from client failed");
+            }
+            drop(stop);
+        });
+    }
+    drop(stop);
+    // No more will come; those that are open go on until the process ends.
+    drop(stacks);
+    std::future::pending().await
+}
+
+// === impl Stack ===
+
+impl Stack {
+    fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Endpoints) {
+        let Plan { direction, limits, server } = plan;
+        let app_env::Connect { http2, timeout, backoff, tcp } = &direction.connect;
+        let connect = Connect::new(TcpConnector::new(*tcp), http2)
+            .expect("params are checked when they are read")
+            .timeout(*timeout)
+            .count_on(Arc::clone(stats.transport(Peer::Endpoint)));
+        let app_env::Backoff { min, max, jitter } = *backoff;
+        let backoff = endpoints::Backoff { min, max, jitter };
+        let endpoints = Endpoints::spawn(direction.endpoints.iter().cloned(), &connect, backoff);
+        let stack = Self {
+            server: server.clone().count_on(Arc::clone(stats.transport(Peer::Client))),
+            proxy: Proxy::new(endpoints.clone(), Arc::clone(limits), Arc::clone(stats)),
+            tcp: direction.accept,
+        };
+        (stack, endpoints)
+    }
+}

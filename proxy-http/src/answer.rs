@@ -1,0 +1,62 @@
+//! Answers of the proxy's own, where no endpoint gave one.
+
+use crate::grpc;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+const PROXY_ERROR: HeaderName = HeaderName::from_static("proxy-error");
+
+/// What the proxy answers with in an endpoint's place.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Answer {
+    status: StatusCode,
+    code: grpc::Code,
+    reason: String,
+}
+
+impl Answer {
+    /// The connection to the endpoint was lost, or could not be made.
+    pub(crate) fn bad_gateway(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_GATEWAY, code: grpc::Code::Unavailable, reason: reason.into() }
+    }
+
+    /// No endpoint may take the request now.
+    pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: grpc::Code::Unavailable, reason: reason.into() }
+    }
+
+    /// Connecting took too long.
+    pub(crate) fn connect_timeout(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::Unavailable, reason: reason.into() }
+    }
+
+    /// The request's own deadline passed.
+    pub(crate) fn deadline() -> Self {
+        let reason = "request deadline passed".to_owned();
+        Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
+    }
+
+    /// The proxy does not do what was asked for.
+    pub(crate) fn unimplemented(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::NOT_IMPLEMENTED, code: grpc::Code::Unimplemented, reason: reason.into() }
+    }
+
+    /// The response's head, to go with an empty body: for gRPC one without messages ("trailers-only").
+    pub(crate) fn into_response(self, grpc: bool) -> Response<()> {
+        let mut rsp = Response::new(());
+        let headers = rsp.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        if grpc {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert(grpc::STATUS, HeaderValue::from(self.code as u16));
+            headers.insert(grpc::MESSAGE, grpc::encode_message(&self.reason));
+        }
+        // Reasons are text of ours and of the system's; what cannot stand in a header is left out.
+        if let Ok(reason) = HeaderValue::try_from(self.reason) {
+            headers.insert(PROXY_ERROR, reason);
+        }
+        if !grpc {
+            *rsp.status_mut() = self.status;
+        }
+        rsp
+    }
+}

@@ -1,0 +1,107 @@
+//! The little of gRPC over HTTP/2 that a proxy must know.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use std::time::Duration;
+
+pub(crate) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(crate) const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// What `grpc-message` escapes: all but printable ASCII, and the per cent sign.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
+
+/// The gRPC status codes that a proxy answers with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub(crate) enum Code {
+    DeadlineExceeded = 4,
+    Unimplemented = 12,
+    Unavailable = 14,
+}
+
+/// Whether a message with these headers is gRPC: `application/grpc`, also with `+proto`, `;charset` and the like.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
+    let Some(rest) = value.as_bytes().strip_prefix(b"application/grpc") else { return false };
+    // Not `application/grpc-web`, which is another protocol.
+    matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+}
+
+/// The time that a gRPC client allows: `grpc-timeout`, 1 to 8 digits and a unit. What does not parse is ignored; the
+/// endpoint sees it as it came.
+pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(TIMEOUT)?.as_bytes();
+    let (unit, digits) = value.split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let n = digits.iter().fold(0, |n: u64, digit| n * 10 + u64::from(digit - b'0'));
+    Some(match unit {
+        b'H' => Duration::from_secs(n * 3600),
+        b'M' => Duration::from_secs(n * 60),
+        b'S' => Duration::from_secs(n),
+        b'm' => Duration::from_millis(n),
+        b'u' => Duration::from_micros(n),
+        b'n' => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+/// The status that headers or trailers carry. `None`: they carry none, or none that is a number up to 255.
+pub(crate) fn status(headers: &HeaderMap) -> Option<u8> {
+    headers.get(STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// A message as `grpc-message` carries it.
+pub(crate) fn encode_message(message: &str) -> HeaderValue {
+    HeaderValue::try_from(utf8_percent_encode(message, ESCAPED).to_string())
+        .expect("all but printable ASCII is escaped")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_timeout(value: &'static str, expect: Option<Duration>) {
+        let headers = HeaderMap::from_iter([(TIMEOUT, HeaderValue::from_static(value))]);
+        assert_eq!(timeout(&headers), expect, "{value:?}");
+    }
+
+    #[test]
+    fn timeout_is_digits_and_a_unit() {
+        check_timeout("1H", Some(Duration::from_secs(3600)));
+        check_timeout("2M", Some(Duration::from_secs(120)));
+        check_timeout("3S", Some(Duration::from_secs(3)));
+        check_timeout("4m", Some(Duration::from_millis(4)));
+        check_timeout("5u", Some(Duration::from_micros(5)));
+        check_timeout("6n", Some(Duration::from_nanos(6)));
+        check_timeout("99999999H", Some(Duration::from_secs(99_999_999 * 3600)));
+        for bad in ["", "S", "1", "123456789S", "-1S", "1.5S", "1s", " 1S", "1SS"] {
+            check_timeout(bad, None);
+        }
+    }
+
+    #[track_caller]
+    fn check_grpc(value: &'static str, expect: bool) {
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]);
+        assert_eq!(is_grpc(&headers), expect, "{value:?}");
+    }
+
+    #[test]
+    fn grpc_is_a_content_type() {
+        for yes in ["application/grpc", "application/grpc+proto", "application/grpc;charset=utf-8"] {
+            check_grpc(yes, true);
+        }
+        for no in ["application/grpc-web", "application/grpc-web+proto", "application/json", "text/plain"] {
+            check_grpc(no, false);
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn messages_are_percent_encoded() {
+        assert_eq!(encode_message("100% of \"a b\"\n\u{e9}"), "100%25 of \"a b\"%0A%C3%A9");
+    }
+}

@@ -1,0 +1,109 @@
+//! The transport under a connection, which counts what it carries.
+
+use crate::stats::Transport;
+use pin_project_lite::pin_project;
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+pin_project! {
+    /// A transport that adds its life and its bytes to the counters of one peer.
+    #[derive(Debug)]
+    pub(crate) struct Io<I> {
+        #[pin]
+        inner: I,
+        open: Open,
+        activity: Arc<Activity>,
+    }
+}
+
+/// Counts a connection as open while it lives.
+#[derive(Debug)]
+struct Open(Arc<Transport>);
+
+/// What happens on one connection, for those who wait for its end.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    /// Requests whose response is not complete.
+    pub(crate) streams: AtomicUsize,
+    /// Reads and writes that moved bytes.
+    pub(crate) moves: AtomicU64,
+}
+
+// === impl Io ===
+
+impl<I> Io<I> {
+    pub(crate) fn new(inner: I, transport: &Arc<Transport>, activity: &Arc<Activity>) -> Self {
+        transport.opened();
+        Self { inner, open: Open(Arc::clone(transport)), activity: Arc::clone(activity) }
+    }
+}
+
+impl<I: AsyncRead> AsyncRead for Io<I> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.project();
+        let before = buf.filled().len();
+        ready!(this.inner.poll_read(cx, buf))?;
+        this.open.0.read(buf.filled().len() - before);
+        this.activity.moved();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite> AsyncWrite for Io<I> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.project();
+        let n = ready!(this.inner.poll_write(cx, buf))?;
+        this.open.0.wrote(n);
+        this.activity.moved();
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.project();
+        let n = ready!(this.inner.poll_write_vectored(cx, bufs))?;
+        this.open.0.wrote(n);
+        this.activity.moved();
+        Poll::Ready(Ok(n))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().inner.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().inner.poll_shutdown(cx)
+    }
+}
+
+// === impl Open ===
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.closed();
+    }
+}
+
+// === impl Activity ===
+
+impl Activity {
+    fn moved(&self) {
+        // Only the connection's own task writes it, so no read-modify-write is needed.
+        self.moves.store(self.moves.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+}

@@ -1,0 +1,264 @@
+//! Counters of what goes through a proxy, for whoever exports them.
+//!
+//! All are plain atomics that are only added to (gauges apart), so that many workers can each have their own set
+//! and a reader can sum them up.
+
+use crate::reason::Side;
+use http::StatusCode;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+pub use crate::reason::Side as Peer;
+
+/// The counters of one stack: its requests, and its transports on both sides.
+#[derive(Debug)]
+pub struct Stats {
+    requests: AtomicU64,
+    /// Responses by HTTP status and gRPC status.
+    responses: Box<[AtomicU64]>,
+    latency: Latency,
+    resets: [[AtomicU64; RESET_CODES]; 2],
+    shed: AtomicU64,
+    failfast: AtomicU64,
+    queued: AtomicU64,
+    client: Arc<Transport>,
+    endpoint: Arc<Transport>,
+}
+
+/// The counters of all transports toward one kind of peer.
+#[derive(Debug, Default)]
+pub struct Transport {
+    opened: AtomicU64,
+    closed: AtomicU64,
+    read_bytes: AtomicU64,
+    written_bytes: AtomicU64,
+}
+
+/// How long responses took, from the request's head to the response's end, in milliseconds.
+#[derive(Debug, Default)]
+pub struct Latency {
+    buckets: [AtomicU64; LATENCY_BUCKETS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+/// How many responses had one combination of statuses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Responses {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The gRPC status, in the headers or the trailers. `None`: there was none.
+    pub grpc_status: Option<u8>,
+    /// How many.
+    pub count: u64,
+}
+
+/// Why a stream was reset.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ResetCode {
+    /// A code of RFC 9113 section 7, 0 to 13.
+    Known(u8),
+    /// A code that the RFC does not know, or one that the engine did not tell.
+    Other,
+}
+
+/// The upper bounds of the latency buckets, in milliseconds; one more bucket takes what is above. linkerd2-proxy's.
+pub const LATENCY_BUCKETS: [u32; 26] = [
+    1, 2, 3, 4, 5, 10, 20, 30, 40, 50, 100, 200, 300, 400, 500, 1_000, 2_000, 3_000, 4_000, 5_000, 10_000, 20_000,
+    30_000, 40_000, 50_000, 100_000,
+];
+
+/// Codes 0 to 13, and one for all others.
+const RESET_CODES: usize = 15;
+/// gRPC statuses 0 to 16, "none", and one for all others.
+const GRPC_STATUSES: usize = 19;
+const GRPC_NONE: usize = 17;
+const GRPC_OTHER: usize = 18;
+const FIRST_STATUS: usize = 100;
+const STATUSES: usize = 900;
+
+// === impl Stats ===
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            requests: AtomicU64::new(0),
+            responses: (0..STATUSES * GRPC_STATUSES).map(|_| AtomicU64::new(0)).collect(),
+            latency: Latency::default(),
+            resets: Default::default(),
+            shed: AtomicU64::new(0),
+            failfast: AtomicU64::new(0),
+            queued: AtomicU64::new(0),
+            client: Arc::default(),
+            endpoint: Arc::default(),
+        }
+    }
+}
+
+impl Stats {
+    /// Requests that arrived.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    /// The combinations of statuses that there were responses with; each was counted at its end.
+    pub fn responses(&self) -> impl Iterator<Item = Responses> {
+        self.responses.iter().enumerate().filter_map(|(i, count)| {
+            let count = count.load(Relaxed);
+            let status = StatusCode::from_u16(u16::try_from(FIRST_STATUS + i / GRPC_STATUSES).ok()?).ok()?;
+            let grpc_status = match i % GRPC_STATUSES {
+                GRPC_NONE => None,
+                GRPC_OTHER => Some(u8::MAX),
+                code => u8::try_from(code).ok(),
+            };
+            (count > 0).then_some(Responses { status, grpc_status, count })
+        })
+    }
+
+    /// How long responses took.
+    pub fn latency(&self) -> &Latency {
+        &self.latency
+    }
+
+    /// Streams that a side reset, or whose connection to it was lost, by code.
+    pub fn resets(&self) -> impl Iterator<Item = (Side, ResetCode, u64)> {
+        [Side::Client, Side::Endpoint].into_iter().zip(&self.resets).flat_map(|(side, codes)| {
+            codes.iter().enumerate().map(move |(code, count)| {
+                let code = match u8::try_from(code) {
+                    Ok(code) if usize::from(code) < RESET_CODES - 1 => ResetCode::Known(code),
+                    _ => ResetCode::Other,
+                };
+                (side, code, count.load(Relaxed))
+            })
+        })
+    }
+
+    /// Requests turned away because too many were in flight or waiting.
+    pub fn shed(&self) -> u64 {
+        self.shed.load(Relaxed)
+    }
+
+    /// Requests that found no endpoint ready in the fail-fast time.
+    pub fn failfast(&self) -> u64 {
+        self.failfast.load(Relaxed)
+    }
+
+    /// Requests that had to wait for an endpoint.
+    pub fn queued(&self) -> u64 {
+        self.queued.load(Relaxed)
+    }
+
+    /// The transports toward one side.
+    pub fn transport(&self, side: Side) -> &Arc<Transport> {
+        match side {
+            Side::Client => &self.client,
+            Side::Endpoint => &self.endpoint,
+        }
+    }
+
+    pub(crate) fn request(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn response(&self, status: StatusCode, grpc_status: Option<u8>, latency: Duration) {
+        let grpc = match grpc_status {
+            None => GRPC_NONE,
+            Some(code) if usize::from(code) < GRPC_NONE => code.into(),
+            Some(_) => GRPC_OTHER,
+        };
+        let row = usize::from(status.as_u16()).saturating_sub(FIRST_STATUS).min(STATUSES - 1);
+        self.responses[row * GRPC_STATUSES + grpc].fetch_add(1, Relaxed);
+        self.latency.record(latency);
+    }
+
+    pub(crate) fn reset(&self, side: Side, code: Option<u32>) {
+        let codes = match side {
+            Side::Client => &self.resets[0],
+            Side::Endpoint => &self.resets[1],
+        };
+        let code = code.and_then(|code| usize::try_from(code).ok()).unwrap_or(usize::MAX);
+        codes[code.min(RESET_CODES - 1)].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_shed(&self) {
+        self.shed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_failfast(&self) {
+        self.failfast.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_queued(&self) {
+        self.queued.fetch_add(1, Relaxed);
+    }
+}
+
+// === impl Transport ===
+
+impl Transport {
+    /// Connections opened so far.
+    pub fn open_total(&self) -> u64 {
+        self.opened.load(Relaxed)
+    }
+
+    /// Connections closed so far.
+    pub fn close_total(&self) -> u64 {
+        self.closed.load(Relaxed)
+    }
+
+    /// Connections open now.
+    pub fn open_connections(&self) -> u64 {
+        let closed = self.close_total();
+        self.open_total().saturating_sub(closed)
+    }
+
+    /// Bytes read so far.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Relaxed)
+    }
+
+    /// Bytes written so far.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes.load(Relaxed)
+    }
+
+    pub(crate) fn opened(&self) {
+        self.opened.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn closed(&self) {
+        self.closed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn read(&self, bytes: usize) {
+        self.read_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(crate) fn wrote(&self, bytes: usize) {
+        self.written_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+}
+
+// === impl Latency ===
+
+impl Latency {
+    /// Responses in each bucket of [`LATENCY_BUCKETS`], and above the last; not cumulative.
+    pub fn buckets(&self) -> impl Iterator<Item = u64> {
+        self.buckets.iter().map(|count| count.load(Relaxed))
+    }
+
+    /// All latencies added up.
+    pub fn sum(&self) -> Duration {
+        Duration::from_micros(self.sum_us.load(Relaxed))
+    }
+
+    fn record(&self, latency: Duration) {
+        let bucket = LATENCY_BUCKETS.partition_point(|bound| Duration::from_millis((*bound).into()) < latency);
+        self.buckets[bucket].fetch_add(1, Relaxed);
+        self.sum_us.fetch_add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    }
+}
