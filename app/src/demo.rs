@@ -1,7 +1,282 @@
-//! `app demo`: a back end, the proxy before it, and traffic through both, on loopback.
-pub(crate) async fn run(
-    _once: bool,
-    _time: std::time::Duration,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    Ok(())
+//! `app demo`: an echo back end, the proxy before it, and traffic through both, on loopback.
+
+use crate::{LogLevel, Process, connector::TcpConnector};
+use app_env::{HostPort, TcpParams};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use hdrhistogram::Histogram;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use http_h2::{ClientParams, ServerParams};
+use indicatif::{ProgressBar, ProgressStyle};
+use proxy_http::{BoxError, Connect, IncomingBody, SendRequest, Server, body};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    future::{Future, Ready, ready},
+    net::SocketAddr,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{net::TcpListener, signal::ctrl_c, sync::oneshot, task::JoinSet, time::Instant};
+use tower_service::Service;
+
+/// One kind of request that the demo sends.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Traffic {
+    Get,
+    Grpc,
+    Upload,
+}
+
+/// The back end: answers GET with a greeting, and all else with the body it got; gRPC with a status behind it.
+#[derive(Clone, Copy, Debug)]
+struct Echo;
+
+/// What came of one kind's requests.
+#[derive(Debug)]
+struct Outcome {
+    latency_us: Histogram<u64>,
+    errors: u64,
+    bytes: u64,
+}
+
+type Client = SendRequest<Full<Bytes>>;
+
+const ALL: [Traffic; 3] = [Traffic::Get, Traffic::Grpc, Traffic::Upload];
+const CONNECTIONS: usize = 4;
+/// Of each kind, on each connection.
+const STREAMS: usize = 4;
+const GREETING: &str = "hello from behind the proxy\n";
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// Latencies are told up to a minute, to three digits.
+const LONGEST_US: u64 = 60_000_000;
+
+/// Runs the demo: sends traffic for `time`, prints what came of it, and stays up until Ctrl-C unless `once`.
+pub(crate) async fn run(once: bool, time: Duration) -> Result<(), BoxError> {
+    let backend = TcpListener::bind("127.0.0.1:0").await?;
+    let backend_addr = backend.local_addr()?;
+    tokio::spawn(serve_backend(backend));
+
+    let endpoints = backend_addr.to_string();
+    let env = HashMap::from([
+        ("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", endpoints.as_str()),
+        ("LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR", "127.0.0.1:0"),
+        ("LINKERD2_PROXY_ADMIN_LISTEN_ADDR", "127.0.0.1:0"),
+        ("LINKERD2_PROXY_SHUTDOWN_GRACE_PERIOD", "1s"),
+    ]);
+    let process = Process::start(app_env::load(&env)?, LogLevel::fixed())?;
+    let (proxy, admin) = process.outbound_addr().zip(process.admin_addr()).ok_or("the proxy has no address")?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let proxy_task = tokio::spawn(process.run(async { _ = stopped.await }));
+
+    println!("back end on {backend_addr}, proxy before it on {proxy}, admin server on {admin}");
+    let outcomes = load(proxy, time).await?;
+    print_table(&outcomes, time);
+    let errors: u64 = outcomes.iter().map(|(_, outcome)| outcome.errors).sum();
+    if !once {
+        print_commands(proxy, admin);
+        ctrl_c().await?;
+    }
+    let _ = stop.send(());
+    proxy_task.await?;
+    if errors > 0 { Err(format!("{errors} requests failed").into()) } else { Ok(()) }
+}
+
+async fn serve_backend(listener: TcpListener) {
+    let server = Server::new(&ServerParams::DEFAULT).expect("defaults are in range");
+    while let Ok((stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
+        let server = server.clone();
+        tokio::spawn(async move { server.serve(stream, Echo, std::future::pending()).await });
+    }
+}
+
+/// Sends all kinds of traffic at once.
+async fn load(proxy: SocketAddr, time: Duration) -> Result<Vec<(Traffic, Outcome)>, BoxError> {
+    let mut connect = Connect::new(TcpConnector::new(TcpParams::default()), &ClientParams::DEFAULT)?;
+    let target: HostPort = proxy.to_string().parse()?;
+    let until = Instant::now() + time;
+    let mut tasks = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let client = connect.call(target.clone()).await?;
+        for traffic in ALL.into_iter().cycle().take(ALL.len() * STREAMS) {
+            let client = client.clone();
+            tasks.spawn(async move { (traffic, traffic.send_until(client, until).await) });
+        }
+    }
+    let progress = ProgressBar::new(u64::try_from(time.as_millis())?)
+        .with_style(ProgressStyle::with_template("sending traffic {wide_bar} {msg}")?);
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    while Instant::now() < until {
+        ticks.tick().await;
+        let left = until.saturating_duration_since(Instant::now());
+        progress.set_position(u64::try_from(time.saturating_sub(left).as_millis())?);
+        progress.set_message(format!("{:.0} s left", left.as_secs_f64()));
+    }
+    progress.finish_and_clear();
+
+    let mut outcomes = Vec::new();
+    for traffic in ALL {
+        outcomes.push((traffic, Outcome::new()?));
+    }
+    while let Some(done) = tasks.join_next().await {
+        let (traffic, outcome) = done?;
+        let outcome = outcome?;
+        for (_, sum) in outcomes.iter_mut().filter(|(kind, _)| *kind == traffic) {
+            sum.latency_us.add(&outcome.latency_us)?;
+            sum.errors += outcome.errors;
+            sum.bytes += outcome.bytes;
+        }
+    }
+    Ok(outcomes)
+}
+
+fn print_table(outcomes: &[(Traffic, Outcome)], time: Duration) {
+    println!();
+    println!(
+        "{:<16} {:>9} {:>7} {:>9} {:>9} {:>9} {:>9} {:>10}",
+        "traffic", "requests", "errors", "RPS", "P50 us", "P95 us", "P99 us", "MB"
+    );
+    for (traffic, Outcome { latency_us, errors, bytes }) in outcomes {
+        println!(
+            "{:<16} {:>9} {:>7} {:>9.0} {:>9} {:>9} {:>9} {:>10.1}",
+            traffic.name(),
+            latency_us.len() + errors,
+            errors,
+            latency_us.len() as f64 / time.as_secs_f64(),
+            latency_us.value_at_quantile(0.5),
+            latency_us.value_at_quantile(0.95),
+            latency_us.value_at_quantile(0.99),
+            *bytes as f64 / 1e6,
+        );
+    }
+    println!();
+}
+
+fn print_commands(proxy: SocketAddr, admin: SocketAddr) {
+    println!("Try it, in another terminal:");
+    println!();
+    println!("  curl --http2-prior-knowledge http://{proxy}/");
+    println!("  curl --http2-prior-knowledge --data 'anything' http://{proxy}/echo");
+    println!("  # gRPC: a message of 5 bytes, echoed, with grpc-status in the trailers");
+    println!(
+        "  printf '\\0\\0\\0\\0\\5hello' | curl -sv --http2-prior-knowledge -H 'content-type: application/grpc' \
+         -H 'te: trailers' --data-binary @- --output - http://{proxy}/demo.Echo/Unary"
+    );
+    println!("  curl http://{admin}/metrics");
+    println!();
+    println!("Ctrl-C ends the demo.");
+}
+
+// === impl Traffic ===
+
+impl Traffic {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Grpc => "gRPC unary",
+            Self::Upload => "64 KiB echo",
+        }
+    }
+
+    fn request(self) -> Request<Full<Bytes>> {
+        let (method, path, body) = match self {
+            Self::Get => (Method::GET, "/", Bytes::new()),
+            Self::Grpc => {
+                // Not compressed, 128 bytes.
+                let mut message = BytesMut::with_capacity(5 + 128);
+                message.put_u8(0);
+                message.put_u32(128);
+                message.put_bytes(b'g', 128);
+                (Method::POST, "/demo.Echo/Unary", message.freeze())
+            }
+            Self::Upload => (Method::POST, "/echo", Bytes::from_static(&[b'u'; 64 << 10])),
+        };
+        let mut req = Request::new(Full::new(body));
+        *req.method_mut() = method;
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(http::uri::Scheme::HTTP);
+        uri.authority = Some(http::uri::Authority::from_static("demo.example"));
+        uri.path_and_query = Some(http::uri::PathAndQuery::from_static(path));
+        *req.uri_mut() = http::Uri::from_parts(uri).expect("scheme, authority and path make a URI");
+        if self == Self::Grpc {
+            req.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            req.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        req
+    }
+
+    /// Sends one request after the other.
+    async fn send_until(self, mut client: Client, until: Instant) -> Result<Outcome, BoxError> {
+        let mut outcome = Outcome::new()?;
+        while Instant::now() < until {
+            let started = Instant::now();
+            match self.exchange(&mut client).await {
+                Some(bytes) => {
+                    let us = u64::try_from(started.elapsed().as_micros())?;
+                    outcome.latency_us.saturating_record(us);
+                    outcome.bytes += bytes;
+                }
+                None => outcome.errors += 1,
+            }
+            if client.is_closed() {
+                break;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// The bytes of the answer. `None`: it is not what the back end should have said.
+    async fn exchange(self, client: &mut Client) -> Option<u64> {
+        let rsp = client.call(self.request()).await.ok()?;
+        let ok = rsp.status() == StatusCode::OK;
+        let body = rsp.into_body().collect().await.ok()?;
+        let grpc_status = body.trailers().and_then(|trailers| trailers.get(GRPC_STATUS)).cloned();
+        let len = body.to_bytes().len();
+        let expected = match self {
+            Self::Get => len == GREETING.len(),
+            Self::Grpc => len == 5 + 128 && grpc_status.is_some_and(|status| status == "0"),
+            Self::Upload => len == 64 << 10,
+        };
+        (ok && expected).then_some(len as u64)
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    fn new() -> Result<Self, BoxError> {
+        Ok(Self { latency_us: Histogram::new_with_max(LONGEST_US, 3)?, errors: 0, bytes: 0 })
+    }
+}
+
+// === impl Echo ===
+
+impl Service<Request<IncomingBody>> for Echo {
+    type Response = Response<UnsyncBoxBody<Bytes, body::Error>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, req: Request<IncomingBody>) -> Self::Future {
+        let content_type = req.headers().get(header::CONTENT_TYPE).cloned();
+        let grpc = content_type.as_ref().is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        let body = if grpc {
+            req.into_body().with_trailers(trailers()).boxed_unsync()
+        } else if req.method() == Method::GET {
+            Full::new(Bytes::from_static(GREETING.as_bytes())).map_err(|never| match never {}).boxed_unsync()
+        } else {
+            req.into_body().boxed_unsync()
+        };
+        let mut rsp = Response::new(body);
+        rsp.headers_mut().extend(content_type.map(|value| (header::CONTENT_TYPE, value)));
+        ready(Ok(rsp))
+    }
+}
+
+fn trailers() -> impl Future<Output = Option<Result<HeaderMap, body::Error>>> {
+    ready(Some(Ok(HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]))))
 }

@@ -117,7 +117,7 @@ impl Directions {
         let help = "Milliseconds from a request's head to its response's end";
         let mut family = encoder.encode_descriptor("response_latency_ms", help, None, MetricType::Histogram)?;
         for direction in &self.0 {
-            let bounds = LATENCY_BUCKETS.iter().map(|bound| f64::from(*bound)).chain([f64::MAX]);
+            let bounds = LATENCY_BUCKETS.iter().map(|bound| f64::from(*bound)).chain([f64::INFINITY]);
             let mut buckets: Vec<_> = bounds.map(|bound| (bound, 0)).collect();
             let mut sum_ms = 0.0;
             for latency in direction.stats.iter().map(|stats| stats.latency()) {
