@@ -1,0 +1,55 @@
+//! What a request costs through client, proxy and endpoint, over in-memory pipes; and what reading the settings does.
+#![expect(missing_docs, reason = "criterion's macros make public items")]
+
+use benches::Chain;
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use std::{collections::HashMap, hint::black_box};
+use tokio::runtime::{Builder, Runtime};
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime starts")
+}
+
+fn round_trips(c: &mut Criterion) {
+    let runtime = runtime();
+    let chain = runtime.block_on(Chain::new());
+    let mut group = c.benchmark_group("client_proxy_endpoint_in_memory");
+
+    group.throughput(Throughput::Elements(1));
+    let small = Bytes::from_static(&[b'x'; 128]);
+    group.bench_function("one_stream_128_bytes_each_way", |b| {
+        b.iter(|| assert_eq!(runtime.block_on(chain.echo(small.clone())), 128));
+    });
+
+    group.throughput(Throughput::Elements(8));
+    group.bench_function("eight_streams_128_bytes_each_way", |b| {
+        b.iter(|| {
+            runtime.block_on(async {
+                let echo = || chain.echo(small.clone());
+                tokio::join!(echo(), echo(), echo(), echo(), echo(), echo(), echo(), echo())
+            })
+        });
+    });
+
+    let large = Bytes::from(vec![b'x'; 1 << 20]);
+    group.throughput(Throughput::Bytes(2 << 20));
+    group.bench_function("one_stream_1_mib_each_way", |b| {
+        b.iter(|| assert_eq!(runtime.block_on(chain.echo(large.clone())), 1 << 20));
+    });
+    group.finish();
+}
+
+fn settings(c: &mut Criterion) {
+    let env = HashMap::from([
+        ("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:8080,127.0.0.1:8081"),
+        ("LINKERD2_PROXY_OUTBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL", "10s"),
+        ("LINKERD2_PROXY_HTTP2_INITIAL_STREAM_WINDOW_SIZE", "262144"),
+    ]);
+    c.bench_function("load_environment_of_three_variables", |b| {
+        b.iter(|| app_env::load(black_box(&env)).expect("the settings are valid"));
+    });
+}
+
+criterion_group!(benches, round_trips, settings);
+criterion_main!(benches);
