@@ -1,5 +1,4 @@
 //! What a request costs through client, proxy and endpoint, over in-memory pipes; and what reading the settings does.
-#![expect(missing_docs, reason = "criterion's macros make public items")]
 
 use benches::Chain;
 use bytes::Bytes;
