@@ -212,7 +212,7 @@ declare! {
     }
     linkerd HTTP_FAILFAST_TIMEOUT: Time = Direction "HTTP_FAILFAST_TIMEOUT" {
         Time::ABOVE_ZERO, default: PerDirection("1s", "3s"),
-        "how long requests wait while no endpoint is ready, before they are answered with 503"
+        "how long requests wait for an endpoint, before they are answered with 503 (502, 504: none could be reached)"
     }
     ours HTTP_REQUEST_TIMEOUT: Time = Direction "HTTP_REQUEST_TIMEOUT" {
         Time::ABOVE_ZERO, default: Unset,
@@ -220,7 +220,7 @@ declare! {
     }
     linkerd MAX_IN_FLIGHT: Number = Direction "MAX_IN_FLIGHT" {
         Number::ABOVE_ZERO, default: Is("100000"),
-        "requests without a response head, waiting ones included"
+        "requests from their head to their response's end; more are answered with 503"
     }
 
     linkerd ADMIN_LISTEN_ADDR: Address = Process "ADMIN_LISTEN_ADDR" {

@@ -1,0 +1,36 @@
+# All that CI runs, in its order.
+ci:
+    .ci/run
+
+# All tests.
+test:
+    cargo test --workspace
+
+# Formatting and lints.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# The documentation, without warnings.
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# The benches; `just bench --test` runs each once.
+bench *args:
+    cargo bench -p benches -- {{args}}
+
+# The release binary with real clients: h2load, and gRPC from Python.
+smoke: _release
+    scripts/smoke
+    scripts/interop
+
+# What 10,000 idle connections cost.
+idle: _release
+    scripts/idle
+
+# The back end, the proxy and traffic through both.
+demo *args:
+    cargo run --release -p app -- demo {{args}}
+
+_release:
+    cargo build --release -p app
