@@ -1,0 +1,336 @@
+//! What clients get when endpoints give no answer, and what passes through untouched.
+
+use crate::support::{Endpoint, PROXY, Rig, collect, get, grpc, post, reset};
+use bytes::Bytes;
+use h2::Reason;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_h2::{ClientParams, ServerParams};
+use proxy_http::{
+    Connect, Endpoints, IncomingBody, Proxy, SendRequest, Server, Stats,
+    client::ConnectError,
+    endpoints::Backoff,
+    proxy::{self, Limits},
+    stats::{Peer, ResetCode},
+};
+use std::{
+    future::{pending, ready},
+    io,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{io::DuplexStream, time::Instant};
+use tower::{MakeService, Service};
+
+/// A plain answer of the proxy's own.
+#[track_caller]
+fn is_answer(rsp: &Response<h2::RecvStream>, status: u16) {
+    assert_eq!(rsp.status(), status);
+    assert_eq!(rsp.headers()["content-length"], "0");
+    assert!(rsp.headers().contains_key("proxy-error"));
+    assert!(rsp.body().is_end_stream());
+}
+
+/// An answer of the proxy's own to a gRPC request: trailers-only.
+#[track_caller]
+fn is_grpc_answer(rsp: &Response<h2::RecvStream>, code: &str) {
+    assert_eq!(rsp.status(), 200);
+    assert_eq!(rsp.headers()["content-type"], "application/grpc");
+    assert_eq!(rsp.headers()["grpc-status"], code);
+    assert!(rsp.headers().contains_key("grpc-message") && rsp.headers().contains_key("proxy-error"));
+    assert!(rsp.body().is_end_stream());
+}
+
+/// A client of a proxy whose connector is given.
+async fn client_of<C>(connector: C, timeout: Duration, params: proxy::Params) -> h2::client::SendRequest<Bytes>
+where
+    C: Service<&'static str, Response = DuplexStream, Error = io::Error> + Clone + Send + 'static,
+    C::Future: Send + 'static,
+{
+    let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap().timeout(timeout);
+    let backoff = Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1), jitter: 0.0 };
+    let endpoints = Endpoints::spawn(["endpoint"], &connect, backoff);
+    let proxy = Proxy::new(endpoints, Arc::new(Limits::new(params)), Arc::<Stats>::default());
+    let (near, far) = tokio::io::duplex(1 << 20);
+    tokio::spawn(async move { Server::new(&ServerParams::DEFAULT).unwrap().serve(far, proxy, pending()).await });
+    let (client, connection) = h2::client::Builder::new().handshake::<_, Bytes>(near).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test]
+async fn connection_lost_before_the_head_is_502_or_14() {
+    for (req, is_grpc) in [(get(), false), (grpc(), true)] {
+        let mut rig = Rig::defaults();
+        let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+        let (response, _) = client.send_request(req, true).unwrap();
+        let _asked = endpoint.asked().await;
+        endpoint.kill();
+        let rsp = response.await.unwrap();
+        if is_grpc { is_grpc_answer(&rsp, "14") } else { is_answer(&rsp, 502) }
+    }
+}
+
+#[tokio::test]
+async fn goaway_that_leaves_a_request_out_is_refused_stream() {
+    let mut rig = Rig::defaults();
+    let mut client = rig.client().await;
+    let mut io = rig.endpoint_ios.recv().await.unwrap();
+    let (response, _) = client.send_request(get(), true).unwrap();
+    // SETTINGS, and GOAWAY with last stream 0 and NO_ERROR, without a look at what came.
+    let frames = [&[0, 0, 0, 4, 0, 0, 0, 0, 0][..], &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+    // The request has to be on its way first, or else it would go to the next connection.
+    let mut seen = vec![0; 1 << 16];
+    let mut total = 0;
+    while !has_headers(&seen[..total]) {
+        total += tokio::io::AsyncReadExt::read(&mut io, &mut seen[total..]).await.unwrap();
+    }
+    tokio::io::AsyncWriteExt::write_all(&mut io, &frames).await.unwrap();
+    assert_eq!(reset(response.await), Reason::REFUSED_STREAM);
+}
+
+/// Whether there is a HEADERS frame behind the client preface.
+fn has_headers(bytes: &[u8]) -> bool {
+    let mut rest = bytes.get(24..).unwrap_or_default();
+    while let [a, b, c, kind, ..] = *rest {
+        if kind == 1 {
+            return true;
+        }
+        rest = rest.get(9 + u32::from_be_bytes([0, a, b, c]) as usize..).unwrap_or_default();
+    }
+    false
+}
+
+#[tokio::test]
+async fn goaway_lets_streams_finish_and_new_ones_go_to_another_connection() {
+    let mut rig = Rig::defaults();
+    let (mut client, mut first) = (rig.client().await, rig.endpoint().await);
+    let (open, _) = client.send_request(get(), true).unwrap();
+    let mut asked = first.asked().await;
+    first.go_away();
+    // The next request finds the connection closed to it, and is not lost.
+    let (next, _) = client.send_request(get(), true).unwrap();
+    let mut second = rig.endpoint().await;
+    tokio::select! {
+        mut asked = second.asked() => { asked.answer().send_data("second".into(), true).unwrap(); }
+        // It may still have gone out before the GOAWAY came in.
+        mut asked = first.asked() => { asked.answer().send_data("second".into(), true).unwrap(); }
+    }
+    assert_eq!(collect(next.await.unwrap().body_mut()).await.unwrap().0, b"second");
+    asked.answer().send_data("first".into(), true).unwrap();
+    assert_eq!(collect(open.await.unwrap().body_mut()).await.unwrap().0, b"first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_endpoint_in_the_failfast_time_is_503_502_or_504() {
+    let long = Duration::from_secs(1_000);
+    let hangs = tower::service_fn(|_: &'static str| pending::<io::Result<DuplexStream>>());
+    let refuses = tower::service_fn(|_: &'static str| ready(Err(io::Error::from(io::ErrorKind::ConnectionRefused))));
+
+    let mut still_connecting = client_of(hangs, long, PROXY).await;
+    let started = Instant::now();
+    let (response, _) = still_connecting.send_request(get(), true).unwrap();
+    is_answer(&response.await.unwrap(), 503);
+    assert_eq!(started.elapsed().as_secs(), PROXY.failfast_timeout.as_secs());
+    // From then on requests fail at once.
+    let started = Instant::now();
+    let (response, _) = still_connecting.send_request(grpc(), true).unwrap();
+    is_grpc_answer(&response.await.unwrap(), "14");
+    assert!(started.elapsed() < Duration::from_millis(10));
+
+    let mut refused = client_of(refuses, long, PROXY).await;
+    let (response, _) = refused.send_request(get(), true).unwrap();
+    is_answer(&response.await.unwrap(), 502);
+
+    // Longer than fail-fast, so that the request's end falls between two attempts.
+    let params = proxy::Params { failfast_timeout: Duration::from_millis(405), ..PROXY };
+    let mut timed_out = client_of(hangs, Duration::from_millis(400), params).await;
+    let (response, _) = timed_out.send_request(get(), true).unwrap();
+    is_answer(&response.await.unwrap(), 504);
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_queue_and_too_many_in_flight_are_503() {
+    let hangs = tower::service_fn(|_: &'static str| pending::<io::Result<DuplexStream>>());
+    for params in [proxy::Params { queue_capacity: 2, ..PROXY }, proxy::Params { max_in_flight: 2, ..PROXY }] {
+        let mut client = client_of(hangs, Duration::from_secs(1_000), params).await;
+        let (_first, _) = client.send_request(get(), true).unwrap();
+        let (_second, _) = client.send_request(get(), true).unwrap();
+        let started = Instant::now();
+        let (third, _) = client.send_request(get(), true).unwrap();
+        is_answer(&third.await.unwrap(), 503);
+        assert!(started.elapsed() < Duration::from_millis(10), "it did not wait");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadline_before_the_head_is_504_or_4_and_cancels() {
+    for (header, params, is_grpc) in [
+        (Some("100m"), PROXY, true),
+        (None, proxy::Params { request_timeout: Some(Duration::from_millis(100)), ..PROXY }, false),
+        // The shorter one counts.
+        (Some("1H"), proxy::Params { request_timeout: Some(Duration::from_millis(100)), ..PROXY }, true),
+    ] {
+        let mut rig = Rig::new(&ServerParams::DEFAULT, &ClientParams::DEFAULT, params);
+        let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+        let mut req = if is_grpc { grpc() } else { get() };
+        if let Some(timeout) = header {
+            req.headers_mut().insert("grpc-timeout", timeout.parse().unwrap());
+        }
+        let started = Instant::now();
+        let (response, _) = client.send_request(req, true).unwrap();
+        let mut asked = endpoint.asked().await;
+        assert_eq!(asked.request.headers().contains_key("grpc-timeout"), is_grpc, "it is passed on");
+        let rsp = response.await.unwrap();
+        if is_grpc {
+            is_grpc_answer(&rsp, "4")
+        } else {
+            is_answer(&rsp, 504)
+        }
+        assert_eq!(started.elapsed().as_millis() / 10, 10);
+        let seen = std::future::poll_fn(|cx| asked.respond.poll_reset(cx)).await.unwrap();
+        assert_eq!(seen, Reason::CANCEL);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadline_after_the_head_resets_both_sides_with_cancel() {
+    let params = proxy::Params { request_timeout: Some(Duration::from_millis(100)), ..PROXY };
+    let mut rig = Rig::new(&ServerParams::DEFAULT, &ClientParams::DEFAULT, params);
+    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+    let (response, _) = client.send_request(get(), true).unwrap();
+    let mut body = endpoint.asked().await.answer();
+    assert_eq!(reset(collect(response.await.unwrap().body_mut()).await), Reason::CANCEL);
+    assert_eq!(std::future::poll_fn(|cx| body.poll_reset(cx)).await.unwrap(), Reason::CANCEL);
+}
+
+#[tokio::test]
+async fn messages_pass_as_they_came() {
+    let mut rig = Rig::defaults();
+    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+
+    let (response, _) = client.send_request(grpc(), true).unwrap();
+    let mut asked = endpoint.asked().await;
+    let expected = HeaderMap::from_iter([
+        ("content-type".parse().unwrap(), "application/grpc".parse().unwrap()),
+        ("te".parse().unwrap(), "trailers".parse().unwrap()),
+    ]);
+    assert_eq!(asked.request.headers(), &expected, "nothing is added: no content-length, via or the like");
+    assert_eq!(asked.request.uri(), "http://test.example/pkg.Service/Method");
+    assert!(asked.request.body().is_end_stream());
+    asked.respond.send_response(Response::builder().status(204).header("x", "1").body(()).unwrap(), true).unwrap();
+    let rsp = response.await.unwrap();
+    assert_eq!(rsp.status(), StatusCode::NO_CONTENT);
+    assert_eq!(rsp.headers(), &HeaderMap::from_iter([("x".parse().unwrap(), "1".parse().unwrap())]), "no date either");
+
+    // Half-close in either order: the endpoint answers first, the client ends later, and the other way round.
+    let (response, mut upload) = client.send_request(post(), false).unwrap();
+    let mut asked = endpoint.asked().await;
+    asked.answer().send_data("early".into(), true).unwrap();
+    assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0, b"early");
+    upload.send_data("late".into(), true).unwrap();
+    assert_eq!(collect(asked.request.body_mut()).await.unwrap().0, b"late");
+}
+
+#[tokio::test]
+async fn request_without_authority_is_sent_without_one() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut rig = Rig::defaults();
+    let mut io = rig.client_io.take().unwrap();
+    let mut endpoint = rig.endpoint().await;
+    io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    // HEADERS, END_STREAM and END_HEADERS: `:method: GET`, `:scheme: http`, `:path: /` of the static table.
+    io.write_all(&[0, 0, 3, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84]).await.unwrap();
+    let mut asked = endpoint.asked().await;
+    assert_eq!(asked.request.uri().authority(), None);
+    assert_eq!(asked.request.uri().path(), "/");
+    asked.respond.send_response(Response::new(()), true).unwrap();
+    assert!(io.read_u8().await.is_ok());
+}
+
+#[tokio::test]
+async fn connect_is_501() {
+    let mut rig = Rig::defaults();
+    let (mut client, _endpoint) = (rig.client().await, rig.endpoint().await);
+    let req = Request::connect("test.example:443").body(()).unwrap();
+    let (response, _) = client.send_request(req, false).unwrap();
+    assert_eq!(response.await.unwrap().status(), 501);
+}
+
+#[tokio::test]
+async fn requests_go_to_a_new_connection_when_the_old_one_is_lost() {
+    let mut rig = Rig::defaults();
+    let (mut client, first) = (rig.client().await, rig.endpoint().await);
+    first.kill();
+    let (response, _) = client.send_request(get(), true).unwrap();
+    let mut second = rig.endpoint().await;
+    second.asked().await.answer().send_data("second".into(), true).unwrap();
+    assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0, b"second");
+}
+
+#[tokio::test]
+async fn requests_go_to_endpoints_in_turn() {
+    let (opened, mut ios) = tokio::sync::mpsc::unbounded_channel();
+    let connector = tower::service_fn(move |name: &'static str| {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        opened.send((name, far)).unwrap();
+        ready(Ok::<_, io::Error>(near))
+    });
+    let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
+    let backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(1), jitter: 0.0 };
+    let endpoints = Endpoints::spawn(["a", "b"], &connect, backoff);
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let (name, io) = ios.recv().await.unwrap();
+        names.push((name, Endpoint::accept(io).await));
+    }
+    assert!(endpoints.is_ready());
+    let proxy = Proxy::new(endpoints, Arc::new(Limits::new(PROXY)), Arc::<Stats>::default());
+    let (near, far) = tokio::io::duplex(1 << 20);
+    tokio::spawn(async move { Server::new(&ServerParams::DEFAULT).unwrap().serve(far, proxy, pending()).await });
+    let (mut client, connection) = h2::client::Builder::new().handshake::<_, Bytes>(near).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..10 {
+        let (_a, _) = client.send_request(get(), true).unwrap();
+        let (_b, _) = client.send_request(get(), true).unwrap();
+        for (_, endpoint) in &mut names {
+            endpoint.asked().await.answer().send_data("".into(), true).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn resets_and_responses_are_counted() {
+    let mut rig = Rig::defaults();
+    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+    let (response, _) = client.send_request(grpc(), true).unwrap();
+    let head = Response::builder().header("grpc-status", "5").body(()).unwrap();
+    endpoint.asked().await.respond.send_response(head, true).unwrap();
+    response.await.unwrap();
+    let (response, _) = client.send_request(get(), true).unwrap();
+    endpoint.asked().await.respond.send_reset(Reason::REFUSED_STREAM);
+    reset(response.await);
+    assert_eq!(rig.stats.requests(), 2);
+    let responses: Vec<_> = rig.stats.responses().map(|r| (r.status.as_u16(), r.grpc_status, r.count)).collect();
+    assert_eq!(responses, [(200, Some(5), 1)]);
+    let resets: Vec<_> = rig.stats.resets().filter(|(.., count)| *count > 0).collect();
+    assert_eq!(resets, [(Peer::Endpoint, ResetCode::Known(7), 1)]);
+    assert_eq!(rig.stats.transport(Peer::Client).open_connections(), 1);
+    assert!(rig.stats.transport(Peer::Endpoint).written_bytes() > 24);
+}
+
+#[test]
+fn connect_is_a_make_service_and_public_types_are_send() {
+    fn makes_services<M: MakeService<&'static str, Request<IncomingBody>>>() {}
+    fn send_sync<T: Send + Sync>() {}
+    type Connector = tower::util::ServiceFn<fn(&'static str) -> std::future::Ready<io::Result<DuplexStream>>>;
+    makes_services::<Connect<Connector, IncomingBody>>();
+    send_sync::<Connect<Connector, IncomingBody>>();
+    send_sync::<SendRequest<IncomingBody>>();
+    send_sync::<Endpoints>();
+    send_sync::<Proxy>();
+    send_sync::<Server>();
+    send_sync::<Stats>();
+    send_sync::<ConnectError>();
+    send_sync::<proxy_http::body::Error>();
+}

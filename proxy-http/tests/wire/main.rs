@@ -1,0 +1,7 @@
+//! The proxy over the wire: raw h2 peers on both sides.
+
+mod answers;
+mod params;
+mod resets;
+mod support;
+mod truncation;

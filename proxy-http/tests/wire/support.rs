@@ -1,0 +1,189 @@
+//! A raw h2 client and raw h2 endpoints around a proxy, over in-memory pipes.
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream, client, server};
+use http::{Request, Response};
+use http_h2::{ClientParams, ServerParams};
+use proxy_http::{Connect, Endpoints, Proxy, Server, Stats, endpoints::Backoff, proxy, stats::Peer};
+use std::{
+    future::{pending, ready},
+    io,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{io::DuplexStream, sync::mpsc};
+
+pub(crate) const PROXY: proxy::Params = proxy::Params {
+    queue_capacity: 10,
+    failfast_timeout: Duration::from_secs(1),
+    max_in_flight: 1_000,
+    request_timeout: None,
+};
+
+/// A proxy with a client's pipe, and the pipes that it opens toward its endpoint.
+pub(crate) struct Rig {
+    pub(crate) client_io: Option<DuplexStream>,
+    pub(crate) endpoint_ios: mpsc::UnboundedReceiver<DuplexStream>,
+    pub(crate) stats: Arc<Stats>,
+}
+
+/// A stream as the endpoint sees it.
+pub(crate) struct Asked {
+    pub(crate) request: Request<RecvStream>,
+    pub(crate) respond: server::SendResponse<Bytes>,
+}
+
+/// The endpoint's end of a connection; its frames are handled by a task of its own.
+pub(crate) struct Endpoint {
+    asked: mpsc::UnboundedReceiver<Asked>,
+    task: tokio::task::JoinHandle<()>,
+    goaway: mpsc::UnboundedSender<()>,
+}
+
+impl Rig {
+    pub(crate) fn new(server: &ServerParams, client: &ClientParams, params: proxy::Params) -> Self {
+        let (opened, endpoint_ios) = mpsc::unbounded_channel();
+        let connector = tower::service_fn(move |_: &str| {
+            let (near, far) = tokio::io::duplex(1 << 20);
+            ready(opened.send(far).map(|()| near).map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused)))
+        });
+        let stats = Arc::<Stats>::default();
+        let connect = Connect::new(connector, client).unwrap().count_on(Arc::clone(stats.transport(Peer::Endpoint)));
+        let backoff = Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1), jitter: 0.0 };
+        let endpoints = Endpoints::spawn(["endpoint"], &connect, backoff);
+        let proxy = Proxy::new(endpoints, Arc::new(proxy::Limits::new(params)), Arc::clone(&stats));
+        let server = Server::new(server).unwrap().count_on(Arc::clone(stats.transport(Peer::Client)));
+        let (client_io, server_io) = tokio::io::duplex(1 << 20);
+        tokio::spawn(async move { server.serve(server_io, proxy, pending()).await });
+        Self { client_io: Some(client_io), endpoint_ios, stats }
+    }
+
+    pub(crate) fn defaults() -> Self {
+        Self::new(&ServerParams::DEFAULT, &ClientParams::DEFAULT, PROXY)
+    }
+
+    /// The client's end of its connection, with large windows.
+    pub(crate) async fn client(&mut self) -> client::SendRequest<Bytes> {
+        let (client, connection) = client::Builder::new()
+            .initial_connection_window_size(1 << 24)
+            .handshake(self.client_io.take().unwrap())
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// The next connection that the proxy opens.
+    pub(crate) async fn endpoint(&mut self) -> Endpoint {
+        Endpoint::accept(self.endpoint_ios.recv().await.unwrap()).await
+    }
+}
+
+impl Endpoint {
+    pub(crate) async fn accept(io: DuplexStream) -> Self {
+        let mut connection = server::handshake(io).await.unwrap();
+        let (tx, asked) = mpsc::unbounded_channel();
+        let (goaway, mut go) = mpsc::unbounded_channel();
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    accepted = connection.accept() => {
+                        let Some(Ok((request, respond))) = accepted else { return };
+                        let _ = tx.send(Asked { request, respond });
+                    }
+                    Some(()) = go.recv() => connection.graceful_shutdown(),
+                }
+            }
+        });
+        Self { asked, task, goaway }
+    }
+
+    pub(crate) async fn asked(&mut self) -> Asked {
+        self.asked.recv().await.expect("the proxy sends a request")
+    }
+
+    /// Says GOAWAY and serves what is open.
+    pub(crate) fn go_away(&self) {
+        self.goaway.send(()).unwrap();
+    }
+
+    /// Drops the connection, as if the process had died.
+    pub(crate) fn kill(&self) {
+        self.task.abort();
+    }
+}
+
+impl Asked {
+    /// Answers 200, and leaves the response open.
+    pub(crate) fn answer(&mut self) -> SendStream<Bytes> {
+        self.respond.send_response(Response::new(()), false).unwrap()
+    }
+}
+
+pub(crate) fn get() -> Request<()> {
+    Request::get("http://test.example/path").body(()).unwrap()
+}
+
+pub(crate) fn post() -> Request<()> {
+    Request::post("http://test.example/path").body(()).unwrap()
+}
+
+pub(crate) fn grpc() -> Request<()> {
+    let req = Request::post("http://test.example/pkg.Service/Method");
+    req.header("content-type", "application/grpc").header("te", "trailers").body(()).unwrap()
+}
+
+/// All bytes of a body and its trailers, if it ends cleanly.
+pub(crate) async fn collect(body: &mut RecvStream) -> Result<(Vec<u8>, Option<http::HeaderMap>), h2::Error> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.data().await {
+        let chunk = chunk?;
+        body.flow_control().release_capacity(chunk.len())?;
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok((bytes, body.trailers().await?))
+}
+
+/// The code of the RST_STREAM that a result ended with.
+#[track_caller]
+pub(crate) fn reset<T>(result: Result<T, h2::Error>) -> Reason {
+    let Err(error) = result else { panic!("the stream was not reset") };
+    assert!(error.is_reset() && error.is_remote(), "not a RST_STREAM of the peer: {error:?}");
+    error.reason().unwrap()
+}
+
+/// All codes of RFC 9113 section 7, and one that it does not know.
+pub(crate) fn codes() -> impl Iterator<Item = Reason> {
+    (0..=13).chain([0x55]).map(Reason::from)
+}
+
+/// Bodies of the nine other streams: sent by the client, echoed by the endpoint.
+pub(crate) struct Others {
+    streams: Vec<(client::ResponseFuture, SendStream<Bytes>)>,
+    echoes: Vec<Asked>,
+}
+
+impl Others {
+    /// Opens nine streams and sends the first half of each body.
+    pub(crate) async fn open(client: &mut client::SendRequest<Bytes>, endpoint: &mut Endpoint) -> Self {
+        let mut others = Self { streams: Vec::new(), echoes: Vec::new() };
+        for _ in 0..9 {
+            let (response, mut body) = client.send_request(post(), false).unwrap();
+            body.send_data("first ".into(), false).unwrap();
+            others.streams.push((response, body));
+            others.echoes.push(endpoint.asked().await);
+        }
+        others
+    }
+
+    /// Sends the second halves, and checks that all of them come back.
+    pub(crate) async fn finish(self) {
+        for ((response, mut body), mut asked) in self.streams.into_iter().zip(self.echoes) {
+            body.send_data("second".into(), true).unwrap();
+            let (bytes, _) = collect(asked.request.body_mut()).await.expect("others are not touched");
+            asked.answer().send_data(bytes.into(), true).unwrap();
+            let (bytes, _) = collect(response.await.expect("others are not touched").body_mut()).await.unwrap();
+            assert_eq!(bytes, b"first second");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! A message that its sender did not end cleanly never looks whole to the other side.
+
+use crate::support::{Rig, codes, collect, get, grpc, post, reset};
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http::{HeaderMap, Request, Response};
+
+const LENGTHS: [Option<u32>; 2] = [None, Some(100)];
+
+/// Sends part of a response, with and without content-length, and breaks it off.
+async fn response_broken_by(break_off: impl Fn(SendStream<Bytes>, &crate::support::Endpoint)) {
+    for length in LENGTHS {
+        let mut rig = Rig::defaults();
+        let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+        let (response, _) = client.send_request(get(), true).unwrap();
+        let mut head = Response::new(());
+        head.headers_mut().extend(length.map(|length| (http::header::CONTENT_LENGTH, length.into())));
+        let mut body = endpoint.asked().await.respond.send_response(head, false).unwrap();
+        body.send_data("part".into(), false).unwrap();
+        let mut rsp = response.await.unwrap();
+        assert_eq!(rsp.body_mut().data().await.unwrap().unwrap(), "part");
+        break_off(body, &endpoint);
+        reset(collect(rsp.body_mut()).await);
+        assert!(!rsp.body().is_end_stream(), "END_STREAM was passed on");
+    }
+}
+
+/// Sends part of a request, with and without content-length, and breaks it off.
+async fn upload_broken_by(break_off: impl Fn(SendStream<Bytes>, &tokio::task::JoinHandle<()>)) {
+    for length in LENGTHS {
+        let mut rig = Rig::defaults();
+        let (mut client, connection) = h2::client::handshake(rig.client_io.take().unwrap()).await.unwrap();
+        let connection = tokio::spawn(async { _ = connection.await });
+        let mut endpoint = rig.endpoint().await;
+        let mut req = post();
+        req.headers_mut().extend(length.map(|length| (http::header::CONTENT_LENGTH, length.into())));
+        let (_response, mut body) = client.send_request(req, false).unwrap();
+        body.send_data("part".into(), false).unwrap();
+        let mut asked = endpoint.asked().await;
+        assert_eq!(asked.request.body_mut().data().await.unwrap().unwrap(), "part");
+        break_off(body, &connection);
+        reset(collect(asked.request.body_mut()).await);
+        assert!(!asked.request.body().is_end_stream(), "END_STREAM was passed on");
+    }
+}
+
+#[tokio::test]
+async fn resets_never_look_like_an_end() {
+    for _ in 0..10 {
+        for code in codes() {
+            response_broken_by(|mut body, _| body.send_reset(code)).await;
+            upload_broken_by(|mut body, _| body.send_reset(code)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn lost_connections_never_look_like_an_end() {
+    for _ in 0..100 {
+        response_broken_by(|_, endpoint| endpoint.kill()).await;
+        upload_broken_by(|_, connection| connection.abort()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keep_alive_timeouts_never_look_like_an_end() {
+    use http_h2::{ClientKeepAlive, ClientParams, KeepAlive, ServerParams};
+    use std::time::Duration;
+    let (interval, timeout) = (Duration::from_secs(10), Duration::from_secs(1));
+    for length in LENGTHS {
+        // The endpoint goes silent: its connection is up, but nobody reads.
+        let client_params = ClientParams {
+            keep_alive: Some(ClientKeepAlive { interval, timeout, while_idle: false }),
+            ..ClientParams::DEFAULT
+        };
+        let mut rig = Rig::new(&ServerParams::DEFAULT, &client_params, crate::support::PROXY);
+        let mut client = rig.client().await;
+        let mut connection = h2::server::handshake(rig.endpoint_ios.recv().await.unwrap()).await.unwrap();
+        let (response, _) = client.send_request(get(), true).unwrap();
+        let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+        let mut head = Response::new(());
+        head.headers_mut().extend(length.map(|length| (http::header::CONTENT_LENGTH, length.into())));
+        let mut body = respond.send_response(head, false).unwrap();
+        body.send_data(Bytes::from("part"), false).unwrap();
+        let driven = tokio::time::timeout(Duration::from_millis(1), connection.accept()).await;
+        assert!(driven.is_err(), "no second request comes");
+        let mut rsp = response.await.unwrap();
+        assert_eq!(reset(collect(rsp.body_mut()).await), Reason::INTERNAL_ERROR);
+
+        // The client goes silent.
+        let server_params = ServerParams { keep_alive: Some(KeepAlive { interval, timeout }), ..ServerParams::DEFAULT };
+        let mut rig = Rig::new(&server_params, &ClientParams::DEFAULT, crate::support::PROXY);
+        let (mut client, mut connection) = h2::client::handshake(rig.client_io.take().unwrap()).await.unwrap();
+        let mut endpoint = rig.endpoint().await;
+        let mut req = post();
+        req.headers_mut().extend(length.map(|length| (http::header::CONTENT_LENGTH, length.into())));
+        let (_response, mut body) = client.send_request(req, false).unwrap();
+        body.send_data(Bytes::from("part"), false).unwrap();
+        let driven = tokio::time::timeout(Duration::from_millis(1), &mut connection).await;
+        assert!(driven.is_err(), "the connection stays open");
+        let mut asked = endpoint.asked().await;
+        assert_eq!(reset(collect(asked.request.body_mut()).await), Reason::CANCEL);
+    }
+}
+
+#[tokio::test]
+async fn clean_ends_pass() {
+    let mut rig = Rig::defaults();
+    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+
+    // By END_STREAM on data. h2 sends a RST_STREAM(NO_ERROR) right behind it, since the request is still open.
+    let (response, _upload) = client.send_request(post(), false).unwrap();
+    let mut asked = endpoint.asked().await;
+    let mut body = asked.answer();
+    body.send_data("whole".into(), true).unwrap();
+    drop((asked, body));
+    let (bytes, _) = collect(response.await.unwrap().body_mut()).await.unwrap();
+    assert_eq!(bytes, b"whole");
+
+    // By trailers.
+    let (response, mut upload) = client.send_request(grpc(), false).unwrap();
+    upload.send_data("ask".into(), false).unwrap();
+    upload.send_trailers(HeaderMap::from_iter([(http::header::ETAG, "up".parse().unwrap())])).unwrap();
+    let mut asked = endpoint.asked().await;
+    let (bytes, trailers) = collect(asked.request.body_mut()).await.unwrap();
+    assert_eq!((&*bytes, &trailers.unwrap()["etag"]), (&b"ask"[..], &"up".parse().unwrap()));
+    let mut body = asked.answer();
+    body.send_data("say".into(), false).unwrap();
+    body.send_trailers(HeaderMap::from_iter([(http::header::ETAG, "down".parse().unwrap())])).unwrap();
+    let (bytes, trailers) = collect(response.await.unwrap().body_mut()).await.unwrap();
+    assert_eq!((&*bytes, &trailers.unwrap()["etag"]), (&b"say"[..], &"down".parse().unwrap()));
+
+    // By END_STREAM on the head: trailers-only, as gRPC has it.
+    let (response, _) = client.send_request(grpc(), true).unwrap();
+    let head = Response::builder().header("grpc-status", "5").body(()).unwrap();
+    endpoint.asked().await.respond.send_response(head, true).unwrap();
+    let rsp = response.await.unwrap();
+    assert!(rsp.body().is_end_stream());
+    assert_eq!(rsp.headers()["grpc-status"], "5");
+
+    // An answer to HEAD has a length and no body.
+    let (response, _) = client.send_request(Request::head("http://test.example/").body(()).unwrap(), true).unwrap();
+    let head = Response::builder().header("content-length", "100").body(()).unwrap();
+    endpoint.asked().await.respond.send_response(head, true).unwrap();
+    let rsp = response.await.unwrap();
+    assert!(rsp.body().is_end_stream());
+    assert_eq!(rsp.headers()["content-length"], "100");
+}
