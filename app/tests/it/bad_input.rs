@@ -1,0 +1,101 @@
+//! What operators get wrong: one report, and exit code 64.
+
+use crate::support::command;
+use std::{fs, net::TcpListener, path::Path, process::Output};
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn every_wrong_variable_has_its_line_in_one_report() {
+    let mut command = command();
+    // Any text will do for a log filter's grammar; the filter itself is checked by another test.
+    let variables: Vec<_> = app_env::variables().filter(|variable| variable.accepts != "text").collect();
+    assert!(variables.len() > 60, "both directions' variables are here");
+    for variable in &variables {
+        command.env(&variable.name, "?");
+    }
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let stderr = stderr(&output);
+    for variable in &variables {
+        let lines = stderr.lines().filter(|line| line.starts_with(&format!("error: {}: ", variable.name)));
+        let lines: Vec<_> = lines.collect();
+        assert_eq!(lines.len(), 1, "{}: {lines:?}", variable.name);
+        assert!(lines[0].contains("\"?\"") && lines[0].contains("must be"), "{}", lines[0]);
+    }
+}
+
+#[test]
+fn nothing_to_do_is_an_error_that_says_what_to_set() {
+    let output = command().output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(stderr(&output).contains("LINKERD2_PROXY_OUTBOUND_ENDPOINTS"), "{}", stderr(&output));
+}
+
+#[test]
+fn bad_log_filter_is_an_error() {
+    let mut command = command();
+    command.env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1").env("LINKERD2_PROXY_LOG", "a=b=c");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(stderr(&output).contains("error: LINKERD2_PROXY_LOG: "), "{}", stderr(&output));
+}
+
+#[test]
+fn address_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let mut command = command();
+    command
+        .env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1")
+        .env("LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR", &addr)
+        .env("LINKERD2_PROXY_ADMIN_LISTEN_ADDR", "127.0.0.1:0");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&format!("cannot listen on {addr}")), "{}", stderr(&output));
+}
+
+#[test]
+fn unknown_variable_is_a_warning_with_the_nearest_name() {
+    let mut command = command();
+    command
+        .arg("check")
+        .env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1")
+        .env("LINKERD2_PROXY_OUTBOUND_ENDPOINT", "127.0.0.1:1");
+    let output = command.output().unwrap();
+    assert!(output.status.success());
+    let stderr = stderr(&output);
+    assert!(stderr.contains("warning: LINKERD2_PROXY_OUTBOUND_ENDPOINT: "), "{stderr}");
+    assert!(stderr.contains("LINKERD2_PROXY_OUTBOUND_ENDPOINTS"), "{stderr}");
+}
+
+#[test]
+fn check_prints_every_setting_with_where_it_came_from() {
+    let mut command = command();
+    command.arg("check").env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1");
+    let stdout = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(stdout.contains("LINKERD2_PROXY_OUTBOUND_ENDPOINTS=127.0.0.1:1 (environment)"), "{stdout}");
+    for variable in app_env::variables() {
+        let line = stdout.lines().find(|line| line.split(['=', ' ']).next() == Some(&variable.name));
+        assert!(line.is_some_and(|line| line.ends_with(')')), "{}: {line:?}", variable.name);
+    }
+}
+
+#[test]
+fn env_lists_every_variable() {
+    let stdout = String::from_utf8(command().arg("env").output().unwrap().stdout).unwrap();
+    for variable in app_env::variables() {
+        assert!(stdout.contains(&variable.name) && stdout.contains(variable.help), "{}", variable.name);
+    }
+}
+
+#[test]
+fn readme_has_the_table_of_the_declarations() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let (_, rest) = readme.split_once("<!-- variables -->\n").unwrap();
+    let (table, _) = rest.split_once("<!-- /variables -->").unwrap();
+    // Not `assert_eq`: two tables of this size help nobody.
+    assert!(table.trim() == app_env::markdown().trim(), "replace it with what `app env --markdown` prints");
+}

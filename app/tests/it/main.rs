@@ -1,0 +1,8 @@
+//! The process from outside: the binary, and the library on real sockets.
+
+mod admin;
+mod bad_input;
+mod crates;
+mod drain;
+mod grpc;
+mod support;

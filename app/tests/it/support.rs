@@ -1,0 +1,164 @@
+//! The binary as a child process, an endpoint that answers when told, and a client.
+
+use bytes::Bytes;
+use h2::{client, server};
+use http::{Request, Response};
+use std::{
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc as std_mpsc,
+    thread,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+};
+
+/// How long anything here may take before it counts as hung.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary, running; ended with the value.
+pub(crate) struct App {
+    child: Child,
+    pub(crate) proxy: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+/// An endpoint that accepts requests at once and answers them when it is told to.
+pub(crate) struct Endpoint {
+    pub(crate) addr: SocketAddr,
+    pub(crate) asked: mpsc::UnboundedReceiver<()>,
+    pub(crate) answer: watch::Sender<bool>,
+}
+
+/// The binary with nothing set but what a test sets.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_app"));
+    command.env_clear();
+    command
+}
+
+impl App {
+    /// Starts the outbound direction to `endpoint` and waits until the listeners are up.
+    pub(crate) fn start(endpoint: SocketAddr, settings: &[(&str, &str)]) -> Self {
+        let mut command = command();
+        command
+            .env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", endpoint.to_string())
+            .env("LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR", "127.0.0.1:0")
+            .env("LINKERD2_PROXY_ADMIN_LISTEN_ADDR", "127.0.0.1:0")
+            .env("LINKERD2_PROXY_CORES", "2")
+            .env("LINKERD2_PROXY_LOG_FORMAT", "json")
+            .envs(settings.iter().copied())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (found, addrs) = std_mpsc::channel();
+        // Reads to the end, so that the process never waits for us.
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
+                let fields = &line["fields"];
+                let Some(addr) = fields["addr"].as_str().and_then(|addr| addr.get(5..addr.len() - 1)) else { continue };
+                let _ = found.send((fields["message"] == "listening", addr.parse::<SocketAddr>().unwrap()));
+            }
+        });
+        let (first, second) = (addrs.recv_timeout(PATIENCE).unwrap(), addrs.recv_timeout(PATIENCE).unwrap());
+        assert!(first.0 && !second.0);
+        Self { child, proxy: first.1, admin: second.1 }
+    }
+
+    pub(crate) fn terminate(&self) {
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the process to end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let ended = async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ended).await.expect("the process ends")
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Endpoint {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (asking, asked) = mpsc::unbounded_channel();
+        let (answer, told) = watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (asking, told) = (asking.clone(), told.clone());
+                tokio::spawn(async move {
+                    let builder = server::Builder::new();
+                    let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        let _ = asking.send(());
+                        let mut told = told.clone();
+                        tokio::spawn(async move {
+                            if told.wait_for(|told| *told).await.is_err() {
+                                return std::future::pending().await;
+                            }
+                            if let Ok(mut body) = respond.send_response(Response::new(()), false) {
+                                let _ = body.send_data("answer".into(), true);
+                            }
+                        });
+                    }
+                });
+            }
+        });
+        Self { addr, asked, answer }
+    }
+}
+
+/// A client's connection, driven by a task.
+pub(crate) async fn connect(addr: SocketAddr) -> client::SendRequest<Bytes> {
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let (client, connection) = client::handshake(stream).await.unwrap();
+    tokio::spawn(async { _ = connection.await });
+    client
+}
+
+pub(crate) fn get() -> Request<()> {
+    Request::get("http://test.example/").body(()).unwrap()
+}
+
+/// All bytes of a response.
+pub(crate) async fn body(response: client::ResponseFuture) -> Result<Vec<u8>, h2::Error> {
+    let mut body = response.await?.into_body();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.data().await {
+        bytes.extend_from_slice(&chunk?);
+    }
+    Ok(bytes)
+}
+
+/// Status and body of an HTTP/1.1 exchange with the admin server.
+pub(crate) async fn admin(addr: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let req = format!(
+        "{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(req.as_bytes()).await.unwrap();
+    let mut rsp = String::new();
+    stream.read_to_string(&mut rsp).await.unwrap();
+    let (head, body) = rsp.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
