@@ -5,4 +5,5 @@ mod bad_input;
 mod crates;
 mod drain;
 mod grpc;
+mod listener;
 mod support;

@@ -44,7 +44,17 @@ pub(crate) fn command() -> Command {
 impl App {
     /// Starts the outbound direction to `endpoint` and waits until the listeners are up.
     pub(crate) fn start(endpoint: SocketAddr, settings: &[(&str, &str)]) -> Self {
-        let mut command = command();
+        Self::run(command(), endpoint, settings)
+    }
+
+    /// The same, with at most so many file descriptors.
+    pub(crate) fn start_with_descriptors(most: u32, endpoint: SocketAddr) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        shell.env_clear().args(["-c", &format!("ulimit -n {most} && exec \"$0\""), env!("CARGO_BIN_EXE_app")]);
+        Self::run(shell, endpoint, &[])
+    }
+
+    fn run(mut command: Command, endpoint: SocketAddr, settings: &[(&str, &str)]) -> Self {
         command
             .env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", endpoint.to_string())
             .env("LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR", "127.0.0.1:0")
@@ -68,6 +78,12 @@ impl App {
         let (first, second) = (addrs.recv_timeout(PATIENCE).unwrap(), addrs.recv_timeout(PATIENCE).unwrap());
         assert!(first.0 && !second.0);
         Self { child, proxy: first.1, admin: second.1 }
+    }
+
+    /// CPU time that the process has spent, user and system.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = procfs::process::Process::new(self.child.id().try_into().unwrap()).unwrap().stat().unwrap();
+        Duration::from_millis((stat.utime + stat.stime) * 1_000 / procfs::ticks_per_second())
     }
 
     pub(crate) fn terminate(&self) {
