@@ -5,7 +5,10 @@ use h2::Reason;
 use http::{Request, Response, Version};
 use http_body::Body;
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, OutOfRange};
-use hyper::client::conn::http2;
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http2},
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     error::Error as StdError,
@@ -14,7 +17,7 @@ use std::{
     marker::PhantomData,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
@@ -44,8 +47,20 @@ pub struct SendRequest<B> {
     closed: watch::Receiver<()>,
 }
 
+/// A response that is on its way; its request is given back if nothing of it was sent.
+#[must_use = "a response that nobody waits for is cancelled"]
+pub struct Sending<B> {
+    // The one box of a request: hyper's future has no name.
+    inner: Pin<Box<dyn Future<Output = Sent<B>> + Send>>,
+}
+
+/// What hyper says of a request.
+type Sent<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
+
 /// A response that is on its way.
-pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<IncomingBody>, Error>> + Send>>;
+#[derive(Debug)]
+#[must_use = "a response that nobody waits for is cancelled"]
+pub struct ResponseFuture<B>(Sending<B>);
 
 /// A connection that is being made.
 pub type ConnectFuture<B> = Pin<Box<dyn Future<Output = Result<SendRequest<B>, ConnectError>> + Send>>;
@@ -244,23 +259,33 @@ where
     B: Body + Send + 'static,
 {
     /// Sends a request, and gives it back if the connection ended before any of it was sent.
-    pub fn try_send(
-        &mut self,
-        mut req: Request<B>,
-    ) -> impl Future<Output = Result<Response<IncomingBody>, SendError<B>>> + Send + use<B> {
+    pub fn try_send(&mut self, mut req: Request<B>) -> Sending<B> {
         // h2 takes a request without authority only as one that comes from HTTP/1.1; it is sent without `:authority`
         // all the same. linkerd2-proxy does it so.
         *req.version_mut() = if req.uri().authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
-        let sent = self.inner.try_send_request(req);
-        async move {
-            match sent.await {
-                Ok(rsp) => Ok(rsp.map(IncomingBody::from_endpoint)),
-                Err(mut error) => {
-                    let request = error.take_message();
-                    Err(SendError { error: Error { source: error.into_error() }, request })
-                }
+        Sending { inner: Box::pin(self.inner.try_send_request(req)) }
+    }
+}
+
+impl<B> Future for Sending<B> {
+    type Output = Result<Response<IncomingBody>, SendError<B>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match ready!(self.inner.as_mut().poll(cx)) {
+            Ok(rsp) => Ok(rsp.map(IncomingBody::from_endpoint)),
+            Err(mut error) => {
+                let request = error.take_message();
+                Err(SendError { error: Error { source: error.into_error() }, request })
             }
-        }
+        })
+    }
+}
+
+impl<B> Future for ResponseFuture<B> {
+    type Output = Result<Response<IncomingBody>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map_err(|failed| failed.error)
     }
 }
 
@@ -270,16 +295,14 @@ where
 {
     type Response = Response<IncomingBody>;
     type Error = Error;
-    // Boxed once a request, since hyper's future has no name.
-    type Future = ResponseFuture;
+    type Future = ResponseFuture<B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(cx).map_err(|source| Error { source })
     }
 
-    fn call(&mut self, req: Request<B>) -> ResponseFuture {
-        let sent = self.try_send(req);
-        Box::pin(async move { sent.await.map_err(|failed| failed.error) })
+    fn call(&mut self, req: Request<B>) -> ResponseFuture<B> {
+        ResponseFuture(self.try_send(req))
     }
 }
 
@@ -292,6 +315,12 @@ impl<B> Clone for SendRequest<B> {
 impl<B> fmt::Debug for SendRequest<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SendRequest").field("closed", &self.is_closed()).finish()
+    }
+}
+
+impl<B> fmt::Debug for Sending<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sending").finish_non_exhaustive()
     }
 }
 

@@ -8,13 +8,14 @@ use h2::Reason;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use std::{
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
+    fmt,
+    future::Future,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::time::{Instant, Sleep};
@@ -83,7 +84,14 @@ pub struct Error {
 }
 
 /// A response on its way.
-pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
+#[derive(Debug)]
+#[must_use = "a response that nobody waits for is cancelled"]
+pub struct ResponseFuture {
+    sending: Sending,
+    deadline: Deadline,
+    /// `None`: the response is out.
+    exchange: Option<Exchange>,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -114,11 +122,14 @@ enum End {
 /// When a request must be over. Boxed, since few have one.
 type Deadline = Option<Pin<Box<Sleep>>>;
 
-/// A request that has been handed to a connection, or could not be yet.
-enum Start<F> {
-    Sent(F),
-    // Boxed, so that the futures of all other requests stay small.
-    Waiting(Box<Request<IncomingBody>>),
+/// How far a request has come.
+enum Sending {
+    /// It is on a connection.
+    Sent(client::Sending<IncomingBody>),
+    /// It has to wait for a connection, or for another one; rare, and boxed to keep the rest small.
+    Later(Pin<Box<dyn Future<Output = Result<Response<IncomingBody>, Failure>> + Send>>),
+    /// It is refused.
+    Refused(Option<Answer>),
 }
 
 enum Failure {
@@ -141,7 +152,6 @@ impl Proxy {
 impl Service<Request<IncomingBody>> for Proxy {
     type Response = Response<Body>;
     type Error = Error;
-    // The one box of a request: hyper's future has no name.
     type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -150,17 +160,74 @@ impl Service<Request<IncomingBody>> for Proxy {
 
     fn call(&mut self, req: Request<IncomingBody>) -> ResponseFuture {
         let grpc = grpc::is_grpc(req.headers());
-        let exchange = Exchange::start(&self.shared, grpc);
+        let exchange = Some(Exchange::start(&self.shared, grpc));
         if let Some(answer) = self.shared.limits.refuse(&req) {
             self.shared.stats.count_shed();
-            return Box::pin(async { Ok(exchange.answer(answer)) });
+            return ResponseFuture { sending: Sending::Refused(Some(answer)), deadline: None, exchange };
         }
         let deadline = self.shared.limits.deadline(grpc, req.headers());
-        let start = match self.endpoints.pick() {
-            Some(connection) => Start::Sent(connection.try_send(req)),
-            None => Start::Waiting(Box::new(req)),
+        let sending = match self.endpoints.pick() {
+            Some(connection) => Sending::Sent(connection.try_send(req)),
+            None => Sending::later(&self.shared, req),
         };
-        Box::pin(exchange.respond(start, deadline))
+        ResponseFuture { sending, deadline, exchange }
+    }
+}
+
+// === impl ResponseFuture ===
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<Body>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { sending, deadline, exchange } = &mut *self;
+        let shared = &exchange.as_ref().expect("a response is polled to its end once").shared;
+        let responded = match sending.poll(shared, cx) {
+            Poll::Pending if expired(deadline, cx) => Err(Failure::Answer(Answer::deadline())),
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(responded) => responded,
+        };
+        let exchange = exchange.take().expect("seen above");
+        Poll::Ready(match responded {
+            Ok(rsp) => Ok(exchange.pass_on(rsp, deadline.take())),
+            Err(Failure::Answer(answer)) => Ok(exchange.answer(answer)),
+            Err(Failure::Endpoint(error)) => exchange.fail(&error),
+        })
+    }
+}
+
+// === impl Sending ===
+
+impl Sending {
+    fn later(shared: &Arc<Shared>, req: Request<IncomingBody>) -> Self {
+        Self::Later(Box::pin(Arc::clone(shared).send_later(req)))
+    }
+
+    fn poll(&mut self, shared: &Arc<Shared>, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Failure>> {
+        loop {
+            match self {
+                Self::Sent(response) => match ready!(Pin::new(response).poll(cx)) {
+                    Ok(rsp) => return Poll::Ready(Ok(rsp)),
+                    Err(SendError { request: Some(req), .. }) => *self = Self::later(shared, req),
+                    Err(SendError { error, request: None }) => return Poll::Ready(Err(Failure::Endpoint(error))),
+                },
+                Self::Later(response) => return response.as_mut().poll(cx),
+                Self::Refused(answer) => {
+                    let answer = answer.take().expect("a response is polled to its end once");
+                    return Poll::Ready(Err(Failure::Answer(answer)));
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Sending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sent(_) => "Sent",
+            Self::Later(_) => "Later",
+            Self::Refused(_) => "Refused",
+        })
     }
 }
 
@@ -217,37 +284,22 @@ impl Exchange {
         }
     }
 
-    async fn respond<F>(mut self, start: Start<F>, mut deadline: Deadline) -> Result<Response<Body>, Error>
-    where
-        F: Future<Output = Result<Response<IncomingBody>, SendError<IncomingBody>>>,
-    {
-        let responded = {
-            let mut sending = pin!(self.shared.send(start));
-            poll_fn(|cx| match sending.as_mut().poll(cx) {
-                Poll::Pending if expired(&mut deadline, cx) => Poll::Ready(Err(Failure::Answer(Answer::deadline()))),
-                polled => polled,
-            })
-            .await
-        };
-        match responded {
-            Ok(rsp) => {
-                self.status = Some(rsp.status());
-                self.grpc_status = if self.grpc { grpc::status(rsp.headers()) } else { None };
-                Ok(rsp.map(|inner| Body { inner: Some(inner), deadline, exchange: self }))
-            }
-            Err(Failure::Answer(answer)) => Ok(self.answer(answer)),
-            Err(Failure::Endpoint(error)) => {
-                if let Some(reason) = error.remote_reset() {
-                    self.end = End::Broken;
-                    self.shared.stats.reset(Side::Endpoint, Some(reason.into()));
-                    Err(Error { source: Side::Endpoint.passed_on(reason).into() })
-                } else if error.is_unprocessed() {
-                    self.end = End::Broken;
-                    Err(Error { source: Reason::REFUSED_STREAM.into() })
-                } else {
-                    Ok(self.answer(Answer::bad_gateway("connection to endpoint was lost")))
-                }
-            }
+    fn pass_on(mut self, rsp: Response<IncomingBody>, deadline: Deadline) -> Response<Body> {
+        self.status = Some(rsp.status());
+        self.grpc_status = if self.grpc { grpc::status(rsp.headers()) } else { None };
+        rsp.map(|inner| Body { inner: Some(inner), deadline, exchange: self })
+    }
+
+    fn fail(mut self, error: &client::Error) -> Result<Response<Body>, Error> {
+        if let Some(reason) = error.remote_reset() {
+            self.end = End::Broken;
+            self.shared.stats.reset(Side::Endpoint, Some(reason.into()));
+            Err(Error { source: Side::Endpoint.passed_on(reason).into() })
+        } else if error.is_unprocessed() {
+            self.end = End::Broken;
+            Err(Error { source: Reason::REFUSED_STREAM.into() })
+        } else {
+            Ok(self.answer(Answer::bad_gateway("connection to endpoint was lost")))
         }
     }
 
@@ -281,23 +333,7 @@ fn expired(deadline: &mut Deadline, cx: &mut Context<'_>) -> bool {
 // === impl Shared ===
 
 impl Shared {
-    async fn send<F>(&self, start: Start<F>) -> Result<Response<IncomingBody>, Failure>
-    where
-        F: Future<Output = Result<Response<IncomingBody>, SendError<IncomingBody>>>,
-    {
-        let unsent = match start {
-            Start::Waiting(req) => *req,
-            Start::Sent(response) => match response.await {
-                Ok(rsp) => return Ok(rsp),
-                Err(SendError { request: Some(req), .. }) => req,
-                Err(SendError { error, request: None }) => return Err(Failure::Endpoint(error)),
-            },
-        };
-        // Boxed, so that the futures of all other requests stay small.
-        Box::pin(self.send_later(unsent)).await
-    }
-
-    async fn send_later(&self, mut req: Request<IncomingBody>) -> Result<Response<IncomingBody>, Failure> {
+    async fn send_later(self: Arc<Self>, mut req: Request<IncomingBody>) -> Result<Response<IncomingBody>, Failure> {
         let mut endpoints = self.endpoints.clone();
         for _ in 0..ATTEMPTS {
             self.wait(&mut endpoints).await.map_err(Failure::Answer)?;
