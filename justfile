@@ -19,9 +19,12 @@ docs:
 bench *args:
     cargo bench -p benches -- {{args}}
 
-# The release binary with real clients: h2load, and gRPC from Python.
+# 100,000 requests of h2load through the release binary.
 smoke: _release
     scripts/smoke
+
+# gRPC from Python through the release binary.
+interop: _release
     scripts/interop
 
 # What 10,000 idle connections cost.
