@@ -134,12 +134,16 @@ impl Directions {
     }
 
     fn resets(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Streams that a side reset, by error code";
+        let help = "Streams that a peer reset, by error code; unknown: its connection was lost";
         let mut family = encoder.encode_descriptor("http2_resets", help, None, MetricType::Counter)?;
         for direction in &self.0 {
             let mut counts = BTreeMap::<_, u64>::new();
-            for (peer, code, count) in direction.stats.iter().flat_map(|stats| stats.resets()) {
-                *counts.entry((peer_name(peer), code_name(code))).or_default() += count;
+            for (stats, peer) in
+                direction.stats.iter().flat_map(|stats| [(stats, Peer::Client), (stats, Peer::Endpoint)])
+            {
+                for (code, count) in stats.transport(peer).resets() {
+                    *counts.entry((peer_name(peer), code_name(code))).or_default() += count;
+                }
             }
             for ((peer, code), count) in counts.into_iter().filter(|(_, count)| *count > 0) {
                 let labels = [("direction", direction.name), ("peer", peer), ("code", code)];

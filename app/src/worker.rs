@@ -105,7 +105,7 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::UnboundedReceiver<Accepte
         tokio::spawn(async move {
             let draining = async { _ = stop.wait_for(|stop| *stop).await };
             if let Err(error) = server.serve(stream, proxy, draining).await {
-                tracing::debug!(error = error.cause(), "connection from client failed");
+                tracing::debug!(error = &error as &dyn std::error::Error, "connection from client failed");
             }
             drop(stop);
         });

@@ -11,10 +11,10 @@ pub const DEFAULT_INITIAL_CONNECTION_WINDOW_SIZE: u32 = 1_048_576;
 
 /// Tunes the HTTP/2 connections that a server accepts.
 ///
-/// `None` leaves a setting to the HTTP/2 engine; each field says what that means with hyper.
+/// `None` leaves a setting to whoever builds a connection from this; each field says what `proxy-http` takes then.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct ServerParams {
-    /// How much a client may send before it is told that it may go on. `None`: hyper's fixed windows (1 MiB each).
+    /// How much a client may send before it is told that it may go on. `None`: fixed windows (1 MiB each).
     pub flow_control: Option<FlowControl>,
     /// PINGs that find dead clients, also while no stream is open. `None`: none are sent.
     pub keep_alive: Option<KeepAlive>,
@@ -39,10 +39,10 @@ pub struct ServerParams {
 
 /// Tunes the HTTP/2 connections that a client opens.
 ///
-/// `None` leaves a setting to the HTTP/2 engine; each field says what that means with hyper.
+/// `None` leaves a setting to whoever builds a connection from this; each field says what `proxy-http` takes then.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct ClientParams {
-    /// How much a server may send before it is told that it may go on. `None`: hyper's fixed windows (2 MiB a
+    /// How much a server may send before it is told that it may go on. `None`: fixed windows (2 MiB a
     /// stream, 5 MiB a connection).
     pub flow_control: Option<FlowControl>,
     /// PINGs that find dead servers. `None`: none are sent.

@@ -25,7 +25,7 @@ pub enum Setting {
     MaxFrameSize,
     /// Bytes of the largest header list accepted: 1..=4294967295 (0 would refuse every message).
     MaxHeaderListSize,
-    /// Bytes buffered for sending on a stream: 1..=4294967295 (0 would hang, hyper takes no more).
+    /// Bytes buffered for sending on a stream: 1..=4294967295 (0 would never send).
     MaxSendBufSize,
 }
 

@@ -1,144 +1,142 @@
 //! Bodies that end without an error only when the peer ended its stream cleanly.
 
-use crate::reason::{self, Side};
+use crate::{
+    activity::{Activity, OpenStream},
+    reason::{self, Side},
+};
 use bytes::Bytes;
-use h2::Reason;
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, header::CONTENT_LENGTH};
 use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
 use std::{
     error::Error as StdError,
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-pin_project! {
-    /// The body of a message that a peer sends.
-    ///
-    /// HTTP/2 engines report some broken streams as a plain end: hyper does so for a RST_STREAM(NO_ERROR) and for its
-    /// own keep-alive timeout. Passed on as END_STREAM, a truncated message would look whole. So this body takes an
-    /// end for clean only if the peer said so: by END_STREAM, by trailers, or by all bytes of its content-length.
-    ///
-    /// ```
-    /// use http_body_util::{BodyExt, Full};
-    /// use proxy_http::IncomingBody;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// let body = IncomingBody::from_endpoint(Full::new(bytes::Bytes::from("whole")));
-    /// assert_eq!(body.collect().await.unwrap().to_bytes(), "whole");
-    /// # }
-    /// ```
-    #[derive(Debug)]
-    pub struct IncomingBody<B = hyper::body::Incoming> {
-        #[pin]
-        inner: B,
-        side: Side,
-        trailers: bool,
-    }
+/// The body of a message, as its peer sends it.
+///
+/// It ends without an error only if the peer ended its stream: by END_STREAM, by trailers, or by all bytes of its
+/// content-length. Window is given back to the peer as data is taken.
+#[derive(Debug)]
+pub struct IncomingBody {
+    from: RecvStream,
+    side: Side,
+    /// What is missing of the content-length. `None`: the message gives none.
+    remaining: Option<u64>,
+    data_done: bool,
+    /// Whether the end is known to follow without data: saves asking h2, which takes a lock.
+    ended: bool,
+    /// Who wants to know of data.
+    activity: Option<Arc<Activity>>,
+    _stream: Option<OpenStream>,
 }
 
 /// Why a body ended before its message was whole.
 ///
-/// As the error of a body that is sent on, it makes hyper reset the stream with the code that the other side is to see.
+/// As the error of a body that is sent on, it has the stream reset with the code that the other side is to see.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
-    /// What the other side's stream is reset with; hyper looks for it among the sources.
+    /// What the other side's stream is reset with; looked for among the sources.
     passed_on: h2::Error,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
     Reset(Reason),
-    Truncated,
     Lost,
     TimedOut,
 }
 
 // === impl IncomingBody ===
 
-impl<B> IncomingBody<B> {
-    /// The body of a request: where it breaks, the endpoint's stream is reset.
-    pub fn from_client(inner: B) -> Self {
-        Self { inner, side: Side::Client, trailers: false }
+impl IncomingBody {
+    /// The body of a message with these headers, from a peer of that side.
+    pub(crate) fn new(side: Side, headers: &HeaderMap, from: RecvStream, activity: &Arc<Activity>) -> Self {
+        let ended = from.is_end_stream();
+        // h2 has checked it, against the data too.
+        let length = if ended { None } else { headers.get(CONTENT_LENGTH) };
+        let remaining = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        Self { from, side, remaining, data_done: false, ended, activity: activity.if_adaptive(), _stream: None }
     }
 
-    /// The body of a response: where it breaks, the client's stream is reset.
-    pub fn from_endpoint(inner: B) -> Self {
-        Self { inner, side: Side::Endpoint, trailers: false }
+    /// Keeps `stream` counted as long as the body lives.
+    pub(crate) fn counted(self, stream: OpenStream) -> Self {
+        Self { _stream: Some(stream), ..self }
     }
 }
 
-impl<B> Body for IncomingBody<B>
-where
-    B: Body<Data = Bytes>,
-    B::Error: StdError + 'static,
-{
+impl Body for IncomingBody {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let mut this = self.project();
-        Poll::Ready(match ready!(this.inner.as_mut().poll_frame(cx)) {
-            Some(Ok(frame)) => {
-                *this.trailers |= frame.is_trailers();
-                Some(Ok(frame))
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if !self.data_done {
+            match ready!(self.from.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    let taken = data.len();
+                    // Fails only if the stream has ended, and then there is nothing to give back.
+                    let _ = self.from.flow_control().release_capacity(taken);
+                    self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(taken as u64));
+                    if let Some(activity) = &self.activity {
+                        activity.data(taken);
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                // Who has answered may say by NO_ERROR that it needs no more of the request (RFC 9113 section 8.1). It
+                // hides an END_STREAM before it from us, but not that all of the content-length came.
+                Some(Err(error)) if self.remaining == Some(0) && error.reason() == Some(Reason::NO_ERROR) => {
+                    return Poll::Ready(None);
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(Error::new(self.side, &error)))),
+                None => self.data_done = true,
             }
-            Some(Err(error)) => Some(Err(Error::from_source(*this.side, &error))),
-            None => {
-                let clean = *this.trailers || this.inner.is_end_stream() || this.inner.size_hint().exact() == Some(0);
-                if clean { None } else { Some(Err(Error::truncated(*this.side))) }
-            }
+        }
+        Poll::Ready(match ready!(self.from.poll_trailers(cx)) {
+            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            Err(error) => Some(Err(Error::new(self.side, &error))),
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.ended || self.from.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let hint = self.inner.size_hint();
-        match hint.exact() {
-            // hyper says "exactly 0" of every message without a body and would add a content-length that its sender
-            // left out.
-            Some(0) => SizeHint::default(),
-            _ => hint,
+        if self.is_end_stream() {
+            return SizeHint::with_exact(0);
         }
+        self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
 // === impl Error ===
 
 impl Error {
-    fn from_source(side: Side, source: &(dyn StdError + 'static)) -> Self {
-        match reason::remote_reset(source) {
+    fn new(side: Side, error: &h2::Error) -> Self {
+        match reason::remote_reset(error) {
             Some(reason) => Self { kind: Kind::Reset(reason), passed_on: side.passed_on(reason).into() },
             None => Self { kind: Kind::Lost, passed_on: side.lost().into() },
         }
-    }
-
-    fn truncated(side: Side) -> Self {
-        Self { kind: Kind::Truncated, passed_on: side.passed_on(Reason::NO_ERROR).into() }
     }
 
     pub(crate) fn timed_out() -> Self {
         Self { kind: Kind::TimedOut, passed_on: Reason::CANCEL.into() }
     }
 
-    /// The code of the peer's RST_STREAM, where that is what ended the body. NO_ERROR and the engine's own keep-alive
-    /// timeout cannot be told apart; both are [truncated](Self::is_truncated).
+    /// The code of the peer's RST_STREAM, where that is what ended the body.
     #[must_use]
     pub fn reset(&self) -> Option<u32> {
         match self.kind {
             Kind::Reset(reason) => Some(reason.into()),
             _ => None,
         }
-    }
-
-    /// The stream ended without END_STREAM, but not by an error code.
-    #[must_use]
-    pub fn is_truncated(&self) -> bool {
-        self.kind == Kind::Truncated
     }
 
     /// The connection that the body came from was lost.
@@ -158,7 +156,6 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             Kind::Reset(reason) => write!(f, "stream was reset: {reason:?}"),
-            Kind::Truncated => f.write_str("body ended before its stream did"),
             Kind::Lost => f.write_str("connection was lost before the body's end"),
             Kind::TimedOut => f.write_str("deadline passed before the body's end"),
         }

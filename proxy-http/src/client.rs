@@ -1,23 +1,28 @@
 //! Connections to endpoints: a tower service that makes them, and the service that each one is.
 
-use crate::{BoxError, IncomingBody, exec::Spawn, io::Io, reason, stats::Transport};
+use crate::{
+    BoxError, IncomingBody,
+    activity::{Activity, OpenStream},
+    io::Io,
+    ping::{self, Finding},
+    pipe::{Pipe, Piped},
+    reason::{self, Side},
+    stats::Transport,
+};
+use bytes::Bytes;
 use h2::Reason;
 use http::{Request, Response, Version};
 use http_body::Body;
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, OutOfRange};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http2},
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     error::Error as StdError,
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     marker::PhantomData,
-    pin::Pin,
+    mem,
+    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 use tokio::{
@@ -32,7 +37,9 @@ use tower_service::Service;
 /// requests to be sent.
 pub struct Connect<C, B> {
     connector: C,
-    builder: http2::Builder<Spawn>,
+    builder: h2::client::Builder,
+    keep_alive: Option<ClientKeepAlive>,
+    adaptive: bool,
     timeout: Option<Duration>,
     transport: Arc<Transport>,
     body: PhantomData<fn(B)>,
@@ -43,19 +50,26 @@ pub struct Connect<C, B> {
 /// The connection closes when all clones are dropped and the streams on it have ended. A request without authority
 /// is sent without `:authority`. A response future that is dropped resets its stream with CANCEL.
 pub struct SendRequest<B> {
-    inner: http2::SendRequest<B>,
+    h2: h2::client::SendRequest<Bytes>,
+    activity: Arc<Activity>,
     closed: watch::Receiver<()>,
+    body: PhantomData<fn(B)>,
 }
 
 /// A response that is on its way; its request is given back if nothing of it was sent.
 #[must_use = "a response that nobody waits for is cancelled"]
-pub struct Sending<B> {
-    // The one box of a request: hyper's future has no name.
-    inner: Pin<Box<dyn Future<Output = Sent<B>> + Send>>,
-}
+pub struct Sending<B>(State<B>);
 
-/// What hyper says of a request.
-type Sent<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
+enum State<B> {
+    Sent {
+        response: h2::client::ResponseFuture,
+        /// `None`: the request is out, to its end.
+        upload: Option<Pipe<B>>,
+        stream: OpenStream,
+    },
+    Failed(Box<SendError<B>>),
+    Done,
+}
 
 /// A response that is on its way.
 #[derive(Debug)]
@@ -86,7 +100,8 @@ enum ConnectErrorKind {
 /// Why a request got no response.
 #[derive(Debug)]
 pub struct Error {
-    source: hyper::Error,
+    /// `None`: the request's own body broke.
+    source: Option<h2::Error>,
 }
 
 /// A request that got no response, given back if not a byte of it was sent.
@@ -100,6 +115,14 @@ pub struct SendError<B> {
 /// Remembered locally reset streams where `ClientParams` name no number: enough that cancelled requests whose
 /// answers arrive late do not end the connection for all others.
 const DEFAULT_MAX_CONCURRENT_RESET_STREAMS: usize = 10_000;
+// What `ClientParams` say of an unset one.
+const DEFAULT_STREAM_WINDOW: u32 = 2 << 20;
+const DEFAULT_CONNECTION_WINDOW: u32 = 5 << 20;
+const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
+const DEFAULT_MAX_SEND_BUF_SIZE: usize = 1 << 20;
+const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
+/// Streams to open before the peer's SETTINGS say how many it takes: the least that RFC 9113 section 6.5.2 recommends.
+const INITIAL_MAX_SEND_STREAMS: usize = 100;
 
 // === impl Connect ===
 
@@ -111,10 +134,15 @@ impl<C, B> Connect<C, B> {
     /// The first of `params` that is out of its range.
     pub fn new(connector: C, params: &ClientParams) -> Result<Self, OutOfRange> {
         params.validate()?;
-        let mut builder = http2::Builder::new(Spawn);
-        builder.timer(TokioTimer::new());
-        apply(params, &mut builder);
-        Ok(Self { connector, builder, timeout: None, transport: Arc::default(), body: PhantomData })
+        Ok(Self {
+            connector,
+            builder: builder(params),
+            keep_alive: params.keep_alive,
+            adaptive: params.flow_control == Some(FlowControl::Adaptive),
+            timeout: None,
+            transport: Arc::default(),
+            body: PhantomData,
+        })
     }
 
     /// Gives up when transport and handshake take longer than `timeout`. Not set: no limit.
@@ -130,12 +158,12 @@ impl<C, B> Connect<C, B> {
     }
 }
 
-/// Sets each of `params` that is given; what is not keeps hyper's default.
-fn apply(params: &ClientParams, builder: &mut http2::Builder<Spawn>) {
+/// All of `params` that the engine takes; keep-alive is the connection's own.
+fn builder(params: &ClientParams) -> h2::client::Builder {
     // No `..`: a new field must not compile until it is handled here.
     let ClientParams {
         flow_control,
-        keep_alive,
+        keep_alive: _,
         max_concurrent_reset_streams,
         max_local_error_reset_streams,
         max_frame_size,
@@ -143,36 +171,32 @@ fn apply(params: &ClientParams, builder: &mut http2::Builder<Spawn>) {
         max_header_list_size,
         max_send_buf_size,
     } = *params;
-    match flow_control {
-        None => {}
-        Some(FlowControl::Adaptive) => {
-            builder.adaptive_window(true);
-        }
+    let mut builder = h2::client::Builder::new();
+    let (stream, connection) = match flow_control {
+        None => (DEFAULT_STREAM_WINDOW, DEFAULT_CONNECTION_WINDOW),
+        Some(FlowControl::Adaptive) => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
         Some(FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size }) => {
-            builder
-                .initial_stream_window_size(initial_stream_window_size)
-                .initial_connection_window_size(initial_connection_window_size);
+            (initial_stream_window_size, initial_connection_window_size)
         }
-    }
-    if let Some(ClientKeepAlive { interval, timeout, while_idle }) = keep_alive {
-        builder.keep_alive_interval(interval).keep_alive_timeout(timeout).keep_alive_while_idle(while_idle);
-    }
-    builder.max_concurrent_reset_streams(max_concurrent_reset_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_RESET_STREAMS));
-    if let Some(max) = max_local_error_reset_streams {
-        builder.max_local_error_reset_streams(max);
-    }
+    };
+    builder
+        .enable_push(false)
+        .initial_max_send_streams(INITIAL_MAX_SEND_STREAMS)
+        .initial_window_size(stream)
+        .initial_connection_window_size(connection)
+        .max_concurrent_reset_streams(max_concurrent_reset_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_RESET_STREAMS))
+        .max_local_error_reset_streams(Some(
+            max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
+        ))
+        .max_header_list_size(max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE))
+        .max_send_buffer_size(max_send_buf_size.unwrap_or(DEFAULT_MAX_SEND_BUF_SIZE));
     if let Some(size) = max_frame_size {
         builder.max_frame_size(size);
     }
     if let Some(size) = header_table_size {
         builder.header_table_size(size);
     }
-    if let Some(size) = max_header_list_size {
-        builder.max_header_list_size(size);
-    }
-    if let Some(size) = max_send_buf_size {
-        builder.max_send_buf_size(size);
-    }
+    builder
 }
 
 impl<C, B, T> Service<T> for Connect<C, B>
@@ -181,9 +205,6 @@ where
     C::Response: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     C::Error: Into<BoxError>,
     C::Future: Send + 'static,
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
 {
     type Response = SendRequest<B>;
     type Error = ConnectError;
@@ -198,20 +219,16 @@ where
         let connecting = self.connector.call(target);
         let builder = self.builder.clone();
         let transport = Arc::clone(&self.transport);
-        let timeout = self.timeout;
+        let (keep_alive, adaptive, timeout) = (self.keep_alive, self.adaptive, self.timeout);
         let connected = async move {
             let io = connecting.await.map_err(ConnectError::transport)?;
-            let io = TokioIo::new(Io::new(io, &transport, &Arc::default()));
-            let (inner, connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
+            let activity = Activity::new(adaptive);
+            let io = Io::new(io, &transport, &activity);
+            let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
+            activity.ping(connection.ping_pong(), keep_alive);
             let (open, closed) = watch::channel(());
-            // Ends when the peer closes, or when all senders are dropped and all streams have ended.
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(error = &error as &dyn StdError, "connection to endpoint failed");
-                }
-                drop(open);
-            });
-            Ok(SendRequest { inner, closed })
+            tokio::spawn(drive(connection, h2.clone(), Arc::clone(&activity), open));
+            Ok(SendRequest { h2, activity, closed, body: PhantomData })
         };
         Box::pin(async move {
             let Some(limit) = timeout else { return connected.await };
@@ -225,6 +242,8 @@ impl<C: Clone, B> Clone for Connect<C, B> {
         Self {
             connector: self.connector.clone(),
             builder: self.builder.clone(),
+            keep_alive: self.keep_alive,
+            adaptive: self.adaptive,
             timeout: self.timeout,
             transport: Arc::clone(&self.transport),
             body: PhantomData,
@@ -238,13 +257,68 @@ impl<C: fmt::Debug, B> fmt::Debug for Connect<C, B> {
     }
 }
 
+/// Moves a connection's frames until it is closed: by its peer, or because all handles are dropped and all streams
+/// have ended. Drops `open` once it takes no more requests.
+async fn drive<I: AsyncRead + AsyncWrite + Unpin>(
+    mut connection: h2::client::Connection<Io<I>, Bytes>,
+    mut handle: h2::client::SendRequest<Bytes>,
+    activity: Arc<Activity>,
+    open: watch::Sender<()>,
+) {
+    let ended = {
+        let mut going = pin!(poll_fn(|cx| {
+            if let Poll::Ready(ended) = poll_connection(&mut connection, &activity, cx) {
+                return Poll::Ready(Some(ended));
+            }
+            // After GOAWAY, what is open goes on, but nothing can be added.
+            match handle.poll_ready(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Err(_)) => Poll::Ready(None),
+                Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+            }
+        }));
+        tokio::select! {
+            biased;
+            ended = &mut going => ended,
+            () = open.closed() => None,
+        }
+    };
+    drop((open, handle));
+    let ended = match ended {
+        Some(ended) => ended,
+        None => poll_fn(|cx| poll_connection(&mut connection, &activity, cx)).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = &*error, "connection to endpoint failed");
+    }
+}
+
+fn poll_connection<I: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut h2::client::Connection<Io<I>, Bytes>,
+    activity: &Activity,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), BoxError>> {
+    if Pin::new(&mut *connection).poll(cx)?.is_ready() {
+        return Poll::Ready(Ok(()));
+    }
+    while let Poll::Ready(found) = activity.poll_pings(cx) {
+        match found {
+            Finding::Dead => return Poll::Ready(Err("keep-alive timed out".into())),
+            Finding::Window(size) => {
+                connection.set_target_window_size(size);
+                connection.set_initial_window_size(size)?;
+            }
+        }
+    }
+    Poll::Pending
+}
+
 // === impl SendRequest ===
 
 impl<B> SendRequest<B> {
     /// Whether the connection takes no more requests: it was closed, or its peer sent GOAWAY.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.inner.is_closed()
+        self.closed.has_changed().is_err()
     }
 
     /// Completes when the connection takes no more requests.
@@ -256,49 +330,45 @@ impl<B> SendRequest<B> {
 
 impl<B> SendRequest<B>
 where
-    B: Body + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
 {
     /// Sends a request, and gives it back if the connection ended before any of it was sent.
-    pub fn try_send(&mut self, mut req: Request<B>) -> Sending<B> {
+    ///
+    /// Beyond the streams that the peer takes at once, it waits for one of them to end.
+    pub fn try_send(&mut self, req: Request<B>) -> Sending<B> {
+        match self.h2.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(source)) => return Sending::failed(source, Some(req)),
+            // The last request waits to be sent. A handle has one such at most, but there may be many handles.
+            Poll::Pending => self.h2 = self.h2.clone(),
+        }
+        let (mut head, body) = req.into_parts();
         // h2 takes a request without authority only as one that comes from HTTP/1.1; it is sent without `:authority`
         // all the same. linkerd2-proxy does it so.
-        *req.version_mut() = if req.uri().authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
-        Sending { inner: Box::pin(self.inner.try_send_request(req)) }
-    }
-}
-
-impl<B> Future for Sending<B> {
-    type Output = Result<Response<IncomingBody>, SendError<B>>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(match ready!(self.inner.as_mut().poll(cx)) {
-            Ok(rsp) => Ok(rsp.map(IncomingBody::from_endpoint)),
-            Err(mut error) => {
-                let request = error.take_message();
-                Err(SendError { error: Error { source: error.into_error() }, request })
+        head.version = if head.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
+        let ended = body.is_end_stream();
+        match self.h2.send_request(Request::from_parts(head, ()), ended) {
+            Ok((response, to)) => {
+                let upload = (!ended).then(|| Pipe::new(body, to, Reason::CANCEL));
+                Sending(State::Sent { response, upload, stream: self.activity.open_stream() })
             }
-        })
-    }
-}
-
-impl<B> Future for ResponseFuture<B> {
-    type Output = Result<Response<IncomingBody>, Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map_err(|failed| failed.error)
+            Err(source) => Sending::failed(source, None),
+        }
     }
 }
 
 impl<B> Service<Request<B>> for SendRequest<B>
 where
-    B: Body + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
 {
     type Response = Response<IncomingBody>;
     type Error = Error;
     type Future = ResponseFuture<B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx).map_err(|source| Error { source })
+        self.h2.poll_ready(cx).map_err(Error::h2)
     }
 
     fn call(&mut self, req: Request<B>) -> ResponseFuture<B> {
@@ -308,13 +378,77 @@ where
 
 impl<B> Clone for SendRequest<B> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), closed: self.closed.clone() }
+        Self {
+            h2: self.h2.clone(),
+            activity: Arc::clone(&self.activity),
+            closed: self.closed.clone(),
+            body: PhantomData,
+        }
     }
 }
 
 impl<B> fmt::Debug for SendRequest<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SendRequest").field("closed", &self.is_closed()).finish()
+    }
+}
+
+// === impl Sending ===
+
+impl<B> Sending<B> {
+    fn failed(source: h2::Error, request: Option<Request<B>>) -> Self {
+        Self(State::Failed(Box::new(SendError { error: Error::h2(source), request })))
+    }
+}
+
+impl<B> Future for Sending<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<IncomingBody>, SendError<B>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let responded = match &mut self.0 {
+            State::Sent { response, upload, .. } => {
+                match upload.as_mut().map_or(Poll::Pending, |upload| upload.poll(cx)) {
+                    Poll::Ready(Piped::Broken) => {
+                        self.0 = State::Done;
+                        return Poll::Ready(Err(SendError { error: Error { source: None }, request: None }));
+                    }
+                    Poll::Ready(_) => *upload = None,
+                    Poll::Pending => {}
+                }
+                Some(ready!(Pin::new(response).poll(cx)))
+            }
+            State::Failed(_) | State::Done => None,
+        };
+        Poll::Ready(match (mem::replace(&mut self.0, State::Done), responded) {
+            (State::Sent { upload, stream, .. }, Some(Ok(rsp))) => {
+                if let Some(mut upload) = upload {
+                    // From here on the two directions go on by themselves.
+                    tokio::spawn(async move { poll_fn(|cx| upload.poll(cx)).await });
+                }
+                let (head, body) = rsp.into_parts();
+                let body = IncomingBody::new(Side::Endpoint, &head.headers, body, stream.activity()).counted(stream);
+                Ok(Response::from_parts(head, body))
+            }
+            (State::Sent { .. }, Some(Err(source))) => Err(SendError { error: Error::h2(source), request: None }),
+            (State::Failed(error), _) => Err(*error),
+            _ => panic!("a response was polled after its end"),
+        })
+    }
+}
+
+impl<B> Future for ResponseFuture<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<IncomingBody>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map_err(|failed| failed.error)
     }
 }
 
@@ -331,7 +465,7 @@ impl ConnectError {
         Self { kind: ConnectErrorKind::Transport, source: Some(source.into()) }
     }
 
-    fn handshake(source: hyper::Error) -> Self {
+    fn handshake(source: h2::Error) -> Self {
         Self { kind: ConnectErrorKind::Handshake, source: Some(source.into()) }
     }
 
@@ -361,6 +495,16 @@ impl ConnectError {
 // === impl Error ===
 
 impl Error {
+    fn h2(source: h2::Error) -> Self {
+        Self { source: Some(source) }
+    }
+
+    /// The request's own body broke, so that its stream was reset; the endpoint has done nothing wrong.
+    #[must_use]
+    pub fn is_request_broken(&self) -> bool {
+        self.source.is_none()
+    }
+
     /// The code of the RST_STREAM that the endpoint answered with, if it did.
     #[must_use]
     pub fn reset(&self) -> Option<u32> {
@@ -370,17 +514,17 @@ impl Error {
     /// The endpoint said, by GOAWAY, that it has not processed the request and will not.
     #[must_use]
     pub fn is_unprocessed(&self) -> bool {
-        reason::h2_error(&self.source).is_some_and(|h2| h2.is_go_away() && h2.is_remote())
+        self.source.as_ref().is_some_and(|source| source.is_go_away() && source.is_remote())
     }
 
     /// The connection was lost before the response's head arrived.
     #[must_use]
     pub fn is_connection_lost(&self) -> bool {
-        self.remote_reset().is_none() && !self.is_unprocessed()
+        self.source.is_some() && self.remote_reset().is_none() && !self.is_unprocessed()
     }
 
     pub(crate) fn remote_reset(&self) -> Option<Reason> {
-        reason::remote_reset(&self.source)
+        self.source.as_ref().and_then(reason::remote_reset)
     }
 }
 
@@ -388,6 +532,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.remote_reset() {
             Some(reason) => write!(f, "endpoint reset the stream: {reason:?}"),
+            None if self.is_request_broken() => f.write_str("the request's body broke"),
             None if self.is_unprocessed() => f.write_str("endpoint went away before it processed the request"),
             None => f.write_str("connection to endpoint was lost"),
         }
@@ -396,7 +541,7 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.source)
+        self.source.as_ref().map(|source| source as _)
     }
 }
 

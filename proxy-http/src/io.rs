@@ -1,14 +1,11 @@
 //! The transport under a connection, which counts what it carries.
 
-use crate::stats::Transport;
+use crate::{activity::Activity, stats::Transport};
 use pin_project_lite::pin_project;
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -27,15 +24,6 @@ pin_project! {
 /// Counts a connection as open while it lives.
 #[derive(Debug)]
 struct Open(Arc<Transport>);
-
-/// What happens on one connection, for those who wait for its end.
-#[derive(Debug, Default)]
-pub(crate) struct Activity {
-    /// Requests whose response is not complete.
-    pub(crate) streams: AtomicUsize,
-    /// Reads and writes that moved bytes.
-    pub(crate) moves: AtomicU64,
-}
 
 // === impl Io ===
 
@@ -96,14 +84,5 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.closed();
-    }
-}
-
-// === impl Activity ===
-
-impl Activity {
-    fn moved(&self) {
-        // Only the connection's own task writes it, so no read-modify-write is needed.
-        self.moves.store(self.moves.load(Relaxed).wrapping_add(1), Relaxed);
     }
 }

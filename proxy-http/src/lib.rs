@@ -9,7 +9,7 @@
 //!   cannot be forwarded.
 //! - [`Stats`] counts what goes through, without locks.
 //!
-//! hyper and h2 do the protocol; none of their types is part of this interface.
+//! h2 does the protocol; none of its types is part of this interface.
 //!
 //! # Examples
 //!
@@ -50,17 +50,20 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod activity;
 mod answer;
 pub mod body;
 pub mod client;
 pub mod endpoints;
-mod exec;
 mod grpc;
 mod io;
+mod ping;
+mod pipe;
 pub mod proxy;
 mod reason;
 pub mod server;
 pub mod stats;
+mod wake;
 
 pub use body::IncomingBody;
 pub use client::{Connect, SendRequest};

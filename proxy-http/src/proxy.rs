@@ -6,7 +6,7 @@ use crate::{
 use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use std::{
     fmt,
     future::Future,
@@ -79,7 +79,7 @@ pub struct Body {
 #[derive(Debug, thiserror::Error)]
 #[error("request was reset")]
 pub struct Error {
-    /// What the client's stream is reset with; hyper looks for it among the sources.
+    /// What the client's stream is reset with; looked for among the sources.
     source: h2::Error,
 }
 
@@ -108,15 +108,6 @@ struct Exchange {
     grpc: bool,
     status: Option<StatusCode>,
     grpc_status: Option<u8>,
-    end: End,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum End {
-    /// Not seen: if nothing more comes, the client has gone.
-    Open,
-    Clean,
-    Broken,
 }
 
 /// When a request must be over. Boxed, since few have one.
@@ -274,14 +265,7 @@ impl Exchange {
     fn start(shared: &Arc<Shared>, grpc: bool) -> Self {
         shared.stats.request();
         shared.limits.in_flight.fetch_add(1, Relaxed);
-        Self {
-            shared: Arc::clone(shared),
-            started: Instant::now(),
-            grpc,
-            status: None,
-            grpc_status: None,
-            end: End::Open,
-        }
+        Self { shared: Arc::clone(shared), started: Instant::now(), grpc, status: None, grpc_status: None }
     }
 
     fn pass_on(mut self, rsp: Response<IncomingBody>, deadline: Deadline) -> Response<Body> {
@@ -290,14 +274,15 @@ impl Exchange {
         rsp.map(|inner| Body { inner: Some(inner), deadline, exchange: self })
     }
 
-    fn fail(mut self, error: &client::Error) -> Result<Response<Body>, Error> {
+    fn fail(self, error: &client::Error) -> Result<Response<Body>, Error> {
         if let Some(reason) = error.remote_reset() {
-            self.end = End::Broken;
-            self.shared.stats.reset(Side::Endpoint, Some(reason.into()));
+            self.shared.stats.transport(Side::Endpoint).reset(Some(reason));
             Err(Error { source: Side::Endpoint.passed_on(reason).into() })
         } else if error.is_unprocessed() {
-            self.end = End::Broken;
             Err(Error { source: Reason::REFUSED_STREAM.into() })
+        } else if error.is_request_broken() {
+            // The client has gone, so nobody sees it.
+            Err(Error { source: Reason::CANCEL.into() })
         } else {
             Ok(self.answer(Answer::bad_gateway("connection to endpoint was lost")))
         }
@@ -315,10 +300,6 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let Shared { limits, stats, .. } = &*self.shared;
         limits.in_flight.fetch_sub(1, Relaxed);
-        if self.end == End::Open {
-            // What the client reset it with stays between it and hyper.
-            stats.reset(Side::Client, None);
-        }
         if let Some(status) = self.status {
             stats.response(status, self.grpc_status, self.started.elapsed());
         }
@@ -388,22 +369,15 @@ impl http_body::Body for Body {
             polled => polled,
         };
         match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(frame))) if exchange.grpc => {
                 if let Some(trailers) = frame.trailers_ref() {
-                    exchange.end = End::Clean;
-                    if exchange.grpc {
-                        exchange.grpc_status = grpc::status(trailers);
-                    }
+                    exchange.grpc_status = grpc::status(trailers);
                 }
             }
-            Poll::Ready(Some(Err(error))) => {
-                exchange.end = End::Broken;
-                if error.reset().is_some() || error.is_truncated() {
-                    exchange.shared.stats.reset(Side::Endpoint, error.reset());
-                }
+            Poll::Ready(Some(Err(error))) if !error.is_timeout() => {
+                exchange.shared.stats.transport(Side::Endpoint).reset(error.reset().map(Reason::from));
             }
-            Poll::Ready(None) => exchange.end = End::Clean,
-            Poll::Pending => {}
+            _ => {}
         }
         polled
     }
@@ -414,14 +388,5 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.as_ref().map_or_else(SizeHint::default, http_body::Body::size_hint)
-    }
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        // hyper stops at the frame that `is_end_stream` follows, without asking for the end after it.
-        if self.exchange.end == End::Open && self.is_end_stream() {
-            self.exchange.end = End::Clean;
-        }
     }
 }

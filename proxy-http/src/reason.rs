@@ -37,7 +37,7 @@ impl Side {
 }
 
 /// The first h2 error in a chain of causes.
-pub(crate) fn h2_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a h2::Error> {
+fn h2_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a h2::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(h2) = error.downcast_ref() {
@@ -48,7 +48,12 @@ pub(crate) fn h2_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a h2
     None
 }
 
+/// The code of the first h2 error in a chain of causes.
+pub(crate) fn first(error: &(dyn StdError + 'static)) -> Option<Reason> {
+    h2_error(error).and_then(h2::Error::reason)
+}
+
 /// The code of a RST_STREAM that the peer sent, if that is what ended a stream.
-pub(crate) fn remote_reset(error: &(dyn StdError + 'static)) -> Option<Reason> {
-    h2_error(error).filter(|h2| h2.is_reset() && h2.is_remote()).and_then(h2::Error::reason)
+pub(crate) fn remote_reset(error: &h2::Error) -> Option<Reason> {
+    error.reason().filter(|_| error.is_reset() && error.is_remote())
 }

@@ -2,25 +2,29 @@
 
 use crate::{
     BoxError, IncomingBody,
-    exec::Spawn,
-    io::{Activity, Io},
+    activity::Activity,
+    io::Io,
+    ping::{self, Finding},
+    pipe::{Pipe, Piped},
+    reason::{self, Side},
     stats::Transport,
+    wake::Wake,
 };
-use bytes::Buf;
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, Stream};
+use h2::{
+    Reason,
+    server::{Connection, Handshake, SendResponse},
+};
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
-use http_h2::{FlowControl, KeepAlive, OutOfRange, ServerParams};
-use hyper::{body::Incoming, server::conn::http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http_body::Body;
+use http_h2::{ClientKeepAlive, FlowControl, KeepAlive, OutOfRange, ServerParams};
 use pin_project_lite::pin_project;
 use std::{
-    cell::RefCell,
-    error::Error as StdError,
-    fmt,
-    future::Future,
+    future::{Future, poll_fn},
     mem,
-    pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -30,57 +34,70 @@ use tower_service::Service;
 /// Serves HTTP/2 with prior knowledge on any transport.
 #[derive(Clone, Debug)]
 pub struct Server {
-    builder: http2::Builder<Spawn>,
+    builder: h2::server::Builder,
+    keep_alive: Option<ClientKeepAlive>,
+    adaptive: bool,
     transport: Arc<Transport>,
 }
 
 /// Why a connection ended other than by its client closing it.
 #[derive(Debug, thiserror::Error)]
-#[error("connection from client failed")]
+#[error("{}", if self.source.is_some() { "connection from client failed" } else { "keep-alive timed out" })]
 pub struct Error {
-    source: hyper::Error,
+    /// `None`: no PING was answered in time.
+    source: Option<h2::Error>,
 }
 
-/// hyper's view of a tower service.
-struct PerConnection<S> {
-    // hyper calls services by shared reference, but only ever from the connection's one task.
-    service: RefCell<S>,
+/// One connection with all its streams, which end with it.
+struct Serving<I, S, B>
+where
+    S: Service<Request<IncomingBody>>,
+{
+    phase: Phase<I>,
+    service: S,
+    streams: FuturesUnordered<Answering<S, S::Future, B>>,
+    keep_alive: Option<ClientKeepAlive>,
+    draining: bool,
+    wake: Arc<Wake>,
+    /// `wake`, as the connection is polled with it.
+    waker: Waker,
     activity: Arc<Activity>,
+    transport: Arc<Transport>,
+}
+
+enum Phase<I> {
+    Handshaking(Handshake<Io<I>, Bytes>),
+    Open(Connection<Io<I>, Bytes>),
 }
 
 pin_project! {
     /// A request that is being answered.
-    struct Responding<S, F> {
+    struct Answering<S, F, B> {
+        respond: SendResponse<Bytes>,
         #[pin]
-        state: State<S, F>,
-        stream: Option<OpenStream>,
+        state: State<S, F, B>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
     #[project_replace = StateReplace]
-    enum State<S, F> {
+    enum State<S, F, B> {
         Unready { waiting: Option<Box<(S, Request<IncomingBody>)>> },
         Called { #[pin] response: F },
+        Sending { pipe: Pipe<B> },
     }
 }
-
-pin_project! {
-    /// A response's body, which keeps its stream counted as open.
-    struct Counted<B> {
-        #[pin]
-        inner: B,
-        stream: OpenStream,
-    }
-}
-
-/// Counts a stream as open while it lives.
-struct OpenStream(Arc<Activity>);
 
 /// How long a draining connection with no open stream may stay silent before it is closed. A client that answers the
 /// drain's PING is gone long before.
 const DRAIN_SILENCE: Duration = Duration::from_secs(5);
+// What `ServerParams` say of an unset one.
+const DEFAULT_WINDOW: u32 = 1 << 20;
+const DEFAULT_MAX_CONCURRENT_STREAMS: u32 = 200;
+const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
+const DEFAULT_MAX_SEND_BUF_SIZE: usize = 400 << 10;
+const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
 
 // === impl Server ===
 
@@ -92,14 +109,19 @@ impl Server {
     /// The first of `params` that is out of its range.
     pub fn new(params: &ServerParams) -> Result<Self, OutOfRange> {
         params.validate()?;
-        let mut builder = http2::Builder::new(Spawn);
-        // A proxy passes on the date that the origin gave, or none.
-        builder.timer(TokioTimer::new()).auto_date_header(false);
-        apply(params, &mut builder);
-        Ok(Self { builder, transport: Arc::default() })
+        Ok(Self {
+            builder: builder(params),
+            keep_alive: params.keep_alive.map(|KeepAlive { interval, timeout }| ClientKeepAlive {
+                interval,
+                timeout,
+                while_idle: true,
+            }),
+            adaptive: params.flow_control == Some(FlowControl::Adaptive),
+            transport: Arc::default(),
+        })
     }
 
-    /// Counts connections and their bytes on `transport`.
+    /// Counts connections, their bytes and the resets of their streams on `transport`.
     #[must_use]
     pub fn count_on(self, transport: Arc<Transport>) -> Self {
         Self { transport, ..self }
@@ -112,45 +134,54 @@ impl Server {
     /// along is closed once no stream is open and nothing has moved for five seconds.
     ///
     /// An error of `service` resets the stream, with the code of the first `h2::Error` among its sources or else with
-    /// INTERNAL_ERROR.
+    /// INTERNAL_ERROR. So does a response that HTTP/2 has no form for, such as one with a `connection` field. When a
+    /// client resets its stream, or is lost, the future or the body of its response is dropped.
     ///
     /// # Errors
     ///
-    /// When the transport fails, or when the client breaks the protocol.
+    /// When the transport fails, or when the client breaks the protocol or answers no keep-alive PING.
     pub async fn serve<I, S, B, D>(&self, io: I, service: S, drain: D) -> Result<(), Error>
     where
-        I: AsyncRead + AsyncWrite + Unpin + 'static,
-        S: Service<Request<IncomingBody>, Response = Response<B>> + Clone + Send + 'static,
+        I: AsyncRead + AsyncWrite + Unpin,
+        S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
         S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: Body + Send + 'static,
-        B::Data: Buf + Send + 'static,
+        B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
         D: Future<Output = ()>,
     {
-        let activity = Arc::<Activity>::default();
-        let io = TokioIo::new(Io::new(io, &self.transport, &activity));
-        let service = PerConnection { service: RefCell::new(service), activity: Arc::clone(&activity) };
-        let mut connection = pin!(self.builder.serve_connection(io, service));
+        let activity = Activity::new(self.adaptive);
+        let io = Io::new(io, &self.transport, &activity);
+        let wake = Arc::<Wake>::default();
+        let mut serving = Serving {
+            phase: Phase::Handshaking(self.builder.handshake(io)),
+            service,
+            streams: FuturesUnordered::new(),
+            keep_alive: self.keep_alive,
+            draining: false,
+            waker: Waker::from(Arc::clone(&wake)),
+            wake,
+            activity: Arc::clone(&activity),
+            transport: Arc::clone(&self.transport),
+        };
         tokio::select! {
             biased;
-            ended = connection.as_mut() => return ended.map_err(|source| Error { source }),
-            () = drain => connection.as_mut().graceful_shutdown(),
+            ended = poll_fn(|cx| serving.poll(cx)) => return ended,
+            () = drain => serving.drain(),
         }
         tokio::select! {
             biased;
-            ended = connection => ended.map_err(|source| Error { source }),
-            () = activity.silence() => Ok(()),
+            ended = poll_fn(|cx| serving.poll(cx)) => ended,
+            () = silence(&activity) => Ok(()),
         }
     }
 }
 
-/// Sets each of `params` that is given; what is not keeps hyper's default.
-fn apply(params: &ServerParams, builder: &mut http2::Builder<Spawn>) {
+/// All of `params` that the engine takes; keep-alive is the connection's own.
+fn builder(params: &ServerParams) -> h2::server::Builder {
     // No `..`: a new field must not compile until it is handled here.
     let ServerParams {
         flow_control,
-        keep_alive,
+        keep_alive: _,
         max_concurrent_streams,
         max_frame_size,
         header_table_size,
@@ -159,159 +190,222 @@ fn apply(params: &ServerParams, builder: &mut http2::Builder<Spawn>) {
         max_local_error_reset_streams,
         max_send_buf_size,
     } = *params;
-    match flow_control {
-        None => {}
-        Some(FlowControl::Adaptive) => {
-            builder.adaptive_window(true);
-        }
+    let mut builder = h2::server::Builder::new();
+    let (stream, connection) = match flow_control {
+        None => (DEFAULT_WINDOW, DEFAULT_WINDOW),
+        Some(FlowControl::Adaptive) => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
         Some(FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size }) => {
-            builder
-                .initial_stream_window_size(initial_stream_window_size)
-                .initial_connection_window_size(initial_connection_window_size);
+            (initial_stream_window_size, initial_connection_window_size)
         }
-    }
-    if let Some(KeepAlive { interval, timeout }) = keep_alive {
-        builder.keep_alive_interval(interval).keep_alive_timeout(timeout);
-    }
-    // Not passed on when unset: hyper takes `None` for "no limit" here.
-    if let Some(max) = max_concurrent_streams {
-        builder.max_concurrent_streams(max);
-    }
+    };
+    builder
+        .initial_window_size(stream)
+        .initial_connection_window_size(connection)
+        .max_concurrent_streams(max_concurrent_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_STREAMS))
+        .max_header_list_size(max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE))
+        .max_local_error_reset_streams(Some(
+            max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
+        ))
+        .max_send_buffer_size(max_send_buf_size.unwrap_or(DEFAULT_MAX_SEND_BUF_SIZE));
     if let Some(size) = max_frame_size {
         builder.max_frame_size(size);
     }
     if let Some(size) = header_table_size {
         builder.header_table_size(size);
     }
-    if let Some(size) = max_header_list_size {
-        builder.max_header_list_size(size);
-    }
     if let Some(max) = max_pending_accept_reset_streams {
         builder.max_pending_accept_reset_streams(max);
     }
-    if let Some(max) = max_local_error_reset_streams {
-        builder.max_local_error_reset_streams(max);
-    }
-    if let Some(size) = max_send_buf_size {
-        builder.max_send_buf_size(size);
+    builder
+}
+
+/// Completes when, for [`DRAIN_SILENCE`], no stream was open and not a byte moved.
+async fn silence(activity: &Activity) {
+    loop {
+        let before = activity.moves();
+        tokio::time::sleep(DRAIN_SILENCE).await;
+        if activity.streams() == 0 && activity.moves() == before {
+            return;
+        }
     }
 }
 
-// === impl PerConnection ===
+// === impl Serving ===
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for PerConnection<S>
+impl<I, S, B> Serving<I, S, B>
 where
+    I: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
-    B: Body,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
 {
-    type Response = Response<Counted<B>>;
-    type Error = S::Error;
-    type Future = Responding<S, S::Future>;
-
-    fn call(&self, req: Request<Incoming>) -> Self::Future {
-        self.activity.streams.fetch_add(1, Relaxed);
-        let stream = Some(OpenStream(Arc::clone(&self.activity)));
-        let req = req.map(IncomingBody::from_client);
-        let mut service = self.service.borrow_mut();
-        // Nearly always ready; if not, the request waits in its own task with its own waker.
-        let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => State::Called { response: service.call(req) },
-            Poll::Ready(Err(_)) | Poll::Pending => {
-                let clone = service.clone();
-                State::Unready { waiting: Some(Box::new((mem::replace(&mut *service, clone), req))) }
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        // Before the connection, which then writes what they have sent.
+        self.wake.hold(cx.waker());
+        self.poll_streams(cx);
+        self.wake.release();
+        let mut connection_cx = Context::from_waker(&self.waker);
+        if let Phase::Handshaking(handshake) = &mut self.phase {
+            let mut connection = ready!(Pin::new(handshake).poll(&mut connection_cx)).map_err(Error::connection)?;
+            self.activity.ping(connection.ping_pong(), self.keep_alive);
+            if self.draining {
+                connection.graceful_shutdown();
             }
-        };
-        Responding { state, stream }
+            self.phase = Phase::Open(connection);
+        }
+        let Phase::Open(connection) = &mut self.phase else { unreachable!() };
+        let mut accepted = false;
+        while let Poll::Ready(next) = connection.poll_accept(&mut connection_cx) {
+            let (req, respond) = match next {
+                Some(Ok(accepted)) => accepted,
+                Some(Err(error)) => return Poll::Ready(Err(Error::connection(error))),
+                None => return Poll::Ready(Ok(())),
+            };
+            let (head, body) = req.into_parts();
+            let body = IncomingBody::new(Side::Client, &head.headers, body, &self.activity);
+            let state = State::call(&mut self.service, Request::from_parts(head, body));
+            self.streams.push(Answering { respond, state });
+            accepted = true;
+        }
+        while let Poll::Ready(found) = self.activity.poll_pings(cx) {
+            match found {
+                Finding::Dead => return Poll::Ready(Err(Error { source: None })),
+                Finding::Window(size) => {
+                    connection.set_target_window_size(size);
+                    connection.set_initial_window_size(size).map_err(Error::connection)?;
+                }
+            }
+        }
+        if accepted {
+            // What they send at once wakes the connection.
+            self.poll_streams(cx);
+        }
+        self.activity.set_streams(self.streams.len());
+        Poll::Pending
+    }
+
+    fn poll_streams(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(ended)) = Pin::new(&mut self.streams).poll_next(cx) {
+            match ended {
+                Piped::Done | Piped::Broken => {}
+                Piped::Reset(reason) => self.transport.reset(Some(reason)),
+                Piped::Lost => self.transport.reset(None),
+            }
+        }
+    }
+
+    /// Tells the client to open no more streams.
+    fn drain(&mut self) {
+        self.draining = true;
+        if let Phase::Open(connection) = &mut self.phase {
+            connection.graceful_shutdown();
+        }
     }
 }
 
-// === impl Responding ===
+impl<I, S, B> Drop for Serving<I, S, B>
+where
+    S: Service<Request<IncomingBody>>,
+{
+    fn drop(&mut self) {
+        for _ in 0..self.streams.len() {
+            self.transport.reset(None);
+        }
+    }
+}
 
-impl<S, B> Future for Responding<S, S::Future>
+// === impl Answering ===
+
+impl<S, B> Future for Answering<S, S::Future, B>
 where
     S: Service<Request<IncomingBody>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
 {
-    type Output = Result<Response<Counted<B>>, S::Error>;
+    type Output = Piped;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Piped> {
         let mut this = self.project();
         loop {
-            match this.state.as_mut().project() {
-                StateProj::Called { response } => {
-                    let rsp = ready!(response.poll(cx))?;
-                    let stream = this.stream.take().expect("a response is polled to its end once");
-                    return Poll::Ready(Ok(rsp.map(|inner| Counted { inner, stream })));
-                }
+            let polled = match this.state.as_mut().project() {
+                StateProj::Sending { pipe } => return pipe.poll(cx),
+                StateProj::Called { response } => response.poll(cx),
                 StateProj::Unready { waiting } => {
                     let (service, _) = &mut **waiting.as_mut().expect("a service is called once");
-                    ready!(service.poll_ready(cx))?;
-                    let (mut service, req) = *waiting.take().expect("seen above");
-                    let response = service.call(req);
-                    this.state.as_mut().project_replace(State::Called { response });
+                    match service.poll_ready(cx) {
+                        Poll::Ready(Ok(())) => {
+                            let (mut service, req) = *waiting.take().expect("seen above");
+                            let response = service.call(req);
+                            this.state.as_mut().project_replace(State::Called { response });
+                            continue;
+                        }
+                        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                        Poll::Pending => Poll::Pending,
+                    }
                 }
+            };
+            let sent = match polled {
+                Poll::Pending => {
+                    let reset = ready!(this.respond.poll_reset(cx));
+                    return Poll::Ready(reset.map_or(Piped::Lost, Piped::Reset));
+                }
+                Poll::Ready(Ok(rsp)) => {
+                    let (head, body) = rsp.into_parts();
+                    let ended = body.is_end_stream();
+                    let to = this.respond.send_response(Response::from_parts(head, ()), ended);
+                    to.map(|to| (!ended).then(|| Pipe::new(body, to, Reason::INTERNAL_ERROR)))
+                        .map_err(|error| error.reason())
+                }
+                Poll::Ready(Err(error)) => {
+                    // Perhaps because the client has reset its stream.
+                    if let Poll::Ready(Ok(reason)) = this.respond.poll_reset(cx) {
+                        return Poll::Ready(Piped::Reset(reason));
+                    }
+                    Err(reason::first(&*error.into()))
+                }
+            };
+            match sent {
+                Ok(Some(pipe)) => this.state.as_mut().project_replace(State::Sending { pipe }),
+                Ok(None) => return Poll::Ready(Piped::Done),
+                Err(reason) => {
+                    this.respond.send_reset(reason.unwrap_or(Reason::INTERNAL_ERROR));
+                    return Poll::Ready(Piped::Done);
+                }
+            };
+        }
+    }
+}
+
+// === impl State ===
+
+impl<S, B> State<S, S::Future, B>
+where
+    S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
+{
+    fn call(service: &mut S, req: Request<IncomingBody>) -> Self {
+        // Nearly always ready; if not, the request waits by itself, with a waker of its own.
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Self::Called { response: service.call(req) },
+            Poll::Ready(Err(_)) | Poll::Pending => {
+                let clone = service.clone();
+                Self::Unready { waiting: Some(Box::new((mem::replace(service, clone), req))) }
             }
         }
     }
 }
 
-// === impl Counted ===
-
-impl<B: Body> Body for Counted<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().inner.poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-// === impl OpenStream ===
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Relaxed);
-    }
-}
-
-// === impl Activity ===
-
-impl Activity {
-    /// Completes when, for [`DRAIN_SILENCE`], no stream was open and not a byte moved.
-    async fn silence(&self) {
-        loop {
-            let before = self.moves.load(Relaxed);
-            tokio::time::sleep(DRAIN_SILENCE).await;
-            if self.streams.load(Relaxed) == 0 && self.moves.load(Relaxed) == before {
-                return;
-            }
-        }
-    }
-}
-
-impl<S> fmt::Debug for PerConnection<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PerConnection").field("activity", &self.activity).finish_non_exhaustive()
-    }
-}
+// === impl Error ===
 
 impl Error {
+    fn connection(source: h2::Error) -> Self {
+        Self { source: Some(source) }
+    }
+
     /// The client was gone before it sent the HTTP/2 preface, or while nothing was open: nothing to worry about.
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
-        crate::reason::h2_error(&self.source).is_none_or(h2::Error::is_io)
-    }
-
-    /// The cause, for a log line.
-    #[must_use]
-    pub fn cause(&self) -> &(dyn StdError + 'static) {
-        &self.source
+        self.source.as_ref().is_some_and(h2::Error::is_io)
     }
 }

@@ -4,6 +4,7 @@
 //! and a reader can sum them up.
 
 use crate::reason::Side;
+use h2::Reason;
 use http::StatusCode;
 use std::{
     sync::{
@@ -22,7 +23,6 @@ pub struct Stats {
     /// Responses by HTTP status and gRPC status.
     responses: Box<[AtomicU64]>,
     latency: Latency,
-    resets: [[AtomicU64; RESET_CODES]; 2],
     shed: AtomicU64,
     failfast: AtomicU64,
     queued: AtomicU64,
@@ -37,6 +37,7 @@ pub struct Transport {
     closed: AtomicU64,
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
+    resets: [AtomicU64; RESET_CODES],
 }
 
 /// How long responses took, from the request's head to the response's end, in milliseconds.
@@ -62,7 +63,7 @@ pub struct Responses {
 pub enum ResetCode {
     /// A code of RFC 9113 section 7, 0 to 13.
     Known(u8),
-    /// A code that the RFC does not know, or one that the engine did not tell.
+    /// A code that the RFC does not know, or none: the connection was lost.
     Other,
 }
 
@@ -89,7 +90,6 @@ impl Default for Stats {
             requests: AtomicU64::new(0),
             responses: (0..STATUSES * GRPC_STATUSES).map(|_| AtomicU64::new(0)).collect(),
             latency: Latency::default(),
-            resets: Default::default(),
             shed: AtomicU64::new(0),
             failfast: AtomicU64::new(0),
             queued: AtomicU64::new(0),
@@ -122,19 +122,6 @@ impl Stats {
     /// How long responses took.
     pub fn latency(&self) -> &Latency {
         &self.latency
-    }
-
-    /// Streams that a side reset, or whose connection to it was lost, by code.
-    pub fn resets(&self) -> impl Iterator<Item = (Side, ResetCode, u64)> {
-        [Side::Client, Side::Endpoint].into_iter().zip(&self.resets).flat_map(|(side, codes)| {
-            codes.iter().enumerate().map(move |(code, count)| {
-                let code = match u8::try_from(code) {
-                    Ok(code) if usize::from(code) < RESET_CODES - 1 => ResetCode::Known(code),
-                    _ => ResetCode::Other,
-                };
-                (side, code, count.load(Relaxed))
-            })
-        })
     }
 
     /// Requests turned away because too many were in flight or waiting.
@@ -173,15 +160,6 @@ impl Stats {
         let row = usize::from(status.as_u16()).saturating_sub(FIRST_STATUS).min(STATUSES - 1);
         self.responses[row * GRPC_STATUSES + grpc].fetch_add(1, Relaxed);
         self.latency.record(latency);
-    }
-
-    pub(crate) fn reset(&self, side: Side, code: Option<u32>) {
-        let codes = match side {
-            Side::Client => &self.resets[0],
-            Side::Endpoint => &self.resets[1],
-        };
-        let code = code.and_then(|code| usize::try_from(code).ok()).unwrap_or(usize::MAX);
-        codes[code.min(RESET_CODES - 1)].fetch_add(1, Relaxed);
     }
 
     pub(crate) fn count_shed(&self) {
@@ -224,6 +202,23 @@ impl Transport {
     /// Bytes written so far.
     pub fn written_bytes(&self) -> u64 {
         self.written_bytes.load(Relaxed)
+    }
+
+    /// Streams that peers reset, by code; those that were open when a connection was lost are [`ResetCode::Other`].
+    pub fn resets(&self) -> impl Iterator<Item = (ResetCode, u64)> {
+        self.resets.iter().enumerate().map(|(code, count)| {
+            let code = match u8::try_from(code) {
+                Ok(code) if usize::from(code) < RESET_CODES - 1 => ResetCode::Known(code),
+                _ => ResetCode::Other,
+            };
+            (code, count.load(Relaxed))
+        })
+    }
+
+    /// A peer reset a stream. `None`: its connection was lost.
+    pub(crate) fn reset(&self, code: Option<Reason>) {
+        let code = code.and_then(|code| usize::try_from(u32::from(code)).ok()).unwrap_or(usize::MAX);
+        self.resets[code.min(RESET_CODES - 1)].fetch_add(1, Relaxed);
     }
 
     pub(crate) fn opened(&self) {

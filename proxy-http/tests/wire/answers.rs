@@ -13,7 +13,7 @@ use proxy_http::{
     stats::{Peer, ResetCode},
 };
 use std::{
-    future::{pending, ready},
+    future::{pending, poll_fn, ready},
     io,
     sync::Arc,
     time::Duration,
@@ -310,11 +310,17 @@ async fn resets_and_responses_are_counted() {
     let (response, _) = client.send_request(get(), true).unwrap();
     endpoint.asked().await.respond.send_reset(Reason::REFUSED_STREAM);
     reset(response.await);
-    assert_eq!(rig.stats.requests(), 2);
+    let (_response, mut stream) = client.send_request(post(), false).unwrap();
+    let mut asked = endpoint.asked().await;
+    stream.send_reset(Reason::ENHANCE_YOUR_CALM);
+    poll_fn(|cx| asked.respond.poll_reset(cx)).await.unwrap();
+    assert_eq!(rig.stats.requests(), 3);
     let responses: Vec<_> = rig.stats.responses().map(|r| (r.status.as_u16(), r.grpc_status, r.count)).collect();
     assert_eq!(responses, [(200, Some(5), 1)]);
-    let resets: Vec<_> = rig.stats.resets().filter(|(.., count)| *count > 0).collect();
-    assert_eq!(resets, [(Peer::Endpoint, ResetCode::Known(7), 1)]);
+    for (peer, code) in [(Peer::Endpoint, 7), (Peer::Client, 11)] {
+        let resets: Vec<_> = rig.stats.transport(peer).resets().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(resets, [(ResetCode::Known(code), 1)], "{peer:?}");
+    }
     assert_eq!(rig.stats.transport(Peer::Client).open_connections(), 1);
     assert!(rig.stats.transport(Peer::Endpoint).written_bytes() > 24);
 }

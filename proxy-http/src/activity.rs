@@ -1,0 +1,101 @@
+//! What happens on one connection, shared by its task, its streams and their bodies.
+
+use crate::ping::{Finding, Pings};
+use h2::PingPong;
+use http_h2::ClientKeepAlive;
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+/// The state of one connection.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    /// Streams that have not ended.
+    streams: AtomicUsize,
+    /// Reads and writes that moved bytes.
+    moves: AtomicU64,
+    /// Set once the connection is made, if its params ask for any.
+    pings: OnceLock<Mutex<Pings>>,
+    /// Whether windows follow what arrives.
+    adaptive: bool,
+}
+
+/// One open stream, counted while it lives.
+#[derive(Debug)]
+pub(crate) struct OpenStream(Arc<Activity>);
+
+// === impl Activity ===
+
+impl Activity {
+    pub(crate) fn new(adaptive: bool) -> Arc<Self> {
+        Arc::new(Self { streams: AtomicUsize::new(0), moves: AtomicU64::new(0), pings: OnceLock::new(), adaptive })
+    }
+
+    /// Starts to send PINGs, if any are asked for.
+    pub(crate) fn ping(&self, ping_pong: Option<PingPong>, keep_alive: Option<ClientKeepAlive>) {
+        if let Some(ping_pong) = ping_pong.filter(|_| self.adaptive || keep_alive.is_some()) {
+            self.pings.get_or_init(|| Mutex::new(Pings::new(ping_pong, keep_alive, self.adaptive)));
+        }
+    }
+
+    /// Waits for what PINGs tell.
+    pub(crate) fn poll_pings(&self, cx: &mut Context<'_>) -> Poll<Finding> {
+        let Some(pings) = self.pings.get() else { return Poll::Pending };
+        let mut pings = pings.lock().expect("nothing panics with the lock held");
+        pings.poll(self.moves(), self.streams() == 0, cx)
+    }
+
+    pub(crate) fn open_stream(self: &Arc<Self>) -> OpenStream {
+        self.streams.fetch_add(1, Relaxed);
+        OpenStream(Arc::clone(self))
+    }
+
+    /// For those who take data, if anyone wants to know of it.
+    pub(crate) fn if_adaptive(self: &Arc<Self>) -> Option<Arc<Self>> {
+        self.adaptive.then(|| Arc::clone(self))
+    }
+
+    /// A body took `bytes` of DATA.
+    pub(crate) fn data(&self, bytes: usize) {
+        if let Some(pings) = self.pings.get() {
+            pings.lock().expect("nothing panics with the lock held").data(bytes);
+        }
+    }
+
+    /// For who counts streams by another way.
+    pub(crate) fn set_streams(&self, streams: usize) {
+        self.streams.store(streams, Relaxed);
+    }
+
+    pub(crate) fn streams(&self) -> usize {
+        self.streams.load(Relaxed)
+    }
+
+    pub(crate) fn moves(&self) -> u64 {
+        self.moves.load(Relaxed)
+    }
+
+    /// Bytes moved.
+    pub(crate) fn moved(&self) {
+        // Only the connection's own task writes it, so no read-modify-write is needed.
+        self.moves.store(self.moves().wrapping_add(1), Relaxed);
+    }
+}
+
+// === impl OpenStream ===
+
+impl OpenStream {
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.0
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Relaxed);
+    }
+}
