@@ -38,12 +38,18 @@ pub struct Direction {
     pub accept_backlog: u32,
     /// Connections toward endpoints.
     pub connect: Connect,
+    /// How an endpoint that keeps failing is left alone.
+    pub breaker: Breaker,
+    /// Time in which a new endpoint's share grows to all of it.
+    pub slow_start: Duration,
     /// Requests that may wait for an endpoint; above zero.
     pub http_queue_capacity: usize,
     /// How long requests wait while no endpoint is ready, before they are answered with 503; above zero.
     pub http_failfast_timeout: Duration,
     /// The longest a request may take before it is answered with 504; above zero. `None`: no limit.
     pub http_request_timeout: Option<Duration>,
+    /// Which requests are sent again.
+    pub http_retry: Retry,
     /// Requests without a response head, waiting ones included; above zero.
     pub max_in_flight: usize,
 }
@@ -59,6 +65,38 @@ pub struct Connect {
     pub backoff: Backoff,
     /// TCP toward endpoints.
     pub tcp: TcpParams,
+    /// Connections to one endpoint, over all workers; above zero.
+    pub max_connections: usize,
+    /// Streams on a connection; above zero. `None`: as many as the endpoint takes.
+    pub max_streams: Option<usize>,
+    /// How long a connection may go without a request; above zero.
+    pub max_idle: Duration,
+}
+
+/// When an endpoint is left alone, and for how long.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Breaker {
+    /// Failures in a row; 0: it never is.
+    pub consecutive_failures: u32,
+    /// At first; above zero and at most `max_ejection`.
+    pub min_ejection: Duration,
+    /// At most.
+    pub max_ejection: Duration,
+}
+
+/// Which requests are sent again, and how many.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retry {
+    /// GET and HEAD after 502, 503, 504 or a lost connection.
+    pub gateway_errors: bool,
+    /// gRPC calls after UNAVAILABLE or a lost connection.
+    pub grpc_unavailable: bool,
+    /// Retries for each request: 0.0..=100.0.
+    pub budget_ratio: f64,
+    /// Retries a second beside those.
+    pub budget_min_per_second: u32,
+    /// Bytes of a body that are kept to be sent again.
+    pub buffer_size: usize,
 }
 
 /// A wait that doubles from `min` to `max`, with a random part.

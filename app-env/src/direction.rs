@@ -1,18 +1,22 @@
 //! One direction: its listener, its endpoints and the bounds between them.
 
 use crate::{
-    Backoff, Connect, Direction, Error, HostPort, Origin, TcpParams,
+    Backoff, Breaker, Connect, Direction, Error, HostPort, Origin, Retry, TcpParams,
     error::plain,
     grammar::{Grammar, Number, Time},
     http2::{self, Shared},
     reader::Reader,
     table::{
-        ACCEPT_BACKLOG, ACCEPT_KEEPALIVE, ACCEPT_USER_TIMEOUT, CONNECT_EXP_BACKOFF_JITTER, CONNECT_EXP_BACKOFF_MAX,
-        CONNECT_EXP_BACKOFF_MIN, CONNECT_KEEPALIVE, CONNECT_TIMEOUT, CONNECT_USER_TIMEOUT, ENDPOINTS,
-        HTTP_FAILFAST_TIMEOUT, HTTP_QUEUE_CAPACITY, HTTP_REQUEST_TIMEOUT, LISTEN_ADDR, MAX_IN_FLIGHT,
+        ACCEPT_BACKLOG, ACCEPT_KEEPALIVE, ACCEPT_USER_TIMEOUT, BREAKER_CONSECUTIVE_FAILURES, BREAKER_MAX_EJECTION,
+        BREAKER_MIN_EJECTION, CONNECT_EXP_BACKOFF_JITTER, CONNECT_EXP_BACKOFF_MAX, CONNECT_EXP_BACKOFF_MIN,
+        CONNECT_KEEPALIVE, CONNECT_MAX_CONNECTION_IDLE, CONNECT_MAX_STREAMS_PER_CONNECTION, CONNECT_TIMEOUT,
+        CONNECT_USER_TIMEOUT, ENDPOINTS, HTTP_FAILFAST_TIMEOUT, HTTP_QUEUE_CAPACITY, HTTP_REQUEST_TIMEOUT,
+        HTTP_RETRY_BUDGET_MIN_PER_SECOND, HTTP_RETRY_BUDGET_RATIO, HTTP_RETRY_BUFFER_SIZE, HTTP_RETRY_GATEWAY_ERRORS,
+        HTTP_RETRY_GRPC_UNAVAILABLE, LISTEN_ADDR, MAX_CONNECTIONS_PER_ENDPOINT, MAX_IN_FLIGHT, SLOW_START,
     },
     variable::{Scope, Var},
 };
+use std::time::Duration;
 
 /// Reads a direction. `None`: it is off, and nothing but its errors matters.
 pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Direction> {
@@ -28,10 +32,22 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
             timeout: env.read_or_default(&CONNECT_TIMEOUT, scope),
             backoff: read_backoff(env, scope),
             tcp: read_tcp(env, scope, &CONNECT_KEEPALIVE, &CONNECT_USER_TIMEOUT),
+            max_connections: read_bound(env, scope, &MAX_CONNECTIONS_PER_ENDPOINT),
+            max_streams: env.read(&CONNECT_MAX_STREAMS_PER_CONNECTION, scope).map(to_usize),
+            max_idle: env.read_or_default(&CONNECT_MAX_CONNECTION_IDLE, scope),
         },
+        breaker: read_breaker(env, scope),
+        slow_start: env.read_or_default(&SLOW_START, scope),
         http_queue_capacity: read_bound(env, scope, &HTTP_QUEUE_CAPACITY),
         http_failfast_timeout: env.read_or_default(&HTTP_FAILFAST_TIMEOUT, scope),
         http_request_timeout: env.read(&HTTP_REQUEST_TIMEOUT, scope),
+        http_retry: Retry {
+            gateway_errors: env.read_or_default(&HTTP_RETRY_GATEWAY_ERRORS, scope),
+            grpc_unavailable: env.read_or_default(&HTTP_RETRY_GRPC_UNAVAILABLE, scope),
+            budget_ratio: env.read_or_default(&HTTP_RETRY_BUDGET_RATIO, scope),
+            budget_min_per_second: env.read_or_default(&HTTP_RETRY_BUDGET_MIN_PER_SECOND, scope),
+            buffer_size: read_bound(env, scope, &HTTP_RETRY_BUFFER_SIZE),
+        },
         max_in_flight: read_bound(env, scope, &MAX_IN_FLIGHT),
     };
     if !env.is_set(&ENDPOINTS, scope) {
@@ -68,22 +84,46 @@ fn read_backoff(env: &mut Reader, scope: Scope) -> Backoff {
         max: env.read_or_default(&CONNECT_EXP_BACKOFF_MAX, scope),
         jitter: env.read_or_default(&CONNECT_EXP_BACKOFF_JITTER, scope),
     };
-    let one_is_wrong = env.is_wrong(&CONNECT_EXP_BACKOFF_MIN, scope) || env.is_wrong(&CONNECT_EXP_BACKOFF_MAX, scope);
-    if backoff.min > backoff.max && !one_is_wrong {
-        let (min, max) = (&CONNECT_EXP_BACKOFF_MIN, &CONNECT_EXP_BACKOFF_MAX);
-        let (min_text, max_text) = (min.grammar.print(&backoff.min), max.grammar.print(&backoff.max));
-        // The one that is set is the one to change; a default alone is not at fault.
-        env.error(if env.is_set(max, scope) {
-            let expected = format!("at least {min_text}, the value of {}", min.name(scope));
-            Error::new(max.name(scope), format!("is {max_text}"), expected)
-        } else {
-            let expected = format!("at most {max_text}, the value of {}", max.name(scope));
-            Error::new(min.name(scope), format!("is {min_text}"), expected)
-        });
-    }
+    check_order(env, scope, (&CONNECT_EXP_BACKOFF_MIN, backoff.min), (&CONNECT_EXP_BACKOFF_MAX, backoff.max));
     backoff
 }
 
+fn read_breaker(env: &mut Reader, scope: Scope) -> Breaker {
+    let breaker = Breaker {
+        consecutive_failures: env.read_or_default(&BREAKER_CONSECUTIVE_FAILURES, scope),
+        min_ejection: env.read_or_default(&BREAKER_MIN_EJECTION, scope),
+        max_ejection: env.read_or_default(&BREAKER_MAX_EJECTION, scope),
+    };
+    let (min, max) = (breaker.min_ejection, breaker.max_ejection);
+    check_order(env, scope, (&BREAKER_MIN_EJECTION, min), (&BREAKER_MAX_EJECTION, max));
+    breaker
+}
+
+/// The shorter of two times must not be the longer.
+fn check_order(
+    env: &mut Reader,
+    scope: Scope,
+    (min, shorter): (&Var<Time>, Duration),
+    (max, longer): (&Var<Time>, Duration),
+) {
+    if shorter <= longer || env.is_wrong(min, scope) || env.is_wrong(max, scope) {
+        return;
+    }
+    let (min_text, max_text) = (min.grammar.print(&shorter), max.grammar.print(&longer));
+    // The one that is set is the one to change; a default alone is not at fault.
+    env.error(if env.is_set(max, scope) {
+        let expected = format!("at least {min_text}, the value of {}", min.name(scope));
+        Error::new(max.name(scope), format!("is {max_text}"), expected)
+    } else {
+        let expected = format!("at most {max_text}, the value of {}", max.name(scope));
+        Error::new(min.name(scope), format!("is {min_text}"), expected)
+    });
+}
+
 fn read_bound(env: &mut Reader, scope: Scope, var: &Var<Number>) -> usize {
-    usize::try_from(env.read_or_default(var, scope)).unwrap_or(usize::MAX)
+    to_usize(env.read_or_default(var, scope))
+}
+
+fn to_usize(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -61,7 +61,7 @@ mod source;
 mod table;
 mod variable;
 
-pub use config::{Backoff, Config, Connect, Direction, LogFormat, TcpParams};
+pub use config::{Backoff, Breaker, Config, Connect, Direction, LogFormat, Retry, TcpParams};
 pub use error::{Error, Errors, Warning};
 pub use host_port::{HostPort, InvalidHostPort};
 pub use load::{EXIT_CODE, Loaded, load};

@@ -171,6 +171,14 @@ declare! {
         Number::Of(Setting::MaxSendBufSize), default: Unset,
         "bytes buffered for sending on each stream to an endpoint; unset: 1048576"
     }
+    ours CONNECT_MAX_STREAMS_PER_CONNECTION: Number = ConnectHttp2 "MAX_STREAMS_PER_CONNECTION" {
+        Number::ABOVE_ZERO, default: Unset,
+        "streams on one connection, if its endpoint takes more; unset: as many as the endpoint takes"
+    }
+    ours CONNECT_MAX_CONNECTION_IDLE: Time = ConnectHttp2 "MAX_CONNECTION_IDLE" {
+        Time::ABOVE_ZERO, default: Is("1m"),
+        "time without a request after which a connection is closed; each endpoint keeps one"
+    }
 
     linkerd CONNECT_TIMEOUT: Time = Direction "CONNECT_TIMEOUT" {
         Time::ABOVE_ZERO, default: PerDirection("300ms", "1s"),
@@ -187,6 +195,27 @@ declare! {
     linkerd CONNECT_EXP_BACKOFF_JITTER: Ratio = Direction "CONNECT_EXP_BACKOFF_JITTER" {
         Ratio, default: Is("0.1"),
         "the largest random part added to a wait, as a ratio of it"
+    }
+
+    ours MAX_CONNECTIONS_PER_ENDPOINT: Number = Direction "MAX_CONNECTIONS_PER_ENDPOINT" {
+        Number::ABOVE_ZERO, default: Is("16"),
+        "connections to one endpoint, shared by all workers, but one for each at least"
+    }
+    ours SLOW_START: Time = Direction "SLOW_START" {
+        Time::ANY, default: Is("10s"),
+        "time in which a new endpoint's share of the requests grows from a tenth to all; 0: at once"
+    }
+    ours BREAKER_CONSECUTIVE_FAILURES: Number = Direction "BREAKER_CONSECUTIVE_FAILURES" {
+        Number::ANY, default: Is("7"),
+        "requests failed in a row (connection lost, 502, 503, 504, UNAVAILABLE) that eject an endpoint; 0: never"
+    }
+    ours BREAKER_MIN_EJECTION: Time = Direction "BREAKER_MIN_EJECTION" {
+        Time::ABOVE_ZERO, default: Is("1s"),
+        "how long an endpoint is ejected at first; it doubles with each failed probe up to the maximum"
+    }
+    ours BREAKER_MAX_EJECTION: Time = Direction "BREAKER_MAX_EJECTION" {
+        Time::ABOVE_ZERO, default: Is("1m"),
+        "the longest an endpoint is ejected; not below the minimum"
     }
 
     linkerd ACCEPT_KEEPALIVE: Time = Direction "ACCEPT_KEEPALIVE" {
@@ -217,6 +246,26 @@ declare! {
     ours HTTP_REQUEST_TIMEOUT: Time = Direction "HTTP_REQUEST_TIMEOUT" {
         Time::ABOVE_ZERO, default: Unset,
         "the longest a request may take before it is answered with 504; unset: no limit"
+    }
+    ours HTTP_RETRY_GATEWAY_ERRORS: Bool = Direction "HTTP_RETRY_GATEWAY_ERRORS" {
+        Bool, default: Is("false"),
+        "whether GET and HEAD are sent again after 502, 503, 504 or a lost connection"
+    }
+    ours HTTP_RETRY_GRPC_UNAVAILABLE: Bool = Direction "HTTP_RETRY_GRPC_UNAVAILABLE" {
+        Bool, default: Is("false"),
+        "whether gRPC calls are sent again after UNAVAILABLE or a lost connection"
+    }
+    ours HTTP_RETRY_BUDGET_RATIO: Ratio = Direction "HTTP_RETRY_BUDGET_RATIO" {
+        Ratio, default: Is("0.2"),
+        "retries for each request, beside those of requests that never reached an endpoint"
+    }
+    ours HTTP_RETRY_BUDGET_MIN_PER_SECOND: Number = Direction "HTTP_RETRY_BUDGET_MIN_PER_SECOND" {
+        Number::ANY, default: Is("10"),
+        "retries a second in addition, on each worker"
+    }
+    ours HTTP_RETRY_BUFFER_SIZE: Number = Direction "HTTP_RETRY_BUFFER_SIZE" {
+        Number::ANY, default: Is("65536"),
+        "bytes of a request's body kept until its response comes; one that has sent more is not sent again"
     }
     linkerd MAX_IN_FLIGHT: Number = Direction "MAX_IN_FLIGHT" {
         Number::ABOVE_ZERO, default: Is("100000"),

@@ -6,9 +6,9 @@ use crate::{
     metrics::Metrics,
     worker::{Accepted, Plan, Worker},
 };
-use app_env::{Config, Loaded};
-use proxy_http::{Server, proxy};
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use app_env::{Config, Direction, Loaded};
+use proxy_http::{Endpoint, Server, breaker, endpoints, proxy, retry};
+use std::{future::Future, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc, watch},
@@ -78,9 +78,12 @@ impl Process {
                 failfast_timeout: direction.http_failfast_timeout,
                 max_in_flight: direction.max_in_flight,
                 request_timeout: direction.http_request_timeout,
+                retry: retry_params(&direction.http_retry),
             }));
             let server = Server::new(&direction.server).expect("params are checked when they are read");
-            plans.push(Plan { direction: Arc::new(direction), limits, server });
+            let endpoints = watch::channel(direction.endpoints.iter().cloned().map(Endpoint::new).collect()).1;
+            let endpoint_params = endpoint_params(&direction, cores);
+            plans.push(Plan { direction: Arc::new(direction), limits, server, endpoints, endpoint_params });
         }
         let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG).map_err(StartErrorKind::from)?;
         let (stop, stopping) = watch::channel(false);
@@ -157,6 +160,33 @@ impl Process {
             Err(_) => tracing::warn!(connections = stop.receiver_count(), "grace period is over, closing the rest"),
         }
         admin_task.abort();
+    }
+}
+
+/// One worker's part of what a direction may have.
+fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> endpoints::Params {
+    let app_env::Connect { backoff, max_connections, max_streams, max_idle, http2: _, timeout: _, tcp: _ } =
+        direction.connect;
+    let app_env::Backoff { min, max, jitter } = backoff;
+    let app_env::Breaker { consecutive_failures, min_ejection, max_ejection } = direction.breaker;
+    endpoints::Params {
+        backoff: endpoints::Backoff { min, max, jitter },
+        max_connections: NonZeroUsize::new(max_connections / cores).unwrap_or(NonZeroUsize::MIN),
+        max_streams: max_streams.and_then(NonZeroUsize::new),
+        max_idle: Some(max_idle),
+        slow_start: direction.slow_start,
+        breaker: breaker::Params { consecutive_failures, min_ejection, max_ejection },
+    }
+}
+
+fn retry_params(retry: &app_env::Retry) -> retry::Params {
+    let app_env::Retry { gateway_errors, grpc_unavailable, budget_ratio, budget_min_per_second, buffer_size } = *retry;
+    retry::Params {
+        buffer: buffer_size,
+        budget_ratio,
+        budget_min_per_second,
+        gateway_errors,
+        unavailable: grpc_unavailable,
     }
 }
 

@@ -2,8 +2,8 @@
 //! share nothing on the path of a request but the count of those in flight.
 
 use crate::{connector::TcpConnector, listener::set_options};
-use app_env::{Direction, TcpParams};
-use proxy_http::{Connect, Endpoints, Proxy, Server, Stats, endpoints, proxy::Limits, stats::Peer};
+use app_env::{Direction, HostPort, TcpParams};
+use proxy_http::{Connect, Endpoint, Endpoints, Proxy, Server, Stats, endpoints, proxy::Limits, stats::Peer};
 use std::{
     io, net,
     sync::{
@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) direction: Arc<Direction>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) server: Server,
+    pub(crate) endpoints: watch::Receiver<Vec<Endpoint<HostPort>>>,
+    pub(crate) endpoint_params: endpoints::Params,
 }
 
 /// A connection on its way to a worker.
@@ -120,15 +122,13 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::UnboundedReceiver<Accepte
 
 impl Stack {
     fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Endpoints) {
-        let Plan { direction, limits, server } = plan;
-        let app_env::Connect { http2, timeout, backoff, tcp } = &direction.connect;
+        let Plan { direction, limits, server, endpoints, endpoint_params } = plan;
+        let app_env::Connect { http2, timeout, tcp, .. } = &direction.connect;
         let connect = Connect::new(TcpConnector::new(*tcp), http2)
             .expect("params are checked when they are read")
             .timeout(*timeout)
             .count_on(Arc::clone(stats.transport(Peer::Endpoint)));
-        let app_env::Backoff { min, max, jitter } = *backoff;
-        let backoff = endpoints::Backoff { min, max, jitter };
-        let endpoints = Endpoints::spawn(direction.endpoints.iter().cloned(), &connect, backoff);
+        let endpoints = Endpoints::spawn(endpoints.clone(), &connect, *endpoint_params);
         let stack = Self {
             server: server.clone().count_on(Arc::clone(stats.transport(Peer::Client))),
             proxy: Proxy::new(endpoints.clone(), Arc::clone(limits), Arc::clone(stats)),

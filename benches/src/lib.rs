@@ -4,14 +4,13 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{Connect, Endpoints, IncomingBody, Proxy, SendRequest, Server, Stats, endpoints::Backoff, proxy};
+use proxy_http::{Connect, Endpoints, IncomingBody, Proxy, SendRequest, Server, Stats, endpoints, proxy};
 use std::{
     convert::Infallible,
     future::{Ready, pending, ready},
     io,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 use tokio::io::DuplexStream;
 use tower_service::Service;
@@ -44,14 +43,8 @@ impl Chain {
     pub async fn new() -> Self {
         let server = Server::new(&ServerParams::DEFAULT).expect("defaults are in range");
         let connect = Connect::new(InMemory(server.clone()), &ClientParams::DEFAULT).expect("defaults are in range");
-        let backoff = Backoff { min: Duration::from_millis(1), max: Duration::from_secs(1), jitter: 0.0 };
-        let endpoints = Endpoints::spawn(["endpoint"], &connect, backoff);
-        let limits = Arc::new(proxy::Limits::new(proxy::Params {
-            queue_capacity: 1_000,
-            failfast_timeout: Duration::from_secs(1),
-            max_in_flight: 1_000,
-            request_timeout: None,
-        }));
+        let endpoints = Endpoints::fixed(["endpoint"], &connect, endpoints::Params::default());
+        let limits = Arc::new(proxy::Limits::new(proxy::Params::default()));
         let proxy = Proxy::new(endpoints, limits, Arc::<Stats>::default());
         let (near, far) = tokio::io::duplex(PIPE);
         tokio::spawn(async move { server.serve(far, proxy, pending()).await });

@@ -14,8 +14,12 @@ use std::{
 /// The state of one connection.
 #[derive(Debug)]
 pub(crate) struct Activity {
-    /// Streams that have not ended.
+    /// Streams that have not ended, as a server counts them.
     streams: AtomicUsize,
+    /// Has one more reference for each stream that a client has open.
+    open: Arc<()>,
+    /// Streams that the peer takes at once.
+    max_streams: AtomicUsize,
     /// Reads and writes that moved bytes.
     moves: AtomicU64,
     /// Set once the connection is made, if its params ask for any.
@@ -26,13 +30,20 @@ pub(crate) struct Activity {
 
 /// One open stream, counted while it lives.
 #[derive(Debug)]
-pub(crate) struct OpenStream(Arc<Activity>);
+pub(crate) struct OpenStream(#[expect(dead_code, reason = "its reference is the count")] Arc<()>);
 
 // === impl Activity ===
 
 impl Activity {
     pub(crate) fn new(adaptive: bool) -> Arc<Self> {
-        Arc::new(Self { streams: AtomicUsize::new(0), moves: AtomicU64::new(0), pings: OnceLock::new(), adaptive })
+        Arc::new(Self {
+            streams: AtomicUsize::new(0),
+            open: Arc::default(),
+            max_streams: AtomicUsize::new(usize::MAX),
+            moves: AtomicU64::new(0),
+            pings: OnceLock::new(),
+            adaptive,
+        })
     }
 
     /// Starts to send PINGs, if any are asked for.
@@ -49,9 +60,8 @@ impl Activity {
         pings.poll(self.moves(), self.streams() == 0, cx)
     }
 
-    pub(crate) fn open_stream(self: &Arc<Self>) -> OpenStream {
-        self.streams.fetch_add(1, Relaxed);
-        OpenStream(Arc::clone(self))
+    pub(crate) fn open_stream(&self) -> OpenStream {
+        OpenStream(Arc::clone(&self.open))
     }
 
     /// For those who take data, if anyone wants to know of it.
@@ -72,7 +82,15 @@ impl Activity {
     }
 
     pub(crate) fn streams(&self) -> usize {
-        self.streams.load(Relaxed)
+        self.streams.load(Relaxed) + Arc::strong_count(&self.open) - 1
+    }
+
+    pub(crate) fn max_streams(&self) -> usize {
+        self.max_streams.load(Relaxed)
+    }
+
+    pub(crate) fn set_max_streams(&self, max: usize) {
+        self.max_streams.store(max, Relaxed);
     }
 
     pub(crate) fn moves(&self) -> u64 {
@@ -83,19 +101,5 @@ impl Activity {
     pub(crate) fn moved(&self) {
         // Only the connection's own task writes it, so no read-modify-write is needed.
         self.moves.store(self.moves().wrapping_add(1), Relaxed);
-    }
-}
-
-// === impl OpenStream ===
-
-impl OpenStream {
-    pub(crate) fn activity(&self) -> &Arc<Activity> {
-        &self.0
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Relaxed);
     }
 }

@@ -26,6 +26,8 @@ pub struct IncomingBody {
     side: Side,
     /// What is missing of the content-length. `None`: the message gives none.
     remaining: Option<u64>,
+    /// Whether anything was asked of it yet.
+    asked: bool,
     data_done: bool,
     /// Whether the end is known to follow without data: saves asking h2, which takes a lock.
     ended: bool,
@@ -54,13 +56,13 @@ enum Kind {
 // === impl IncomingBody ===
 
 impl IncomingBody {
-    /// The body of a message with these headers, from a peer of that side.
-    pub(crate) fn new(side: Side, headers: &HeaderMap, from: RecvStream, activity: &Arc<Activity>) -> Self {
+    /// The body of a message with these headers, from a peer of that side. `activity` is told of data.
+    pub(crate) fn new(side: Side, headers: &HeaderMap, from: RecvStream, activity: Option<Arc<Activity>>) -> Self {
         let ended = from.is_end_stream();
         // h2 has checked it, against the data too.
         let length = if ended { None } else { headers.get(CONTENT_LENGTH) };
         let remaining = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        Self { from, side, remaining, data_done: false, ended, activity: activity.if_adaptive(), _stream: None }
+        Self { from, side, remaining, asked: false, data_done: false, ended, activity, _stream: None }
     }
 
     /// Keeps `stream` counted as long as the body lives.
@@ -77,6 +79,7 @@ impl Body for IncomingBody {
         if self.ended {
             return Poll::Ready(None);
         }
+        self.asked = true;
         if !self.data_done {
             match ready!(self.from.poll_data(cx)) {
                 Some(Ok(data)) => {
@@ -105,7 +108,8 @@ impl Body for IncomingBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || self.from.is_end_stream()
+        // h2 takes a lock to tell; what it told at first is good enough until something has come.
+        self.ended || (self.asked && self.from.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {

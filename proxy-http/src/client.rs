@@ -3,6 +3,7 @@
 use crate::{
     BoxError, IncomingBody,
     activity::{Activity, OpenStream},
+    head::Head,
     io::Io,
     ping::{self, Finding},
     pipe::{Pipe, Piped},
@@ -13,13 +14,12 @@ use bytes::Bytes;
 use h2::Reason;
 use http::{Request, Response, Version};
 use http_body::Body;
-use http_h2::{ClientKeepAlive, ClientParams, FlowControl, OutOfRange};
+use http_h2::{ClientParams, FlowControl, OutOfRange};
 use std::{
     error::Error as StdError,
     fmt,
     future::{Future, poll_fn},
     marker::PhantomData,
-    mem,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -37,9 +37,8 @@ use tower_service::Service;
 /// requests to be sent.
 pub struct Connect<C, B> {
     connector: C,
+    params: ClientParams,
     builder: h2::client::Builder,
-    keep_alive: Option<ClientKeepAlive>,
-    adaptive: bool,
     timeout: Option<Duration>,
     transport: Arc<Transport>,
     body: PhantomData<fn(B)>,
@@ -56,19 +55,22 @@ pub struct SendRequest<B> {
     body: PhantomData<fn(B)>,
 }
 
-/// A response that is on its way; its request is given back if nothing of it was sent.
+/// A response that is on its way; if it fails, its request is given back.
 #[must_use = "a response that nobody waits for is cancelled"]
-pub struct Sending<B>(State<B>);
+pub struct Sending<B>(Option<Box<Outgoing<B>>>);
 
-enum State<B> {
-    Sent {
-        response: h2::client::ResponseFuture,
-        /// `None`: the request is out, to its end.
-        upload: Option<Pipe<B>>,
-        stream: OpenStream,
-    },
-    Failed(Box<SendError<B>>),
-    Done,
+/// A request that is to be sent, and perhaps again.
+pub(crate) struct Outgoing<B> {
+    head: Head,
+    upload: Pipe<B>,
+    sent: Option<Result<Sent, h2::Error>>,
+}
+
+struct Sent {
+    response: h2::client::ResponseFuture,
+    stream: OpenStream,
+    /// Who wants to know of the response's data.
+    activity: Option<Arc<Activity>>,
 }
 
 /// A response that is on its way.
@@ -102,13 +104,14 @@ enum ConnectErrorKind {
 pub struct Error {
     /// `None`: the request's own body broke.
     source: Option<h2::Error>,
+    sent: bool,
 }
 
-/// A request that got no response, given back if not a byte of it was sent.
+/// A request that got no response, given back.
 pub struct SendError<B> {
-    /// Why there is no response.
+    /// Why there is no response. [`Error::is_unprocessed`] says whether it is certainly safe to send the request again.
     pub error: Error,
-    /// The request, to be sent elsewhere. `None`: the endpoint may have seen it.
+    /// The request; some of its body may have been taken. `None`: the body broke, or the request cannot be sent at all.
     pub request: Option<Request<B>>,
 }
 
@@ -136,13 +139,23 @@ impl<C, B> Connect<C, B> {
         params.validate()?;
         Ok(Self {
             connector,
+            params: *params,
             builder: builder(params),
-            keep_alive: params.keep_alive,
-            adaptive: params.flow_control == Some(FlowControl::Adaptive),
             timeout: None,
             transport: Arc::default(),
             body: PhantomData,
         })
+    }
+
+    /// The same with other params, where `overrides` sets them.
+    ///
+    /// # Errors
+    ///
+    /// The first of the params that is out of its range.
+    pub fn override_from(self, overrides: &ClientParams) -> Result<Self, OutOfRange> {
+        let params = self.params.override_from(overrides);
+        params.validate()?;
+        Ok(Self { params, builder: builder(&params), ..self })
     }
 
     /// Gives up when transport and handshake take longer than `timeout`. Not set: no limit.
@@ -219,13 +232,16 @@ where
         let connecting = self.connector.call(target);
         let builder = self.builder.clone();
         let transport = Arc::clone(&self.transport);
-        let (keep_alive, adaptive, timeout) = (self.keep_alive, self.adaptive, self.timeout);
+        let ClientParams { keep_alive, flow_control, .. } = self.params;
+        let adaptive = flow_control == Some(FlowControl::Adaptive);
+        let timeout = self.timeout;
         let connected = async move {
             let io = connecting.await.map_err(ConnectError::transport)?;
             let activity = Activity::new(adaptive);
             let io = Io::new(io, &transport, &activity);
             let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
             activity.ping(connection.ping_pong(), keep_alive);
+            activity.set_max_streams(INITIAL_MAX_SEND_STREAMS);
             let (open, closed) = watch::channel(());
             tokio::spawn(drive(connection, h2.clone(), Arc::clone(&activity), open));
             Ok(SendRequest { h2, activity, closed, body: PhantomData })
@@ -241,9 +257,8 @@ impl<C: Clone, B> Clone for Connect<C, B> {
     fn clone(&self) -> Self {
         Self {
             connector: self.connector.clone(),
+            params: self.params,
             builder: self.builder.clone(),
-            keep_alive: self.keep_alive,
-            adaptive: self.adaptive,
             timeout: self.timeout,
             transport: Arc::clone(&self.transport),
             body: PhantomData,
@@ -270,6 +285,7 @@ async fn drive<I: AsyncRead + AsyncWrite + Unpin>(
             if let Poll::Ready(ended) = poll_connection(&mut connection, &activity, cx) {
                 return Poll::Ready(Some(ended));
             }
+            activity.set_max_streams(handle.current_max_send_streams());
             // After GOAWAY, what is open goes on, but nothing can be added.
             match handle.poll_ready(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Err(_)) => Poll::Ready(None),
@@ -321,6 +337,18 @@ impl<B> SendRequest<B> {
         self.closed.has_changed().is_err()
     }
 
+    /// Streams that have not ended.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.activity.streams()
+    }
+
+    /// Streams that the peer takes at once: its SETTINGS_MAX_CONCURRENT_STREAMS, or 100 until that has come.
+    #[must_use]
+    pub fn max_streams(&self) -> usize {
+        self.activity.max_streams()
+    }
+
     /// Completes when the connection takes no more requests.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<B> {
         let mut closed = self.closed.clone();
@@ -333,29 +361,43 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Sends a request, and gives it back if the connection ended before any of it was sent.
+    /// Sends a request, and gives it back if it gets no response.
     ///
     /// Beyond the streams that the peer takes at once, it waits for one of them to end.
     pub fn try_send(&mut self, req: Request<B>) -> Sending<B> {
-        match self.h2.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(source)) => return Sending::failed(source, Some(req)),
-            // The last request waits to be sent. A handle has one such at most, but there may be many handles.
-            Poll::Pending => self.h2 = self.h2.clone(),
-        }
-        let (mut head, body) = req.into_parts();
-        // h2 takes a request without authority only as one that comes from HTTP/1.1; it is sent without `:authority`
-        // all the same. linkerd2-proxy does it so.
-        head.version = if head.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
-        let ended = body.is_end_stream();
-        match self.h2.send_request(Request::from_parts(head, ()), ended) {
-            Ok((response, to)) => {
-                let upload = (!ended).then(|| Pipe::new(body, to, Reason::CANCEL));
-                Sending(State::Sent { response, upload, stream: self.activity.open_stream() })
-            }
-            Err(source) => Sending::failed(source, None),
-        }
+        let mut request = Box::new(Outgoing::new(req));
+        self.send(&mut request);
+        Sending(Some(request))
     }
+
+    /// Sends a request, or sends it again.
+    pub(crate) fn send(&mut self, request: &mut Outgoing<B>) {
+        request.sent = Some(self.start(request));
+    }
+
+    fn start(&mut self, Outgoing { head, upload, .. }: &mut Outgoing<B>) -> Result<Sent, h2::Error> {
+        let ended = upload.body_mut().is_end_stream();
+        let sent = match self.h2.send_request(outgoing(head), ended) {
+            // The last request waits to be sent. A handle has one such at most, but there may be many handles.
+            Err(_) if self.h2.poll_ready(&mut Context::from_waker(Waker::noop())).is_pending() => {
+                self.h2 = self.h2.clone();
+                self.h2.send_request(outgoing(head), ended)
+            }
+            sent => sent,
+        };
+        let (response, to) = sent?;
+        upload.send_to(to);
+        Ok(Sent { response, stream: self.activity.open_stream(), activity: self.activity.if_adaptive() })
+    }
+}
+
+/// A head as h2 sends it.
+fn outgoing(head: &mut Head) -> Request<()> {
+    let mut head = head.take();
+    // h2 takes a request without authority only as one that comes from HTTP/1.1; it is sent without `:authority` all
+    // the same. linkerd2-proxy does it so.
+    head.version = if head.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
+    Request::from_parts(head, ())
 }
 
 impl<B> Service<Request<B>> for SendRequest<B>
@@ -368,7 +410,7 @@ where
     type Future = ResponseFuture<B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.h2.poll_ready(cx).map_err(Error::h2)
+        self.h2.poll_ready(cx).map_err(Error::unsent)
     }
 
     fn call(&mut self, req: Request<B>) -> ResponseFuture<B> {
@@ -393,13 +435,65 @@ impl<B> fmt::Debug for SendRequest<B> {
     }
 }
 
-// === impl Sending ===
+// === impl Outgoing ===
 
-impl<B> Sending<B> {
-    fn failed(source: h2::Error, request: Option<Request<B>>) -> Self {
-        Self(State::Failed(Box::new(SendError { error: Error::h2(source), request })))
+impl<B> Outgoing<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    pub(crate) fn new(req: Request<B>) -> Self {
+        let (head, body) = req.into_parts();
+        Self { head: Head::Whole(head), upload: Pipe::new(body, Reason::CANCEL), sent: None }
+    }
+
+    pub(crate) fn body_mut(&mut self) -> &mut B {
+        self.upload.body_mut()
+    }
+
+    /// Sends nothing more, until it is sent again.
+    pub(crate) fn stop(&mut self) {
+        self.upload.stop();
+    }
+
+    /// Ready with the response when it has been sent; the request may still be on its way then.
+    pub(crate) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
+        if let Some(Ok(Sent { response, .. })) = &mut self.sent {
+            let responded = match self.upload.poll(cx) {
+                Poll::Ready(Piped::Broken) => Err(Error::REQUEST_BROKEN),
+                _ => ready!(Pin::new(response).poll(cx)).map_err(|source| Error { source: Some(source), sent: true }),
+            };
+            let Some(Ok(Sent { stream, activity, .. })) = self.sent.take() else { unreachable!() };
+            return Poll::Ready(responded.map(|rsp| {
+                let (head, body) = rsp.into_parts();
+                let body = IncomingBody::new(Side::Endpoint, &head.headers, body, activity);
+                Response::from_parts(head, body.counted(stream))
+            }));
+        }
+        match self.sent.take() {
+            Some(Err(source)) => Poll::Ready(Err(Error::unsent(source))),
+            _ => panic!("a response was polled before its request was sent, or after its end"),
+        }
+    }
+
+    /// Whether all of the request has been sent.
+    pub(crate) fn is_done(&self) -> bool {
+        self.upload.is_done()
+    }
+
+    /// Sends the rest of the request by itself.
+    pub(crate) fn go_on(self) {
+        self.upload.go_on();
+    }
+
+    /// What can be sent again, if anything.
+    fn give_back(self, error: &Error) -> Option<Request<B>> {
+        let whole = !error.is_request_broken() && !error.is_malformed();
+        whole.then(|| Request::from_parts(self.head.into_parts(), self.upload.into_body()))
     }
 }
+
+// === impl Sending ===
 
 impl<B> Future for Sending<B>
 where
@@ -409,33 +503,15 @@ where
     type Output = Result<Response<IncomingBody>, SendError<B>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let responded = match &mut self.0 {
-            State::Sent { response, upload, .. } => {
-                match upload.as_mut().map_or(Poll::Pending, |upload| upload.poll(cx)) {
-                    Poll::Ready(Piped::Broken) => {
-                        self.0 = State::Done;
-                        return Poll::Ready(Err(SendError { error: Error { source: None }, request: None }));
-                    }
-                    Poll::Ready(_) => *upload = None,
-                    Poll::Pending => {}
-                }
-                Some(ready!(Pin::new(response).poll(cx)))
+        let request = self.0.as_mut().expect("a response is polled to its end once");
+        let responded = ready!(request.poll_response(cx));
+        let request = self.0.take().expect("seen above");
+        Poll::Ready(match responded {
+            Ok(response) => {
+                request.go_on();
+                Ok(response)
             }
-            State::Failed(_) | State::Done => None,
-        };
-        Poll::Ready(match (mem::replace(&mut self.0, State::Done), responded) {
-            (State::Sent { upload, stream, .. }, Some(Ok(rsp))) => {
-                if let Some(mut upload) = upload {
-                    // From here on the two directions go on by themselves.
-                    tokio::spawn(async move { poll_fn(|cx| upload.poll(cx)).await });
-                }
-                let (head, body) = rsp.into_parts();
-                let body = IncomingBody::new(Side::Endpoint, &head.headers, body, stream.activity()).counted(stream);
-                Ok(Response::from_parts(head, body))
-            }
-            (State::Sent { .. }, Some(Err(source))) => Err(SendError { error: Error::h2(source), request: None }),
-            (State::Failed(error), _) => Err(*error),
-            _ => panic!("a response was polled after its end"),
+            Err(error) => Err(SendError { request: request.give_back(&error), error }),
         })
     }
 }
@@ -495,8 +571,10 @@ impl ConnectError {
 // === impl Error ===
 
 impl Error {
-    fn h2(source: h2::Error) -> Self {
-        Self { source: Some(source) }
+    const REQUEST_BROKEN: Self = Self { source: None, sent: true };
+
+    fn unsent(source: h2::Error) -> Self {
+        Self { source: Some(source), sent: false }
     }
 
     /// The request's own body broke, so that its stream was reset; the endpoint has done nothing wrong.
@@ -511,9 +589,26 @@ impl Error {
         self.remote_reset().map(Into::into)
     }
 
-    /// The endpoint said, by GOAWAY, that it has not processed the request and will not.
+    /// The endpoint has certainly not processed the request: nothing of it was sent, or the endpoint said so, by
+    /// GOAWAY or by REFUSED_STREAM (RFC 9113 section 8.7).
     #[must_use]
     pub fn is_unprocessed(&self) -> bool {
+        !self.sent || self.is_left_out() || self.remote_reset() == Some(Reason::REFUSED_STREAM)
+    }
+
+    /// Nothing of the request was sent.
+    pub(crate) fn is_unsent(&self) -> bool {
+        !self.sent
+    }
+
+    /// h2 finds that the request cannot be sent, by this connection or another.
+    pub(crate) fn is_malformed(&self) -> bool {
+        let closed = |source: &h2::Error| source.is_io() || source.is_go_away();
+        !self.sent && self.source.as_ref().is_some_and(|source| !closed(source))
+    }
+
+    /// The endpoint's GOAWAY leaves the request out.
+    pub(crate) fn is_left_out(&self) -> bool {
         self.source.as_ref().is_some_and(|source| source.is_go_away() && source.is_remote())
     }
 
@@ -533,7 +628,7 @@ impl fmt::Display for Error {
         match self.remote_reset() {
             Some(reason) => write!(f, "endpoint reset the stream: {reason:?}"),
             None if self.is_request_broken() => f.write_str("the request's body broke"),
-            None if self.is_unprocessed() => f.write_str("endpoint went away before it processed the request"),
+            None if self.is_left_out() => f.write_str("endpoint went away before it processed the request"),
             None => f.write_str("connection to endpoint was lost"),
         }
     }
@@ -549,7 +644,7 @@ impl StdError for Error {
 
 impl<B> fmt::Debug for SendError<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendError").field("error", &self.error).field("unsent", &self.request.is_some()).finish()
+        f.debug_struct("SendError").field("error", &self.error).field("request", &self.request.is_some()).finish()
     }
 }
 

@@ -53,22 +53,31 @@
 mod activity;
 mod answer;
 pub mod body;
+pub mod breaker;
 pub mod client;
+pub mod endpoint;
 pub mod endpoints;
 mod grpc;
+mod head;
 mod io;
+mod load;
+mod now;
 mod ping;
 mod pipe;
 pub mod proxy;
 mod reason;
+mod replay;
+pub mod retry;
 pub mod server;
 pub mod stats;
 mod wake;
 
 pub use body::IncomingBody;
 pub use client::{Connect, SendRequest};
+pub use endpoint::Endpoint;
 pub use endpoints::Endpoints;
 pub use proxy::Proxy;
+pub use replay::Replay;
 pub use server::Server;
 pub use stats::Stats;
 

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::Body;
 use std::{
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -12,7 +13,8 @@ use std::{
 /// A body on its way to a peer. Its trailers or its end become the stream's end, its error a RST_STREAM.
 pub(crate) struct Pipe<B> {
     body: B,
-    to: SendStream<Bytes>,
+    /// `None`: all is sent, or nothing yet.
+    to: Option<SendStream<Bytes>>,
     /// Whether what was sent last may still wait for window: then so does what comes next.
     full: bool,
     /// What an error of the body resets the stream with that names no code.
@@ -39,55 +41,97 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    pub(crate) fn new(body: B, to: SendStream<Bytes>, broken: Reason) -> Self {
-        Self { body, to, full: false, broken }
+    /// A body that is not sent yet.
+    pub(crate) fn new(body: B, broken: Reason) -> Self {
+        Self { body, to: None, full: false, broken }
+    }
+
+    /// Sends the body on this stream from now on.
+    pub(crate) fn send_to(&mut self, to: SendStream<Bytes>) {
+        self.full = false;
+        self.to = if self.body.is_end_stream() { None } else { Some(to) };
+    }
+
+    /// Gives the stream up.
+    pub(crate) fn stop(&mut self) {
+        self.to = None;
+    }
+
+    /// Whether all is sent.
+    pub(crate) fn is_done(&self) -> bool {
+        self.to.is_none()
+    }
+
+    pub(crate) fn body_mut(&mut self) -> &mut B {
+        &mut self.body
+    }
+
+    pub(crate) fn into_body(self) -> B {
+        self.body
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Piped> {
+        let Some(to) = &mut self.to else { return Poll::Ready(Piped::Done) };
         loop {
-            if self.full && !ready!(self.poll_room(cx)) {
-                return self.poll_reset(cx);
+            if self.full && !ready!(poll_room(to, cx)) {
+                return poll_reset(to, cx);
             }
-            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return self.poll_reset(cx) };
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return poll_reset(to, cx) };
             let ended = match frame {
-                None => self.to.send_data(Bytes::new(), true).map(|()| true),
+                None => to.send_data(Bytes::new(), true).map(|()| true),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         let ended = self.body.is_end_stream();
                         self.full = true;
-                        self.to.send_data(data, ended).map(|()| ended)
+                        to.send_data(data, ended).map(|()| ended)
                     }
                     Err(frame) => match frame.into_trailers() {
-                        Ok(trailers) => self.to.send_trailers(trailers).map(|()| true),
+                        Ok(trailers) => to.send_trailers(trailers).map(|()| true),
                         // There is no third kind of frame yet.
                         Err(_) => Ok(false),
                     },
                 },
                 Some(Err(error)) => {
                     let error = error.into();
-                    self.to.send_reset(reason::first(&*error).unwrap_or(self.broken));
+                    to.send_reset(reason::first(&*error).unwrap_or(self.broken));
                     return Poll::Ready(Piped::Broken);
                 }
             };
             match ended {
-                Ok(true) => return Poll::Ready(Piped::Done),
+                Ok(true) => {
+                    self.to = None;
+                    return Poll::Ready(Piped::Done);
+                }
                 Ok(false) => {}
                 // The stream cannot be sent on: it is reset, or lost.
-                Err(_) => return self.poll_reset(cx),
+                Err(_) => return poll_reset(to, cx),
             }
         }
     }
+}
 
-    /// Ready when there is window for a byte at least; false if the stream has ended.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.to.reserve_capacity(1);
-        while self.to.capacity() == 0 {
-            let Some(Ok(_)) = ready!(self.to.poll_capacity(cx)) else { return Poll::Ready(false) };
+impl<B> Pipe<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Sends the rest by itself.
+    pub(crate) fn go_on(mut self) {
+        if !self.is_done() {
+            tokio::spawn(async move { poll_fn(|cx| self.poll(cx)).await });
         }
-        Poll::Ready(true)
     }
+}
 
-    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Piped> {
-        self.to.poll_reset(cx).map(|reset| reset.map_or(Piped::Lost, Piped::Reset))
+/// Ready when there is window for a byte at least; false if the stream has ended.
+fn poll_room(to: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
+    to.reserve_capacity(1);
+    while to.capacity() == 0 {
+        let Some(Ok(_)) = ready!(to.poll_capacity(cx)) else { return Poll::Ready(false) };
     }
+    Poll::Ready(true)
+}
+
+fn poll_reset(to: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Piped> {
+    to.poll_reset(cx).map(|reset| reset.map_or(Piped::Lost, Piped::Reset))
 }

@@ -1,7 +1,16 @@
 //! Forwards requests to endpoints, and answers in their place where they give no answer.
 
 use crate::{
-    Endpoints, IncomingBody, SendRequest, Stats, answer::Answer, body, client, client::SendError, grpc, reason::Side,
+    Endpoints, IncomingBody, Replay, Stats,
+    answer::Answer,
+    body,
+    breaker::Outcome,
+    client::{self, Outgoing},
+    endpoints::Attempt,
+    grpc,
+    now::now,
+    reason::Side,
+    retry::{self, Budget, Tries},
 };
 use bytes::Bytes;
 use h2::Reason;
@@ -9,8 +18,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use std::{
     fmt,
-    future::Future,
-    pin::Pin,
+    future::{self, Future, poll_fn},
+    mem,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -28,7 +38,7 @@ use tower_service::Service;
 /// | event | answer |
 /// | --- | --- |
 /// | endpoint resets the stream | RST_STREAM with its code; NO_ERROR, PROTOCOL_ERROR and HTTP_1_1_REQUIRED become INTERNAL_ERROR |
-/// | endpoint's GOAWAY leaves the request out | RST_STREAM(REFUSED_STREAM): it is safe to try again |
+/// | endpoint refuses the request, or its GOAWAY leaves it out, and it cannot be sent again | RST_STREAM(REFUSED_STREAM): the client may |
 /// | connection lost before the head | 502, gRPC status 14 |
 /// | connection lost after the head | RST_STREAM(INTERNAL_ERROR) |
 /// | no endpoint ready in the fail-fast time | 503, 14; 502 or 504, 14 if none could be connected to |
@@ -36,16 +46,15 @@ use tower_service::Service;
 /// | deadline before the head | 504, gRPC status 4 |
 /// | deadline after the head | RST_STREAM(CANCEL) |
 ///
-/// A request of which nothing was sent, because its connection had just closed, goes to another one. gRPC requests
+/// A request that was certainly not processed is sent again, and some others as [`retry::Params`] say. gRPC requests
 /// are answered with HTTP status 200 and the gRPC status, without messages.
 #[derive(Clone, Debug)]
 pub struct Proxy {
-    endpoints: Endpoints,
     shared: Arc<Shared>,
 }
 
 /// Bounds on what a proxy takes on.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Params {
     /// Requests that may wait for an endpoint at once; more are turned away.
     pub queue_capacity: usize,
@@ -56,6 +65,8 @@ pub struct Params {
     /// The longest a request may take, from its head to its response's end. A gRPC client's own `grpc-timeout` counts
     /// if it is shorter. `None`: no limit.
     pub request_timeout: Option<Duration>,
+    /// Which requests are sent again.
+    pub retry: retry::Params,
 }
 
 /// What is counted against the [`Params`]; proxies on several threads share one.
@@ -68,12 +79,7 @@ pub struct Limits {
 
 /// The body of a response, whose end ends the request.
 #[derive(Debug)]
-pub struct Body {
-    /// `None`: an answer of the proxy's own, which has no body.
-    inner: Option<IncomingBody>,
-    deadline: Deadline,
-    exchange: Exchange,
-}
+pub struct Body(Box<Exchange>);
 
 /// A request that ended in a reset of its stream.
 #[derive(Debug, thiserror::Error)]
@@ -84,59 +90,63 @@ pub struct Error {
 }
 
 /// A response on its way.
-#[derive(Debug)]
 #[must_use = "a response that nobody waits for is cancelled"]
-pub struct ResponseFuture {
-    sending: Sending,
-    deadline: Deadline,
-    /// `None`: the response is out.
-    exchange: Option<Exchange>,
-}
+pub struct ResponseFuture(Progress);
 
 #[derive(Debug)]
 struct Shared {
     endpoints: Endpoints,
     limits: Arc<Limits>,
     stats: Arc<Stats>,
+    budget: Budget,
 }
 
-/// One request and its response, counted from head to end.
-#[derive(Debug)]
+/// One request and its response, counted from head to end. Boxed, the one box a request needs, so that what is handed
+/// on while it goes its way is small.
 struct Exchange {
     shared: Arc<Shared>,
     started: Instant,
+    deadline: Deadline,
     grpc: bool,
+    /// `None`: it is answered.
+    request: Option<Outgoing<Replay>>,
+    tries: Tries,
+    /// The last one. `None`: there was none, or the answer is the proxy's own.
+    attempt: Option<Attempt>,
     status: Option<StatusCode>,
     grpc_status: Option<u8>,
+    /// The response's. `None`: it is not there yet, or the proxy's own.
+    body: Option<IncomingBody>,
 }
 
 /// When a request must be over. Boxed, since few have one.
 type Deadline = Option<Pin<Box<Sleep>>>;
 
 /// How far a request has come.
-enum Sending {
-    /// It is on a connection.
-    Sent(client::Sending<IncomingBody>),
-    /// It has to wait for a connection, or for another one; rare, and boxed to keep the rest small.
-    Later(Pin<Box<dyn Future<Output = Result<Response<IncomingBody>, Failure>> + Send>>),
-    /// It is refused.
-    Refused(Option<Answer>),
+enum Progress {
+    /// It is on a connection, for the first time.
+    Sent(Box<Exchange>),
+    /// It is refused, has to wait for a connection, or needs another one; rare, and boxed to keep the rest small.
+    Later(Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>),
+    Done,
 }
 
-enum Failure {
+/// What comes of an attempt.
+enum Verdict {
+    Answered(Response<IncomingBody>),
+    /// The request is to be sent again.
+    Again,
+    Failed(client::Error),
+    /// The proxy answers in the endpoint's place.
     Answer(Answer),
-    Endpoint(client::Error),
 }
-
-/// Connections that a request of which nothing was sent is offered to.
-const ATTEMPTS: usize = 5;
 
 // === impl Proxy ===
 
 impl Proxy {
     /// A proxy to `endpoints` that counts on `stats` and against `limits`.
     pub fn new(endpoints: Endpoints, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
-        Self { endpoints: endpoints.clone(), shared: Arc::new(Shared { endpoints, limits, stats }) }
+        Self { shared: Arc::new(Shared { endpoints, limits, stats, budget: Budget::new() }) }
     }
 }
 
@@ -150,18 +160,15 @@ impl Service<Request<IncomingBody>> for Proxy {
     }
 
     fn call(&mut self, req: Request<IncomingBody>) -> ResponseFuture {
-        let grpc = grpc::is_grpc(req.headers());
-        let exchange = Some(Exchange::start(&self.shared, grpc));
-        if let Some(answer) = self.shared.limits.refuse(&req) {
-            self.shared.stats.count_shed();
-            return ResponseFuture { sending: Sending::Refused(Some(answer)), deadline: None, exchange };
+        let shared = &self.shared;
+        let refused = shared.refuse(req.method());
+        let mut exchange = Exchange::start(shared, req);
+        if let Some(answer) = refused {
+            return ResponseFuture(Progress::Later(Box::pin(future::ready(Ok(exchange.answer(answer))))));
         }
-        let deadline = self.shared.limits.deadline(grpc, req.headers());
-        let sending = match self.endpoints.pick() {
-            Some(connection) => Sending::Sent(connection.try_send(req)),
-            None => Sending::later(&self.shared, req),
-        };
-        ResponseFuture { sending, deadline, exchange }
+        // Behind those that wait already.
+        let sent = shared.endpoints.waiting() == 0 && exchange.send(exchange.started, None);
+        ResponseFuture(if sent { Progress::Sent(exchange) } else { Progress::later(exchange) })
     }
 }
 
@@ -171,54 +178,49 @@ impl Future for ResponseFuture {
     type Output = Result<Response<Body>, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { sending, deadline, exchange } = &mut *self;
-        let shared = &exchange.as_ref().expect("a response is polled to its end once").shared;
-        let responded = match sending.poll(shared, cx) {
-            Poll::Pending if expired(deadline, cx) => Err(Failure::Answer(Answer::deadline())),
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(responded) => responded,
-        };
-        let exchange = exchange.take().expect("seen above");
-        Poll::Ready(match responded {
-            Ok(rsp) => Ok(exchange.pass_on(rsp, deadline.take())),
-            Err(Failure::Answer(answer)) => Ok(exchange.answer(answer)),
-            Err(Failure::Endpoint(error)) => exchange.fail(&error),
-        })
-    }
-}
-
-// === impl Sending ===
-
-impl Sending {
-    fn later(shared: &Arc<Shared>, req: Request<IncomingBody>) -> Self {
-        Self::Later(Box::pin(Arc::clone(shared).send_later(req)))
-    }
-
-    fn poll(&mut self, shared: &Arc<Shared>, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Failure>> {
-        loop {
-            match self {
-                Self::Sent(response) => match ready!(Pin::new(response).poll(cx)) {
-                    Ok(rsp) => return Poll::Ready(Ok(rsp)),
-                    Err(SendError { request: Some(req), .. }) => *self = Self::later(shared, req),
-                    Err(SendError { error, request: None }) => return Poll::Ready(Err(Failure::Endpoint(error))),
-                },
-                Self::Later(response) => return response.as_mut().poll(cx),
-                Self::Refused(answer) => {
-                    let answer = answer.take().expect("a response is polled to its end once");
-                    return Poll::Ready(Err(Failure::Answer(answer)));
-                }
+        if let Progress::Sent(exchange) = &mut self.0 {
+            let verdict = ready!(exchange.poll(cx));
+            let Progress::Sent(exchange) = mem::replace(&mut self.0, Progress::Done) else { unreachable!() };
+            match verdict {
+                Verdict::Again => self.0 = Progress::later(exchange),
+                verdict => return Poll::Ready(exchange.end(verdict)),
             }
         }
+        let Progress::Later(response) = &mut self.0 else { panic!("a response was polled after its end") };
+        response.as_mut().poll(cx)
     }
 }
 
-impl fmt::Debug for Sending {
+impl fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Sent(_) => "Sent",
-            Self::Later(_) => "Later",
-            Self::Refused(_) => "Refused",
+        f.write_str(match self.0 {
+            Progress::Sent(_) => "Sent",
+            Progress::Later(_) => "Later",
+            Progress::Done => "Done",
         })
+    }
+}
+
+// === impl Progress ===
+
+impl Progress {
+    fn later(exchange: Box<Exchange>) -> Self {
+        Self::Later(Box::pin(exchange.send_later()))
+    }
+}
+
+// === impl Params ===
+
+impl Default for Params {
+    /// 10,000 may wait, 3 s at most; 100,000 may be in flight, for any time.
+    fn default() -> Self {
+        Self {
+            queue_capacity: 10_000,
+            failfast_timeout: Duration::from_secs(3),
+            max_in_flight: 100_000,
+            request_timeout: None,
+            retry: retry::Params::default(),
+        }
     }
 }
 
@@ -241,14 +243,6 @@ impl Limits {
         self.waiting.load(Relaxed)
     }
 
-    /// The answer to a request that may not go on. It is in flight already.
-    fn refuse(&self, req: &Request<IncomingBody>) -> Option<Answer> {
-        if self.in_flight() > self.params.max_in_flight {
-            return Some(Answer::unavailable("too many requests in flight"));
-        }
-        (req.method() == Method::CONNECT).then(|| Answer::unimplemented("CONNECT is not supported"))
-    }
-
     fn deadline(&self, grpc: bool, headers: &HeaderMap) -> Deadline {
         let asked = if grpc { grpc::timeout(headers) } else { None };
         let limit = match (asked, self.params.request_timeout) {
@@ -262,23 +256,158 @@ impl Limits {
 // === impl Exchange ===
 
 impl Exchange {
-    fn start(shared: &Arc<Shared>, grpc: bool) -> Self {
+    fn start(shared: &Arc<Shared>, req: Request<IncomingBody>) -> Box<Self> {
         shared.stats.request();
         shared.limits.in_flight.fetch_add(1, Relaxed);
-        Self { shared: Arc::clone(shared), started: Instant::now(), grpc, status: None, grpc_status: None }
+        let grpc = grpc::is_grpc(req.headers());
+        Box::new(Self {
+            shared: Arc::clone(shared),
+            started: now(),
+            deadline: shared.limits.deadline(grpc, req.headers()),
+            grpc,
+            tries: Tries::new(req.method(), grpc),
+            request: Some(Outgoing::new(req.map(|body| Replay::new(body, shared.limits.params.retry.buffer)))),
+            attempt: None,
+            status: None,
+            grpc_status: None,
+            body: None,
+        })
     }
 
-    fn pass_on(mut self, rsp: Response<IncomingBody>, deadline: Deadline) -> Response<Body> {
+    /// Sends the request if there is room for it.
+    fn send(&mut self, now: Instant, avoid: Option<u64>) -> bool {
+        let request = self.request.as_mut().expect(UNANSWERED);
+        self.attempt = self.shared.endpoints.send(request, now, avoid);
+        self.attempt.is_some()
+    }
+
+    /// Waits for what comes of an attempt, or for the deadline.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
+        match self.request.as_mut().expect(UNANSWERED).poll_response(cx) {
+            Poll::Ready(responded) => Poll::Ready(self.judge(responded)),
+            Poll::Pending if expired(&mut self.deadline, cx) => Poll::Ready(Verdict::Answer(Answer::deadline())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Sends the request as soon as there is room for it, and again as long as that helps.
+    async fn send_later(mut self: Box<Self>) -> Result<Response<Body>, Error> {
+        let mut deadline = self.deadline.take();
+        let verdict = {
+            let mut sending = pin!(async {
+                loop {
+                    if let Err(answer) = self.send_when_ready().await {
+                        return Verdict::Answer(answer);
+                    }
+                    match poll_fn(|cx| self.poll(cx)).await {
+                        Verdict::Again => {}
+                        verdict => return verdict,
+                    }
+                }
+            });
+            poll_fn(|cx| match sending.as_mut().poll(cx) {
+                Poll::Pending if expired(&mut deadline, cx) => Poll::Ready(Verdict::Answer(Answer::deadline())),
+                polled => polled,
+            })
+            .await
+        };
+        self.deadline = deadline;
+        self.end(verdict)
+    }
+
+    async fn send_when_ready(&mut self) -> Result<(), Answer> {
+        let shared = Arc::clone(&self.shared);
+        let Shared { endpoints, limits, stats, .. } = &*shared;
+        let last = self.attempt.take();
+        let avoid = last.as_ref().map(Attempt::endpoint);
+        endpoints.ended(last);
+        let started = Instant::now();
+        let _waiting = Waiting::start(limits).ok_or_else(|| {
+            stats.count_shed();
+            Answer::unavailable("too many requests waiting for an endpoint")
+        })?;
+        loop {
+            let room = endpoints.room(limits.params.failfast_timeout).await;
+            room.inspect_err(|_| stats.count_failfast())?;
+            if self.send(Instant::now(), avoid) {
+                break;
+            }
+        }
+        stats.count_queued(started.elapsed());
+        Ok(())
+    }
+
+    /// Whether an attempt's response is passed on, or its request sent again.
+    fn judge(&mut self, responded: Result<Response<IncomingBody>, client::Error>) -> Verdict {
+        let Self { shared, request, attempt, tries, .. } = self;
+        let (policy, attempt) = (&shared.limits.params.retry, attempt.as_mut().expect("it was sent"));
+        let reason = match &responded {
+            Ok(rsp) => {
+                attempt.head();
+                policy.after_response(rsp, tries)
+            }
+            Err(error) => {
+                if error.is_connection_lost() {
+                    attempt.set(Outcome::Failure);
+                }
+                policy.after_error(error, tries)
+            }
+        };
+        let request = request.as_mut().expect(UNANSWERED);
+        if let Some(reason) = reason
+            && shared.may_retry(request.body_mut(), reason, tries)
+        {
+            if responded.is_ok() {
+                attempt.set(Outcome::Failure);
+            }
+            request.stop();
+            return Verdict::Again;
+        }
+        responded.map_or_else(Verdict::Failed, Verdict::Answered)
+    }
+
+    /// Ends the request with a response, or with its reset.
+    fn end(self: Box<Self>, verdict: Verdict) -> Result<Response<Body>, Error> {
+        match verdict {
+            Verdict::Answered(rsp) => Ok(self.pass_on(rsp)),
+            Verdict::Answer(answer) => Ok(self.answer(answer)),
+            Verdict::Failed(error) => self.fail(&error),
+            Verdict::Again => unreachable!("who asks for more is not at the end"),
+        }
+    }
+
+    fn pass_on(mut self: Box<Self>, rsp: Response<IncomingBody>) -> Response<Body> {
+        if let Some(mut request) = self.request.take_if(|request| !request.is_done()) {
+            request.body_mut().forget();
+            request.go_on();
+        }
+        self.request = None;
         self.status = Some(rsp.status());
         self.grpc_status = if self.grpc { grpc::status(rsp.headers()) } else { None };
-        rsp.map(|inner| Body { inner: Some(inner), deadline, exchange: self })
+        let failed = retry::is_gateway_error(rsp.status()) || self.is_unavailable();
+        self.set(if failed { Outcome::Failure } else { Outcome::Success });
+        rsp.map(|body| {
+            self.body = Some(body);
+            Body(self)
+        })
     }
 
-    fn fail(self, error: &client::Error) -> Result<Response<Body>, Error> {
+    fn is_unavailable(&self) -> bool {
+        self.grpc_status == Some(grpc::Code::Unavailable as u8)
+    }
+
+    /// What the endpoint did, as far as it is known.
+    fn set(&mut self, outcome: Outcome) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.set(outcome);
+        }
+    }
+
+    fn fail(self: Box<Self>, error: &client::Error) -> Result<Response<Body>, Error> {
         if let Some(reason) = error.remote_reset() {
             self.shared.stats.transport(Side::Endpoint).reset(Some(reason));
             Err(Error { source: Side::Endpoint.passed_on(reason).into() })
-        } else if error.is_unprocessed() {
+        } else if error.is_left_out() {
             Err(Error { source: Reason::REFUSED_STREAM.into() })
         } else if error.is_request_broken() {
             // The client has gone, so nobody sees it.
@@ -288,23 +417,33 @@ impl Exchange {
         }
     }
 
-    fn answer(mut self, answer: Answer) -> Response<Body> {
+    fn answer(mut self: Box<Self>, answer: Answer) -> Response<Body> {
+        self.request = None;
         let rsp = answer.into_response(self.grpc);
         self.status = Some(rsp.status());
         self.grpc_status = grpc::status(rsp.headers());
-        rsp.map(|()| Body { inner: None, deadline: None, exchange: self })
+        rsp.map(|()| Body(self))
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("started", &self.started).field("status", &self.status).finish_non_exhaustive()
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let Shared { limits, stats, .. } = &*self.shared;
+        let Shared { endpoints, limits, stats, .. } = &*self.shared;
         limits.in_flight.fetch_sub(1, Relaxed);
+        endpoints.ended(self.attempt.take());
         if let Some(status) = self.status {
-            stats.response(status, self.grpc_status, self.started.elapsed());
+            stats.response(status, self.grpc_status, now() - self.started);
         }
     }
 }
+
+const UNANSWERED: &str = "the request is kept until it is answered";
 
 /// Whether there is a deadline and it has passed; if not, `cx` is woken when it does.
 fn expired(deadline: &mut Deadline, cx: &mut Context<'_>) -> bool {
@@ -314,27 +453,28 @@ fn expired(deadline: &mut Deadline, cx: &mut Context<'_>) -> bool {
 // === impl Shared ===
 
 impl Shared {
-    async fn send_later(self: Arc<Self>, mut req: Request<IncomingBody>) -> Result<Response<IncomingBody>, Failure> {
-        let mut endpoints = self.endpoints.clone();
-        for _ in 0..ATTEMPTS {
-            self.wait(&mut endpoints).await.map_err(Failure::Answer)?;
-            let Some(connection) = endpoints.pick() else { continue };
-            match SendRequest::try_send(connection, req).await {
-                Ok(rsp) => return Ok(rsp),
-                Err(SendError { request: Some(unsent), .. }) => req = unsent,
-                Err(SendError { error, request: None }) => return Err(Failure::Endpoint(error)),
-            }
+    /// The answer to a request that may not go on.
+    fn refuse(&self, method: &Method) -> Option<Answer> {
+        if self.limits.in_flight() >= self.limits.params.max_in_flight {
+            self.stats.count_shed();
+            return Some(Answer::unavailable("too many requests in flight"));
         }
-        Err(Failure::Answer(Answer::bad_gateway("connections to endpoints close before requests can be sent")))
+        (*method == Method::CONNECT).then(|| Answer::unimplemented("CONNECT is not supported"))
     }
 
-    async fn wait(&self, endpoints: &mut Endpoints) -> Result<(), Answer> {
-        let _waiting = Waiting::start(&self.limits).ok_or_else(|| {
-            self.stats.count_shed();
-            Answer::unavailable("too many requests waiting for an endpoint")
-        })?;
-        self.stats.count_queued();
-        endpoints.ready(self.limits.params.failfast_timeout).await.inspect_err(|_| self.stats.count_failfast())
+    /// Makes a request ready to be sent again, if it may be.
+    fn may_retry(&self, body: &mut Replay, reason: retry::Reason, tries: &mut Tries) -> bool {
+        if tries.left == 0 || !body.rewind() {
+            return false;
+        }
+        let params = &self.limits.params.retry;
+        if reason.is_budgeted() && !self.budget.take(params, self.stats.requests(), Instant::now()) {
+            self.stats.count_over_budget();
+            return false;
+        }
+        tries.left -= 1;
+        self.stats.count_retry(reason);
+        true
     }
 }
 
@@ -362,20 +502,26 @@ impl http_body::Body for Body {
     type Error = body::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
-        let Self { inner, deadline, exchange } = &mut *self;
-        let Some(body) = inner else { return Poll::Ready(None) };
+        let exchange = &mut *self.0;
+        let Some(body) = &mut exchange.body else { return Poll::Ready(None) };
         let polled = match Pin::new(body).poll_frame(cx) {
-            Poll::Pending if expired(deadline, cx) => Poll::Ready(Some(Err(body::Error::timed_out()))),
+            Poll::Pending if expired(&mut exchange.deadline, cx) => Poll::Ready(Some(Err(body::Error::timed_out()))),
             polled => polled,
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) if exchange.grpc => {
                 if let Some(trailers) = frame.trailers_ref() {
                     exchange.grpc_status = grpc::status(trailers);
+                    if exchange.is_unavailable() {
+                        exchange.set(Outcome::Failure);
+                    }
                 }
             }
             Poll::Ready(Some(Err(error))) if !error.is_timeout() => {
                 exchange.shared.stats.transport(Side::Endpoint).reset(error.reset().map(Reason::from));
+                if error.is_connection_lost() {
+                    exchange.set(Outcome::Failure);
+                }
             }
             _ => {}
         }
@@ -383,10 +529,10 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(http_body::Body::is_end_stream)
+        self.0.body.as_ref().is_none_or(http_body::Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(SizeHint::default, http_body::Body::size_hint)
+        self.0.body.as_ref().map_or_else(SizeHint::default, http_body::Body::size_hint)
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     BoxError, IncomingBody,
     activity::Activity,
     io::Io,
+    now,
     ping::{self, Finding},
     pipe::{Pipe, Piped},
     reason::{self, Side},
@@ -241,6 +242,7 @@ where
     B::Error: Into<BoxError>,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let _stopped = now::Stopped::new();
         // Before the connection, which then writes what they have sent.
         self.wake.hold(cx.waker());
         self.poll_streams(cx);
@@ -263,7 +265,7 @@ where
                 None => return Poll::Ready(Ok(())),
             };
             let (head, body) = req.into_parts();
-            let body = IncomingBody::new(Side::Client, &head.headers, body, &self.activity);
+            let body = IncomingBody::new(Side::Client, &head.headers, body, self.activity.if_adaptive());
             let state = State::call(&mut self.service, Request::from_parts(head, body));
             self.streams.push(Answering { respond, state });
             accepted = true;
@@ -355,8 +357,14 @@ where
                     let (head, body) = rsp.into_parts();
                     let ended = body.is_end_stream();
                     let to = this.respond.send_response(Response::from_parts(head, ()), ended);
-                    to.map(|to| (!ended).then(|| Pipe::new(body, to, Reason::INTERNAL_ERROR)))
-                        .map_err(|error| error.reason())
+                    to.map(|to| {
+                        (!ended).then(|| {
+                            let mut pipe = Pipe::new(body, Reason::INTERNAL_ERROR);
+                            pipe.send_to(to);
+                            pipe
+                        })
+                    })
+                    .map_err(|error| error.reason())
                 }
                 Poll::Ready(Err(error)) => {
                     // Perhaps because the client has reset its stream.

@@ -3,7 +3,7 @@
 //! All are plain atomics that are only added to (gauges apart), so that many workers can each have their own set
 //! and a reader can sum them up.
 
-use crate::reason::Side;
+use crate::{reason::Side, retry};
 use h2::Reason;
 use http::StatusCode;
 use std::{
@@ -26,6 +26,9 @@ pub struct Stats {
     shed: AtomicU64,
     failfast: AtomicU64,
     queued: AtomicU64,
+    queued_us: AtomicU64,
+    retries: [AtomicU64; retry::Reason::ALL.len()],
+    over_budget: AtomicU64,
     client: Arc<Transport>,
     endpoint: Arc<Transport>,
 }
@@ -93,6 +96,9 @@ impl Default for Stats {
             shed: AtomicU64::new(0),
             failfast: AtomicU64::new(0),
             queued: AtomicU64::new(0),
+            queued_us: AtomicU64::new(0),
+            retries: Default::default(),
+            over_budget: AtomicU64::new(0),
             client: Arc::default(),
             endpoint: Arc::default(),
         }
@@ -139,6 +145,21 @@ impl Stats {
         self.queued.load(Relaxed)
     }
 
+    /// How long those waited, all together.
+    pub fn queued_time(&self) -> Duration {
+        Duration::from_micros(self.queued_us.load(Relaxed))
+    }
+
+    /// Requests that were sent again, by reason.
+    pub fn retries(&self) -> impl Iterator<Item = (retry::Reason, u64)> {
+        retry::Reason::ALL.into_iter().zip(&self.retries).map(|(reason, count)| (reason, count.load(Relaxed)))
+    }
+
+    /// Requests that were not sent again because too many others were.
+    pub fn over_budget(&self) -> u64 {
+        self.over_budget.load(Relaxed)
+    }
+
     /// The transports toward one side.
     pub fn transport(&self, side: Side) -> &Arc<Transport> {
         match side {
@@ -170,8 +191,17 @@ impl Stats {
         self.failfast.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn count_queued(&self) {
+    pub(crate) fn count_queued(&self, waited: Duration) {
         self.queued.fetch_add(1, Relaxed);
+        self.queued_us.fetch_add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    pub(crate) fn count_retry(&self, reason: retry::Reason) {
+        self.retries[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_over_budget(&self) {
+        self.over_budget.fetch_add(1, Relaxed);
     }
 }
 

@@ -29,6 +29,16 @@ const BOUNDS: &[(&str, [&str; 2], [&str; 2])] = &[
     ("HTTP_FAILFAST_TIMEOUT", ["1ms", "0"], CENTURY),
     ("HTTP_REQUEST_TIMEOUT", ["1ms", "0"], CENTURY),
     ("MAX_IN_FLIGHT", ["1", "0"], U32),
+    ("MAX_STREAMS_PER_CONNECTION", ["1", "0"], U32),
+    ("CONNECT_HTTP2_MAX_CONNECTION_IDLE", ["1ms", "0"], CENTURY),
+    ("MAX_CONNECTIONS_PER_ENDPOINT", ["1", "0"], U32),
+    ("SLOW_START", ["0", "-1s"], CENTURY),
+    ("BREAKER_CONSECUTIVE_FAILURES", ["0", "-1"], U32),
+    ("BREAKER_MIN_EJECTION", ["1ms", "0"], CENTURY),
+    ("BREAKER_MAX_EJECTION", ["1ms", "0"], CENTURY),
+    ("HTTP_RETRY_BUDGET_RATIO", ["0", "-0.1"], ["100", "100.1"]),
+    ("HTTP_RETRY_BUDGET_MIN_PER_SECOND", ["0", "-1"], U32),
+    ("HTTP_RETRY_BUFFER_SIZE", ["0", "-1"], U32),
     ("SHUTDOWN_GRACE_PERIOD", ["0", "-1s"], CENTURY),
     ("CORES", ["1", "0"], ["1024", "1025"]),
 ];
@@ -55,6 +65,10 @@ fn each_bound_loads_and_one_past_it_does_not() {
                 ("OUTBOUND_CONNECT_EXP_BACKOFF_MIN", "1ms"),
                 ("INBOUND_CONNECT_EXP_BACKOFF_MAX", "36500d"),
                 ("OUTBOUND_CONNECT_EXP_BACKOFF_MAX", "36500d"),
+                ("INBOUND_BREAKER_MIN_EJECTION", "1ms"),
+                ("OUTBOUND_BREAKER_MIN_EJECTION", "1ms"),
+                ("INBOUND_BREAKER_MAX_EJECTION", "36500d"),
+                ("OUTBOUND_BREAKER_MAX_EJECTION", "36500d"),
             ]);
             vars.insert(name.clone(), (*inside).to_owned());
             let loaded = loaded(&vars);

@@ -1,7 +1,9 @@
 //! From variables to values: nothing set, everything set, each alone.
 
 use crate::support::{Vars, add_interval, config, effective, full, loaded, on, vars};
-use app_env::{Backoff, Config, Connect, Direction, LogFormat, Origin, Process, Source, TcpParams, load, variables};
+use app_env::{
+    Backoff, Breaker, Config, Connect, Direction, LogFormat, Origin, Process, Retry, Source, TcpParams, load, variables,
+};
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, ServerParams};
 use std::{collections::HashMap, num::NonZeroUsize, thread::available_parallelism, time::Duration};
 
@@ -65,6 +67,18 @@ fn everything() -> Vars {
             ("HTTP_FAILFAST_TIMEOUT", format!("{tens}32ms")),
             ("HTTP_REQUEST_TIMEOUT", format!("{tens}33ms")),
             ("MAX_IN_FLIGHT", format!("{tens}34")),
+            ("CONNECT_HTTP2_MAX_STREAMS_PER_CONNECTION", format!("{tens}35")),
+            ("CONNECT_HTTP2_MAX_CONNECTION_IDLE", format!("{tens}36ms")),
+            ("MAX_CONNECTIONS_PER_ENDPOINT", format!("{tens}37")),
+            ("SLOW_START", format!("{tens}38ms")),
+            ("BREAKER_CONSECUTIVE_FAILURES", format!("{tens}39")),
+            ("BREAKER_MIN_EJECTION", format!("{tens}40ms")),
+            ("BREAKER_MAX_EJECTION", format!("{tens}41s")),
+            ("HTTP_RETRY_GATEWAY_ERRORS", "true".to_owned()),
+            ("HTTP_RETRY_GRPC_UNAVAILABLE", "true".to_owned()),
+            ("HTTP_RETRY_BUDGET_RATIO", format!("{tens}.42")),
+            ("HTTP_RETRY_BUDGET_MIN_PER_SECOND", format!("{tens}43")),
+            ("HTTP_RETRY_BUFFER_SIZE", format!("{tens}44")),
         ] {
             all.insert(full(&format!("{direction}_{suffix}")), value);
         }
@@ -114,6 +128,18 @@ fn everything_of(tens: u8) -> Direction {
             timeout: time(23),
             backoff: Backoff { min: time(24), max: time(25), jitter: f64::from(tens) + 0.26 },
             tcp: TcpParams { keepalive: Some(secs(n(28).into())), user_timeout: Some(time(30)) },
+            max_connections: size(37),
+            max_streams: Some(size(35)),
+            max_idle: time(36),
+        },
+        breaker: Breaker { consecutive_failures: n(39), min_ejection: time(40), max_ejection: secs(n(41).into()) },
+        slow_start: time(38),
+        http_retry: Retry {
+            gateway_errors: true,
+            grpc_unavailable: true,
+            budget_ratio: f64::from(tens) + 0.42,
+            budget_min_per_second: n(43),
+            buffer_size: size(44),
         },
         http_queue_capacity: size(31),
         http_failfast_timeout: time(32),
@@ -156,6 +182,18 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
             timeout: millis(300),
             backoff: Backoff { min: millis(100), max: secs(10), jitter: 0.1 },
             tcp: TcpParams::default(),
+            max_connections: 16,
+            max_streams: None,
+            max_idle: secs(60),
+        },
+        breaker: Breaker { consecutive_failures: 7, min_ejection: secs(1), max_ejection: secs(60) },
+        slow_start: secs(10),
+        http_retry: Retry {
+            gateway_errors: false,
+            grpc_unavailable: false,
+            budget_ratio: 0.2,
+            budget_min_per_second: 10,
+            buffer_size: 65_536,
         },
         http_queue_capacity: 10_000,
         http_failfast_timeout: secs(1),

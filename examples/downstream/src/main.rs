@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{BoxError, Connect, Endpoints, IncomingBody, Proxy, Server, Stats, endpoints::Backoff, proxy};
+use proxy_http::{BoxError, Connect, Endpoints, IncomingBody, Proxy, Server, Stats, endpoints, proxy};
 use std::{collections::HashMap, convert::Infallible, future::pending, sync::Arc};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{ServiceExt as _, service_fn};
@@ -32,12 +32,14 @@ async fn main() -> Result<(), BoxError> {
     let connect = Connect::new(tcp, &outbound.connect.http2)?.timeout(outbound.connect.timeout);
     let app_env::Backoff { min, max, jitter } = outbound.connect.backoff;
     let targets = outbound.endpoints.iter().map(ToString::to_string);
-    let endpoints = Endpoints::spawn(targets, &connect, Backoff { min, max, jitter });
+    let backoff = endpoints::Backoff { min, max, jitter };
+    let endpoints = Endpoints::fixed(targets, &connect, endpoints::Params { backoff, ..Default::default() });
     let limits = Arc::new(proxy::Limits::new(proxy::Params {
         queue_capacity: outbound.http_queue_capacity,
         failfast_timeout: outbound.http_failfast_timeout,
         max_in_flight: outbound.max_in_flight,
         request_timeout: outbound.http_request_timeout,
+        ..Default::default()
     }));
     let stats = Arc::<Stats>::default();
     let proxy = Proxy::new(endpoints, limits, Arc::clone(&stats));

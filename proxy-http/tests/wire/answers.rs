@@ -1,6 +1,6 @@
 //! What clients get when endpoints give no answer, and what passes through untouched.
 
-use crate::support::{Endpoint, PROXY, Rig, collect, get, grpc, post, reset};
+use crate::support::{Endpoint, PROXY, Rig, collect, endpoint_params, get, grpc, post, reset};
 use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -8,7 +8,6 @@ use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
     Connect, Endpoints, IncomingBody, Proxy, SendRequest, Server, Stats,
     client::ConnectError,
-    endpoints::Backoff,
     proxy::{self, Limits},
     stats::{Peer, ResetCode},
 };
@@ -47,8 +46,7 @@ where
     C::Future: Send + 'static,
 {
     let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap().timeout(timeout);
-    let backoff = Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1), jitter: 0.0 };
-    let endpoints = Endpoints::spawn(["endpoint"], &connect, backoff);
+    let endpoints = Endpoints::fixed(["endpoint"], &connect, endpoint_params());
     let proxy = Proxy::new(endpoints, Arc::new(Limits::new(params)), Arc::<Stats>::default());
     let (near, far) = tokio::io::duplex(1 << 20);
     tokio::spawn(async move { Server::new(&ServerParams::DEFAULT).unwrap().serve(far, proxy, pending()).await });
@@ -71,7 +69,7 @@ async fn connection_lost_before_the_head_is_502_or_14() {
 }
 
 #[tokio::test]
-async fn goaway_that_leaves_a_request_out_is_refused_stream() {
+async fn requests_that_a_goaway_leaves_out_go_to_another_connection() {
     let mut rig = Rig::defaults();
     let mut client = rig.client().await;
     let mut io = rig.endpoint_ios.recv().await.unwrap();
@@ -85,7 +83,8 @@ async fn goaway_that_leaves_a_request_out_is_refused_stream() {
         total += tokio::io::AsyncReadExt::read(&mut io, &mut seen[total..]).await.unwrap();
     }
     tokio::io::AsyncWriteExt::write_all(&mut io, &frames).await.unwrap();
-    assert_eq!(reset(response.await), Reason::REFUSED_STREAM);
+    rig.endpoint().await.asked().await.answer().send_data("again".into(), true).unwrap();
+    assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0, b"again");
 }
 
 /// Whether there is a HEADERS frame behind the client preface.
@@ -269,7 +268,7 @@ async fn requests_go_to_a_new_connection_when_the_old_one_is_lost() {
 }
 
 #[tokio::test]
-async fn requests_go_to_endpoints_in_turn() {
+async fn requests_go_to_the_endpoint_with_fewer() {
     let (opened, mut ios) = tokio::sync::mpsc::unbounded_channel();
     let connector = tower::service_fn(move |name: &'static str| {
         let (near, far) = tokio::io::duplex(1 << 20);
@@ -277,8 +276,7 @@ async fn requests_go_to_endpoints_in_turn() {
         ready(Ok::<_, io::Error>(near))
     });
     let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
-    let backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(1), jitter: 0.0 };
-    let endpoints = Endpoints::spawn(["a", "b"], &connect, backoff);
+    let endpoints = Endpoints::fixed(["a", "b"], &connect, endpoint_params());
     let mut names = Vec::new();
     for _ in 0..2 {
         let (name, io) = ios.recv().await.unwrap();
@@ -308,7 +306,7 @@ async fn resets_and_responses_are_counted() {
     endpoint.asked().await.respond.send_response(head, true).unwrap();
     response.await.unwrap();
     let (response, _) = client.send_request(get(), true).unwrap();
-    endpoint.asked().await.respond.send_reset(Reason::REFUSED_STREAM);
+    endpoint.asked().await.respond.send_reset(Reason::INADEQUATE_SECURITY);
     reset(response.await);
     let (_response, mut stream) = client.send_request(post(), false).unwrap();
     let mut asked = endpoint.asked().await;
@@ -317,7 +315,7 @@ async fn resets_and_responses_are_counted() {
     assert_eq!(rig.stats.requests(), 3);
     let responses: Vec<_> = rig.stats.responses().map(|r| (r.status.as_u16(), r.grpc_status, r.count)).collect();
     assert_eq!(responses, [(200, Some(5), 1)]);
-    for (peer, code) in [(Peer::Endpoint, 7), (Peer::Client, 11)] {
+    for (peer, code) in [(Peer::Endpoint, 12), (Peer::Client, 11)] {
         let resets: Vec<_> = rig.stats.transport(peer).resets().filter(|(_, count)| *count > 0).collect();
         assert_eq!(resets, [(ResetCode::Known(code), 1)], "{peer:?}");
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client, server};
 use http::{Request, Response};
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{Connect, Endpoints, Proxy, Server, Stats, endpoints::Backoff, proxy, stats::Peer};
+use proxy_http::{Connect, Endpoints, Proxy, Server, Stats, endpoints, proxy, retry, stats::Peer};
 use std::{
     future::{pending, ready},
     io,
@@ -18,7 +18,20 @@ pub(crate) const PROXY: proxy::Params = proxy::Params {
     failfast_timeout: Duration::from_secs(1),
     max_in_flight: 1_000,
     request_timeout: None,
+    retry: retry::Params {
+        buffer: 1 << 16,
+        budget_ratio: 0.2,
+        budget_min_per_second: 10,
+        gateway_errors: false,
+        unavailable: false,
+    },
 };
+
+/// Reconnects soon.
+pub(crate) fn endpoint_params() -> endpoints::Params {
+    let backoff = endpoints::Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1), jitter: 0.0 };
+    endpoints::Params { backoff, ..endpoints::Params::default() }
+}
 
 /// A proxy with a client's pipe, and the pipes that it opens toward its endpoint.
 pub(crate) struct Rig {
@@ -49,8 +62,7 @@ impl Rig {
         });
         let stats = Arc::<Stats>::default();
         let connect = Connect::new(connector, client).unwrap().count_on(Arc::clone(stats.transport(Peer::Endpoint)));
-        let backoff = Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1), jitter: 0.0 };
-        let endpoints = Endpoints::spawn(["endpoint"], &connect, backoff);
+        let endpoints = Endpoints::fixed(["endpoint"], &connect, endpoint_params());
         let proxy = Proxy::new(endpoints, Arc::new(proxy::Limits::new(params)), Arc::clone(&stats));
         let server = Server::new(server).unwrap().count_on(Arc::clone(stats.transport(Peer::Client)));
         let (client_io, server_io) = tokio::io::duplex(1 << 20);

@@ -1,0 +1,154 @@
+//! Heads of requests that may be needed again.
+
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
+    request::{Parts, Request},
+    uri::{self, Authority, PathAndQuery, Scheme},
+};
+use std::mem;
+
+/// A request's head, which can be taken more than once.
+///
+/// h2 takes a head for good, so what is taken first is the head as it came, and a copy stays. The copy is bytes: a
+/// clone would count one more reference of each field, and each such count costs as much as copying hundreds of bytes.
+pub(crate) enum Head {
+    Whole(Parts),
+    Taken(Copy),
+}
+
+/// A head in one piece of memory.
+pub(crate) struct Copy {
+    method: Method,
+    version: Version,
+    extensions: Extensions,
+    /// Scheme, authority and path; then names and values, in turn.
+    fields: Fields,
+}
+
+/// Byte strings, each with its length before it.
+struct Fields(Vec<u8>);
+
+/// Enough for most heads.
+const CAPACITY: usize = 256;
+/// What a value's length has added to it if the value must not be compressed.
+const SENSITIVE: u32 = 1 << 31;
+const VALID: &str = "it is the copy of a valid one";
+
+// === impl Head ===
+
+impl Head {
+    /// The head, of which a copy stays.
+    pub(crate) fn take(&mut self) -> Parts {
+        let copy = match self {
+            Self::Whole(head) => Self::Taken(Copy::of(head)),
+            Self::Taken(copy) => return copy.to_parts(),
+        };
+        mem::replace(self, copy).into_parts()
+    }
+
+    pub(crate) fn into_parts(self) -> Parts {
+        match self {
+            Self::Whole(head) => head,
+            Self::Taken(copy) => copy.to_parts(),
+        }
+    }
+}
+
+// === impl Copy ===
+
+impl Copy {
+    fn of(head: &Parts) -> Self {
+        let mut fields = Fields(Vec::with_capacity(CAPACITY));
+        let uri = &head.uri;
+        fields.push(uri.scheme_str().unwrap_or_default().as_bytes(), false);
+        fields.push(uri.authority().map_or("", Authority::as_str).as_bytes(), false);
+        fields.push(uri.path_and_query().map_or("", PathAndQuery::as_str).as_bytes(), false);
+        for (name, value) in &head.headers {
+            fields.push(name.as_str().as_bytes(), false);
+            fields.push(value.as_bytes(), value.is_sensitive());
+        }
+        Self { method: head.method.clone(), version: head.version, extensions: head.extensions.clone(), fields }
+    }
+
+    fn to_parts(&self) -> Parts {
+        let mut fields = self.fields.iter();
+        let mut part = || fields.next().map(|(part, _)| part).filter(|part| !part.is_empty());
+        let mut uri = uri::Parts::default();
+        uri.scheme = part().map(|scheme| Scheme::try_from(scheme).expect(VALID));
+        uri.authority = part().map(|authority| Authority::try_from(authority).expect(VALID));
+        uri.path_and_query = part().map(|path| PathAndQuery::try_from(path).expect(VALID));
+        let mut headers = HeaderMap::new();
+        while let (Some((name, _)), Some((value, sensitive))) = (fields.next(), fields.next()) {
+            let mut value = HeaderValue::from_bytes(value).expect(VALID);
+            value.set_sensitive(sensitive);
+            headers.append(HeaderName::from_bytes(name).expect(VALID), value);
+        }
+        let (mut head, ()) = Request::new(()).into_parts();
+        head.method = self.method.clone();
+        head.uri = Uri::from_parts(uri).expect(VALID);
+        head.version = self.version;
+        head.headers = headers;
+        head.extensions = self.extensions.clone();
+        head
+    }
+}
+
+// === impl Fields ===
+
+impl Fields {
+    fn push(&mut self, bytes: &[u8], sensitive: bool) {
+        let length = u32::try_from(bytes.len()).ok().filter(|length| length & SENSITIVE == 0).expect("heads are small");
+        let length = if sensitive { length | SENSITIVE } else { length };
+        self.0.extend_from_slice(&length.to_ne_bytes());
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&[u8], bool)> {
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || {
+            let (length, after) = rest.split_first_chunk()?;
+            let length = u32::from_ne_bytes(*length);
+            let (bytes, after) = after.split_at((length & !SENSITIVE) as usize);
+            rest = after;
+            Some((bytes, length & SENSITIVE != 0))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::header::{AUTHORIZATION, COOKIE};
+
+    #[track_caller]
+    fn check(head: &Parts) {
+        let mut taken = Head::Whole(head.clone());
+        let times = [taken.take(), taken.take(), taken.into_parts()];
+        for again in times {
+            assert_eq!((&again.method, &again.uri, again.version), (&head.method, &head.uri, head.version));
+            let sensitive = |headers: &HeaderMap| headers.values().map(HeaderValue::is_sensitive).collect::<Vec<_>>();
+            assert_eq!(again.headers.iter().collect::<Vec<_>>(), head.headers.iter().collect::<Vec<_>>());
+            assert_eq!(sensitive(&again.headers), sensitive(&head.headers));
+            assert_eq!(again.extensions.get::<u8>(), head.extensions.get());
+        }
+    }
+
+    #[test]
+    fn copies_are_like_the_head() {
+        let mut secret = HeaderValue::from_static("secret");
+        secret.set_sensitive(true);
+        for uri in ["http://a.example:80/x?y", "/only/a/path", "*", "http://a.example"] {
+            let req = Request::options(uri)
+                .version(Version::HTTP_2)
+                .extension(7_u8)
+                .header(COOKIE, "a=1")
+                .header("x-bytes", HeaderValue::from_bytes(b"\xff\x80 ").unwrap())
+                .header("x-empty", "")
+                .header(COOKIE, "b=2")
+                .header(AUTHORIZATION, secret.clone())
+                .header("x-long", "v".repeat(70_000));
+            check(&req.body(()).unwrap().into_parts().0);
+        }
+        check(&Request::new(()).into_parts().0);
+    }
+}

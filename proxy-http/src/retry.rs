@@ -1,0 +1,190 @@
+//! Which requests are sent again, and how many.
+
+use crate::{client, grpc};
+use http::{Method, Response, StatusCode};
+use std::{fmt, sync::Mutex, time::Duration};
+use tokio::time::Instant;
+
+/// Which requests are sent to another endpoint, or again to the same one.
+///
+/// Those that were certainly not processed always are: nothing of them was sent, or the endpoint refused them
+/// (REFUSED_STREAM), or its GOAWAY leaves them out. `gateway_errors` and `unavailable` add some that may have been.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Params {
+    /// Bytes of a request's body that are kept until it is answered. A request that has sent more is not sent again.
+    pub buffer: usize,
+    /// Retries for each request that comes, such as 0.2.
+    pub budget_ratio: f64,
+    /// Retries a second beside those, so that few requests can be retried, too.
+    pub budget_min_per_second: u32,
+    /// GET and HEAD requests that are answered with 502, 503 or 504, or whose connection is lost.
+    pub gateway_errors: bool,
+    /// gRPC calls that end with UNAVAILABLE before any message, or whose connection is lost.
+    pub unavailable: bool,
+}
+
+/// Why a request was sent again.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Reason {
+    /// Its connection had closed before any of it was sent.
+    Unsent,
+    /// The endpoint's GOAWAY left it out.
+    GoAway,
+    /// The endpoint refused it.
+    Refused,
+    /// Its connection was lost before its response came.
+    ConnectionLost,
+    /// It was answered with 502, 503 or 504.
+    GatewayError,
+    /// It was answered with UNAVAILABLE.
+    Unavailable,
+}
+
+/// What is known of a request that may be sent again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tries {
+    pub(crate) left: u32,
+    pub(crate) grpc: bool,
+    /// GET or HEAD.
+    pub(crate) safe: bool,
+}
+
+/// How many retries there may be: some for each request, and some a second.
+#[derive(Debug)]
+pub(crate) struct Budget(Mutex<Window>);
+
+#[derive(Debug)]
+struct Window {
+    started: Instant,
+    /// How many requests had come by then.
+    requests: u64,
+    retries: f64,
+}
+
+/// Times that one request is sent again at most.
+const MAX_RETRIES: u32 = 5;
+/// A budget is counted for this long, and then starts over.
+const WINDOW: Duration = Duration::from_secs(10);
+
+// === impl Params ===
+
+impl Default for Params {
+    /// What is certainly safe, from 64 KiB of body, for a fifth of the requests and 10 a second.
+    fn default() -> Self {
+        Self {
+            buffer: 64 << 10,
+            budget_ratio: 0.2,
+            budget_min_per_second: 10,
+            gateway_errors: false,
+            unavailable: false,
+        }
+    }
+}
+
+impl Params {
+    /// Why a request that got no response is to be sent again.
+    pub(crate) fn after_error(&self, error: &client::Error, tries: &Tries) -> Option<Reason> {
+        if error.is_malformed() {
+            None
+        } else if error.is_unsent() {
+            Some(Reason::Unsent)
+        } else if error.is_left_out() {
+            Some(Reason::GoAway)
+        } else if error.is_unprocessed() {
+            Some(Reason::Refused)
+        } else {
+            let may = (self.gateway_errors && tries.safe) || (self.unavailable && tries.grpc);
+            (error.is_connection_lost() && may).then_some(Reason::ConnectionLost)
+        }
+    }
+
+    /// Why a request with this response is to be sent again.
+    pub(crate) fn after_response<B>(&self, rsp: &Response<B>, tries: &Tries) -> Option<Reason> {
+        if self.unavailable && tries.grpc && grpc::status(rsp.headers()) == Some(grpc::Code::Unavailable as u8) {
+            return Some(Reason::Unavailable);
+        }
+        (self.gateway_errors && tries.safe && is_gateway_error(rsp.status())).then_some(Reason::GatewayError)
+    }
+}
+
+/// 502, 503 and 504: they say that somebody on the way failed.
+pub(crate) fn is_gateway_error(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Unsent, Self::GoAway, Self::Refused, Self::ConnectionLost, Self::GatewayError, Self::Unavailable];
+
+    /// Whether it counts against the budget. What closing connections leave out must not: that comes in bursts, once.
+    pub(crate) fn is_budgeted(self) -> bool {
+        !matches!(self, Self::Unsent | Self::GoAway)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unsent => "unsent",
+            Self::GoAway => "goaway",
+            Self::Refused => "refused_stream",
+            Self::ConnectionLost => "connection_lost",
+            Self::GatewayError => "gateway_error",
+            Self::Unavailable => "unavailable",
+        })
+    }
+}
+
+// === impl Tries ===
+
+impl Tries {
+    pub(crate) fn new(method: &Method, grpc: bool) -> Self {
+        Self { left: MAX_RETRIES, grpc, safe: matches!(*method, Method::GET | Method::HEAD) }
+    }
+}
+
+// === impl Budget ===
+
+impl Budget {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(Window { started: Instant::now(), requests: 0, retries: 0.0 }))
+    }
+
+    /// Takes one retry; false if none is left. `requests`: how many have come so far.
+    pub(crate) fn take(&self, params: &Params, requests: u64, now: Instant) -> bool {
+        let mut window = self.0.lock().expect("nothing panics with the lock held");
+        if now >= window.started + WINDOW {
+            *window = Window { started: now, requests, retries: 0.0 };
+        }
+        let budget = f64::from(params.budget_min_per_second) * WINDOW.as_secs_f64()
+            + params.budget_ratio * requests.saturating_sub(window.requests) as f64;
+        let left = window.retries < budget;
+        if left {
+            window.retries += 1.0;
+        }
+        left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARAMS: Params =
+        Params { buffer: 0, budget_ratio: 0.5, budget_min_per_second: 2, gateway_errors: false, unavailable: false };
+
+    #[test]
+    fn budget_is_a_part_of_the_requests_and_some_a_second() {
+        let budget = Budget::new();
+        let start = Instant::now();
+        let take = |requests, now| (0..1_000).filter(|_| budget.take(&PARAMS, requests, now)).count();
+        assert_eq!(take(0, start), 20, "ten seconds' worth");
+        assert_eq!(take(100, start), 50, "half of the requests");
+        assert_eq!(take(100, start + WINDOW / 2), 0);
+        assert_eq!(take(300, start + WINDOW), 20, "it starts over");
+        assert_eq!(take(310, start + WINDOW), 5);
+    }
+}
