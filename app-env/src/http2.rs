@@ -57,6 +57,8 @@ pub(crate) fn read_server(env: &mut Reader, scope: Scope) -> ServerParams {
         max_pending_accept_reset_streams: env.read(&SERVER_MAX_PENDING_ACCEPT_RESET_STREAMS, scope).map(size),
         max_local_error_reset_streams: env.read(&SERVER_MAX_LOCAL_ERROR_RESET_STREAMS, scope).map(size),
         max_send_buf_size: env.read(&SERVER_MAX_SEND_BUF_SIZE, scope).map(size),
+        max_connection_age: None,
+        max_connection_idle: None,
     }
 }
 

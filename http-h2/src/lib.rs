@@ -27,6 +27,6 @@ mod range;
 
 pub use params::{
     ClientKeepAlive, ClientParams, DEFAULT_INITIAL_CONNECTION_WINDOW_SIZE, DEFAULT_INITIAL_STREAM_WINDOW_SIZE,
-    FlowControl, KeepAlive, ServerParams,
+    FlowControl, KeepAlive, MaxConnectionAge, ServerParams,
 };
 pub use range::{OutOfRange, Setting};

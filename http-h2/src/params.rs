@@ -35,6 +35,11 @@ pub struct ServerParams {
     pub max_local_error_reset_streams: Option<usize>,
     /// Bytes buffered for sending on each stream before its source is held up. `None`: 400 KiB.
     pub max_send_buf_size: Option<usize>,
+    /// How old a connection may get, so that clients connect again and thereby elsewhere, too. `None`: any age.
+    pub max_connection_age: Option<MaxConnectionAge>,
+    /// How long a connection may go without an open stream before its client is told by GOAWAY to open no more, and it
+    /// closes; above zero. PINGs do not count as use. `None`: as long as the client likes.
+    pub max_connection_idle: Option<Duration>,
 }
 
 /// Tunes the HTTP/2 connections that a client opens.
@@ -89,6 +94,18 @@ pub struct KeepAlive {
     pub timeout: Duration,
 }
 
+/// How old a connection may get.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct MaxConnectionAge {
+    /// When the client is told by GOAWAY to open no more streams, counted from when the connection was accepted; above
+    /// zero. Each connection has its own, up to a tenth shorter or longer at random, so that those that were made
+    /// together do not end together.
+    pub age: Duration,
+    /// How long streams may go on after that, before the connection is closed with those that are still open; zero
+    /// closes it at once.
+    pub grace: Duration,
+}
+
 /// PINGs that a client sends to find dead connections.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct ClientKeepAlive {
@@ -114,6 +131,8 @@ impl ServerParams {
         max_pending_accept_reset_streams: None,
         max_local_error_reset_streams: None,
         max_send_buf_size: None,
+        max_connection_age: None,
+        max_connection_idle: None,
     };
 
     /// Checks every value that is set against the range HTTP/2 and its engine accept.
@@ -133,10 +152,18 @@ impl ServerParams {
             max_pending_accept_reset_streams: _,
             max_local_error_reset_streams: _,
             max_send_buf_size,
+            max_connection_age,
+            max_connection_idle,
         } = *self;
         check_flow_control(flow_control)?;
         if let Some(KeepAlive { interval, timeout }) = keep_alive {
             check_keep_alive(interval, timeout)?;
+        }
+        if let Some(MaxConnectionAge { age, grace: _ }) = max_connection_age {
+            Setting::MaxConnectionAge.check(nanos(age))?;
+        }
+        if let Some(idle) = max_connection_idle {
+            Setting::MaxConnectionIdle.check(nanos(idle))?;
         }
         check_sizes(max_frame_size, max_header_list_size, max_send_buf_size)
     }
@@ -355,6 +382,24 @@ mod tests {
                 Setting::MaxSendBufSize,
             );
         }
+    }
+
+    #[test]
+    fn a_connection_may_not_be_over_at_once() {
+        let server = ServerParams::DEFAULT;
+        let max_connection_age = |age| Some(MaxConnectionAge { age, grace: Duration::ZERO });
+        let nanosecond = Duration::from_nanos(1);
+        ServerParams {
+            max_connection_age: max_connection_age(nanosecond),
+            max_connection_idle: Some(nanosecond),
+            ..server
+        }
+        .validate()
+        .unwrap();
+        let young = ServerParams { max_connection_age: max_connection_age(Duration::ZERO), ..server };
+        assert_eq!(young.validate().unwrap_err().setting(), Setting::MaxConnectionAge);
+        let hasty = ServerParams { max_connection_idle: Some(Duration::ZERO), ..server };
+        assert_eq!(hasty.validate().unwrap_err().setting(), Setting::MaxConnectionIdle);
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub enum Setting {
     MaxHeaderListSize,
     /// Bytes buffered for sending on a stream: 1..=4294967295 (0 would never send).
     MaxSendBufSize,
+    /// Nanoseconds before a connection is drained for its age: above zero.
+    MaxConnectionAge,
+    /// Nanoseconds without a stream before a connection is drained: above zero.
+    MaxConnectionIdle,
 }
 
 /// A value outside of the range of its setting.
@@ -50,6 +54,8 @@ impl Setting {
             Self::MaxFrameSize => "max_frame_size",
             Self::MaxHeaderListSize => "max_header_list_size",
             Self::MaxSendBufSize => "max_send_buf_size",
+            Self::MaxConnectionAge => "max_connection_age.age",
+            Self::MaxConnectionIdle => "max_connection_idle",
         }
     }
 
@@ -58,7 +64,9 @@ impl Setting {
     pub const fn range(self) -> RangeInclusive<u64> {
         match self {
             Self::InitialStreamWindowSize | Self::InitialConnectionWindowSize => 1..=(1 << 31) - 1,
-            Self::KeepAliveInterval | Self::KeepAliveTimeout => 1..=u64::MAX,
+            Self::KeepAliveInterval | Self::KeepAliveTimeout | Self::MaxConnectionAge | Self::MaxConnectionIdle => {
+                1..=u64::MAX
+            }
             Self::MaxFrameSize => (1 << 14)..=(1 << 24) - 1,
             Self::MaxHeaderListSize | Self::MaxSendBufSize => 1..=u32::MAX as u64,
         }

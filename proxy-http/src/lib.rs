@@ -60,6 +60,7 @@ pub mod endpoints;
 mod grpc;
 mod head;
 mod io;
+mod lifetime;
 mod load;
 mod now;
 mod ping;

@@ -4,11 +4,12 @@ use crate::{
     BoxError, IncomingBody,
     activity::Activity,
     io::Io,
+    lifetime::Lifetime,
     now,
     ping::{self, Finding},
     pipe::{Pipe, Piped},
     reason::{self, Side},
-    stats::Transport,
+    stats::{Limit, Transport},
     wake::Wake,
 };
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use h2::{
 };
 use http::{Request, Response};
 use http_body::Body;
-use http_h2::{ClientKeepAlive, FlowControl, KeepAlive, OutOfRange, ServerParams};
+use http_h2::{ClientKeepAlive, FlowControl, KeepAlive, MaxConnectionAge, OutOfRange, ServerParams};
 use pin_project_lite::pin_project;
 use std::{
     future::{Future, poll_fn},
@@ -29,7 +30,10 @@ use std::{
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 use tower_service::Service;
 
 /// Serves HTTP/2 with prior knowledge on any transport.
@@ -38,6 +42,8 @@ pub struct Server {
     builder: h2::server::Builder,
     keep_alive: Option<ClientKeepAlive>,
     adaptive: bool,
+    max_age: Option<MaxConnectionAge>,
+    max_idle: Option<Duration>,
     transport: Arc<Transport>,
 }
 
@@ -58,6 +64,8 @@ where
     service: S,
     streams: FuturesUnordered<Answering<S, S::Future, B>>,
     keep_alive: Option<ClientKeepAlive>,
+    /// `None`: nothing limits it.
+    lifetime: Option<Lifetime>,
     draining: bool,
     wake: Arc<Wake>,
     /// `wake`, as the connection is polled with it.
@@ -118,6 +126,8 @@ impl Server {
                 while_idle: true,
             }),
             adaptive: params.flow_control == Some(FlowControl::Adaptive),
+            max_age: params.max_connection_age,
+            max_idle: params.max_connection_idle,
             transport: Arc::default(),
         })
     }
@@ -130,9 +140,11 @@ impl Server {
 
     /// Serves one connection until the client closes it, or until it is drained.
     ///
-    /// Draining starts when `drain` completes: the client is told by GOAWAY to open no more streams, those that it
-    /// had sent by then are served, and the connection closes when the last one ends. A client that does not play
-    /// along is closed once no stream is open and nothing has moved for five seconds.
+    /// Draining starts when `drain` completes, or when the connection reaches the age or the idle time that the params
+    /// set: the client is told by GOAWAY to open no more streams, those that it had sent by then are served, and the
+    /// connection closes when the last one ends. A client that does not play along is closed once no stream is open and
+    /// nothing has moved for five seconds. At the end of the grace after its age a connection is closed in any case,
+    /// whatever is still open on it and whatever it is drained for.
     ///
     /// An error of `service` resets the stream, with the code of the first `h2::Error` among its sources or else with
     /// INTERNAL_ERROR. So does a response that HTTP/2 has no form for, such as one with a `connection` field. When a
@@ -150,6 +162,8 @@ impl Server {
         B::Error: Into<BoxError>,
         D: Future<Output = ()>,
     {
+        let lifetime = Lifetime::new(self.max_age, self.max_idle);
+        let closes_at = lifetime.as_ref().and_then(Lifetime::closes_at);
         let activity = Activity::new(self.adaptive);
         let io = Io::new(io, &self.transport, &activity);
         let wake = Arc::<Wake>::default();
@@ -158,6 +172,7 @@ impl Server {
             service,
             streams: FuturesUnordered::new(),
             keep_alive: self.keep_alive,
+            lifetime,
             draining: false,
             waker: Waker::from(Arc::clone(&wake)),
             wake,
@@ -166,18 +181,29 @@ impl Server {
         };
         tokio::select! {
             biased;
-            ended = poll_fn(|cx| serving.poll(cx)) => return ended,
-            () = drain => serving.drain(),
+            served = poll_fn(|cx| serving.poll_to_limit(cx)) => match served? {
+                None => return Ok(()),
+                Some(limit) => self.transport.limit(limit),
+            },
+            () = drain => {}
         }
+        serving.drain();
         tokio::select! {
             biased;
             ended = poll_fn(|cx| serving.poll(cx)) => ended,
-            () = silence(&activity) => Ok(()),
+            limit = silence(&activity, closes_at) => {
+                if let Some(limit) = limit {
+                    self.transport.limit(limit);
+                    // Or they would count as lost, which is what clients do.
+                    serving.streams.clear();
+                }
+                Ok(())
+            }
         }
     }
 }
 
-/// All of `params` that the engine takes; keep-alive is the connection's own.
+/// All of `params` that the engine takes; keep-alive and the limits of a connection's life are its own.
 fn builder(params: &ServerParams) -> h2::server::Builder {
     // No `..`: a new field must not compile until it is handled here.
     let ServerParams {
@@ -190,6 +216,8 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         max_pending_accept_reset_streams,
         max_local_error_reset_streams,
         max_send_buf_size,
+        max_connection_age: _,
+        max_connection_idle: _,
     } = *params;
     let mut builder = h2::server::Builder::new();
     let (stream, connection) = match flow_control {
@@ -220,13 +248,18 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
     builder
 }
 
-/// Completes when, for [`DRAIN_SILENCE`], no stream was open and not a byte moved.
-async fn silence(activity: &Activity) {
+/// Completes when, for [`DRAIN_SILENCE`], no stream was open and not a byte moved; or else, with a limit, when it is
+/// time to close in any case.
+async fn silence(activity: &Activity, closes_at: Option<Instant>) -> Option<Limit> {
     loop {
         let before = activity.moves();
-        tokio::time::sleep(DRAIN_SILENCE).await;
+        let silent_at = Instant::now() + DRAIN_SILENCE;
+        tokio::time::sleep_until(closes_at.map_or(silent_at, |at| at.min(silent_at))).await;
+        if closes_at.is_some_and(|at| at <= Instant::now()) {
+            return Some(Limit::AgeGrace);
+        }
         if activity.streams() == 0 && activity.moves() == before {
-            return;
+            return None;
         }
     }
 }
@@ -287,6 +320,15 @@ where
         Poll::Pending
     }
 
+    /// Serves until the connection is closed (`None`) or has reached a limit.
+    fn poll_to_limit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Limit>, Error>> {
+        if let Poll::Ready(ended) = self.poll(cx) {
+            return Poll::Ready(ended.map(|()| None));
+        }
+        let Some(lifetime) = &mut self.lifetime else { return Poll::Pending };
+        lifetime.poll(|| self.phase.has_streams(), cx).map(|limit| Ok(Some(limit)))
+    }
+
     fn poll_streams(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(ended)) = Pin::new(&mut self.streams).poll_next(cx) {
             match ended {
@@ -314,6 +356,19 @@ where
         for _ in 0..self.streams.len() {
             self.transport.reset(None);
         }
+    }
+}
+
+// === impl Phase ===
+
+impl<I> Phase<I>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Whether a stream is open: one that is answered is until its last byte is sent and the client has sent all, too.
+    /// This takes h2's lock.
+    fn has_streams(&self) -> bool {
+        matches!(self, Self::Open(connection) if connection.has_streams())
     }
 }
 

@@ -41,6 +41,7 @@ pub struct Transport {
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
     resets: [AtomicU64; RESET_CODES],
+    limits: [AtomicU64; Limit::ALL.len()],
 }
 
 /// How long responses took, from the request's head to the response's end, in milliseconds.
@@ -68,6 +69,17 @@ pub enum ResetCode {
     Known(u8),
     /// A code that the RFC does not know, or none: the connection was lost.
     Other,
+}
+
+/// What limits the life of a connection.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Limit {
+    /// It was as old as it may get, and so it was drained.
+    Age,
+    /// It was still open at the end of the grace after that, and so it was closed.
+    AgeGrace,
+    /// It had been without a stream for too long, and so it was drained.
+    Idle,
 }
 
 /// The upper bounds of the latency buckets, in milliseconds; one more bucket takes what is above. linkerd2-proxy's.
@@ -245,6 +257,17 @@ impl Transport {
         })
     }
 
+    /// Connections that reached each limit so far; toward endpoints there is none. One that is drained for its age may
+    /// come to the end of its grace, too.
+    pub fn limits(&self) -> impl Iterator<Item = (Limit, u64)> {
+        Limit::ALL.into_iter().zip(&self.limits).map(|(limit, count)| (limit, count.load(Relaxed)))
+    }
+
+    /// A connection reached a limit.
+    pub(crate) fn limit(&self, limit: Limit) {
+        self.limits[limit as usize].fetch_add(1, Relaxed);
+    }
+
     /// A peer reset a stream. `None`: its connection was lost.
     pub(crate) fn reset(&self, code: Option<Reason>) {
         let code = code.and_then(|code| usize::try_from(u32::from(code)).ok()).unwrap_or(usize::MAX);
@@ -266,6 +289,13 @@ impl Transport {
     pub(crate) fn wrote(&self, bytes: usize) {
         self.written_bytes.fetch_add(bytes as u64, Relaxed);
     }
+}
+
+// === impl Limit ===
+
+impl Limit {
+    /// In the order of their declaration, by which they index counters.
+    const ALL: [Self; 3] = [Self::Age, Self::AgeGrace, Self::Idle];
 }
 
 // === impl Latency ===

@@ -109,6 +109,8 @@ fn everything_of(tens: u8) -> Direction {
             max_pending_accept_reset_streams: Some(size(10)),
             max_local_error_reset_streams: Some(size(11)),
             max_send_buf_size: Some(size(12)),
+            max_connection_age: None,
+            max_connection_idle: None,
         },
         accept: TcpParams { keepalive: Some(secs(n(27).into())), user_timeout: Some(time(29)) },
         connect: Connect {

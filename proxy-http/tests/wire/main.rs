@@ -1,6 +1,8 @@
 //! The proxy over the wire: raw h2 peers on both sides.
 
 mod answers;
+mod frames;
+mod lifetime;
 mod params;
 mod resets;
 mod support;
