@@ -316,7 +316,9 @@ where
             // What they send at once wakes the connection.
             self.poll_streams(cx);
         }
-        self.activity.set_streams(self.streams.len());
+        // A drain waits for those that are answered but not sent to their end, too.
+        let open = if self.draining { self.phase.has_streams().into() } else { self.streams.len() };
+        self.activity.set_streams(open);
         Poll::Pending
     }
 

@@ -251,6 +251,20 @@ async fn a_response_that_waits_for_its_reader_is_not_idle() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_response_that_waits_for_its_reader_has_all_of_the_grace() {
+    let (mut rig, mut client, closed) = connected(&AGED).await;
+    let mut endpoint = rig.endpoint().await;
+    let (response, _) = client.send_request(get(), true).unwrap();
+    endpoint.asked().await.answer().send_data(vec![0; 65_536].into(), true).unwrap();
+    let mut response = response.await.unwrap();
+    // Later than the five seconds for which a drained connection without a stream may be silent.
+    sleep(AGE + AGE / 10 + 8 * SECOND).await;
+    assert_eq!(limits(&rig), [1, 0, 0]);
+    assert_eq!(collect(response.body_mut()).await.unwrap().0.len(), 65_536);
+    within(118_000..=118_010, closed.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_never_speaks_is_idle() {
     let mut rig = Rig::new(&IDLING, &ClientParams::DEFAULT, PROXY);
     let started = Instant::now();
