@@ -11,13 +11,15 @@ use crate::{
         CONNECT_MAX_HEADER_LIST_SIZE, CONNECT_MAX_LOCAL_ERROR_RESET_STREAMS, CONNECT_MAX_SEND_BUF_SIZE,
         SERVER_ADAPTIVE_FLOW_CONTROL, SERVER_HEADER_TABLE_SIZE, SERVER_INITIAL_CONNECTION_WINDOW_SIZE,
         SERVER_INITIAL_STREAM_WINDOW_SIZE, SERVER_KEEP_ALIVE_INTERVAL, SERVER_KEEP_ALIVE_TIMEOUT,
-        SERVER_MAX_CONCURRENT_STREAMS, SERVER_MAX_FRAME_SIZE, SERVER_MAX_HEADER_LIST_SIZE,
+        SERVER_MAX_CONCURRENT_STREAMS, SERVER_MAX_CONNECTION_AGE, SERVER_MAX_CONNECTION_AGE_GRACE,
+        SERVER_MAX_CONNECTION_IDLE, SERVER_MAX_FRAME_SIZE, SERVER_MAX_HEADER_LIST_SIZE,
         SERVER_MAX_LOCAL_ERROR_RESET_STREAMS, SERVER_MAX_PENDING_ACCEPT_RESET_STREAMS, SERVER_MAX_SEND_BUF_SIZE,
         SHARED_INITIAL_CONNECTION_WINDOW_SIZE, SHARED_INITIAL_STREAM_WINDOW_SIZE,
     },
     variable::{Scope, Var},
 };
-use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, ServerParams};
+use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, ServerParams};
+use std::time::Duration;
 
 /// The windows toward endpoints that both directions start from.
 pub(crate) struct Shared {
@@ -57,8 +59,8 @@ pub(crate) fn read_server(env: &mut Reader, scope: Scope) -> ServerParams {
         max_pending_accept_reset_streams: env.read(&SERVER_MAX_PENDING_ACCEPT_RESET_STREAMS, scope).map(size),
         max_local_error_reset_streams: env.read(&SERVER_MAX_LOCAL_ERROR_RESET_STREAMS, scope).map(size),
         max_send_buf_size: env.read(&SERVER_MAX_SEND_BUF_SIZE, scope).map(size),
-        max_connection_age: None,
-        max_connection_idle: None,
+        max_connection_age: read_max_connection_age(env, scope),
+        max_connection_idle: env.read(&SERVER_MAX_CONNECTION_IDLE, scope),
     }
 }
 
@@ -143,25 +145,46 @@ fn read_keep_alive(
     let timeout = env.read(timeout_var, scope);
     let while_idle = while_idle_var.is_some_and(|var| env.read_or_default(var, scope));
     if let Some(interval) = interval {
-        let timeout =
-            timeout.unwrap_or_else(|| env.fall_back(timeout_var, scope, timeout_var.default(scope), Origin::Default));
+        let timeout = timeout.unwrap_or_else(|| fall_back(env, scope, timeout_var));
         return Some(ClientKeepAlive { interval, timeout, while_idle });
     }
-    // Half a pair is never ignored: without an interval no PING would be sent, silently.
-    if !env.is_set(interval_var, scope) {
-        let mut needed_by = Vec::new();
-        if env.is_set(timeout_var, scope) {
-            needed_by.push(format!("{} is set", timeout_var.name(scope)));
-        }
-        if let Some(var) = while_idle_var.filter(|_| while_idle) {
-            needed_by.push(format!("{} is true", var.name(scope)));
-        }
-        if !needed_by.is_empty() {
-            let expected = format!("{}, since {}", interval_var.grammar, needed_by.join(" and "));
-            env.error(Error::new(interval_var.name(scope), "is not set", expected));
-        }
+    let mut needed_by = Vec::new();
+    if env.is_set(timeout_var, scope) {
+        needed_by.push(format!("{} is set", timeout_var.name(scope)));
+    }
+    if let Some(var) = while_idle_var.filter(|_| while_idle) {
+        needed_by.push(format!("{} is true", var.name(scope)));
+    }
+    check_needed(env, scope, interval_var, &needed_by);
+    None
+}
+
+/// Reads the age of connections and its grace. `None`: they have no end, or something is wrong.
+fn read_max_connection_age(env: &mut Reader, scope: Scope) -> Option<MaxConnectionAge> {
+    let (age_var, grace_var) = (&SERVER_MAX_CONNECTION_AGE, &SERVER_MAX_CONNECTION_AGE_GRACE);
+    let age = env.read(age_var, scope);
+    let grace = env.read(grace_var, scope);
+    if let Some(age) = age {
+        let grace = grace.unwrap_or_else(|| fall_back(env, scope, grace_var));
+        return Some(MaxConnectionAge { age, grace });
+    }
+    if env.is_set(grace_var, scope) {
+        check_needed(env, scope, age_var, &[format!("{} is set", grace_var.name(scope))]);
     }
     None
+}
+
+/// The default of a variable that has none until another one is set.
+fn fall_back(env: &mut Reader, scope: Scope, var: &Var<Time>) -> Duration {
+    env.fall_back(var, scope, var.default(scope), Origin::Default)
+}
+
+/// Half a pair is never ignored: what is unset is an error if others would do nothing without it, silently.
+fn check_needed(env: &mut Reader, scope: Scope, var: &Var<Time>, needed_by: &[String]) {
+    if !needed_by.is_empty() && !env.is_set(var, scope) {
+        let expected = format!("{}, since {}", var.grammar, needed_by.join(" and "));
+        env.error(Error::new(var.name(scope), "is not set", expected));
+    }
 }
 
 /// Counts and sizes have 32 bits in the environment, which hold all that makes sense on any machine.

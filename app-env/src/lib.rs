@@ -30,10 +30,10 @@
 //!   and one of `ms`, `s`, `m`, `h`, `d`, or `0`; at most `36500d`.
 //! - A value left unset takes its own default, also when it is one of a pair (windows, backoff). Where the other half
 //!   alone would do nothing it is an error: `…KEEP_ALIVE_TIMEOUT`, or `…KEEP_ALIVE_WHILE_IDLE=true`, without
-//!   `…KEEP_ALIVE_INTERVAL`.
+//!   `…KEEP_ALIVE_INTERVAL`, and `…MAX_CONNECTION_AGE_GRACE` without `…MAX_CONNECTION_AGE`.
 //! - An empty value is an error, but for `…ENDPOINTS`, `CORES` and `LOG_FORMAT`, where it counts as unset.
-//! - Zero is refused where it would hang or fail every request: all durations but `SHUTDOWN_GRACE_PERIOD` (0 ends
-//!   requests at once), windows, queues, `MAX_CONCURRENT_STREAMS`.
+//! - Zero is refused where it would hang or fail every request: all durations but the two of grace (0
+//!   ends requests at once) and `SLOW_START`, windows, queues, `MAX_CONCURRENT_STREAMS`.
 //! - Adaptive flow control wins over windows set beside it, with a warning. `…CONNECT_HTTP2_` windows win over the
 //!   shared `HTTP2_` ones, which win over the defaults.
 //! - A direction is on when its `…ENDPOINTS` are set. Variables of a direction that is off are checked all the same,

@@ -111,6 +111,21 @@ declare! {
         Number::Of(Setting::MaxSendBufSize), default: Unset,
         "bytes buffered for sending on each stream to a client; unset: 409600"
     }
+    ours SERVER_MAX_CONNECTION_AGE: Time = ServerHttp2 "MAX_CONNECTION_AGE" {
+        // As in linkerd2-proxy and gRPC: who has no load to spread gains nothing from new connections.
+        Time::Of(Setting::MaxConnectionAge), default: Unset,
+        "age, give or take a tenth, at which a connection takes no more requests from its client; unset: none"
+    }
+    ours SERVER_MAX_CONNECTION_AGE_GRACE: Time = ServerHttp2 "MAX_CONNECTION_AGE_GRACE" {
+        // As much as at the end of the process. Without an end, as in gRPC, streams that never end would keep theirs.
+        Time::ANY, default: Is("2m"),
+        "how long requests may go on after that, before they are cut off; 0: at once; needs the age"
+    }
+    ours SERVER_MAX_CONNECTION_IDLE: Time = ServerHttp2 "MAX_CONNECTION_IDLE" {
+        // A connection kept costs little, a new one costs its client a round trip or more.
+        Time::Of(Setting::MaxConnectionIdle), default: Unset,
+        "time without an open request after which a client's connection is closed; unset: never"
+    }
 
     linkerd SHARED_INITIAL_STREAM_WINDOW_SIZE: Number = SharedHttp2 "INITIAL_STREAM_WINDOW_SIZE" {
         Number::Of(Setting::InitialStreamWindowSize), default: Is("65535"),

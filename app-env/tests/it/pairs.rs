@@ -2,7 +2,7 @@
 
 use crate::support::{config, effective, errors, full, on, vars};
 use app_env::Origin;
-use http_h2::{ClientKeepAlive, KeepAlive};
+use http_h2::{ClientKeepAlive, KeepAlive, MaxConnectionAge};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -74,6 +74,42 @@ fn keep_alive_timeout_is_unset_until_there_is_an_interval() {
     assert_eq!(effective(&on([]), name).value, None);
     let setting = effective(&on([("INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL", "1s")]), name);
     assert_eq!((setting.value.as_deref(), setting.origin), (Some("20s"), Origin::Default));
+}
+
+#[test]
+fn age_alone_takes_the_default_grace() {
+    let age = "INBOUND_SERVER_HTTP2_MAX_CONNECTION_AGE";
+    let config = config(&on([(age, "30m"), ("OUTBOUND_SERVER_HTTP2_MAX_CONNECTION_IDLE", "5m")]));
+    let (inbound, outbound) = (config.inbound.unwrap().server, config.outbound.unwrap().server);
+    let expect = MaxConnectionAge { age: 1_800 * SECOND, grace: 120 * SECOND };
+    assert_eq!((inbound.max_connection_age, inbound.max_connection_idle), (Some(expect), None));
+    assert_eq!((outbound.max_connection_age, outbound.max_connection_idle), (None, Some(300 * SECOND)));
+
+    let grace = "INBOUND_SERVER_HTTP2_MAX_CONNECTION_AGE_GRACE";
+    assert_eq!(effective(&on([]), grace).value, None);
+    let setting = effective(&on([(age, "30m")]), grace);
+    assert_eq!((setting.value.as_deref(), setting.origin), (Some("2m"), Origin::Default));
+}
+
+#[test]
+fn grace_alone_is_an_error_of_the_age() {
+    for direction in ["INBOUND", "OUTBOUND"] {
+        let grace = format!("{direction}_SERVER_HTTP2_MAX_CONNECTION_AGE_GRACE");
+        let lines = errors(&on([(&grace, "0")]));
+        let expect = format!(
+            "{direction}_SERVER_HTTP2_MAX_CONNECTION_AGE: is not set, \
+             must be a duration (as 250ms, 10s, 5m, 2h or 1d) in 1ms..=36500d, since {grace} is set"
+        );
+        assert_eq!(lines, [expect]);
+    }
+}
+
+#[test]
+fn a_wrong_age_is_not_called_missing_as_well() {
+    let age = "INBOUND_SERVER_HTTP2_MAX_CONNECTION_AGE";
+    let lines = errors(&on([(age, "old"), ("INBOUND_SERVER_HTTP2_MAX_CONNECTION_AGE_GRACE", "1s")]));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with(&format!("{age}: is \"old\"")), "{}", lines[0]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Reports: everything that is wrong, each with the variable, what it was and what it must be.
 
-use crate::support::{Vars, add_interval, config, errors, full, on, vars, warnings};
+use crate::support::{Vars, add_needed, config, errors, full, on, vars, warnings};
 use app_env::{EXIT_CODE, load, variables};
 use std::{collections::BTreeMap, ffi::OsString, fmt::Debug};
 
@@ -26,7 +26,7 @@ fn every_variable_that_is_wrong_has_its_line_in_one_report() {
 fn every_variable_that_is_wrong_alone_is_the_only_line() {
     for name in variables().map(|variable| variable.name) {
         let mut vars = on([]);
-        add_interval(&mut vars, &name);
+        add_needed(&mut vars, &name);
         vars.insert(name.clone(), wrong(&name).to_owned());
         let lines = errors(&vars);
         assert_eq!(lines.len(), 1, "{name}: {lines:?}");
@@ -70,7 +70,7 @@ fn an_empty_value_is_an_error_that_says_so() {
         }
         for empty in ["", " \t"] {
             let mut vars = vars([]);
-            add_interval(&mut vars, &name);
+            add_needed(&mut vars, &name);
             vars.insert(name.clone(), empty.to_owned());
             let report = load(&vars).unwrap_err();
             let [error] = report.iter().as_slice() else { panic!("{report}") };

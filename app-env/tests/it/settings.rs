@@ -1,10 +1,10 @@
 //! From variables to values: nothing set, everything set, each alone.
 
-use crate::support::{Vars, add_interval, config, effective, full, loaded, on, vars};
+use crate::support::{Vars, add_needed, config, effective, full, loaded, on, vars};
 use app_env::{
     Backoff, Breaker, Config, Connect, Direction, LogFormat, Origin, Process, Retry, Source, TcpParams, load, variables,
 };
-use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, ServerParams};
+use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, ServerParams};
 use std::{collections::HashMap, num::NonZeroUsize, thread::available_parallelism, time::Duration};
 
 const fn millis(millis: u64) -> Duration {
@@ -43,6 +43,9 @@ fn everything() -> Vars {
             ("SERVER_HTTP2_MAX_PENDING_ACCEPT_RESET_STREAMS", format!("{tens}10")),
             ("SERVER_HTTP2_MAX_LOCAL_ERROR_RESET_STREAMS", format!("{tens}11")),
             ("SERVER_HTTP2_MAX_SEND_BUF_SIZE", format!("{tens}12")),
+            ("SERVER_HTTP2_MAX_CONNECTION_AGE", format!("{tens}45ms")),
+            ("SERVER_HTTP2_MAX_CONNECTION_AGE_GRACE", format!("{tens}46ms")),
+            ("SERVER_HTTP2_MAX_CONNECTION_IDLE", format!("{tens}47ms")),
             ("CONNECT_HTTP2_ADAPTIVE_FLOW_CONTROL", "false".to_owned()),
             ("CONNECT_HTTP2_INITIAL_STREAM_WINDOW_SIZE", format!("{tens}13")),
             ("CONNECT_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE", format!("{tens}14")),
@@ -109,8 +112,8 @@ fn everything_of(tens: u8) -> Direction {
             max_pending_accept_reset_streams: Some(size(10)),
             max_local_error_reset_streams: Some(size(11)),
             max_send_buf_size: Some(size(12)),
-            max_connection_age: None,
-            max_connection_idle: None,
+            max_connection_age: Some(MaxConnectionAge { age: time(45), grace: time(46) }),
+            max_connection_idle: Some(time(47)),
         },
         accept: TcpParams { keepalive: Some(secs(n(27).into())), user_timeout: Some(time(29)) },
         connect: Connect {
@@ -263,7 +266,7 @@ fn each_variable_alone_changes_the_config() {
             continue;
         }
         let mut vars = on([]);
-        add_interval(&mut vars, &name);
+        add_needed(&mut vars, &name);
         let without = config(&vars);
         vars.insert(name.clone(), value.clone());
         let with = config(&vars);
@@ -307,7 +310,7 @@ fn what_settings_print_loads_as_the_same_config() {
         let printed: Vars = first
             .settings
             .into_iter()
-            // The timeout has a default, but means nothing without its interval.
+            // What needs another variable has a default, but is unset without that.
             .filter_map(|setting| setting.value.map(|value| (setting.name, value)))
             .collect();
         assert_eq!(loaded(&printed).config, first.config);

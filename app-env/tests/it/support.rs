@@ -17,12 +17,18 @@ pub(crate) fn on<const N: usize>(more: [(&str, &str); N]) -> Vars {
     all
 }
 
-/// Sets the interval that a keep-alive variable, by its full name, does nothing without.
-pub(crate) fn add_interval(vars: &mut Vars, name: &str) {
-    if let Some((base, rest)) = name.split_once("_KEEP_ALIVE_").filter(|(_, rest)| *rest != "INTERVAL") {
+/// Sets what a variable, by its full name, does nothing without: an interval or an age.
+pub(crate) fn add_needed(vars: &mut Vars, name: &str) {
+    let needed = if let Some((base, rest)) = name.split_once("_KEEP_ALIVE_").filter(|(_, rest)| *rest != "INTERVAL") {
         assert!(["TIMEOUT", "WHILE_IDLE"].contains(&rest));
-        vars.insert(format!("{base}_KEEP_ALIVE_INTERVAL"), "1s".to_owned());
-    }
+        format!("{base}_KEEP_ALIVE_INTERVAL")
+    } else if let Some(age) = name.strip_suffix("_GRACE") {
+        assert!(age.ends_with("_MAX_CONNECTION_AGE"));
+        age.to_owned()
+    } else {
+        return;
+    };
+    vars.insert(needed, "1s".to_owned());
 }
 
 pub(crate) fn full(name: &str) -> String {

@@ -23,10 +23,14 @@ fn words_fit_a_table() {
 #[test]
 fn defaults_are_what_unset_variables_come_to() {
     let mut unset = on([]);
-    // Without it the timeouts are unset, too.
+    // Without them the timeouts and graces are unset, too.
     for side in ["INBOUND_SERVER", "OUTBOUND_SERVER", "INBOUND_CONNECT", "OUTBOUND_CONNECT"] {
         unset.extend(vars([(&format!("{side}_HTTP2_KEEP_ALIVE_INTERVAL"), "1s")]));
     }
+    unset.extend(vars([
+        ("INBOUND_SERVER_HTTP2_MAX_CONNECTION_AGE", "1s"),
+        ("OUTBOUND_SERVER_HTTP2_MAX_CONNECTION_AGE", "1s"),
+    ]));
     for (setting, variable) in loaded(&unset).settings.into_iter().zip(variables()) {
         if unset.contains_key(&variable.name) || variable.name.ends_with("_CORES") {
             continue;
