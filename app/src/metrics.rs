@@ -11,7 +11,7 @@ use prometheus_client::{
 use proxy_http::{
     Stats,
     proxy::Limits,
-    stats::{LATENCY_BUCKETS, Peer, ResetCode, Transport},
+    stats::{LATENCY_BUCKETS, Limit, Peer, ResetCode, Transport},
 };
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -73,7 +73,8 @@ impl Collector for Directions {
         self.latency(&mut encoder)?;
         self.resets(&mut encoder)?;
         self.overload(&mut encoder)?;
-        self.transports(&mut encoder)
+        self.transports(&mut encoder)?;
+        self.limits(&mut encoder)
     }
 }
 
@@ -204,6 +205,22 @@ impl Directions {
         }
         Ok(())
     }
+
+    fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Connections of clients that reached a limit of their life";
+        let mut family = encoder.encode_descriptor("http2_connection_limit", help, None, MetricType::Counter)?;
+        for direction in &self.0 {
+            let mut counts = BTreeMap::<_, u64>::new();
+            for (limit, count) in direction.stats.iter().flat_map(|stats| stats.transport(Peer::Client).limits()) {
+                *counts.entry(limit_name(limit)).or_default() += count;
+            }
+            for (limit, count) in counts {
+                let labels = [("direction", direction.name), ("limit", limit)];
+                family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Direction {
@@ -224,6 +241,15 @@ fn peer_name(peer: Peer) -> &'static str {
     match peer {
         Peer::Client => "src",
         Peer::Endpoint => "dst",
+    }
+}
+
+/// The end of the name of the variable that sets a limit.
+fn limit_name(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Age => "max_connection_age",
+        Limit::AgeGrace => "max_connection_age_grace",
+        Limit::Idle => "max_connection_idle",
     }
 }
 

@@ -5,5 +5,6 @@ mod bad_input;
 mod crates;
 mod drain;
 mod grpc;
+mod lifetime;
 mod listener;
 mod support;
