@@ -5,10 +5,13 @@ use http_h2::MaxConnectionAge;
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    task::coop,
+    time::{Instant, Sleep},
+};
 
 /// The limits of one connection's life, which share a timer.
 #[derive(Debug)]
@@ -17,6 +20,8 @@ pub(crate) struct Lifetime {
     idle: Option<Idle>,
     /// Until the first of them may be reached. Requests leave it alone: what they did is looked at when it is up.
     timer: Pin<Box<Sleep>>,
+    /// Whom the timer wakes. `None`: it has not been polled yet.
+    waker: Option<Waker>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +54,7 @@ impl Lifetime {
         let age = age.map(|age| Age::new(age, now));
         let idle = idle.map(|max| Idle { max, since: now, has_streams: false });
         let timer = Box::pin(tokio::time::sleep_until(next(age, idle)?));
-        Some(Self { age, idle, timer })
+        Some(Self { age, idle, timer, waker: None })
     }
 
     /// When the connection is to be closed with all that is open on it. `None`: never.
@@ -62,7 +67,14 @@ impl Lifetime {
         if let Some(idle) = &mut self.idle {
             idle.update(has_streams());
         }
-        while self.timer.as_mut().poll(cx).is_ready() {
+        let wakes = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if wakes && !self.timer.is_elapsed() {
+            // To poll it would register the waker once more, which costs more than all else here.
+            return Poll::Pending;
+        }
+        self.waker = Some(cx.waker().clone());
+        // Unconstrained, or the timer might be put off with others of the task's futures, and not learn of its waker.
+        while Pin::new(&mut coop::unconstrained(self.timer.as_mut())).poll(cx).is_ready() {
             let now = Instant::now();
             if self.age.is_some_and(|age| age.drains_at <= now) {
                 return Poll::Ready(Limit::Age);
@@ -123,6 +135,7 @@ impl Idle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{future::poll_fn, mem};
 
     #[test]
     fn ages_differ_by_a_tenth() {
@@ -131,6 +144,21 @@ mod tests {
         assert!(ages.iter().all(|age| (900..=1_100).contains(age)));
         // All of the range is used: to miss a twentieth of it by chance is as good as impossible.
         assert!(ages.iter().any(|age| *age < 910) && ages.iter().any(|age| *age > 1_090));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_has_used_up_its_turn_is_woken_all_the_same() {
+        let mut lifetime = Lifetime::new(None, Some(Duration::from_secs(1))).unwrap();
+        let mut first = true;
+        let reached = poll_fn(|cx| {
+            while mem::take(&mut first) && coop::has_budget_remaining() {
+                let Poll::Ready(turn) = coop::poll_proceed(cx) else { unreachable!() };
+                turn.made_progress();
+                first = true;
+            }
+            lifetime.poll(|| false, cx)
+        });
+        assert_eq!(tokio::time::timeout(Duration::from_secs(2), reached).await, Ok(Limit::Idle));
     }
 
     #[tokio::test]

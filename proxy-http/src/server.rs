@@ -328,7 +328,8 @@ where
             return Poll::Ready(ended.map(|()| None));
         }
         let Some(lifetime) = &mut self.lifetime else { return Poll::Pending };
-        lifetime.poll(|| self.phase.has_streams(), cx).map(|limit| Ok(Some(limit)))
+        let has_streams = || !self.streams.is_empty() || self.phase.has_streams();
+        lifetime.poll(has_streams, cx).map(|limit| Ok(Some(limit)))
     }
 
     fn poll_streams(&mut self, cx: &mut Context<'_>) {
