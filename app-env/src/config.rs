@@ -11,6 +11,8 @@ pub struct Config {
     pub inbound: Option<Direction>,
     /// Local clients to remote endpoints. `None`: the direction is off.
     pub outbound: Option<Direction>,
+    /// How long the addresses of names count.
+    pub dns: Dns,
     /// Where the admin server listens.
     pub admin_listen_addr: SocketAddr,
     /// How long requests may go on once the process is told to end; zero ends them at once.
@@ -119,6 +121,15 @@ pub struct TcpParams {
     /// How long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`), 1 ms..=2147483647 ms. `None`: the system's
     /// choice.
     pub user_timeout: Option<Duration>,
+}
+
+/// Bounds on the TTL of names.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Dns {
+    /// A shorter TTL counts as this; at most `max_ttl`. `None`: no TTL is too short.
+    pub min_ttl: Option<Duration>,
+    /// A longer TTL counts as this. `None`: no TTL is too long.
+    pub max_ttl: Option<Duration>,
 }
 
 /// How log lines are written.

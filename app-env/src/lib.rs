@@ -33,7 +33,7 @@
 //!   `…KEEP_ALIVE_INTERVAL`, and `…MAX_CONNECTION_AGE_GRACE` without `…MAX_CONNECTION_AGE`.
 //! - An empty value is an error, but for `…ENDPOINTS`, `CORES` and `LOG_FORMAT`, where it counts as unset.
 //! - Zero is refused where it would hang or fail every request: all durations but the two of grace (0
-//!   ends requests at once) and `SLOW_START`, windows, queues, `MAX_CONCURRENT_STREAMS`.
+//!   ends requests at once), `SLOW_START` and `DNS_…_TTL`, windows, queues, `MAX_CONCURRENT_STREAMS`.
 //! - Adaptive flow control wins over windows set beside it, with a warning. `…CONNECT_HTTP2_` windows win over the
 //!   shared `HTTP2_` ones, which win over the defaults.
 //! - A direction is on when its `…ENDPOINTS` are set. Variables of a direction that is off are checked all the same,
@@ -61,7 +61,7 @@ mod source;
 mod table;
 mod variable;
 
-pub use config::{Backoff, Breaker, Config, Connect, Direction, LogFormat, Retry, TcpParams};
+pub use config::{Backoff, Breaker, Config, Connect, Direction, Dns, LogFormat, Retry, TcpParams};
 pub use error::{Error, Errors, Warning};
 pub use host_port::{HostPort, InvalidHostPort};
 pub use load::{EXIT_CODE, Loaded, load};

@@ -1,9 +1,10 @@
 //! What belongs to the process as a whole.
 
 use crate::{
-    Config, Direction, Origin,
+    Config, Direction, Dns, Error, Origin,
+    grammar::Grammar as _,
     reader::Reader,
-    table::{ADMIN_LISTEN_ADDR, CORES, LOG, LOG_FORMAT, SHUTDOWN_GRACE_PERIOD},
+    table::{ADMIN_LISTEN_ADDR, CORES, DNS_MAX_TTL, DNS_MIN_TTL, LOG, LOG_FORMAT, SHUTDOWN_GRACE_PERIOD},
     variable::Scope,
 };
 use std::{num::NonZeroUsize, thread::available_parallelism};
@@ -12,12 +13,25 @@ pub(crate) fn read(env: &mut Reader, inbound: Option<Direction>, outbound: Optio
     Config {
         inbound,
         outbound,
+        dns: read_dns(env),
         admin_listen_addr: env.read_or_default(&ADMIN_LISTEN_ADDR, Scope::Process),
         shutdown_grace_period: env.read_or_default(&SHUTDOWN_GRACE_PERIOD, Scope::Process),
         cores: read_cores(env),
         log: env.read_or_default(&LOG, Scope::Process),
         log_format: env.read_or_default(&LOG_FORMAT, Scope::Process),
     }
+}
+
+fn read_dns(env: &mut Reader) -> Dns {
+    let (min, max, scope) = (&DNS_MIN_TTL, &DNS_MAX_TTL, Scope::Process);
+    let dns = Dns { min_ttl: env.read(min, scope), max_ttl: env.read(max, scope) };
+    if let (Some(min_ttl), Some(max_ttl)) = (dns.min_ttl, dns.max_ttl)
+        && min_ttl > max_ttl
+    {
+        let expected = format!("at least {}, the value of {}", min.grammar.print(&min_ttl), min.name(scope));
+        env.error(Error::new(max.name(scope), format!("is {}", max.grammar.print(&max_ttl)), expected));
+    }
+    dns
 }
 
 fn read_cores(env: &mut Reader) -> NonZeroUsize {

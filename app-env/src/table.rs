@@ -287,6 +287,15 @@ declare! {
         "requests from their head to their response's end; more are answered with 503"
     }
 
+    linkerd DNS_MIN_TTL: Time = Process "DNS_MIN_TTL" {
+        Time::ANY, default: Unset,
+        "the least time before a name is looked up again, whatever its TTL; unset: its TTL, and never below 1s"
+    }
+    linkerd DNS_MAX_TTL: Time = Process "DNS_MAX_TTL" {
+        Time::ANY, default: Unset,
+        "the most time before a name is looked up again, whatever its TTL; not below the minimum; unset: its TTL"
+    }
+
     linkerd ADMIN_LISTEN_ADDR: Address = Process "ADMIN_LISTEN_ADDR" {
         Address, default: Is("127.0.0.1:4191"),
         "where the admin server listens; port 0: a free one"

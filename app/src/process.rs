@@ -62,8 +62,16 @@ impl Process {
     /// When an address cannot be listened on, or a thread cannot be started.
     pub fn start(loaded: Loaded, log: LogLevel) -> Result<Self, StartError> {
         let Loaded { config, settings, .. } = loaded;
-        let Config { inbound, outbound, admin_listen_addr, shutdown_grace_period, cores, log: _, log_format: _ } =
-            config;
+        let Config {
+            inbound,
+            outbound,
+            dns: _,
+            admin_listen_addr,
+            shutdown_grace_period,
+            cores,
+            log: _,
+            log_format: _,
+        } = config;
         let mut listeners = Vec::new();
         let mut plans = Vec::new();
         let mut names = Vec::new();

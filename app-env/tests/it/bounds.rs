@@ -41,6 +41,8 @@ const BOUNDS: &[(&str, [&str; 2], [&str; 2])] = &[
     ("HTTP_RETRY_BUDGET_RATIO", ["0", "-0.1"], ["100", "100.1"]),
     ("HTTP_RETRY_BUDGET_MIN_PER_SECOND", ["0", "-1"], U32),
     ("HTTP_RETRY_BUFFER_SIZE", ["0", "-1"], U32),
+    ("DNS_MIN_TTL", ["0", "-1s"], CENTURY),
+    ("DNS_MAX_TTL", ["0", "-1s"], CENTURY),
     ("SHUTDOWN_GRACE_PERIOD", ["0", "-1s"], CENTURY),
     ("CORES", ["1", "0"], ["1024", "1025"]),
 ];

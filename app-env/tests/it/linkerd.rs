@@ -37,6 +37,8 @@ fn names_are_linkerds_or_marked_as_ours() {
     let process = [
         "HTTP2_INITIAL_STREAM_WINDOW_SIZE",
         "HTTP2_INITIAL_CONNECTION_WINDOW_SIZE",
+        "DNS_MIN_TTL",
+        "DNS_MAX_TTL",
         "ADMIN_LISTEN_ADDR",
         "SHUTDOWN_GRACE_PERIOD",
         "CORES",

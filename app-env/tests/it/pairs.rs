@@ -1,7 +1,7 @@
 //! Values that only make sense together.
 
 use crate::support::{config, effective, errors, full, on, vars};
-use app_env::Origin;
+use app_env::{Dns, Origin};
 use http_h2::{ClientKeepAlive, KeepAlive, MaxConnectionAge};
 use std::time::Duration;
 
@@ -143,6 +143,23 @@ fn backoff_that_shrinks_is_an_error_of_what_is_set() {
 #[test]
 fn a_wrong_half_of_a_backoff_is_the_only_error() {
     let lines = errors(&on([("INBOUND_CONNECT_EXP_BACKOFF_MIN", "11s"), ("INBOUND_CONNECT_EXP_BACKOFF_MAX", "never")]));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+}
+
+#[test]
+fn each_bound_of_the_ttl_stands_alone_and_both_may_be_the_same() {
+    let dns = |vars| config(&vars).dns;
+    assert_eq!(dns(vars([("DNS_MIN_TTL", "1s")])), Dns { min_ttl: Some(SECOND), max_ttl: None });
+    assert_eq!(dns(vars([("DNS_MAX_TTL", "1s")])), Dns { min_ttl: None, max_ttl: Some(SECOND) });
+    let same = dns(vars([("DNS_MIN_TTL", "1s"), ("DNS_MAX_TTL", "1s")]));
+    assert_eq!(same, Dns { min_ttl: Some(SECOND), max_ttl: Some(SECOND) });
+}
+
+#[test]
+fn a_least_ttl_above_the_most_is_an_error_that_says_so() {
+    let lines = errors(&vars([("DNS_MIN_TTL", "2m"), ("DNS_MAX_TTL", "90s")]));
+    assert_eq!(lines, ["DNS_MAX_TTL: is 90s, must be at least 2m, the value of DNS_MIN_TTL"]);
+    let lines = errors(&vars([("DNS_MIN_TTL", "2m"), ("DNS_MAX_TTL", "soon")]));
     assert_eq!(lines.len(), 1, "{lines:?}");
 }
 

@@ -2,7 +2,8 @@
 
 use crate::support::{Vars, add_needed, config, effective, full, loaded, on, vars};
 use app_env::{
-    Backoff, Breaker, Config, Connect, Direction, LogFormat, Origin, Process, Retry, Source, TcpParams, load, variables,
+    Backoff, Breaker, Config, Connect, Direction, Dns, LogFormat, Origin, Process, Retry, Source, TcpParams, load,
+    variables,
 };
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, ServerParams};
 use std::{collections::HashMap, num::NonZeroUsize, thread::available_parallelism, time::Duration};
@@ -20,6 +21,8 @@ fn everything() -> Vars {
     let mut all = vars([
         ("HTTP2_INITIAL_STREAM_WINDOW_SIZE", "10"),
         ("HTTP2_INITIAL_CONNECTION_WINDOW_SIZE", "20"),
+        ("DNS_MIN_TTL", "50s"),
+        ("DNS_MAX_TTL", "70s"),
         ("ADMIN_LISTEN_ADDR", "127.0.0.3:1003"),
         ("SHUTDOWN_GRACE_PERIOD", "30s"),
         ("CORES", "40"),
@@ -160,6 +163,7 @@ fn nothing_set_is_both_directions_off() {
         Config {
             inbound: None,
             outbound: None,
+            dns: Dns { min_ttl: None, max_ttl: None },
             admin_listen_addr: ([127, 0, 0, 1], 4191).into(),
             shutdown_grace_period: secs(120),
             cores: available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -236,6 +240,7 @@ fn everything_set_reaches_its_own_field() {
         Config {
             inbound: Some(everything_of(1)),
             outbound: Some(everything_of(2)),
+            dns: Dns { min_ttl: Some(secs(50)), max_ttl: Some(secs(70)) },
             admin_listen_addr: ([127, 0, 0, 3], 1003).into(),
             shutdown_grace_period: secs(30),
             cores: NonZeroUsize::new(40).unwrap(),
