@@ -19,6 +19,7 @@ mod admin;
 pub mod cli;
 mod connector;
 mod demo;
+pub mod dns;
 mod listener;
 mod log;
 mod metrics;

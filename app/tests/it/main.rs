@@ -3,6 +3,7 @@
 mod admin;
 mod bad_input;
 mod crates;
+mod dns;
 mod drain;
 mod grpc;
 mod lifetime;
