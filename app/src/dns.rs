@@ -70,9 +70,9 @@ struct Answer {
 enum LookupError {
     #[error("cannot use {0}")]
     ResolvConf(PathBuf, #[source] NetError),
-    #[error("is not a DNS name")]
+    #[error("not a DNS name")]
     Name(#[from] ProtoError),
-    #[error("no name server answers")]
+    #[error("cannot be looked up")]
     Query(#[source] NetError),
     #[error("there is no such name, or it has no address")]
     NoAddress,
@@ -138,7 +138,8 @@ async fn follow(index: usize, endpoint: &HostPort, bounds: Dns, resolver: &Resol
             Err(error) => {
                 let error = &error as &dyn Error;
                 if failures == 0 {
-                    tracing::warn!(%endpoint, error, "name does not resolve, its last addresses stay");
+                    let kept = families.iter().map(Vec::len).sum::<usize>();
+                    tracing::warn!(%endpoint, error, kept, "name does not resolve, its last addresses are kept");
                 } else {
                     tracing::debug!(%endpoint, error, failures, "name does not resolve");
                 }
@@ -196,6 +197,9 @@ impl Resolver {
             let families = tokio::join!(servers.query(&name, RecordType::A), servers.query(&name, RecordType::AAAA));
             let families: [Result<Vec<Record>, NetError>; 2] = families.into();
             if families.iter().flatten().any(|records| !records.is_empty()) {
+                if let Some(error) = families.iter().find_map(|family| family.as_ref().err()) {
+                    tracing::debug!(%name, error = error as &dyn Error, "only one family of addresses is found");
+                }
                 return Ok(Answer::new(families.map(Result::ok)));
             }
             for error in families.into_iter().filter_map(Result::err) {
