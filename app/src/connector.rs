@@ -1,17 +1,18 @@
 //! TCP connections to endpoints.
 
 use crate::listener::set_options;
-use app_env::{HostPort, TcpParams};
+use app_env::TcpParams;
 use std::{
     future::Future,
     io,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
 };
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-/// Connects to an endpoint's host and port; a name is looked up anew each time, its addresses tried in order.
+/// Connects to an endpoint's address.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TcpConnector {
     params: TcpParams,
@@ -25,7 +26,7 @@ impl TcpConnector {
     }
 }
 
-impl Service<HostPort> for TcpConnector {
+impl Service<SocketAddr> for TcpConnector {
     type Response = TcpStream;
     type Error = io::Error;
     // Boxed once a connection.
@@ -35,10 +36,10 @@ impl Service<HostPort> for TcpConnector {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, endpoint: HostPort) -> Self::Future {
+    fn call(&mut self, addr: SocketAddr) -> Self::Future {
         let Self { params } = *self;
         Box::pin(async move {
-            let stream = TcpStream::connect((endpoint.host(), endpoint.port())).await?;
+            let stream = TcpStream::connect(addr).await?;
             set_options(&stream, &params);
             Ok(stream)
         })

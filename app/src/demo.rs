@@ -1,7 +1,7 @@
 //! `app demo`: an echo back end, the proxy before it, and traffic through both, on loopback.
 
 use crate::{LogLevel, Process, connector::TcpConnector};
-use app_env::{HostPort, TcpParams};
+use app_env::TcpParams;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use hdrhistogram::Histogram;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -94,11 +94,10 @@ async fn serve_backend(listener: TcpListener) {
 /// Sends all kinds of traffic at once.
 async fn load(proxy: SocketAddr, time: Duration) -> Result<Vec<(Traffic, Outcome)>, BoxError> {
     let mut connect = Connect::new(TcpConnector::new(TcpParams::default()), &ClientParams::DEFAULT)?;
-    let target: HostPort = proxy.to_string().parse()?;
     let until = Instant::now() + time;
     let mut tasks = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        let client = connect.call(target.clone()).await?;
+        let client = connect.call(proxy).await?;
         for traffic in ALL.into_iter().cycle().take(ALL.len() * STREAMS) {
             let client = client.clone();
             tasks.spawn(async move { (traffic, traffic.send_until(client, until).await) });

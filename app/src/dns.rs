@@ -15,6 +15,7 @@ use hickory_resolver::{
     },
     system_conf,
 };
+use proxy_http::Endpoint;
 use std::{
     collections::BTreeSet,
     error::Error,
@@ -83,7 +84,7 @@ enum LookupError {
 struct Discovered {
     /// In the order of the endpoints.
     by_endpoint: Mutex<Vec<Vec<SocketAddr>>>,
-    list: watch::Sender<Vec<SocketAddr>>,
+    list: watch::Sender<Vec<Endpoint<SocketAddr>>>,
 }
 
 /// However short a TTL or a wait, a name is not looked up more often than this.
@@ -99,7 +100,11 @@ const MOST_BACKOFF: Duration = Duration::from_secs(30);
 /// the list twice; receivers are told of a change only when another set of addresses is the result. Without names
 /// nothing will ever change, and [`changed`](watch::Receiver::changed) is an error.
 #[must_use]
-pub fn discover(endpoints: &[HostPort], bounds: Dns, resolver: &Resolver) -> watch::Receiver<Vec<SocketAddr>> {
+pub fn discover(
+    endpoints: &[HostPort],
+    bounds: Dns,
+    resolver: &Resolver,
+) -> watch::Receiver<Vec<Endpoint<SocketAddr>>> {
     let literal = |endpoint: &HostPort| endpoint.ip().map(|ip| SocketAddr::new(ip, endpoint.port()));
     let by_endpoint: Vec<Vec<_>> = endpoints.iter().map(|endpoint| Vec::from_iter(literal(endpoint))).collect();
     let (list, receiver) = watch::channel(merge(&by_endpoint).0);
@@ -163,9 +168,9 @@ fn wait_after_failure(bounds: Dns, failures: u32) -> Duration {
 }
 
 /// All addresses in the order of the endpoints, each where it comes first; and as a set.
-fn merge(by_endpoint: &[Vec<SocketAddr>]) -> (Vec<SocketAddr>, BTreeSet<SocketAddr>) {
+fn merge(by_endpoint: &[Vec<SocketAddr>]) -> (Vec<Endpoint<SocketAddr>>, BTreeSet<SocketAddr>) {
     let mut set = BTreeSet::new();
-    let list = by_endpoint.iter().flatten().copied().filter(|addr| set.insert(*addr)).collect();
+    let list = by_endpoint.iter().flatten().copied().filter(|addr| set.insert(*addr)).map(Endpoint::new).collect();
     (list, set)
 }
 
@@ -333,7 +338,7 @@ impl Discovered {
         by_endpoint[index] = ips.iter().map(|ip| SocketAddr::new(*ip, endpoint.port())).collect();
         let (list, set) = merge(&by_endpoint);
         self.list.send_if_modified(|current| {
-            let before: BTreeSet<SocketAddr> = current.iter().copied().collect();
+            let before: BTreeSet<SocketAddr> = current.iter().map(|endpoint| endpoint.addr).collect();
             let changed = before != set;
             if changed {
                 let added: Vec<_> = set.difference(&before).collect();

@@ -1,13 +1,13 @@
 //! The whole process: its listeners, workers, admin server, and how it ends.
 
 use crate::{
-    LogLevel, admin,
+    LogLevel, admin, dns,
     listener::{self, BindError},
     metrics::Metrics,
     worker::{Accepted, Plan, Worker},
 };
 use app_env::{Config, Direction, Loaded};
-use proxy_http::{Endpoint, Server, breaker, endpoints, proxy, retry};
+use proxy_http::{Server, breaker, endpoints, proxy, retry};
 use std::{future::Future, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -62,16 +62,9 @@ impl Process {
     /// When an address cannot be listened on, or a thread cannot be started.
     pub fn start(loaded: Loaded, log: LogLevel) -> Result<Self, StartError> {
         let Loaded { config, settings, .. } = loaded;
-        let Config {
-            inbound,
-            outbound,
-            dns: _,
-            admin_listen_addr,
-            shutdown_grace_period,
-            cores,
-            log: _,
-            log_format: _,
-        } = config;
+        let Config { inbound, outbound, dns, admin_listen_addr, shutdown_grace_period, cores, log: _, log_format: _ } =
+            config;
+        let resolver = dns::Resolver::system();
         let mut listeners = Vec::new();
         let mut plans = Vec::new();
         let mut names = Vec::new();
@@ -89,7 +82,8 @@ impl Process {
                 retry: retry_params(&direction.http_retry),
             }));
             let server = Server::new(&direction.server).expect("params are checked when they are read");
-            let endpoints = watch::channel(direction.endpoints.iter().cloned().map(Endpoint::new).collect()).1;
+            // Once for all workers, which then agree on what there is.
+            let endpoints = dns::discover(&direction.endpoints, dns, &resolver);
             let endpoint_params = endpoint_params(&direction, cores);
             plans.push(Plan { direction: Arc::new(direction), limits, server, endpoints, endpoint_params });
         }

@@ -2,10 +2,11 @@
 //! share nothing on the path of a request but the count of those in flight.
 
 use crate::{connector::TcpConnector, listener::set_options};
-use app_env::{Direction, HostPort, TcpParams};
+use app_env::{Direction, TcpParams};
 use proxy_http::{Connect, Endpoint, Endpoints, Proxy, Server, Stats, endpoints, proxy::Limits, stats::Peer};
 use std::{
-    io, net,
+    io,
+    net::{self, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -33,7 +34,7 @@ pub(crate) struct Plan {
     pub(crate) direction: Arc<Direction>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) server: Server,
-    pub(crate) endpoints: watch::Receiver<Vec<Endpoint<HostPort>>>,
+    pub(crate) endpoints: watch::Receiver<Vec<Endpoint<SocketAddr>>>,
     pub(crate) endpoint_params: endpoints::Params,
 }
 
