@@ -74,7 +74,8 @@ pub(crate) struct Attempt {
     endpoint: u64,
     /// `None`: there is nothing to choose, so nothing needs to be known.
     health: Option<Arc<Health>>,
-    sent_at: Instant,
+    /// See [`Shared::nanos`].
+    sent: u64,
     outcome: Outcome,
     answered: bool,
 }
@@ -82,6 +83,7 @@ pub(crate) struct Attempt {
 #[derive(Debug)]
 struct Shared {
     params: Params,
+    started: Instant,
     state: Mutex<State>,
     /// Told when there may be room for one more request.
     room: Notify,
@@ -181,6 +183,7 @@ impl Endpoints {
     {
         let shared = Arc::new(Shared {
             params,
+            started: Instant::now(),
             state: Mutex::new(State { nodes: Vec::new(), next_id: 0, batch: None, down_since: Some(Instant::now()) }),
             room: Notify::new(),
             waiting: AtomicUsize::new(0),
@@ -223,7 +226,7 @@ impl Endpoints {
     #[must_use]
     pub fn status(&self) -> Vec<Status> {
         let now = Instant::now();
-        self.shared.lock().nodes.iter().map(|node| node.status(now)).collect()
+        self.shared.lock().nodes.iter().map(|node| node.status(self.shared.nanos(now))).collect()
     }
 
     /// Requests that wait for an endpoint.
@@ -237,7 +240,8 @@ impl Endpoints {
         let params = &self.shared.params;
         let mut state = self.shared.lock();
         let several = state.nodes.len() > 1;
-        let Some(index) = state.choose(params, now, avoid) else {
+        let sent = if several { self.shared.nanos(now) } else { 0 };
+        let Some(index) = state.choose(params, now, sent, avoid) else {
             // Those that are left alone, or down, need no more connections.
             state.nodes.iter().filter(|node| node.is_ready()).for_each(|node| node.demand.notify_one());
             return None;
@@ -253,7 +257,7 @@ impl Endpoints {
             node.health.breaker.sent(now);
             Arc::clone(&node.health)
         });
-        Some(Attempt { endpoint: node.id, health, sent_at: now, outcome: Outcome::Unknown, answered: false })
+        Some(Attempt { endpoint: node.id, health, sent, outcome: Outcome::Unknown, answered: false })
     }
 
     /// Waits until there is room for a request, for as long as no endpoint may be connected.
@@ -279,6 +283,14 @@ impl Endpoints {
                 }
             };
             let _ = tokio::time::timeout_at(until, told).await;
+        }
+    }
+
+    /// The head of a response has come.
+    pub(crate) fn answered(&self, attempt: &mut Attempt) {
+        attempt.answered = true;
+        if let Some(Health { load, .. }) = attempt.health.as_deref() {
+            load.observe(attempt.sent, self.shared.nanos(now()));
         }
     }
 
@@ -321,6 +333,11 @@ const UNPOISONED: &str = "nothing panics with the lock held";
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect(UNPOISONED)
+    }
+
+    /// A time as [`Load`] has them.
+    fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Makes the nodes those of `endpoints`.
@@ -386,7 +403,7 @@ impl Shared {
             weight: f64::from(endpoint.weight.get()),
             connections: Vec::new(),
             failed: None,
-            health: Arc::new(Health { load: Load::new(now), breaker: Breaker::new() }),
+            health: Arc::new(Health { load: Load::new(self.nanos(now)), breaker: Breaker::new() }),
             demand,
             _task: Task(tokio::spawn(keeper.keep(endpoint.addr.clone(), connect)).abort_handle()),
         });
@@ -400,12 +417,11 @@ impl Shared {
     }
 
     /// Takes notice of how an attempt went.
-    fn learn(&self, Attempt { health, sent_at, outcome, answered, .. }: Attempt) {
+    fn learn(&self, Attempt { health, sent, outcome, answered, .. }: Attempt) {
         let Some(Health { load, breaker }) = health.as_deref() else { return };
         let now = now();
-        // Not answered in time: as bad as an answer that comes only now.
-        if !answered && load.cost(now).is_some_and(|cost| (now - sent_at).as_secs_f64() > cost) {
-            load.observe(now - sent_at, now);
+        if !answered {
+            load.observe_late(sent, self.nanos(now));
         }
         // Only a failure asks whether others are left, and only it takes the lock of all.
         let may_eject = outcome == Outcome::Failure && {
@@ -577,7 +593,7 @@ async fn tick(interval: Option<&mut Interval>) {
 
 impl State {
     /// The endpoint to send a request to.
-    fn choose(&mut self, params: &Params, now: Instant, avoid: Option<u64>) -> Option<usize> {
+    fn choose(&mut self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>) -> Option<usize> {
         if self.nodes.len() < 2 {
             return self.nodes.first().filter(|node| node.has_room(params)).map(|_| 0);
         }
@@ -589,8 +605,8 @@ impl State {
             *left = less;
             return Some(*node);
         }
-        let node = self.choose_anew(params, now, avoid)?;
-        let fast = self.nodes[node].health.load.cost(now).is_some_and(|cost| cost < FAST.as_secs_f64());
+        let node = self.choose_anew(params, now, nanos, avoid)?;
+        let fast = self.nodes[node].health.load.cost(nanos).is_some_and(|cost| cost < FAST.as_secs_f64());
         // The few requests of a quiet proxy are spread.
         let busy = fast && self.nodes.iter().any(|node| node.streams() > 0);
         self.batch = busy.then_some(Batch { node, came: now, left: MAX_BATCH - 1 });
@@ -598,7 +614,7 @@ impl State {
     }
 
     /// The better of two endpoints taken at random, or any that takes a request.
-    fn choose_anew(&self, params: &Params, now: Instant, avoid: Option<u64>) -> Option<usize> {
+    fn choose_anew(&self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>) -> Option<usize> {
         let n = self.nodes.len();
         let takes = |index: usize, avoid: Option<u64>| {
             let node = &self.nodes[index];
@@ -608,7 +624,7 @@ impl State {
         let second = (first + fastrand::usize(1..n)) % n;
         match (takes(first, avoid), takes(second, avoid)) {
             (true, true) => {
-                let costs = Node::costs(&self.nodes[first], &self.nodes[second], params, now);
+                let costs = Node::costs(&self.nodes[first], &self.nodes[second], params, nanos);
                 let asked = |i: usize, index: usize| costs[i] * (self.nodes[index].streams() + 1) as f64;
                 Some(if asked(1, second) < asked(0, first) { second } else { first })
             }
@@ -675,7 +691,7 @@ impl Node {
     }
 
     /// What a request in flight on each of two endpoints counts.
-    fn costs(a: &Self, b: &Self, params: &Params, now: Instant) -> [f64; 2] {
+    fn costs(a: &Self, b: &Self, params: &Params, now: u64) -> [f64; 2] {
         let costs = match [a, b].map(|node| node.health.load.cost(now)) {
             [Some(a), Some(b)] if a > EQUAL * b || b > EQUAL * a => [a, b],
             _ => [1.0, 1.0],
@@ -688,7 +704,7 @@ impl Node {
         self.connections.iter().map(|connection| connection.handle.streams()).sum()
     }
 
-    fn status(&self, now: Instant) -> Status {
+    fn status(&self, now: u64) -> Status {
         let open = || self.connections.iter().filter(|connection| !connection.handle.is_closed());
         let state = match (open().next(), &self.failed) {
             (Some(_), _) if !self.health.breaker.is_closed() => EndpointState::Ejected,
@@ -724,15 +740,6 @@ impl Attempt {
     /// The endpoint, so that another attempt can avoid it.
     pub(crate) fn endpoint(&self) -> u64 {
         self.endpoint
-    }
-
-    /// The response's head has come.
-    pub(crate) fn head(&mut self) {
-        self.answered = true;
-        if let Some(health) = &self.health {
-            let now = now();
-            health.load.observe(now - self.sent_at, now);
-        }
     }
 
     /// How the request ended, as far as it is known.

@@ -343,7 +343,7 @@ impl Exchange {
         let (policy, attempt) = (&shared.limits.params.retry, attempt.as_mut().expect("it was sent"));
         let reason = match &responded {
             Ok(rsp) => {
-                attempt.head();
+                shared.endpoints.answered(attempt);
                 policy.after_response(rsp, tries)
             }
             Err(error) => {
