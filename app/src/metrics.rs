@@ -9,11 +9,12 @@ use prometheus_client::{
     registry::Registry,
 };
 use proxy_http::{
-    Stats,
+    Endpoints, Stats,
+    endpoint::{State, Status},
     proxy::Limits,
     stats::{LATENCY_BUCKETS, Limit, Peer, ResetCode, Transport},
 };
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 /// The registry of the process.
 #[derive(Debug)]
@@ -27,7 +28,21 @@ struct Directions(Vec<Direction>);
 struct Direction {
     name: &'static str,
     stats: Vec<Arc<Stats>>,
+    endpoints: Vec<Endpoints>,
     limits: Arc<Limits>,
+}
+
+/// One endpoint, as all workers see it.
+#[derive(Debug)]
+struct Merged {
+    /// Requests go to it from all workers where they go to it from one.
+    state: State,
+    connections: usize,
+    streams: usize,
+    /// Workers that leave it alone.
+    ejected: usize,
+    /// Those that workers measured.
+    latencies: Vec<f64>,
 }
 
 /// What the system says of this process.
@@ -48,6 +63,7 @@ impl Metrics {
         let directions = names.iter().zip(plans).enumerate().map(|(index, (name, plan))| Direction {
             name,
             stats: workers.iter().map(|worker| Arc::clone(&worker.stats[index])).collect(),
+            endpoints: workers.iter().map(|worker| worker.endpoints[index].clone()).collect(),
             limits: Arc::clone(&plan.limits),
         });
         let mut registry = Registry::default();
@@ -73,6 +89,8 @@ impl Collector for Directions {
         self.latency(&mut encoder)?;
         self.resets(&mut encoder)?;
         self.overload(&mut encoder)?;
+        self.retries(&mut encoder)?;
+        self.balancer(&mut encoder)?;
         self.transports(&mut encoder)?;
         self.limits(&mut encoder)
     }
@@ -155,10 +173,11 @@ impl Directions {
     }
 
     fn overload(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let counters: [(_, _, Get<Stats, u64>); 3] = [
+        let counters: [(_, _, Get<Stats, u64>); 4] = [
             ("http_shed", "Requests turned away because too many were in flight or waiting", Stats::shed),
             ("http_failfast", "Requests that found no endpoint ready in the fail-fast time", Stats::failfast),
-            ("http_queued", "Requests that waited for an endpoint", Stats::queued),
+            ("http_balancer_queue_requests", "Requests that waited for an endpoint, and got one", Stats::queued),
+            ("http_retries_over_budget", "Requests not sent again because too many others were", Stats::over_budget),
         ];
         for (name, help, count) in counters {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -169,13 +188,68 @@ impl Directions {
         }
         let gauges: [(_, _, Get<Limits, usize>); 2] = [
             ("http_in_flight", "Requests in flight", Limits::in_flight),
-            ("http_waiting", "Requests that wait for an endpoint", Limits::waiting),
+            ("http_balancer_queue_length", "Requests that wait for an endpoint", Limits::waiting),
         ];
         for (name, help, value) in gauges {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for direction in &self.0 {
                 let labels = [("direction", direction.name)];
                 family.encode_family(&labels)?.encode_gauge(&(value(&direction.limits) as u64))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn retries(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Requests that were sent again, by reason";
+        let mut family = encoder.encode_descriptor("http_retries", help, None, MetricType::Counter)?;
+        for direction in &self.0 {
+            let mut counts = BTreeMap::<_, u64>::new();
+            for (reason, count) in direction.stats.iter().flat_map(|stats| stats.retries()) {
+                *counts.entry(reason.to_string()).or_default() += count;
+            }
+            for (reason, count) in counts {
+                let labels = [("direction", direction.name), ("reason", &reason)];
+                family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn balancer(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Seconds that requests waited for an endpoint, and got one";
+        let mut family =
+            encoder.encode_descriptor("http_balancer_queue_latency_seconds", help, None, MetricType::Counter)?;
+        for direction in &self.0 {
+            let waited: Duration = direction.stats.iter().map(|stats| stats.queued_time()).sum();
+            let labels = [("direction", direction.name)];
+            family.encode_family(&labels)?.encode_counter(&waited.as_secs_f64(), NO_EXEMPLAR)?;
+        }
+        let directions: Vec<_> = self.0.iter().map(|direction| (direction.name, direction.merged())).collect();
+        let help = "Endpoints by state";
+        let mut family = encoder.encode_descriptor("http_balancer_endpoints", help, None, MetricType::Gauge)?;
+        for (name, endpoints) in &directions {
+            for state in [State::Ready, State::Connecting, State::Failed, State::Ejected] {
+                let count = endpoints.values().filter(|endpoint| endpoint.state == state).count();
+                let labels = [("direction", *name), ("endpoint_state", state_name(state))];
+                family.encode_family(&labels)?.encode_gauge(&(count as u64))?;
+            }
+        }
+        let gauges: [(_, _, Get<Merged, Option<f64>>); 4] = [
+            ("connections", "Connections that take requests", |endpoint| Some(endpoint.connections as f64)),
+            ("streams", "Requests in flight", |endpoint| Some(endpoint.streams as f64)),
+            ("ejections", "Workers that leave the endpoint alone", |endpoint| Some(endpoint.ejected as f64)),
+            ("latency_seconds", "Moving average of the latency, if there are several endpoints", Merged::latency),
+        ];
+        for (name, help, value) in gauges {
+            let name = format!("http_balancer_endpoint_{name}");
+            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+            for (direction, endpoints) in &directions {
+                for (addr, endpoint) in endpoints {
+                    let Some(value) = value(endpoint) else { continue };
+                    let labels = [("direction", *direction), ("endpoint", addr)];
+                    family.encode_family(&labels)?.encode_gauge(&value)?;
+                }
             }
         }
         Ok(())
@@ -226,6 +300,48 @@ impl Directions {
 impl Direction {
     fn sum(&self, count: impl Fn(&Stats) -> u64) -> u64 {
         self.stats.iter().map(|stats| count(stats)).sum()
+    }
+
+    /// The endpoints by address.
+    fn merged(&self) -> BTreeMap<String, Merged> {
+        let mut endpoints = BTreeMap::<_, Merged>::new();
+        for Status { addr, state, connections, streams, latency, .. } in
+            self.endpoints.iter().flat_map(Endpoints::status)
+        {
+            let endpoint = endpoints.entry(addr).or_insert(Merged {
+                state,
+                connections: 0,
+                streams: 0,
+                ejected: 0,
+                latencies: Vec::new(),
+            });
+            if state == State::Ready {
+                endpoint.state = state;
+            }
+            endpoint.connections += connections;
+            endpoint.streams += streams;
+            endpoint.ejected += usize::from(state == State::Ejected);
+            endpoint.latencies.extend(latency);
+        }
+        endpoints
+    }
+}
+
+impl Merged {
+    /// The workers' mean, in seconds. `None`: nobody has measured one.
+    fn latency(&self) -> Option<f64> {
+        let count = self.latencies.len();
+        (count > 0).then(|| self.latencies.iter().sum::<f64>() / count as f64)
+    }
+}
+
+/// linkerd2-proxy's names, and two for what it does not tell apart.
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Ready => "ready",
+        State::Connecting => "pending",
+        State::Failed => "failed",
+        State::Ejected => "ejected",
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod bad_input;
+mod balancer;
 mod crates;
 mod dns;
 mod drain;
