@@ -33,6 +33,8 @@ use tower_service::Service;
 
 /// Makes HTTP/2 connections to targets: a `Service<Target>` whose response is the connection's service.
 ///
+/// A connection is made when its peer's SETTINGS have come, and say that it takes streams.
+///
 /// `C` is the connector, a tower service that turns a target into an `AsyncRead + AsyncWrite`. `B` is the body of the
 /// requests to be sent.
 pub struct Connect<C, B> {
@@ -124,8 +126,8 @@ const DEFAULT_CONNECTION_WINDOW: u32 = 5 << 20;
 const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
 const DEFAULT_MAX_SEND_BUF_SIZE: usize = 1 << 20;
 const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
-/// Streams to open before the peer's SETTINGS say how many it takes: the least that RFC 9113 section 6.5.2 recommends.
-const INITIAL_MAX_SEND_STREAMS: usize = 100;
+/// Streams to open before the peer's SETTINGS say how many it takes. None: those above its limit would be refused.
+const INITIAL_MAX_SEND_STREAMS: usize = 0;
 
 // === impl Connect ===
 
@@ -241,7 +243,7 @@ where
             let io = Io::new(io, &transport, &activity);
             let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
             activity.ping(connection.ping_pong(), keep_alive);
-            activity.set_max_streams(INITIAL_MAX_SEND_STREAMS);
+            settings(&mut connection, &h2, &activity).await?;
             let (open, closed) = watch::channel(());
             tokio::spawn(drive(connection, h2.clone(), Arc::clone(&activity), open));
             Ok(SendRequest { h2, activity, closed, body: PhantomData })
@@ -270,6 +272,25 @@ impl<C: fmt::Debug, B> fmt::Debug for Connect<C, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connect").field("connector", &self.connector).field("timeout", &self.timeout).finish()
     }
+}
+
+/// Waits for the peer's SETTINGS, and then has the streams that it takes noted.
+async fn settings<I: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut h2::client::Connection<Io<I>, Bytes>,
+    handle: &h2::client::SendRequest<Bytes>,
+    activity: &Activity,
+) -> Result<(), ConnectError> {
+    poll_fn(|cx| {
+        let ended = poll_connection(connection, activity, cx).map_err(ConnectError::handshake)?;
+        let max = handle.current_max_send_streams();
+        activity.set_max_streams(max);
+        match ended {
+            Poll::Ready(()) => Poll::Ready(Err(ConnectError::handshake("connection was closed before SETTINGS came"))),
+            Poll::Pending if max > 0 => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// Moves a connection's frames until it is closed: by its peer, or because all handles are dropped and all streams
@@ -343,7 +364,7 @@ impl<B> SendRequest<B> {
         self.activity.streams()
     }
 
-    /// Streams that the peer takes at once: its SETTINGS_MAX_CONCURRENT_STREAMS, or 100 until that has come.
+    /// Streams that the peer takes at once: its SETTINGS_MAX_CONCURRENT_STREAMS.
     #[must_use]
     pub fn max_streams(&self) -> usize {
         self.activity.max_streams()
@@ -541,7 +562,7 @@ impl ConnectError {
         Self { kind: ConnectErrorKind::Transport, source: Some(source.into()) }
     }
 
-    fn handshake(source: h2::Error) -> Self {
+    fn handshake(source: impl Into<BoxError>) -> Self {
         Self { kind: ConnectErrorKind::Handshake, source: Some(source.into()) }
     }
 
@@ -555,7 +576,7 @@ impl ConnectError {
         self.kind == ConnectErrorKind::Transport
     }
 
-    /// The transport was made, but the HTTP/2 preface could not be sent.
+    /// The transport was made, but the peer's SETTINGS did not come.
     #[must_use]
     pub fn is_handshake(&self) -> bool {
         self.kind == ConnectErrorKind::Handshake

@@ -8,6 +8,7 @@ use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
     Connect, Endpoints, IncomingBody, Proxy, SendRequest, Server, Stats,
     client::ConnectError,
+    endpoint::State,
     proxy::{self, Limits},
     stats::{Peer, ResetCode},
 };
@@ -74,15 +75,16 @@ async fn requests_that_a_goaway_leaves_out_go_to_another_connection() {
     let mut client = rig.client().await;
     let mut io = rig.endpoint_ios.recv().await.unwrap();
     let (response, _) = client.send_request(get(), true).unwrap();
-    // SETTINGS, and GOAWAY with last stream 0 and NO_ERROR, without a look at what came.
-    let frames = [&[0, 0, 0, 4, 0, 0, 0, 0, 0][..], &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+    // SETTINGS, and then GOAWAY with last stream 0 and NO_ERROR, without a look at what came.
+    tokio::io::AsyncWriteExt::write_all(&mut io, &[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     // The request has to be on its way first, or else it would go to the next connection.
     let mut seen = vec![0; 1 << 16];
     let mut total = 0;
     while !has_headers(&seen[..total]) {
         total += tokio::io::AsyncReadExt::read(&mut io, &mut seen[total..]).await.unwrap();
     }
-    tokio::io::AsyncWriteExt::write_all(&mut io, &frames).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut io, &goaway).await.unwrap();
     rig.endpoint().await.asked().await.answer().send_data("again".into(), true).unwrap();
     assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0, b"again");
 }
@@ -281,6 +283,9 @@ async fn requests_go_to_the_endpoint_with_fewer() {
     for _ in 0..2 {
         let (name, io) = ios.recv().await.unwrap();
         names.push((name, Endpoint::accept(io).await));
+    }
+    while endpoints.status().iter().any(|endpoint| endpoint.state != State::Ready) {
+        tokio::task::yield_now().await;
     }
     assert!(endpoints.is_ready());
     let proxy = Proxy::new(endpoints, Arc::new(Limits::new(PROXY)), Arc::<Stats>::default());
