@@ -38,13 +38,19 @@ impl Peer {
     /// A server of a client with these params, after the prefaces.
     pub(crate) async fn server(params: &ClientParams) -> (Self, BTreeMap<u16, u32>, Rig) {
         let mut rig = Rig::new(&ServerParams::DEFAULT, params, PROXY);
+        let (peer, settings) = Self::accept(&mut rig).await;
+        (peer, settings, rig)
+    }
+
+    /// The endpoint's end of the proxy's next connection, after the prefaces.
+    pub(crate) async fn accept(rig: &mut Rig) -> (Self, BTreeMap<u16, u32>) {
         let mut peer = Self(rig.endpoint_ios.recv().await.unwrap());
         let mut preface = [0; PREFACE.len()];
         peer.0.read_exact(&mut preface).await.unwrap();
         assert_eq!(preface, PREFACE);
         let settings = peer.settings().await;
         peer.send(SETTINGS, 0, 0, &[]).await;
-        (peer, settings, rig)
+        (peer, settings)
     }
 
     pub(crate) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {

@@ -1,6 +1,7 @@
 //! The proxy over the wire: raw h2 peers on both sides.
 
 mod answers;
+mod balance;
 mod frames;
 mod lifetime;
 mod params;

@@ -1,0 +1,403 @@
+//! Several endpoints on loopback, each with its own behaviour.
+
+use crate::{
+    frames::{GOAWAY, HEADERS, Peer},
+    support::{PROXY, get, reset},
+};
+use bytes::Bytes;
+use h2::{Reason, client, server::SendResponse};
+use http::{Response, StatusCode};
+use http_h2::{ClientParams, ServerParams};
+use proxy_http::{
+    Connect, Endpoint, Endpoints, Proxy, Server, Stats, breaker,
+    endpoint::State,
+    endpoints,
+    proxy::{self, Limits},
+    retry,
+};
+use std::{
+    future::{Future, pending, poll_fn},
+    net::SocketAddr,
+    num::NonZeroUsize,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinSet, yield_now},
+};
+
+/// How long anything here may take before it counts as hung.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const PARAMS: proxy::Params = proxy::Params { queue_capacity: 1_000, ..PROXY };
+
+/// A proxy with one client's connection.
+struct Rig {
+    client: client::SendRequest<Bytes>,
+    endpoints: Endpoints,
+    limits: Arc<Limits>,
+    stats: Arc<Stats>,
+}
+
+/// A request as an endpoint sees it.
+struct Asked {
+    /// Its place among all requests to this endpoint.
+    number: usize,
+    respond: SendResponse<Bytes>,
+}
+
+/// What an endpoint has seen.
+#[derive(Clone, Default)]
+struct Seen {
+    requests: Arc<AtomicUsize>,
+    /// Streams open now on each connection, and the most there ever were on one.
+    open: Arc<Mutex<(Vec<usize>, usize)>>,
+}
+
+impl Rig {
+    async fn new(addrs: &[SocketAddr], endpoint_params: endpoints::Params, params: proxy::Params) -> Self {
+        let rig =
+            Self::follow(watch::channel(addrs.iter().copied().map(Endpoint::new).collect()).1, endpoint_params, params);
+        let rig = rig.await;
+        rig.until(|rig| rig.endpoints.status().iter().all(|endpoint| endpoint.state == State::Ready)).await;
+        rig
+    }
+
+    async fn follow(
+        list: watch::Receiver<Vec<Endpoint<SocketAddr>>>,
+        endpoint_params: endpoints::Params,
+        params: proxy::Params,
+    ) -> Self {
+        let connect =
+            Connect::new(tower::service_fn(TcpStream::connect::<SocketAddr>), &ClientParams::DEFAULT).unwrap();
+        let endpoints = Endpoints::spawn(list, &connect, endpoint_params);
+        let (limits, stats) = (Arc::new(Limits::new(params)), Arc::<Stats>::default());
+        let proxy = Proxy::new(endpoints.clone(), Arc::clone(&limits), Arc::clone(&stats));
+        let server =
+            Server::new(&ServerParams { max_concurrent_streams: Some(1_000), ..ServerParams::DEFAULT }).unwrap();
+        let (near, far) = tokio::io::duplex(1 << 20);
+        tokio::spawn(async move { server.serve(far, proxy, pending()).await });
+        let (client, connection) = client::handshake(near).await.unwrap();
+        tokio::spawn(connection);
+        Self { client, endpoints, limits, stats }
+    }
+
+    /// Sends a request without a body.
+    fn send(&mut self) -> impl Future<Output = Result<StatusCode, h2::Error>> + use<> {
+        let (response, _) = self.client.send_request(get(), true).unwrap();
+        async move { response.await.map(|rsp| rsp.status()) }
+    }
+
+    /// Sends so many requests, `at_once` at a time, all of which must be answered.
+    async fn load(&mut self, requests: usize, at_once: usize) {
+        let mut open = JoinSet::new();
+        for _ in 0..requests {
+            if open.len() == at_once {
+                let answered: Result<StatusCode, h2::Error> = open.join_next().await.unwrap().unwrap();
+                assert_eq!(answered.unwrap(), 200);
+            }
+            poll_fn(|cx| self.client.poll_ready(cx)).await.unwrap();
+            open.spawn(self.send());
+        }
+        for answered in open.join_all().await {
+            assert_eq!(answered.unwrap(), 200);
+        }
+    }
+
+    async fn until(&self, will_do: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !will_do(self) {
+                yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.expect("it comes to be");
+    }
+
+    fn retries(&self, reason: retry::Reason) -> u64 {
+        self.stats.retries().find(|(found, _)| *found == reason).unwrap().1
+    }
+}
+
+impl Seen {
+    fn requests(&self) -> usize {
+        self.requests.load(Relaxed)
+    }
+
+    /// Connections with streams on them, and the most streams that there ever were on one.
+    fn open(&self) -> (usize, usize) {
+        let (connections, most) = &*self.open.lock().unwrap();
+        (connections.iter().filter(|streams| **streams > 0).count(), *most)
+    }
+}
+
+/// Starts an endpoint that handles each request with `answer`, and allows so many streams on a connection.
+async fn endpoint<F>(
+    max_streams: Option<u32>,
+    answer: impl Fn(Asked) -> F + Clone + Send + 'static,
+) -> (SocketAddr, Seen)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, seen) = (listener.local_addr().unwrap(), Seen::default());
+    let shared = seen.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (answer, seen) = (answer.clone(), shared.clone());
+            let connection = {
+                let (connections, _) = &mut *seen.open.lock().unwrap();
+                connections.push(0);
+                connections.len() - 1
+            };
+            tokio::spawn(async move {
+                let mut builder = h2::server::Builder::new();
+                if let Some(max) = max_streams {
+                    builder.max_concurrent_streams(max);
+                }
+                let mut io = builder.handshake(stream).await.unwrap();
+                while let Some(Ok((_, respond))) = io.accept().await {
+                    {
+                        let (connections, most) = &mut *seen.open.lock().unwrap();
+                        connections[connection] += 1;
+                        *most = (*most).max(connections[connection]);
+                    }
+                    let answered = answer(Asked { number: seen.requests.fetch_add(1, Relaxed), respond });
+                    let seen = seen.clone();
+                    tokio::spawn(async move {
+                        answered.await;
+                        seen.open.lock().unwrap().0[connection] -= 1;
+                    });
+                }
+            });
+        }
+    });
+    (addr, seen)
+}
+
+async fn answer(mut asked: Asked) {
+    let _ = asked.respond.send_response(Response::new(()), true);
+}
+
+fn answer_after(time: Duration) -> impl Fn(Asked) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> + Clone {
+    move |asked| {
+        Box::pin(async move {
+            tokio::time::sleep(time).await;
+            answer(asked).await;
+        })
+    }
+}
+
+fn params() -> endpoints::Params {
+    endpoints::Params { slow_start: Duration::ZERO, ..crate::support::endpoint_params() }
+}
+
+fn sockets(endpoints: &[(SocketAddr, Seen)]) -> Vec<SocketAddr> {
+    endpoints.iter().map(|(addr, _)| *addr).collect()
+}
+
+#[tokio::test]
+async fn requests_of_one_connection_are_spread_evenly() {
+    const REQUESTS: usize = 30_000;
+    let endpoints = [endpoint(None, answer).await, endpoint(None, answer).await, endpoint(None, answer).await];
+    let mut rig = Rig::new(&sockets(&endpoints), params(), PARAMS).await;
+    rig.load(REQUESTS, 64).await;
+    let each = endpoints.each_ref().map(|(_, seen)| seen.requests());
+    assert_eq!(each.iter().sum::<usize>(), REQUESTS);
+    assert!(each.iter().all(|n| (REQUESTS * 95 / 300..=REQUESTS * 105 / 300).contains(n)), "{each:?}");
+}
+
+#[tokio::test]
+async fn a_slow_endpoint_gets_little() {
+    // They take milliseconds, so not as many as above.
+    const REQUESTS: usize = 10_000;
+    let [fast, slow] = [2, 20].map(|ms| answer_after(Duration::from_millis(ms)));
+    let endpoints = [endpoint(None, fast.clone()).await, endpoint(None, slow).await, endpoint(None, fast).await];
+    let mut rig = Rig::new(&sockets(&endpoints), params(), PARAMS).await;
+    rig.load(REQUESTS, 64).await;
+    let [a, slow, b] = endpoints.each_ref().map(|(_, seen)| seen.requests());
+    assert!(slow < REQUESTS / 10 && slow > 0, "{a}, {slow} and {b}");
+}
+
+#[tokio::test]
+async fn connections_are_opened_up_to_the_limit_and_then_requests_wait() {
+    const STREAMS: usize = 10;
+    const CONNECTIONS: usize = 5;
+    let (release, released) = watch::channel(false);
+    let hold = move |asked| {
+        let mut released = released.clone();
+        async move {
+            released.wait_for(|released| *released).await.unwrap();
+            answer(asked).await;
+        }
+    };
+    let (addr, seen) = endpoint(Some(STREAMS as u32), hold).await;
+    let endpoint_params = endpoints::Params { max_connections: NonZeroUsize::new(CONNECTIONS).unwrap(), ..params() };
+    let mut rig = Rig::new(&[addr], endpoint_params, proxy::Params { queue_capacity: 490, ..PARAMS }).await;
+    let mut open: Vec<_> = (0..500).map(|_| tokio::spawn(rig.send())).collect();
+    rig.until(|rig| seen.requests() == STREAMS * CONNECTIONS && rig.limits.waiting() == 450).await;
+    assert_eq!(seen.open(), (CONNECTIONS, STREAMS));
+    open.extend((0..40).map(|_| tokio::spawn(rig.send())));
+    rig.until(|rig| rig.limits.waiting() == 490).await;
+    // There is no more room to wait in.
+    assert_eq!(rig.send().await.unwrap(), 503);
+    release.send_replace(true);
+    for answered in open {
+        assert_eq!(answered.await.unwrap().unwrap(), 200);
+    }
+    rig.until(|_| seen.open() == (0, STREAMS)).await;
+    assert_eq!(seen.open.lock().unwrap().0.len(), CONNECTIONS);
+    assert_eq!((rig.limits.waiting(), rig.stats.shed(), seen.requests()), (0, 1, 540));
+}
+
+#[tokio::test]
+async fn refused_requests_are_sent_again() {
+    let refuse = |mut asked: Asked| async move {
+        match asked.number % 10 {
+            9 => asked.respond.send_reset(Reason::REFUSED_STREAM),
+            _ => answer(asked).await,
+        }
+    };
+    let (addr, seen) = endpoint(None, refuse).await;
+    let mut rig = Rig::new(&[addr], params(), PARAMS).await;
+    rig.load(1_000, 20).await;
+    assert_eq!(rig.retries(retry::Reason::Refused) as usize, seen.requests() - 1_000);
+    assert_eq!((seen.requests() / 10, rig.stats.over_budget()), (111, 0));
+}
+
+#[tokio::test]
+async fn what_goaway_leaves_out_is_sent_again_and_the_rest_is_answered() {
+    const REQUESTS: u32 = 100;
+    const TAKEN: u32 = 40;
+    let mut rig = crate::support::Rig::new(&ServerParams::DEFAULT, &ClientParams::DEFAULT, PARAMS);
+    let mut client = rig.client().await;
+    let (mut first, _) = Peer::accept(&mut rig).await;
+    let open: Vec<_> = (0..REQUESTS).map(|_| tokio::spawn(client.send_request(get(), true).unwrap().0)).collect();
+    for _ in 0..REQUESTS {
+        first.until(HEADERS).await.unwrap();
+    }
+    let last = 2 * TAKEN - 1;
+    first.send(GOAWAY, 0, 0, &[last.to_be_bytes(), [0; 4]].concat()).await;
+    // The rest comes on another connection, before the first one ends.
+    let mut second = rig.endpoint().await;
+    for _ in 0..REQUESTS - TAKEN {
+        second.asked().await.answer().send_data(Bytes::new(), true).unwrap();
+    }
+    for stream in (1..=last).step_by(2) {
+        // END_STREAM and END_HEADERS; `:status: 200` is the eighth of HPACK's static table.
+        first.send(HEADERS, 5, stream, &[0x88]).await;
+    }
+    for answered in open {
+        assert_eq!(answered.await.unwrap().unwrap().status(), 200);
+    }
+    let retries: Vec<_> = rig.stats.retries().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(retries, [(retry::Reason::GoAway, u64::from(REQUESTS - TAKEN))]);
+}
+
+#[tokio::test]
+async fn retries_keep_to_their_budget_when_all_is_refused() {
+    let refuse = |mut asked: Asked| async move { asked.respond.send_reset(Reason::REFUSED_STREAM) };
+    let (addr, seen) = endpoint(None, refuse).await;
+    let mut rig = Rig::new(&[addr], params(), PARAMS).await;
+    const REQUESTS: usize = 1_000;
+    for _ in 0..REQUESTS {
+        assert_eq!(reset(rig.send().await), Reason::REFUSED_STREAM);
+    }
+    // Ten seconds' worth, and a fifth of the requests; more if this took more than ten seconds.
+    let retries = rig.retries(retry::Reason::Refused) as usize;
+    assert!((200..=400).contains(&retries), "{retries}");
+    assert_eq!(seen.requests(), REQUESTS + retries);
+    assert!(rig.stats.over_budget() > 0);
+}
+
+#[tokio::test]
+async fn failing_endpoints_are_left_alone_but_not_the_last_half() {
+    let fail = |mut asked: Asked| async move {
+        let _ = asked.respond.send_response(Response::builder().status(503).body(()).unwrap(), true);
+    };
+    let endpoints = [
+        endpoint(None, fail).await,
+        endpoint(None, fail).await,
+        endpoint(None, fail).await,
+        endpoint(None, answer).await,
+    ];
+    let breaker = breaker::Params {
+        consecutive_failures: 3,
+        min_ejection: Duration::from_secs(3_600),
+        max_ejection: Duration::from_secs(3_600),
+    };
+    let mut rig = Rig::new(&sockets(&endpoints), endpoints::Params { breaker, ..params() }, PARAMS).await;
+    for _ in 0..200 {
+        rig.send().await.unwrap();
+    }
+    let ejected = |rig: &Rig| rig.endpoints.status().iter().filter(|one| one.state == State::Ejected).count();
+    assert_eq!(ejected(&rig), 2);
+    let before = endpoints.each_ref().map(|(_, seen)| seen.requests());
+    for _ in 0..200 {
+        rig.send().await.unwrap();
+    }
+    let after = endpoints.each_ref().map(|(_, seen)| seen.requests());
+    let left_alone = (0..4).filter(|i| before[*i] == after[*i]).count();
+    assert_eq!((left_alone, ejected(&rig)), (2, 2), "{before:?} {after:?}");
+}
+
+#[tokio::test]
+async fn one_request_tries_whether_an_ejected_endpoint_is_back() {
+    let (well, is_well) = watch::channel(false);
+    let sometimes = move |mut asked: Asked| {
+        let status = if *is_well.borrow() { 200 } else { 503 };
+        async move {
+            let _ = asked.respond.send_response(Response::builder().status(status).body(()).unwrap(), true);
+        }
+    };
+    let endpoints = [endpoint(None, sometimes).await, endpoint(None, answer).await];
+    let pause = Duration::from_millis(50);
+    let breaker = breaker::Params { consecutive_failures: 3, min_ejection: pause, max_ejection: pause };
+    let mut rig = Rig::new(&sockets(&endpoints), endpoints::Params { breaker, ..params() }, PARAMS).await;
+    let ejected = |rig: &Rig| rig.endpoints.status().iter().any(|one| one.state == State::Ejected);
+    while !ejected(&rig) {
+        rig.send().await.unwrap();
+    }
+    let probes = endpoints[0].1.requests();
+    // Those that are sent while it is ejected tell how often it is tried: once in each pause.
+    let (started, mut sent) = (std::time::Instant::now(), 0);
+    while endpoints[0].1.requests() < probes + 3 {
+        rig.send().await.unwrap();
+        sent += 1;
+    }
+    assert!(started.elapsed() >= 3 * pause && sent > 3, "{sent} in {:?}", started.elapsed());
+    well.send_replace(true);
+    while ejected(&rig) {
+        assert_eq!(rig.send().await.unwrap(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_removed_endpoint_finishes_what_it_has() {
+    let (release, released) = watch::channel(false);
+    let hold = move |asked| {
+        let mut released = released.clone();
+        async move {
+            released.wait_for(|released| *released).await.unwrap();
+            answer(asked).await;
+        }
+    };
+    let endpoints = [endpoint(None, hold).await, endpoint(None, answer).await];
+    let list = |addrs: &[SocketAddr]| addrs.iter().copied().map(Endpoint::new).collect::<Vec<_>>();
+    let (tell, told) = watch::channel(list(&sockets(&endpoints[..1])));
+    let mut rig = Rig::follow(told, params(), PARAMS).await;
+    let held = tokio::spawn(rig.send());
+    rig.until(|_| endpoints[0].1.requests() == 1).await;
+    tell.send_replace(list(&sockets(&endpoints[1..])));
+    rig.until(|rig| rig.endpoints.status().iter().all(|one| one.addr == endpoints[1].0.to_string())).await;
+    for _ in 0..20 {
+        assert_eq!(rig.send().await.unwrap(), 200);
+    }
+    assert!(!held.is_finished() && endpoints[0].1.requests() == 1);
+    release.send_replace(true);
+    assert_eq!(held.await.unwrap().unwrap(), 200);
+}
