@@ -41,8 +41,9 @@ struct Merged {
     streams: usize,
     /// Workers that leave it alone.
     ejected: usize,
-    /// Those that workers measured.
-    latencies: Vec<f64>,
+    /// In seconds, on the worker where it is the highest; it fades where nothing is asked, so that a mean would tell of
+    /// idle workers. `None`: nobody has measured one.
+    latency: Option<f64>,
 }
 
 /// What the system says of this process.
@@ -225,7 +226,8 @@ impl Directions {
             let labels = [("direction", direction.name)];
             family.encode_family(&labels)?.encode_counter(&waited.as_secs_f64(), NO_EXEMPLAR)?;
         }
-        let directions: Vec<_> = self.0.iter().map(|direction| (direction.name, direction.merged())).collect();
+        let merged = |direction: &Direction| merge(direction.endpoints.iter().flat_map(Endpoints::status));
+        let directions: Vec<_> = self.0.iter().map(|direction| (direction.name, merged(direction))).collect();
         let help = "Endpoints by state";
         let mut family = encoder.encode_descriptor("http_balancer_endpoints", help, None, MetricType::Gauge)?;
         for (name, endpoints) in &directions {
@@ -239,7 +241,9 @@ impl Directions {
             ("connections", "Connections that take requests", |endpoint| Some(endpoint.connections as f64)),
             ("streams", "Requests in flight", |endpoint| Some(endpoint.streams as f64)),
             ("ejections", "Workers that leave the endpoint alone", |endpoint| Some(endpoint.ejected as f64)),
-            ("latency_seconds", "Moving average of the latency, if there are several endpoints", Merged::latency),
+            ("latency_seconds", "Moving average of the latency, if there are several endpoints", |endpoint| {
+                endpoint.latency
+            }),
         ];
         for (name, help, value) in gauges {
             let name = format!("http_balancer_endpoint_{name}");
@@ -301,38 +305,23 @@ impl Direction {
     fn sum(&self, count: impl Fn(&Stats) -> u64) -> u64 {
         self.stats.iter().map(|stats| count(stats)).sum()
     }
-
-    /// The endpoints by address.
-    fn merged(&self) -> BTreeMap<String, Merged> {
-        let mut endpoints = BTreeMap::<_, Merged>::new();
-        for Status { addr, state, connections, streams, latency, .. } in
-            self.endpoints.iter().flat_map(Endpoints::status)
-        {
-            let endpoint = endpoints.entry(addr).or_insert(Merged {
-                state,
-                connections: 0,
-                streams: 0,
-                ejected: 0,
-                latencies: Vec::new(),
-            });
-            if state == State::Ready {
-                endpoint.state = state;
-            }
-            endpoint.connections += connections;
-            endpoint.streams += streams;
-            endpoint.ejected += usize::from(state == State::Ejected);
-            endpoint.latencies.extend(latency);
-        }
-        endpoints
-    }
 }
 
-impl Merged {
-    /// The workers' mean, in seconds. `None`: nobody has measured one.
-    fn latency(&self) -> Option<f64> {
-        let count = self.latencies.len();
-        (count > 0).then(|| self.latencies.iter().sum::<f64>() / count as f64)
+/// The endpoints of all workers by address.
+fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, Merged> {
+    let mut endpoints = BTreeMap::<_, Merged>::new();
+    for Status { addr, state, connections, streams, latency, .. } in statuses {
+        let endpoint =
+            endpoints.entry(addr).or_insert(Merged { state, connections: 0, streams: 0, ejected: 0, latency: None });
+        if state == State::Ready {
+            endpoint.state = state;
+        }
+        endpoint.connections += connections;
+        endpoint.streams += streams;
+        endpoint.ejected += usize::from(state == State::Ejected);
+        endpoint.latency = endpoint.latency.into_iter().chain(latency).reduce(f64::max);
     }
+    endpoints
 }
 
 /// linkerd2-proxy's names, and two for what it does not tell apart.
@@ -423,5 +412,28 @@ impl Collector for System {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_workers_do_not_make_an_endpoint_look_fast() {
+        let status = |state, latency| Status {
+            addr: "127.0.0.1:80".to_owned(),
+            labels: Vec::new(),
+            state,
+            connections: 1,
+            streams: 2,
+            latency,
+        };
+        let statuses = [(State::Ejected, None), (State::Ready, Some(0.1)), (State::Ready, Some(0.0001))];
+        let endpoints = merge(statuses.into_iter().map(|(state, latency)| status(state, latency)));
+        let Merged { state, connections, streams, ejected, latency } = &endpoints["127.0.0.1:80"];
+        assert_eq!((*state, *connections, *streams, *ejected), (State::Ready, 3, 6, 1));
+        assert_eq!(*latency, Some(0.1));
+        assert_eq!(merge([status(State::Failed, None)].into_iter())["127.0.0.1:80"].latency, None);
     }
 }
