@@ -4,7 +4,7 @@ use crate::worker::{Plan, Worker};
 use http::StatusCode;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, text::encode},
+    encoding::{DescriptorEncoder, MetricEncoder, text::encode},
     metrics::MetricType,
     registry::Registry,
 };
@@ -12,9 +12,9 @@ use proxy_http::{
     Endpoints, Stats,
     endpoint::{State, Status},
     proxy::Limits,
-    stats::{LATENCY_BUCKETS, Limit, Peer, ResetCode, Transport},
+    stats::{LATENCY_BUCKETS, Latency, Limit, Peer, ResetCode, Transport},
 };
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// The registry of the process.
 #[derive(Debug)]
@@ -137,18 +137,8 @@ impl Directions {
         let help = "Milliseconds from a request's head to its response's end";
         let mut family = encoder.encode_descriptor("response_latency_ms", help, None, MetricType::Histogram)?;
         for direction in &self.0 {
-            let bounds = LATENCY_BUCKETS.iter().map(|bound| f64::from(*bound)).chain([f64::INFINITY]);
-            let mut buckets: Vec<_> = bounds.map(|bound| (bound, 0)).collect();
-            let mut sum_ms = 0.0;
-            for latency in direction.stats.iter().map(|stats| stats.latency()) {
-                sum_ms += latency.sum().as_secs_f64() * 1e3;
-                for ((_, total), count) in buckets.iter_mut().zip(latency.buckets()) {
-                    *total += count;
-                }
-            }
-            let count = buckets.iter().map(|(_, count)| count).sum();
             let labels = [("direction", direction.name)];
-            family.encode_family(&labels)?.encode_histogram::<[(&str, &str); 0]>(sum_ms, count, &buckets, None)?;
+            direction.histogram(Stats::latency, 1.0, family.encode_family(&labels)?)?;
         }
         Ok(())
     }
@@ -174,10 +164,9 @@ impl Directions {
     }
 
     fn overload(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let counters: [(_, _, Get<Stats, u64>); 4] = [
+        let counters: [(_, _, Get<Stats, u64>); 3] = [
             ("http_shed", "Requests turned away because too many were in flight or waiting", Stats::shed),
             ("http_failfast", "Requests that found no endpoint ready in the fail-fast time", Stats::failfast),
-            ("http_balancer_queue_requests", "Requests that waited for an endpoint, and got one", Stats::queued),
             ("http_retries_over_budget", "Requests not sent again because too many others were", Stats::over_budget),
         ];
         for (name, help, count) in counters {
@@ -218,13 +207,12 @@ impl Directions {
     }
 
     fn balancer(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Seconds that requests waited for an endpoint, and got one";
+        let help = "Seconds that requests waited for an endpoint that had to, in vain or not";
         let mut family =
-            encoder.encode_descriptor("http_balancer_queue_latency_seconds", help, None, MetricType::Counter)?;
+            encoder.encode_descriptor("http_balancer_queue_latency_seconds", help, None, MetricType::Histogram)?;
         for direction in &self.0 {
-            let waited: Duration = direction.stats.iter().map(|stats| stats.queued_time()).sum();
             let labels = [("direction", direction.name)];
-            family.encode_family(&labels)?.encode_counter(&waited.as_secs_f64(), NO_EXEMPLAR)?;
+            direction.histogram(Stats::queued, 1e3, family.encode_family(&labels)?)?;
         }
         let merged = |direction: &Direction| merge(direction.endpoints.iter().flat_map(Endpoints::status));
         let directions: Vec<_> = self.0.iter().map(|direction| (direction.name, merged(direction))).collect();
@@ -304,6 +292,21 @@ impl Directions {
 impl Direction {
     fn sum(&self, count: impl Fn(&Stats) -> u64) -> u64 {
         self.stats.iter().map(|stats| count(stats)).sum()
+    }
+
+    /// Encodes durations in a unit of so many milliseconds.
+    fn histogram(&self, latency: fn(&Stats) -> &Latency, unit_ms: f64, mut metric: MetricEncoder<'_>) -> fmt::Result {
+        let bounds = LATENCY_BUCKETS.iter().map(|bound| f64::from(*bound) / unit_ms).chain([f64::INFINITY]);
+        let mut buckets: Vec<_> = bounds.map(|bound| (bound, 0)).collect();
+        let mut sum = 0.0;
+        for latency in self.stats.iter().map(|stats| latency(stats)) {
+            sum += latency.sum().as_secs_f64() * 1e3 / unit_ms;
+            for ((_, total), count) in buckets.iter_mut().zip(latency.buckets()) {
+                *total += count;
+            }
+        }
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        metric.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)
     }
 }
 

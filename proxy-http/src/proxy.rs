@@ -321,8 +321,7 @@ impl Exchange {
         let last = self.attempt.take();
         let avoid = last.as_ref().map(Attempt::endpoint);
         endpoints.ended(last);
-        let started = Instant::now();
-        let _waiting = Waiting::start(limits).ok_or_else(|| {
+        let _waiting = Waiting::start(limits, stats).ok_or_else(|| {
             stats.count_shed();
             Answer::unavailable("too many requests waiting for an endpoint")
         })?;
@@ -330,11 +329,9 @@ impl Exchange {
             let room = endpoints.room(limits.params.failfast_timeout).await;
             room.inspect_err(|_| stats.count_failfast())?;
             if self.send(Instant::now(), avoid) {
-                break;
+                return Ok(());
             }
         }
-        stats.count_queued(started.elapsed());
-        Ok(())
     }
 
     /// Whether an attempt's response is passed on, or its request sent again.
@@ -478,20 +475,27 @@ impl Shared {
     }
 }
 
-/// A place in the queue.
-struct Waiting<'a>(&'a Limits);
+/// A place in the queue, however it is left.
+struct Waiting<'a> {
+    limits: &'a Limits,
+    stats: &'a Stats,
+    since: Instant,
+}
 
 impl<'a> Waiting<'a> {
-    fn start(limits: &'a Limits) -> Option<Self> {
-        let waiting = Self(limits);
-        let before = limits.waiting.fetch_add(1, Relaxed);
-        (before < limits.params.queue_capacity).then_some(waiting)
+    fn start(limits: &'a Limits, stats: &'a Stats) -> Option<Self> {
+        if limits.waiting.fetch_add(1, Relaxed) >= limits.params.queue_capacity {
+            limits.waiting.fetch_sub(1, Relaxed);
+            return None;
+        }
+        Some(Self { limits, stats, since: Instant::now() })
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
+        self.limits.waiting.fetch_sub(1, Relaxed);
+        self.stats.count_queued(self.since.elapsed());
     }
 }
 

@@ -25,8 +25,7 @@ pub struct Stats {
     latency: Latency,
     shed: AtomicU64,
     failfast: AtomicU64,
-    queued: AtomicU64,
-    queued_us: AtomicU64,
+    queued: Latency,
     retries: [AtomicU64; retry::Reason::ALL.len()],
     over_budget: AtomicU64,
     client: Arc<Transport>,
@@ -44,7 +43,7 @@ pub struct Transport {
     limits: [AtomicU64; Limit::ALL.len()],
 }
 
-/// How long responses took, from the request's head to the response's end, in milliseconds.
+/// How long something took, each time that it was done.
 #[derive(Debug, Default)]
 pub struct Latency {
     buckets: [AtomicU64; LATENCY_BUCKETS.len() + 1],
@@ -107,8 +106,7 @@ impl Default for Stats {
             latency: Latency::default(),
             shed: AtomicU64::new(0),
             failfast: AtomicU64::new(0),
-            queued: AtomicU64::new(0),
-            queued_us: AtomicU64::new(0),
+            queued: Latency::default(),
             retries: Default::default(),
             over_budget: AtomicU64::new(0),
             client: Arc::default(),
@@ -137,7 +135,7 @@ impl Stats {
         })
     }
 
-    /// How long responses took.
+    /// How long responses took, from the request's head to the response's end.
     pub fn latency(&self) -> &Latency {
         &self.latency
     }
@@ -152,14 +150,9 @@ impl Stats {
         self.failfast.load(Relaxed)
     }
 
-    /// Requests that had to wait for an endpoint.
-    pub fn queued(&self) -> u64 {
-        self.queued.load(Relaxed)
-    }
-
-    /// How long those waited, all together.
-    pub fn queued_time(&self) -> Duration {
-        Duration::from_micros(self.queued_us.load(Relaxed))
+    /// How long requests waited for an endpoint that had to, in vain or not; one that is sent again counts once more.
+    pub fn queued(&self) -> &Latency {
+        &self.queued
     }
 
     /// Requests that were sent again, by reason.
@@ -204,8 +197,7 @@ impl Stats {
     }
 
     pub(crate) fn count_queued(&self, waited: Duration) {
-        self.queued.fetch_add(1, Relaxed);
-        self.queued_us.fetch_add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        self.queued.record(waited);
     }
 
     pub(crate) fn count_retry(&self, reason: retry::Reason) {
@@ -301,7 +293,7 @@ impl Limit {
 // === impl Latency ===
 
 impl Latency {
-    /// Responses in each bucket of [`LATENCY_BUCKETS`], and above the last; not cumulative.
+    /// How many there were in each bucket of [`LATENCY_BUCKETS`], and above the last; not cumulative.
     pub fn buckets(&self) -> impl Iterator<Item = u64> {
         self.buckets.iter().map(|count| count.load(Relaxed))
     }

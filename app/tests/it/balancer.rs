@@ -171,8 +171,8 @@ async fn waiting_and_failing_fast_are_counted() {
     });
     assert_eq!(response.await.unwrap().status(), 200);
     until(&app, "http_balancer_queue_length{direction=\"outbound\"}", |n| n == 0.0).await;
-    until(&app, "http_balancer_queue_requests_total{direction=\"outbound\"}", |n| n == 1.0).await;
-    until(&app, "http_balancer_queue_latency_seconds_total{direction=\"outbound\"}", |n| n > 0.0).await;
+    until(&app, "http_balancer_queue_latency_seconds_count{direction=\"outbound\"}", |n| n == 1.0).await;
+    until(&app, "http_balancer_queue_latency_seconds_sum{direction=\"outbound\"}", |n| n > 0.0).await;
 
     let settings = [("LINKERD2_PROXY_OUTBOUND_HTTP_FAILFAST_TIMEOUT", "1ms")];
     let (addr, _socket) = nobody();
@@ -181,4 +181,31 @@ async fn waiting_and_failing_fast_are_counted() {
     // 502 once it was tried in vain.
     assert!(matches!(ask(&mut client).await.unwrap(), 502 | 503));
     until(&app, "http_failfast_total{direction=\"outbound\"}", |n| n == 1.0).await;
+    until(&app, "http_balancer_queue_latency_seconds_count{direction=\"outbound\"}", |n| n == 1.0).await;
+}
+
+#[tokio::test]
+async fn requests_beyond_what_the_endpoint_takes_are_seen_to_wait_and_more_to_be_shed() {
+    let endpoint = Endpoint::start().await;
+    let settings = [
+        ("LINKERD2_PROXY_CORES", "1"),
+        ("LINKERD2_PROXY_OUTBOUND_MAX_CONNECTIONS_PER_ENDPOINT", "1"),
+        ("LINKERD2_PROXY_OUTBOUND_CONNECT_HTTP2_MAX_STREAMS_PER_CONNECTION", "1"),
+        ("LINKERD2_PROXY_OUTBOUND_MAX_IN_FLIGHT", "4"),
+    ];
+    let app = App::start(endpoint.addr, &settings);
+    until(&app, "http_balancer_endpoints{direction=\"outbound\",endpoint_state=\"ready\"}", |n| n == 1.0).await;
+    let mut client = connect(app.proxy).await;
+    let held: Vec<_> = (0..4).map(|_| client.send_request(get(), true).unwrap().0).collect();
+    until(&app, "http_balancer_queue_length{direction=\"outbound\"}", |n| n == 3.0).await;
+    assert_eq!(ask(&mut client).await.unwrap(), 503);
+    until(&app, "http_shed_total{direction=\"outbound\"}", |n| n == 1.0).await;
+    endpoint.answer.send_replace(true);
+    for response in held {
+        assert_eq!(body(response).await.unwrap(), b"answer");
+    }
+    until(&app, "http_balancer_queue_length{direction=\"outbound\"}", |n| n == 0.0).await;
+    until(&app, "http_balancer_queue_latency_seconds_count{direction=\"outbound\"}", |n| n == 3.0).await;
+    let all = "http_balancer_queue_latency_seconds_bucket{le=\"100.0\",direction=\"outbound\"}";
+    until(&app, all, |n| n == 3.0).await;
 }
