@@ -16,7 +16,8 @@ use proxy_http::{
     retry,
 };
 use std::{
-    future::{Future, pending, poll_fn},
+    future::{Future, pending, poll_fn, ready},
+    io,
     net::SocketAddr,
     num::NonZeroUsize,
     sync::{
@@ -26,10 +27,13 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    io::DuplexStream,
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::{JoinSet, yield_now},
+    time::Instant,
 };
+use tower::Service;
 
 /// How long anything here may take before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -75,7 +79,10 @@ impl Rig {
     ) -> Self {
         let connect =
             Connect::new(tower::service_fn(TcpStream::connect::<SocketAddr>), &ClientParams::DEFAULT).unwrap();
-        let endpoints = Endpoints::spawn(list, &connect, endpoint_params);
+        Self::of(Endpoints::spawn(list, &connect, endpoint_params), params).await
+    }
+
+    async fn of(endpoints: Endpoints, params: proxy::Params) -> Self {
         let (limits, stats) = (Arc::new(Limits::new(params)), Arc::<Stats>::default());
         let proxy = Proxy::new(endpoints.clone(), Arc::clone(&limits), Arc::clone(&stats));
         let server =
@@ -400,4 +407,106 @@ async fn a_removed_endpoint_finishes_what_it_has() {
     assert!(!held.is_finished() && endpoints[0].1.requests() == 1);
     release.send_replace(true);
     assert_eq!(held.await.unwrap().unwrap(), 200);
+}
+
+/// A connector to endpoints in memory, which are there while `up` is true. What they are sent, `accepted` gets.
+fn in_memory(
+    up: watch::Receiver<bool>,
+) -> (
+    impl Service<&'static str, Response = DuplexStream, Error = io::Error, Future: Send> + Clone + Send,
+    mpsc::UnboundedReceiver<DuplexStream>,
+) {
+    let (opened, accepted) = mpsc::unbounded_channel();
+    let connector = tower::service_fn(move |_| {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let up = *up.borrow() && opened.send(far).is_ok();
+        ready(if up { Ok(near) } else { Err(io::ErrorKind::ConnectionRefused.into()) })
+    });
+    (connector, accepted)
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_wait_fail_fast_and_succeed_within_one_pause_of_the_first_endpoints_return() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let (tell, up) = watch::channel(false);
+    let (connector, mut accepted) = in_memory(up);
+    let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
+    let backoff = endpoints::Backoff { min: SECOND / 10, max: 2 * SECOND, jitter: 0.0 };
+    let endpoint_params = endpoints::Params { backoff, ..params() };
+    let endpoints = Endpoints::fixed(["a", "b", "c"], &connect, endpoint_params);
+    let mut rig = Rig::of(endpoints, proxy::Params { failfast_timeout: 3 * SECOND, ..PARAMS }).await;
+    tokio::spawn(async move {
+        while let Some(io) = accepted.recv().await {
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(io).await.unwrap();
+                while let Some(Ok((_, respond))) = connection.accept().await {
+                    answer(Asked { number: 0, respond }).await;
+                }
+            });
+        }
+    });
+    // All wait for the fail-fast time, from when the last endpoint was lost, and fail together.
+    let started = Instant::now();
+    let waiting: Vec<_> = (0..50).map(|_| tokio::spawn(rig.send())).collect();
+    for answered in waiting {
+        assert_eq!(answered.await.unwrap().unwrap(), 502);
+    }
+    assert!((3 * SECOND..4 * SECOND).contains(&started.elapsed()), "{:?}", started.elapsed());
+    // The next ones do not wait.
+    let started = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(rig.send().await.unwrap(), 502);
+    }
+    assert!(started.elapsed() < SECOND / 10, "{:?}", started.elapsed());
+    // However long it was down.
+    tokio::time::sleep(60 * SECOND).await;
+    tell.send_replace(true);
+    let started = Instant::now();
+    while rig.send().await.unwrap() != 200 {
+        tokio::time::sleep(SECOND / 100).await;
+    }
+    assert!(started.elapsed() <= backoff.max + SECOND / 10, "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connections_are_closed_but_for_the_last() {
+    const IDLE: Duration = Duration::from_secs(60);
+    let (_tell, up) = watch::channel(true);
+    let (connector, mut accepted) = in_memory(up);
+    let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
+    let one = NonZeroUsize::new(1);
+    let endpoint_params = endpoints::Params { max_streams: one, max_idle: Some(IDLE), ..params() };
+    let mut rig = Rig::of(Endpoints::fixed(["a"], &connect, endpoint_params), PARAMS).await;
+    let (opened, held) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(io) = accepted.recv().await {
+            let opened = opened.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(io).await.unwrap();
+                while let Some(Ok((_, respond))) = connection.accept().await {
+                    let _ = opened.send(Asked { number: 0, respond });
+                }
+            });
+        }
+    });
+    // Each needs a connection of its own.
+    let mut held = held;
+    let open: Vec<_> = (0..3).map(|_| tokio::spawn(rig.send())).collect();
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        all.push(held.recv().await.unwrap());
+    }
+    let connections = |rig: &Rig| rig.endpoints.status()[0].connections;
+    tokio::time::sleep(2 * IDLE).await;
+    assert_eq!(connections(&rig), 3, "what is used is not idle");
+    for asked in all {
+        answer(asked).await;
+    }
+    for answered in open {
+        assert_eq!(answered.await.unwrap().unwrap(), 200);
+    }
+    tokio::time::sleep(2 * IDLE).await;
+    assert_eq!(connections(&rig), 1);
+    tokio::time::sleep(10 * IDLE).await;
+    assert_eq!(connections(&rig), 1);
 }
