@@ -5,8 +5,8 @@
 //!   `tower::MakeService` holds. It is tuned by [`http_h2::ClientParams`].
 //! - [`IncomingBody`] is the body of either side. It ends without an error only when its peer ended the stream cleanly,
 //!   and its errors carry the code to reset the other side's stream with.
-//! - [`Endpoints`] keeps a connection to each of several targets; [`Proxy`] forwards requests to them and answers what
-//!   cannot be forwarded.
+//! - [`Endpoints`] keeps connections to each of several targets, which may change, and chooses among them by load;
+//!   [`Proxy`] forwards requests to them, sends again what was not processed, and answers what cannot be forwarded.
 //! - [`Stats`] counts what goes through, without locks.
 //!
 //! h2 does the protocol; none of its types is part of this interface.
