@@ -421,6 +421,12 @@ impl Collector for System {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connector::TcpConnector;
+    use app_env::TcpParams;
+    use http_h2::ClientParams;
+    use proxy_http::{Connect, Endpoint, endpoints, proxy};
+    use std::{net::SocketAddr, time::Duration};
+    use tokio::{sync::watch, task::yield_now, time::timeout};
 
     #[test]
     fn idle_workers_do_not_make_an_endpoint_look_fast() {
@@ -438,5 +444,32 @@ mod tests {
         assert_eq!((*state, *connections, *streams, *ejected), (State::Ready, 3, 6, 1));
         assert_eq!(*latency, Some(0.1));
         assert_eq!(merge([status(State::Failed, None)].into_iter())["127.0.0.1:80"].latency, None);
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_gone_has_no_series() {
+        let addrs: [SocketAddr; 2] = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 2], 1).into()];
+        let connect = Connect::new(TcpConnector::new(TcpParams::default()), &ClientParams::DEFAULT).unwrap();
+        let (discovered, list) = watch::channel(addrs.map(Endpoint::new).to_vec());
+        let direction = Direction {
+            name: "outbound",
+            stats: vec![Arc::default(), Arc::default()],
+            endpoints: (0..2).map(|_| Endpoints::spawn(list.clone(), &connect, endpoints::Params::default())).collect(),
+            limits: Arc::new(proxy::Limits::new(proxy::Params::default())),
+        };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Directions(vec![direction])));
+        let metrics = Metrics(registry);
+        // Of each endpoint; latencies are not known yet.
+        let series = |addr| metrics.encode().unwrap().matches(&format!("endpoint=\"{addr}\"")).count();
+        assert_eq!(addrs.map(series), [3, 3]);
+        discovered.send_replace(vec![Endpoint::new(addrs[1])]);
+        let gone = async {
+            while series(addrs[0]) > 0 {
+                yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(60), gone).await.expect("its series vanish");
+        assert_eq!(series(addrs[1]), 3);
     }
 }

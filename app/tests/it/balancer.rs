@@ -99,6 +99,31 @@ async fn endpoints_are_counted_by_state_and_by_what_is_on_them() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_has_never_been_connected_is_pending_until_it_answers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let settings = [("LINKERD2_PROXY_CORES", "1"), ("LINKERD2_PROXY_OUTBOUND_CONNECT_TIMEOUT", "1h")];
+    let app = App::start(addr, &settings);
+    // The kernel has taken the connection by then; HTTP/2 has not been spoken on it.
+    let (stream, _) = listener.accept().await.unwrap();
+    let connections = format!("http_balancer_endpoint_connections{{direction=\"outbound\",endpoint=\"{addr}\"}}");
+    for (state, count) in [("pending", 1.0), ("ready", 0.0), ("failed", 0.0), ("ejected", 0.0)] {
+        let line = format!("http_balancer_endpoints{{direction=\"outbound\",endpoint_state=\"{state}\"}}");
+        until(&app, &line, |n| n == count).await;
+    }
+    until(&app, &connections, |n| n == 0.0).await;
+    tokio::spawn(async move {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        connection.accept().await
+    });
+    for (state, count) in [("pending", 0.0), ("ready", 1.0)] {
+        let line = format!("http_balancer_endpoints{{direction=\"outbound\",endpoint_state=\"{state}\"}}");
+        until(&app, &line, |n| n == count).await;
+    }
+    until(&app, &connections, |n| n == 1.0).await;
+}
+
+#[tokio::test]
 async fn retries_are_counted_by_reason_and_beyond_their_budget() {
     let every_other = |count: usize, mut respond: SendResponse<Bytes>| match count % 2 {
         0 => respond.send_reset(Reason::REFUSED_STREAM),
