@@ -15,6 +15,9 @@ use std::{
 use tokio::io::DuplexStream;
 use tower_service::Service;
 
+pub mod link;
+pub mod timer;
+
 /// A client whose requests go through the proxy to an endpoint that sends bodies back.
 #[derive(Debug)]
 pub struct Chain {
