@@ -16,6 +16,7 @@ use tokio::io::DuplexStream;
 use tower_service::Service;
 
 pub mod link;
+pub mod load;
 pub mod timer;
 
 /// A client whose requests go through the proxy to an endpoint that sends bodies back.

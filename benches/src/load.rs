@@ -1,0 +1,204 @@
+//! The load generator: streams on connections, in a closed loop or at a fixed rate, and what came of each.
+
+mod body;
+mod end;
+mod endpoint;
+mod outcome;
+mod workload;
+
+pub use self::{
+    body::Payload,
+    end::End,
+    endpoint::{Endpoint, serve_endpoint},
+    outcome::Outcome,
+    workload::Workload,
+};
+
+use self::outcome::Recorder;
+use crate::timer::{Clock, Timer};
+use http::Response;
+use http_body_util::BodyExt as _;
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{Builder, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::TcpStream,
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+/// What to send, where to and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Where to connect to.
+    pub target: SocketAddr,
+    /// What each stream does.
+    pub workload: Workload,
+    /// Over how many connections the streams are spread; at least 1.
+    pub connections: usize,
+    /// How many streams are open at once, in total. At a fixed rate: at most.
+    pub streams: usize,
+    /// Streams to start a second, whatever became of those before; their latency counts from when they were to start.
+    /// `None`: a closed loop, each stream begins when the one before has ended.
+    pub rate: Option<f64>,
+    /// How long to run before anything counts.
+    pub warm_up: Duration,
+    /// How long to measure.
+    pub time: Duration,
+    /// After how long a stream is given up.
+    pub timeout: Duration,
+}
+
+/// Windows that never bind: what is measured are those of the proxy.
+const STREAM_WINDOW: u32 = 16 << 20;
+const CONNECTION_WINDOW: u32 = 1 << 30;
+
+type Client = SendRequest<Payload>;
+
+// === impl Load ===
+
+impl Load {
+    /// Runs the load; `sample` is called when the measured time begins and when it ends.
+    ///
+    /// # Errors
+    ///
+    /// When no connection can be made; what happens to one later is counted.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub async fn run<T>(&self, mut sample: impl FnMut() -> T) -> io::Result<(Outcome, T, T)> {
+        let recorder = Arc::new(Recorder::new());
+        let mut clients = Vec::new();
+        // Aborts all of them when the run is over.
+        let mut tasks = JoinSet::new();
+        for _ in 0..self.connections.max(1) {
+            clients.push(self.connect(&mut tasks).await?);
+        }
+        match self.rate {
+            None => self.spawn_closed_loop(&clients, &recorder, &mut tasks),
+            Some(rate) => _ = tasks.spawn(open_loop(*self, rate, clients.clone(), Arc::clone(&recorder))),
+        }
+        sleep(self.warm_up).await;
+        recorder.begin();
+        let before = sample();
+        sleep(self.time).await;
+        let outcome = recorder.finish();
+        Ok((outcome, before, sample()))
+    }
+
+    async fn connect(&self, tasks: &mut JoinSet<()>) -> io::Result<Client> {
+        let io = TcpStream::connect(self.target).await?;
+        io.set_nodelay(true)?;
+        let (client, connection) = Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(self.workload.client_window().unwrap_or(STREAM_WINDOW))
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_reset_streams(10_000)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(io::Error::other)?;
+        // How a connection ends shows in its streams.
+        tasks.spawn(async move { connection.await.unwrap_or_default() });
+        Ok(client)
+    }
+
+    fn spawn_closed_loop(&self, clients: &[Client], recorder: &Arc<Recorder>, tasks: &mut JoinSet<()>) {
+        for (client, _) in clients.iter().cycle().zip(0..self.streams) {
+            tasks.spawn(closed_loop(*self, client.clone(), Arc::clone(recorder)));
+        }
+        if let Some(beside) = self.workload.beside() {
+            let load = Self { workload: beside, ..*self };
+            for client in clients {
+                tasks.spawn(closed_loop(load, client.clone(), Arc::clone(recorder)));
+            }
+        }
+    }
+}
+
+async fn closed_loop(load: Load, client: Client, recorder: Arc<Recorder>) {
+    while !client.is_closed() {
+        one(&load, client.clone(), &recorder, Instant::now()).await;
+    }
+}
+
+async fn open_loop(load: Load, rate: f64, clients: Vec<Client>, recorder: Arc<Recorder>) {
+    let Ok(mut timer) = Timer::new(Clock::Kernel) else { return };
+    let slots = Arc::new(Semaphore::new(load.streams));
+    let mut tasks = JoinSet::new();
+    let start = Instant::now();
+    for (client, n) in clients.iter().cycle().zip(0u32..) {
+        let intended = start + Duration::from_secs_f64(f64::from(n) / rate);
+        let (Ok(()), Ok(slot)) = (timer.until(intended).await, Arc::clone(&slots).acquire_owned().await) else {
+            return;
+        };
+        let (client, recorder) = (client.clone(), Arc::clone(&recorder));
+        tasks.spawn(async move {
+            one(&load, client, &recorder, intended).await;
+            drop(slot);
+        });
+        while tasks.try_join_next().is_some() {}
+    }
+}
+
+/// One stream, from its start to its end.
+async fn one(load: &Load, client: Client, recorder: &Recorder, start: Instant) {
+    let end = match timeout(load.timeout, exchange(load.workload, client, recorder)).await {
+        Ok(Ok(end)) => end,
+        Ok(Err(error)) => End::of_error(&error),
+        Err(_) => End::Timeout,
+    };
+    if load.workload.is_measured() || !end.is_ok() {
+        recorder.record(end, start.elapsed());
+    }
+}
+
+async fn exchange(workload: Workload, mut client: Client, recorder: &Recorder) -> Result<End, hyper::Error> {
+    client.ready().await?;
+    let rsp = client.send_request(workload.request()).await?;
+    if rsp.status() != http::StatusCode::OK {
+        return Ok(End::Status(rsp.status().as_u16()));
+    }
+    drain(workload, rsp, recorder).await
+}
+
+/// Reads the answer to its end, as fast as the workload does.
+async fn drain(workload: Workload, rsp: Response<Incoming>, recorder: &Recorder) -> Result<End, hyper::Error> {
+    let mut status = rsp.headers().get("grpc-status").cloned();
+    let mut body = rsp.into_body();
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        match frame?.into_data() {
+            Ok(data) => {
+                bytes += data.len() as u64;
+                recorder.received(data.len() as u64);
+                if let Some(pause) = workload.pause() {
+                    sleep(pause).await;
+                }
+            }
+            Err(frame) => status = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status")).cloned(),
+        }
+    }
+    Ok(match status {
+        _ if bytes != workload.answer_bytes() => End::Truncated,
+        None if workload.is_grpc() => End::Truncated,
+        Some(status) if status != "0" => End::Grpc(status.to_str().ok().and_then(|s| s.parse().ok()).unwrap_or(2)),
+        _ => End::Ok,
+    })
+}
+
+/// The first error of a chain that is a `T`.
+fn find<'a, T: Error + 'static>(mut error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    loop {
+        match error.downcast_ref() {
+            Some(found) => return Some(found),
+            None => error = error.source()?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! The server at the end of all loads.
+
+use super::{CONNECTION_WINDOW, Payload, STREAM_WINDOW, Workload, body::trailers};
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
+use hyper::{body::Incoming, server::conn::http2::Builder, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::{
+    future::ready,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    task::JoinSet,
+};
+
+/// A server on a free port of loopback. Dropping it closes all connections.
+///
+/// | path | answer |
+/// | --- | --- |
+/// | `/bytes/N` | N bytes |
+/// | `/drain` | nothing, once the request was read |
+/// | `/bench.Echo/Repeat` | 64 gRPC messages of 4 KiB |
+/// | `/bench.Echo/Collect` | one gRPC message, once the request was read |
+/// | anything else | the request's body, with `grpc-status: 0` behind it |
+#[derive(Debug)]
+pub struct Endpoint {
+    addr: SocketAddr,
+    received: Arc<AtomicU64>,
+    _tasks: JoinSet<()>,
+}
+
+type Answer = Response<UnsyncBoxBody<Bytes, hyper::Error>>;
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// Starts the server on the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// When no port is free.
+    pub async fn spawn() -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let addr = listener.local_addr()?;
+        let received = Arc::<AtomicU64>::default();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, Arc::clone(&received)));
+        Ok(Self { addr, received, _tasks: tasks })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Bytes of requests' bodies that arrived so far.
+    pub fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+}
+
+async fn accept(listener: TcpListener, received: Arc<AtomicU64>) {
+    let mut connections = JoinSet::new();
+    while let Ok((io, _)) = listener.accept().await {
+        let _ = io.set_nodelay(true);
+        connections.spawn(serve_endpoint(io, Arc::clone(&received)));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// Serves one connection to its end, as [`Endpoint`] does; adds the bytes of requests' bodies to `received`.
+pub async fn serve_endpoint<I>(io: I, received: Arc<AtomicU64>)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let service = service_fn(move |req| answer(req, Arc::clone(&received)));
+    // How a connection ends shows at the client.
+    let _ = Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(100_000)
+        .max_pending_accept_reset_streams(100_000)
+        .serve_connection(TokioIo::new(io), service)
+        .await;
+}
+
+async fn answer(req: Request<Incoming>, received: Arc<AtomicU64>) -> Result<Answer, hyper::Error> {
+    let path = req.uri().path().to_owned();
+    let content_type = req.headers().get(header::CONTENT_TYPE).cloned();
+    let mut body = req.into_body();
+    let body = if let Some(len) = path.strip_prefix("/bytes/") {
+        boxed(Payload::bytes(len.parse().unwrap_or_default()))
+    } else if path == "/drain" {
+        drain(&mut body, &received).await?;
+        boxed(Payload::bytes(0))
+    } else if path == "/bench.Echo/Repeat" {
+        drain(&mut body, &received).await?;
+        boxed(Workload::repeated().with_status())
+    } else if path == "/bench.Echo/Collect" {
+        drain(&mut body, &received).await?;
+        boxed(Workload::collected().with_status())
+    } else {
+        body.map_frame(move |frame| {
+            received.fetch_add(frame.data_ref().map_or(0, Bytes::len) as u64, Relaxed);
+            frame
+        })
+        .with_trailers(ready(Some(Ok(trailers()))))
+        .boxed_unsync()
+    };
+    let mut rsp = Response::new(body);
+    rsp.headers_mut().extend(content_type.map(|value| (header::CONTENT_TYPE, value)));
+    Ok(rsp)
+}
+
+fn boxed(payload: Payload) -> UnsyncBoxBody<Bytes, hyper::Error> {
+    payload.map_err(|never| match never {}).boxed_unsync()
+}
+
+async fn drain(body: &mut Incoming, received: &AtomicU64) -> Result<(), hyper::Error> {
+    while let Some(frame) = body.frame().await {
+        received.fetch_add(frame?.data_ref().map_or(0, Bytes::len) as u64, Relaxed);
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! What streams do.
+
+use super::Payload;
+use http::{HeaderValue, Method, Request, Uri, header};
+use serde::{Deserialize, Serialize};
+use std::{fmt, time::Duration};
+
+/// What each stream of a load does.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Workload {
+    /// GET, 128 bytes in the answer.
+    Unary,
+    /// A gRPC message of 128 bytes each way.
+    GrpcUnary,
+    /// One gRPC message up, 64 of 4 KiB down.
+    ServerStreaming,
+    /// 64 gRPC messages of 4 KiB up, one down.
+    ClientStreaming,
+    /// 64 gRPC messages of 4 KiB up, each sent back.
+    Bidi,
+    /// GET, 16 MiB in the answer.
+    Download,
+    /// POST of 16 MiB.
+    Upload,
+    /// Downloads that are hardly read, beside a stream on each connection that fetches 64 KiB again and again, and
+    /// is the only one that counts.
+    SlowReaders,
+    /// What runs beside slow readers, alone.
+    #[value(skip)]
+    Fast,
+}
+
+const SMALL: u64 = 128;
+const FAST: u64 = 64 << 10;
+const LARGE: u64 = 16 << 20;
+const MESSAGES: u64 = 64;
+const MESSAGE: u32 = 4 << 10;
+/// Flag and length before each gRPC message.
+const PREFIX: u64 = 5;
+/// What a slow reader waits after each frame.
+const PAUSE: Duration = Duration::from_millis(500);
+
+// === impl Workload ===
+
+impl Workload {
+    /// Those that the plan has.
+    pub const ALL: [Self; 8] = [
+        Self::Unary,
+        Self::GrpcUnary,
+        Self::ServerStreaming,
+        Self::ClientStreaming,
+        Self::Bidi,
+        Self::Download,
+        Self::Upload,
+        Self::SlowReaders,
+    ];
+
+    /// Its name on the command line and in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unary => "unary",
+            Self::GrpcUnary => "grpc-unary",
+            Self::ServerStreaming => "server-streaming",
+            Self::ClientStreaming => "client-streaming",
+            Self::Bidi => "bidi",
+            Self::Download => "download",
+            Self::Upload => "upload",
+            Self::SlowReaders => "slow-readers",
+            Self::Fast => "fast",
+        }
+    }
+
+    /// Whether its bytes mostly go to the endpoint.
+    pub fn is_upward(self) -> bool {
+        matches!(self, Self::ClientStreaming | Self::Upload)
+    }
+
+    /// Whether an answer without `grpc-status` is cut off.
+    pub(super) fn is_grpc(self) -> bool {
+        matches!(self, Self::GrpcUnary | Self::ServerStreaming | Self::ClientStreaming | Self::Bidi)
+    }
+
+    /// What else runs on each connection.
+    pub(super) fn beside(self) -> Option<Self> {
+        (self == Self::SlowReaders).then_some(Self::Fast)
+    }
+
+    /// Whether its streams count, if they end well.
+    pub(super) fn is_measured(self) -> bool {
+        self != Self::SlowReaders
+    }
+
+    /// The wait after each frame that is read.
+    pub(super) fn pause(self) -> Option<Duration> {
+        (self == Self::SlowReaders).then_some(PAUSE)
+    }
+
+    /// The client's stream window, where it must be small for what is not read to stay in the proxy.
+    pub(super) fn client_window(self) -> Option<u32> {
+        (self == Self::SlowReaders).then_some(65_535)
+    }
+
+    /// The bytes of an answer's body.
+    pub(super) fn answer_bytes(self) -> u64 {
+        match self {
+            Self::Unary => SMALL,
+            Self::GrpcUnary | Self::ClientStreaming => PREFIX + SMALL,
+            Self::ServerStreaming | Self::Bidi => MESSAGES * (PREFIX + u64::from(MESSAGE)),
+            Self::Download | Self::SlowReaders => LARGE,
+            Self::Upload => 0,
+            Self::Fast => FAST,
+        }
+    }
+
+    pub(super) fn request(self) -> Request<Payload> {
+        let (method, uri, body) = match self {
+            Self::Unary => (Method::GET, "http://bench.example/bytes/128", Payload::bytes(0)),
+            Self::Fast => (Method::GET, "http://bench.example/bytes/65536", Payload::bytes(0)),
+            Self::Download | Self::SlowReaders => {
+                (Method::GET, "http://bench.example/bytes/16777216", Payload::bytes(0))
+            }
+            Self::Upload => (Method::POST, "http://bench.example/drain", Payload::bytes(LARGE)),
+            Self::GrpcUnary => {
+                (Method::POST, "http://bench.example/bench.Echo/Unary", Payload::messages(1, SMALL as u32))
+            }
+            Self::ServerStreaming => {
+                (Method::POST, "http://bench.example/bench.Echo/Repeat", Payload::messages(1, SMALL as u32))
+            }
+            Self::ClientStreaming => {
+                (Method::POST, "http://bench.example/bench.Echo/Collect", Payload::messages(MESSAGES, MESSAGE))
+            }
+            Self::Bidi => (Method::POST, "http://bench.example/bench.Echo/Chat", Payload::messages(MESSAGES, MESSAGE)),
+        };
+        let mut req = Request::new(body);
+        *req.method_mut() = method;
+        *req.uri_mut() = Uri::from_static(uri);
+        if self.is_grpc() {
+            req.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            req.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        req
+    }
+
+    /// What `bench.Echo/Repeat` answers.
+    pub(super) fn repeated() -> Payload {
+        Payload::messages(MESSAGES, MESSAGE)
+    }
+
+    /// What `bench.Echo/Collect` answers.
+    pub(super) fn collected() -> Payload {
+        Payload::messages(1, SMALL as u32)
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
