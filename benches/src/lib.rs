@@ -17,6 +17,8 @@ use tower_service::Service;
 
 pub mod link;
 pub mod load;
+pub mod matrix;
+pub mod process;
 pub mod timer;
 
 /// A client whose requests go through the proxy to an endpoint that sends bodies back.

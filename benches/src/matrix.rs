@@ -1,0 +1,17 @@
+//! The matrix: cells of windows, streams, links and workloads, and how they are measured.
+
+mod cell;
+mod measure;
+pub mod plan;
+mod results;
+mod run;
+
+pub use self::{
+    cell::{Cell, Side, Windows, size_name},
+    measure::{Sample, measure},
+    results::{Machine, Record, Results},
+    run::{Options, run},
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! One cell of the matrix.
+
+use crate::{
+    link::{Direction, Link, Profile},
+    load::Workload,
+};
+use serde::{Deserialize, Serialize};
+use std::{fmt, time::Duration};
+
+/// What is measured at once: one workload through one proxy over one link.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// What the streams do.
+    pub workload: Workload,
+    /// The proxy's windows, toward the client and toward the endpoint.
+    pub windows: Windows,
+    /// Streams open at once, in total.
+    pub streams: usize,
+    /// Client connections that they are spread over.
+    pub connections: usize,
+    /// Streams a second. `None`: as fast as they end.
+    pub rate: Option<u32>,
+    /// The link's round trip, in milliseconds.
+    pub rtt_ms: u64,
+    /// The link's bandwidth, in Mbit/s each way.
+    pub mbits: u64,
+    /// Where the link is.
+    pub side: Side,
+    /// How the link changes over time.
+    pub profile: Profile,
+}
+
+/// The flow control of a proxy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Windows {
+    /// Windows of so many bytes.
+    Fixed {
+        /// Of a stream.
+        stream: u32,
+        /// Of a connection.
+        connection: u32,
+    },
+    /// Windows that grow; fixed ones mean nothing then.
+    Adaptive,
+}
+
+/// Where the link is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Nowhere: bare loopback.
+    Direct,
+    /// Between client and proxy.
+    Client,
+    /// Between proxy and endpoint.
+    Endpoint,
+    /// One on each side: the client sees two round trips.
+    Both,
+}
+
+// === impl Cell ===
+
+impl Cell {
+    /// A steady link of 1 Gbit/s, one connection, a closed loop. Without a round trip there is no link.
+    pub fn new(workload: Workload, windows: Windows, streams: usize, rtt_ms: u64, side: Side) -> Self {
+        let side = if rtt_ms == 0 { Side::Direct } else { side };
+        Self {
+            workload,
+            windows,
+            streams,
+            connections: 1,
+            rate: None,
+            rtt_ms,
+            mbits: 1_000,
+            side,
+            profile: Profile::Steady,
+        }
+    }
+
+    /// Whether each word is one of those in the cell's name.
+    pub fn matches(&self, words: &str) -> bool {
+        let name = self.to_string();
+        words.split_whitespace().all(|word| name.split(' ').any(|part| part == word))
+    }
+
+    /// How long to let the load run before it counts: adaptive windows take round trips to grow.
+    pub fn warm_up(&self) -> Duration {
+        if self.profile != Profile::Steady {
+            // The same for all, so that all see the same part of it.
+            return Duration::from_secs(1);
+        }
+        let links = if self.side == Side::Both { 2 } else { 1 };
+        let round_trips = if self.windows == Windows::Adaptive { 40 } else { 10 };
+        Duration::from_millis(250 + round_trips * self.rtt_ms * links)
+    }
+
+    /// How long to measure, where a steady cell is to take `time`.
+    pub fn time(&self, time: Duration) -> Duration {
+        if self.profile == Profile::Steady { time } else { time.max(Duration::from_secs(2)) }
+    }
+
+    /// A fresh link, whose profile starts now.
+    pub fn link(&self) -> Link {
+        let rtt = Duration::from_millis(self.rtt_ms);
+        Link::symmetric(Direction { profile: self.profile, ..Direction::of_round_trip(rtt, self.mbits) })
+    }
+
+    /// The variables that set up the proxy, without the `LINKERD2_PROXY_` that all have.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        let mut settings = self.windows.settings();
+        // Unset, a client could have 200.
+        settings.push(("OUTBOUND_SERVER_HTTP2_MAX_CONCURRENT_STREAMS".to_owned(), "10000".to_owned()));
+        settings
+    }
+}
+
+impl fmt::Display for Cell {
+    /// Its name, of words that filters pick by.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { workload, windows, streams, connections, rate, rtt_ms, mbits, side, profile } = self;
+        write!(f, "{workload} {windows} x{streams} {rtt_ms}ms {side} {profile}")?;
+        if *connections != 1 {
+            write!(f, " on{connections}")?;
+        }
+        if *mbits != 1_000 {
+            write!(f, " {mbits}mbit")?;
+        }
+        rate.map_or(Ok(()), |rate| write!(f, " {rate}/s"))
+    }
+}
+
+// === impl Windows ===
+
+impl Windows {
+    /// What the proxy has if nothing is set.
+    pub const DEFAULT: Self = Self::Fixed { stream: 65_535, connection: 1 << 20 };
+    /// The largest of the plan.
+    pub const LARGEST: Self = Self::Fixed { stream: 1 << 20, connection: 16 << 20 };
+
+    /// The variables that set them, without the `LINKERD2_PROXY_` that all have.
+    pub fn settings(self) -> Vec<(String, String)> {
+        let mut settings = Vec::new();
+        for peer in ["SERVER", "CONNECT"] {
+            let mut set = |name: &str, value: String| settings.push((format!("OUTBOUND_{peer}_HTTP2_{name}"), value));
+            match self {
+                Self::Adaptive => set("ADAPTIVE_FLOW_CONTROL", true.to_string()),
+                Self::Fixed { stream, connection } => {
+                    set("INITIAL_STREAM_WINDOW_SIZE", stream.to_string());
+                    set("INITIAL_CONNECTION_WINDOW_SIZE", connection.to_string());
+                }
+            }
+        }
+        settings
+    }
+}
+
+impl fmt::Display for Windows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Adaptive => f.write_str("adaptive"),
+            Self::Fixed { stream, connection } => write!(f, "w{} c{}", size_name(stream), size_name(connection)),
+        }
+    }
+}
+
+/// `64K` and the like; 65535, the window of RFC 9113, is one of them.
+pub fn size_name(bytes: u32) -> String {
+    let kib = bytes.div_ceil(1 << 10);
+    if kib < 1 << 10 { format!("{kib}K") } else { format!("{}M", kib >> 10) }
+}
+
+// === impl Side ===
+
+impl Side {
+    /// Its name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Client => "client",
+            Self::Endpoint => "endpoint",
+            Self::Both => "both",
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
