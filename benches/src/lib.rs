@@ -19,6 +19,7 @@ pub mod link;
 pub mod load;
 pub mod matrix;
 pub mod process;
+pub mod report;
 pub mod timer;
 
 /// A client whose requests go through the proxy to an endpoint that sends bodies back.

@@ -1,0 +1,66 @@
+//! The report: a run's results as Markdown with charts, and what they say in words.
+
+mod advice;
+mod answers;
+mod chart;
+mod charts;
+mod data;
+mod table;
+
+pub use self::{
+    advice::Advice,
+    chart::{Chart, Kind, Series},
+    data::{Data, Measured, Spread},
+};
+
+use std::{error::Error, fs, path::Path};
+
+/// Writes the report into a folder: `README.md`, a picture for each chart, and `cells.md` with the medians of all cells.
+///
+/// # Errors
+///
+/// When the folder cannot be written.
+pub fn write(data: &Data, dir: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fs::create_dir_all(dir)?;
+    for chart in charts::all(data) {
+        fs::write(dir.join(format!("{}.svg", chart.name)), chart.svg()?)?;
+    }
+    fs::write(dir.join("README.md"), markdown(data))?;
+    let cells = answers::cells(data);
+    fs::write(dir.join("cells.md"), format!("# All cells\n\nMedians. \"-\": no stream ended, or no link.\n\n{cells}"))?;
+    Ok(())
+}
+
+/// The report's text.
+pub fn markdown(data: &Data) -> String {
+    let machine = &data.machine;
+    let mut text = format!(
+        "# What windows do to HTTP/2 through a proxy\n\n\
+         {} cells, each measured for {} s in {} interleaved rounds; medians, and thin lines in the charts from the \
+         least to the most.\nOne worker of the proxy, one client connection, one connection to the endpoint; links of \
+         1 Gbit/s where a round trip\nis given, emulated on loopback (delays and queues, no loss).\n\n\
+         - machine: {}, {} GiB, Linux {}\n- commit: {}\n- command: `{}`\n\n",
+        data.cells().len(),
+        machine.seconds,
+        machine.rounds,
+        machine.cpu,
+        machine.memory_gib,
+        machine.kernel,
+        machine.commit,
+        machine.command,
+    );
+    text += "A window of `64K / 1M` is one of 64 KiB for each stream and of 1 MiB for the connection, the proxy's \
+             default.\n[cells.md](cells.md) has the figures of every cell.\n\n";
+    for (title, section) in answers::all(data) {
+        let body = section.trim();
+        if !body.is_empty() {
+            text += &format!("## {title}\n\n{body}\n\n");
+        }
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests;
