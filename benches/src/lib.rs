@@ -21,6 +21,7 @@ pub mod matrix;
 pub mod process;
 pub mod report;
 pub mod timer;
+pub mod tune;
 
 /// A client whose requests go through the proxy to an endpoint that sends bodies back.
 #[derive(Debug)]
