@@ -18,6 +18,7 @@ use tower_service::Service;
 pub mod link;
 pub mod load;
 pub mod matrix;
+pub mod outside;
 pub mod process;
 pub mod report;
 pub mod timer;

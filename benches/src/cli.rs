@@ -1,0 +1,232 @@
+//! What the command line says.
+
+use benches::{
+    matrix::{self, Cell, Results, Windows, plan},
+    outside,
+    process::find_app,
+    report::{self, Data},
+    tune,
+};
+use clap::{Args, Parser, Subcommand};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+/// Measures the proxy over emulated links, and says what to set.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure cells of windows, streams, links and workloads
+    Matrix(MatrixArgs),
+    /// Turn results into Markdown and charts
+    Report(ReportArgs),
+    /// Measure the path to a server, and print the windows to set for it
+    Tune(TuneArgs),
+    /// Run h2load, and ghz if it is there, against the same set-up
+    Outside(OutsideArgs),
+}
+
+#[derive(Args, Debug)]
+struct TuneArgs {
+    /// An HTTP/2 server without TLS, as host:port; or give --rtt-ms and --mbits
+    #[arg(required_unless_present_all = ["rtt_ms", "mbits"])]
+    target: Option<String>,
+    /// What to fetch from it to measure the bandwidth; should be large
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// How long to fetch it, in seconds
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// The path's round trip, instead of measuring it
+    #[arg(long, requires = "mbits", conflicts_with = "target")]
+    rtt_ms: Option<f64>,
+    /// The path's bandwidth, instead of measuring it
+    #[arg(long, requires = "rtt_ms")]
+    mbits: Option<f64>,
+    /// Streams that share a connection
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    streams: u32,
+    /// How many of them may stop reading without stopping the others
+    #[arg(long, default_value_t = 3)]
+    slow_readers: u32,
+    /// MiB that one connection may make the proxy hold
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..1024))]
+    memory_mib: u32,
+}
+
+#[derive(Args, Debug)]
+struct OutsideArgs {
+    /// Requests of each tool
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    requests: u32,
+    /// Streams at once, on one connection
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    streams: u32,
+    /// The proxy's binary [default: beside this program]
+    #[arg(long, value_name = "PATH")]
+    app: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct ReportArgs {
+    /// The results of `matrix` [default: the newest in target/benches]
+    #[arg(long, value_name = "FILE")]
+    results: Option<PathBuf>,
+    /// Where the report goes [default: benches/report, of a quick run target/benches/report]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct MatrixArgs {
+    /// A few cells, once, in under a minute
+    #[arg(long, conflicts_with = "cross")]
+    quick: bool,
+    /// Everything with everything, instead of the plan; takes hours
+    #[arg(long)]
+    cross: bool,
+    /// Only cells whose names have all of these words, as in "download x8 20ms"; may be given several times
+    #[arg(long, value_name = "WORDS")]
+    filter: Vec<String>,
+    /// Print the cells' names and how long they would take
+    #[arg(long)]
+    list: bool,
+    /// How often to measure each cell [default: 3, quick: 1]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// How long to measure each cell, in seconds [default: 1, quick: 0.5]
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Where results go, as JSON lines; a run that was stopped is resumed [default: in target/benches]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// The proxy's binary [default: beside this program]
+    #[arg(long, value_name = "PATH")]
+    app: Option<PathBuf>,
+}
+
+type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+
+const RESULTS: &str = "target/benches";
+const PATIENCE: Duration = Duration::from_secs(10);
+const QUICK: &str = "quick.jsonl";
+const FULL: &str = "full.jsonl";
+
+pub(crate) fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Matrix(args) => block_on(run_matrix(args)),
+        Command::Report(args) => write_report(args),
+        Command::Tune(args) => block_on(run_tune(args)),
+        Command::Outside(args) => block_on(run_outside(args)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs on one thread: the proxy has the other of two cores, and timers stay exact.
+fn block_on(future: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+async fn run_matrix(args: MatrixArgs) -> Outcome {
+    let mut cells = match (args.quick, args.cross) {
+        (true, _) => plan::quick(),
+        (_, true) => plan::cross(),
+        _ => plan::full(),
+    };
+    if !args.filter.is_empty() {
+        cells.retain(|cell: &Cell| args.filter.iter().any(|words| cell.matches(words)));
+    }
+    if cells.is_empty() {
+        return Err("no cell has all of these words; --list prints their names".into());
+    }
+    let seconds = args.seconds.unwrap_or(if args.quick { 0.5 } else { 1.0 });
+    let time = Duration::try_from_secs_f64(seconds).ok().filter(|time| !time.is_zero());
+    let name = if args.quick { QUICK } else { FULL };
+    let mut options = matrix::Options {
+        app: PathBuf::new(),
+        cells,
+        rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }),
+        time: time.ok_or("--seconds: must be above 0")?,
+        out: args.out.unwrap_or_else(|| [RESULTS, name].iter().collect()),
+    };
+    let minutes = options.estimate().as_secs_f64() / 60.0;
+    if args.list {
+        options.cells.iter().for_each(|cell| println!("{cell}"));
+        println!("{} cells, {} rounds, {minutes:.1} minutes", options.cells.len(), options.rounds);
+        return Ok(());
+    }
+    options.app = find_app(args.app)?;
+    println!("{} cells, {} rounds, about {minutes:.1} minutes", options.cells.len(), options.rounds);
+    let failed = matrix::run(&options).await?;
+    println!("results are in {}", options.out.display());
+    if failed > 0 { Err(format!("{failed} cells could not be measured").into()) } else { Ok(()) }
+}
+
+fn write_report(args: ReportArgs) -> Outcome {
+    let results = match args.results {
+        Some(path) => path,
+        None => newest_results().ok_or("there are no results: call `benches matrix` before")?,
+    };
+    // The repository holds a full run's report, which a quick one should not replace.
+    let out = args.out.unwrap_or_else(|| {
+        let quick = results.file_name().is_some_and(|name| name == QUICK);
+        if quick { [RESULTS, "report"].iter().collect() } else { PathBuf::from("benches/report") }
+    });
+    let data = Data::new(Results::read(&results)?);
+    report::write(&data, &out)?;
+    println!("{} says what {} holds", out.join("README.md").display(), results.display());
+    Ok(())
+}
+
+async fn run_tune(args: TuneArgs) -> Outcome {
+    let path = match (args.target, args.rtt_ms, args.mbits) {
+        (Some(authority), ..) => {
+            let time = Duration::try_from_secs_f64(args.seconds)?;
+            let target = tune::Target { authority, path: args.path, streams: args.streams as usize, time };
+            // Failures to connect take as long as the system lets them.
+            tokio::time::timeout(time + PATIENCE, tune::Path::measure(&target)).await??
+        }
+        (None, rtt_ms, mbits) => {
+            let rtt = Duration::try_from_secs_f64(rtt_ms.unwrap_or_default() / 1e3)?;
+            tune::Path { rtt, bits_per_second: mbits.unwrap_or_default() * 1e6 }
+        }
+    };
+    let needs = tune::Needs { streams: args.streams, slow_readers: args.slow_readers, memory: args.memory_mib << 20 };
+    println!("{}", tune::Advice::new(path, needs));
+    Ok(())
+}
+
+async fn run_outside(args: OutsideArgs) -> Outcome {
+    let app = find_app(args.app)?;
+    let options = outside::Options { app, requests: args.requests, streams: args.streams, windows: Windows::DEFAULT };
+    let rows = outside::run(&options).await?;
+    println!("{}", outside::Row::HEAD);
+    rows.iter().for_each(|row| println!("{row}"));
+    if rows.iter().any(|row| matches!(row.outcome, outside::Outcome::Failed(_))) {
+        return Err("not all tools that are there could be run".into());
+    }
+    Ok(())
+}
+
+fn newest_results() -> Option<PathBuf> {
+    let paths = [FULL, QUICK].map(|name| Path::new(RESULTS).join(name));
+    paths
+        .into_iter()
+        .filter(|path| path.exists())
+        .max_by_key(|path| path.metadata().and_then(|data| data.modified()).ok())
+}
