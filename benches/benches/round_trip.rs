@@ -1,8 +1,12 @@
-//! What a request costs through client, proxy and endpoint, over in-memory pipes; and what reading the settings does.
+//! What a request costs through client, proxy and endpoint, over in-memory pipes; and what reading the settings and
+//! applying params do.
 
 use benches::Chain;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use http_body_util::Full;
+use http_h2::{ClientParams, FlowControl, ServerParams};
+use proxy_http::{Connect, Server};
 use std::{collections::HashMap, hint::black_box};
 use tokio::runtime::{Builder, Runtime};
 
@@ -50,5 +54,18 @@ fn settings(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, round_trips, settings);
+fn params(c: &mut Criterion) {
+    let flow_control =
+        Some(FlowControl::Fixed { initial_stream_window_size: 1 << 18, initial_connection_window_size: 1 << 22 });
+    let server = ServerParams { flow_control, max_concurrent_streams: Some(100), ..ServerParams::DEFAULT };
+    let client = ClientParams { flow_control, max_frame_size: Some(32_768), ..ClientParams::DEFAULT };
+    c.bench_function("server_from_params", |b| {
+        b.iter(|| Server::new(black_box(&server)).expect("the params are in range"));
+    });
+    c.bench_function("connect_from_params", |b| {
+        b.iter(|| Connect::<(), Full<Bytes>>::new((), black_box(&client)).expect("the params are in range"));
+    });
+}
+
+criterion_group!(benches, round_trips, params, settings);
 criterion_main!(benches);
