@@ -16,7 +16,9 @@ use proxy_http::{
 use std::{
     fmt,
     future::{pending, poll_fn},
+    io::Read as _,
     net::SocketAddr,
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -32,20 +34,26 @@ use tokio::{
 
 /// How long anything here may take before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Where this program, started again with [`endpoint_processes_answer_until_they_are_killed`], is an endpoint.
+const SERVE_ON: &str = "RESTARTS_SERVE_ON";
 /// Descriptors and memory are the process's.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// An endpoint that answers GETs with a head, and a little later with a body.
-struct Backend {
-    end: watch::Sender<Option<End>>,
-    task: JoinHandle<()>,
+enum Backend {
+    Task {
+        end: watch::Sender<Option<End>>,
+        task: JoinHandle<()>,
+    },
+    /// A process of its own, which ends with this one.
+    Process(Child),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
     /// GOAWAY, finish, close.
     Drain,
-    /// All sockets are reset at once, as when the process is killed.
+    /// All sockets are closed at once, and reset where the endpoint is a task.
     Kill,
 }
 
@@ -115,12 +123,33 @@ impl Backend {
             drop(listener);
             connections.join_all().await;
         });
-        Self { end, task }
+        Self::Task { end, task }
     }
 
-    async fn end(self, end: End) {
-        self.end.send_replace(Some(end));
-        tokio::time::timeout(PATIENCE, self.task).await.expect("it ends").unwrap();
+    /// Starts a process that listens soon.
+    fn spawn(addr: SocketAddr) -> Self {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["endpoint_processes_answer_until_they_are_killed", "--exact", "--nocapture"])
+            .env(SERVE_ON, addr.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn();
+        Self::Process(child.unwrap())
+    }
+
+    /// A process can only be killed, by SIGKILL.
+    async fn end(self, how: End) {
+        match self {
+            Self::Task { end, task } => {
+                end.send_replace(Some(how));
+                tokio::time::timeout(PATIENCE, task).await.expect("it ends").unwrap();
+            }
+            Self::Process(mut child) => {
+                assert_eq!(how, End::Kill);
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+        }
     }
 }
 
@@ -256,7 +285,8 @@ impl Held {
 /// Restarts three endpoints in turn while 64 requests are in flight.
 async fn rolling(end: End, params: proxy::Params) -> (Arc<Tally>, Arc<Stats>, u32) {
     let (addrs, _held) = addrs::<3>();
-    let mut backends = addrs.map(|addr| Some(Backend::start(addr)));
+    let start = if end == End::Kill { Backend::spawn } else { Backend::start };
+    let mut backends = addrs.map(|addr| Some(start(addr)));
     let rig = Rig::new(&addrs, params).await;
     let (tally, stop, load) = rig.load(64);
     let (started, mut restarts) = (Instant::now(), 0);
@@ -265,15 +295,42 @@ async fn rolling(end: End, params: proxy::Params) -> (Arc<Tally>, Arc<Stats>, u3
             backend.take().unwrap().end(end).await;
             // For a while, nobody is there.
             tokio::time::sleep(Duration::from_millis(20)).await;
-            *backend = Some(Backend::start(addr));
+            *backend = Some(start(addr));
             rig.until_ready(addrs.len()).await;
             restarts += 1;
         }
     }
     stop.send_replace(true);
     load.join_all().await;
+    if end == End::Kill {
+        for backend in backends.into_iter().flatten() {
+            backend.end(end).await;
+        }
+    }
     println!("{end:?}: {restarts} restarts, {tally}; retries: {:?}", rig.stats.retries().collect::<Vec<_>>());
     (tally, rig.stats, restarts)
+}
+
+#[tokio::test]
+async fn endpoint_processes_answer_until_they_are_killed() {
+    if let Ok(addr) = std::env::var(SERVE_ON) {
+        // This is the process: it ends when it is killed, or when whoever started it is gone.
+        std::thread::spawn(|| {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            std::process::exit(0);
+        });
+        let _serving = Backend::start(addr.parse().unwrap());
+        return pending().await;
+    }
+    let _alone = ALONE.lock().await;
+    let ([addr], _held) = addrs::<1>();
+    let backend = Backend::spawn(addr);
+    let rig = Rig::new(&[addr], proxy::Params::default()).await;
+    let tally = Tally::default();
+    tally.count(&mut rig.client.clone()).await;
+    assert_eq!(tally.whole.load(Relaxed), 1, "{tally}");
+    backend.end(End::Kill).await;
+    rig.until(|rig| !rig.endpoints.is_ready()).await;
 }
 
 #[tokio::test]
