@@ -78,9 +78,10 @@ struct OutsideArgs {
 
 #[derive(Args, Debug)]
 struct ReportArgs {
-    /// The results of `matrix` [default: the newest in target/benches]
+    /// The results of `matrix`; of several, a later one replaces cells of those before [default: the newest in
+    /// target/benches]
     #[arg(long, value_name = "FILE")]
-    results: Option<PathBuf>,
+    results: Vec<PathBuf>,
     /// Where the report goes [default: benches/report, of a quick run target/benches/report]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -178,18 +179,22 @@ async fn run_matrix(args: MatrixArgs) -> Outcome {
 }
 
 fn write_report(args: ReportArgs) -> Outcome {
-    let results = match args.results {
-        Some(path) => path,
-        None => newest_results().ok_or("there are no results: call `benches matrix` before")?,
-    };
+    let mut results = args.results;
+    if results.is_empty() {
+        results.push(newest_results().ok_or("there are no results: call `benches matrix` before")?);
+    }
     // The repository holds a full run's report, which a quick one should not replace.
     let out = args.out.unwrap_or_else(|| {
-        let quick = results.file_name().is_some_and(|name| name == QUICK);
+        let quick = results.iter().any(|path| path.file_name().is_some_and(|name| name == QUICK));
         if quick { [RESULTS, "report"].iter().collect() } else { PathBuf::from("benches/report") }
     });
-    let data = Data::new(Results::read(&results)?);
+    let mut data = Data::default();
+    for path in &results {
+        data.add_run(Results::read(path)?);
+    }
     report::write(&data, &out)?;
-    println!("{} says what {} holds", out.join("README.md").display(), results.display());
+    let results: Vec<_> = results.iter().map(|path| path.display().to_string()).collect();
+    println!("{} says what {} holds", out.join("README.md").display(), results.join(" and "));
     Ok(())
 }
 

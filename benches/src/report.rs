@@ -46,8 +46,8 @@ pub fn markdown(data: &Data) -> String {
         machine.cpu,
         machine.memory_gib,
         machine.kernel,
-        machine.commit,
-        machine.command,
+        data.commits().join(", "),
+        data.commands.join("`, `"),
     );
     text += "A window of `64K / 1M` is one of 64 KiB for each stream and of 1 MiB for the connection, the proxy's \
              default.\n[cells.md](cells.md) has the figures of every cell.\n\n";

@@ -25,7 +25,7 @@ pub struct Path {
 pub struct Needs {
     /// Streams that share a connection, when it is busy; at least 1.
     pub streams: u32,
-    /// Of these, how many may stop reading without stopping the others.
+    /// Of these, how many may stop reading without taking window from the others, or more memory than is set.
     pub slow_readers: u32,
     /// The most that one connection may make the proxy hold, in bytes.
     pub memory: u32,
@@ -165,7 +165,7 @@ impl Advice {
         Self { path, needs, stream, connection: stream.saturating_mul(shares).max(stream).min(MOST) }
     }
 
-    /// How many readers may stop before all streams of the connection do.
+    /// How many readers may stop before their connection needs more window than is set.
     pub fn slow_readers(&self) -> u32 {
         (self.connection / self.stream).saturating_sub(1)
     }
@@ -212,17 +212,19 @@ impl fmt::Display for Advice {
         )?;
         writeln!(
             f,
-            "- connection window: {} KiB; {} of {} streams may stop reading before the others do (connection window / \
-             stream window - 1)",
+            "- connection window: {} KiB; {} of {} streams may stop reading before the proxy has to give their connection \
+             more (connection window / stream window - 1)",
             kib(*connection),
             self.slow_readers(),
             needs.streams,
         )?;
         writeln!(
             f,
-            "- memory: clients that stop reading can make the proxy hold {} KiB for each connection; allowed are {}",
+            "- memory: clients that stop reading can make the proxy hold {} KiB for each connection; allowed are {}. More of \
+             them hold {} KiB each, all together no more than D_MAX_BUFFERED_BYTES",
             kib(*connection),
             kib(needs.memory),
+            kib(*stream),
         )?;
         if self.slow_readers() < needs.slow_readers.min(needs.streams.saturating_sub(1)) {
             writeln!(f, "- fewer slow readers than asked for: the memory does not suffice for the smallest windows")?;
@@ -230,7 +232,10 @@ impl fmt::Display for Advice {
         if f64::from(*stream) < path.product() {
             writeln!(f, "- the memory bounds the stream window below what the path could carry")?;
         }
-        write!(f, "- adaptive windows grow by themselves, but one reader that stops then stops all of its connection")
+        write!(
+            f,
+            "- adaptive windows grow by themselves, up to 16 MiB, which is what each reader that stops may hold then"
+        )
     }
 }
 

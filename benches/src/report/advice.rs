@@ -69,7 +69,7 @@ impl Advice {
         (self.streams as u64 * u64::from(self.stream)).min(self.connection.into())
     }
 
-    /// How many readers may stop before all streams of the connection do.
+    /// How many readers may stop before their connection needs more window than is set.
     pub fn slow_readers(&self) -> u32 {
         (self.connection / self.stream).saturating_sub(1)
     }

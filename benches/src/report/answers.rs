@@ -133,8 +133,8 @@ fn advice(data: &Data) -> String {
            (0 ms: bare\nloopback). Set them for what endpoints send with \
            `LINKERD2_PROXY_OUTBOUND_CONNECT_HTTP2_INITIAL_STREAM_WINDOW_SIZE` and\n\
            `..._INITIAL_CONNECTION_WINDOW_SIZE`, and for what clients send with `..._OUTBOUND_SERVER_HTTP2_...`. \
-           *Memory* is what readers that\nstop can make the proxy hold for each connection; *slow readers* is how \
-           many may stop before all streams of it do.\nFor another link, `benches tune` does the arithmetic.\n"
+           *Memory* is what readers that\nstop can make the proxy hold for each connection with that; *slow readers* is \
+           how many may stop before it gives the connection more.\nFor another link, `benches tune` does the arithmetic.\n"
 }
 
 fn stream_window(data: &Data) -> String {
@@ -325,11 +325,7 @@ fn starvation(data: &Data) -> String {
     for windows in plan::windows() {
         let each = |streams| {
             let got = data.spread(&slow_readers(windows, streams), |sample| Some(sample.rps))?;
-            let starves = match windows {
-                Windows::Fixed { stream, connection } => streams as u64 * u64::from(stream) >= u64::from(connection),
-                Windows::Adaptive => false,
-            };
-            let mark = if starves { " *" } else { "" };
+            let mark = if fills(windows, streams) { " *" } else { "" };
             Some(format!("{}{mark}", short(got.median)))
         };
         let each = |streams| each(streams).unwrap_or_else(|| "-".to_owned());
@@ -339,23 +335,39 @@ fn starvation(data: &Data) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let mut text = "Streams of one connection share its window. What a client does not read stays in it: once the slow \
-                    streams' windows fill\nthe connection's, nothing is left for the fast one. `*` marks where slow readers x \
-                    stream window reach the connection\nwindow. Answers of 64 KiB a second on the fast stream:\n\n"
+    let rps = |windows, streams| Some(data.get(&slow_readers(windows, streams))?.median(|sample| sample.rps));
+    let alone = rps(Windows::DEFAULT, 1).unwrap_or_default();
+    let held_up = |(windows, streams)| rps(windows, streams).is_some_and(|rps| rps < alone * HELD_UP);
+    let all = || plan::windows().flat_map(|windows| plan::STREAMS.map(|streams| (windows, streams)));
+    let (may_starve, others): (Vec<_>, Vec<_>) = all().partition(|(windows, streams)| fills(*windows, *streams));
+    let mut text = "Streams of one connection share its window, and what a client does not read stays in it. `*` marks where slow \
+                    readers x\nstream window reach the connection window, so that nothing would be left for the fast one if that \
+                    were all. Answers of\n64 KiB a second on the fast stream:\n\n"
         .to_owned();
     text += &table(["windows", "1 slow reader", "8", "64", "256"], rows);
-    let rps = |windows, streams| Some(data.get(&slow_readers(windows, streams))?.median(|sample| sample.rps));
-    if let (Some(adaptive), Some(fixed)) = (rps(Windows::Adaptive, 1), rps(Windows::DEFAULT, 1))
-        && adaptive < fixed * HELD_UP
-    {
-        text += &format!(
-            "With adaptive windows a single slow reader is enough ({} against {} with 64K / 1M): stream and connection window are \
-             the same then.\n",
-            short(adaptive),
-            short(fixed),
-        );
+    let starved = may_starve.iter().filter(|cell| held_up(**cell)).count();
+    text += &format!(
+        "Of the {} cells that are marked, the fast stream gets less than half of {} (64K / 1M, one slow reader) in {starved}; of the \
+         {} others in {}.\n",
+        may_starve.len(),
+        short(alone),
+        others.len(),
+        others.iter().filter(|cell| held_up(**cell)).count(),
+    );
+    if starved == 0 {
+        text += "The proxy gives a connection as much window more as its readers that stopped hold (`D_MAX_BUFFERED_BYTES` at most, for \
+                 all\nconnections).\n";
     }
     text
+}
+
+/// Whether slow readers can hold all of their connection's window.
+fn fills(windows: Windows, streams: usize) -> bool {
+    match windows {
+        Windows::Fixed { stream, connection } => streams as u64 * u64::from(stream) >= u64::from(connection),
+        // Both windows are the same.
+        Windows::Adaptive => true,
+    }
 }
 
 fn memory(data: &Data) -> String {

@@ -223,7 +223,7 @@ fn starvation(data: &Data) -> Chart {
     };
     Chart {
         name: "starvation",
-        title: "Beside slow readers: the fast stream starves once they can fill the connection's window".to_owned(),
+        title: "The fast stream beside slow readers of the same connection".to_owned(),
         x: "stream window / connection window",
         y: "answers of 64 KiB a second on the fast stream (RTT 1 ms)",
         legend: "slow readers:",

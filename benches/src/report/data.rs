@@ -1,13 +1,18 @@
 //! What a run measured, by cell.
 
-use crate::matrix::{Cell, Machine, Record, Sample};
-use std::collections::HashMap;
+use crate::{
+    load::Workload,
+    matrix::{Cell, Machine, Record, Sample},
+};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// All that a run measured.
+/// All that was measured.
 #[derive(Clone, Debug, Default)]
 pub struct Data {
-    /// Where and how; the last, if the run was resumed.
+    /// Where and how, last.
     pub machine: Machine,
+    /// What was called, first to last.
+    pub commands: Vec<String>,
     cells: Vec<Measured>,
     by_name: HashMap<String, usize>,
 }
@@ -17,6 +22,8 @@ pub struct Data {
 pub struct Measured {
     /// The cell.
     pub cell: Cell,
+    /// What was measured.
+    pub commit: String,
     /// At least one.
     pub samples: Vec<Sample>,
 }
@@ -35,36 +42,62 @@ pub struct Spread {
 // === impl Data ===
 
 impl Data {
-    /// Sorts records by cell.
+    /// Sorts the records of one run by cell.
     pub fn new(records: impl IntoIterator<Item = Record>) -> Self {
         let mut data = Self::default();
-        for record in records {
-            match record {
-                Record::Machine(machine) => data.resume(machine),
-                Record::Sample { cell, sample: Ok(sample), .. } => data.add(cell, sample),
-                Record::Sample { sample: Err(_), .. } => {}
-            }
-        }
+        data.add_run(records);
         data
     }
 
-    /// The run goes on, maybe with another commit: then both are told.
-    fn resume(&mut self, mut machine: Machine) {
-        let before = std::mem::take(&mut self.machine.commit);
-        if before.split(", ").any(|commit| commit == machine.commit) {
-            machine.commit = before;
-        } else if !before.is_empty() {
-            machine.commit = format!("{before}, {}", machine.commit);
+    /// Adds another run, which replaces what was measured of its cells before.
+    pub fn add_run(&mut self, records: impl IntoIterator<Item = Record>) {
+        let mut new = HashSet::new();
+        for record in records {
+            match record {
+                Record::Machine(machine) => {
+                    if !self.commands.contains(&machine.command) {
+                        self.commands.push(machine.command.clone());
+                    }
+                    self.machine = machine;
+                }
+                Record::Sample { cell, sample: Ok(sample), .. } => self.add(cell, sample, &mut new),
+                Record::Sample { sample: Err(_), .. } => {}
+            }
         }
-        self.machine = machine;
     }
 
-    fn add(&mut self, cell: Cell, sample: Sample) {
-        let at = *self.by_name.entry(cell.to_string()).or_insert(self.cells.len());
-        match self.cells.get_mut(at) {
-            Some(measured) => measured.samples.push(sample),
-            None => self.cells.push(Measured { cell, samples: vec![sample] }),
+    /// `new`: those that were added already.
+    fn add(&mut self, cell: Cell, sample: Sample, new: &mut HashSet<String>) {
+        let name = cell.to_string();
+        let at = *self.by_name.entry(name.clone()).or_insert(self.cells.len());
+        if at == self.cells.len() {
+            self.cells.push(Measured { cell, commit: String::new(), samples: Vec::new() });
         }
+        let measured = &mut self.cells[at];
+        if new.insert(name) {
+            measured.samples.clear();
+            measured.commit.clone_from(&self.machine.commit);
+        }
+        measured.samples.push(sample);
+    }
+
+    /// The commits that were measured, each with the workloads that only it was measured with, if any.
+    pub fn commits(&self) -> Vec<String> {
+        let mut commits = Vec::<(&str, BTreeSet<Workload>)>::new();
+        for Measured { cell, commit, .. } in &self.cells {
+            match commits.iter_mut().find(|(other, _)| other == commit) {
+                Some((_, workloads)) => _ = workloads.insert(cell.workload),
+                None => commits.push((commit, [cell.workload].into())),
+            }
+        }
+        let name = |(at, (commit, workloads)): (usize, &(&str, BTreeSet<Workload>))| {
+            if at == 0 {
+                return (*commit).to_owned();
+            }
+            let names: Vec<_> = workloads.iter().map(|workload| workload.name()).collect();
+            format!("{commit} for {}", names.join(", "))
+        };
+        commits.iter().enumerate().map(name).collect()
     }
 
     /// All cells, as they were first measured.
@@ -110,12 +143,28 @@ impl Spread {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::matrix::{Side, Windows};
+
+    fn run(commit: &str, command: &str, cells: &[(Workload, f64)]) -> Vec<Record> {
+        let machine = Machine { commit: commit.to_owned(), command: command.to_owned(), ..Machine::default() };
+        let sample = |(workload, rps): &(Workload, f64)| Record::Sample {
+            cell: Cell::new(*workload, Windows::DEFAULT, 1, 0, Side::Direct),
+            round: 0,
+            sample: Ok(Sample { rps: *rps, ..Sample::default() }),
+        };
+        [Record::Machine(machine)].into_iter().chain(cells.iter().map(sample)).collect()
+    }
 
     #[test]
-    fn all_commits_of_a_run_are_told() {
-        let machine = |commit: &str| Record::Machine(Machine { commit: commit.to_owned(), ..Machine::default() });
-        assert_eq!(Data::new([machine("a"), machine("a")]).machine.commit, "a");
-        assert_eq!(Data::new([machine("a"), machine("b"), machine("b")]).machine.commit, "a, b");
+    fn later_runs_replace_cells_and_are_told() {
+        let mut data = Data::new(run("a", "first", &[(Workload::Unary, 1.0), (Workload::Bidi, 2.0)]));
+        assert_eq!(data.commits(), ["a"]);
+        data.add_run(run("b", "second", &[(Workload::Bidi, 3.0), (Workload::Bidi, 4.0)]));
+        assert_eq!(data.commits(), ["a", "b for bidi"]);
+        assert_eq!(data.commands, ["first", "second"]);
+        let rps: Vec<Vec<_>> =
+            data.cells().iter().map(|cell| cell.samples.iter().map(|sample| sample.rps).collect()).collect();
+        assert_eq!(rps, [vec![1.0], vec![3.0, 4.0]]);
     }
 
     #[test]
