@@ -97,7 +97,7 @@ struct Shared {
 struct State {
     nodes: Vec<Node>,
     next_id: u64,
-    /// Where requests go that come together with the last one. `None`: each is for itself.
+    /// Where requests go that come together with the one before. `None`: each is for itself.
     batch: Option<Batch>,
     /// Since when no endpoint has had a connection. `None`: one has.
     down_since: Option<Instant>,
@@ -131,8 +131,8 @@ struct Health {
     breaker: Breaker,
 }
 
-/// Requests that came together, in one read of a client's connection, and go to one endpoint: then their answers come
-/// together, too. With four endpoints, eight clients and eight streams each that saves half of all writes.
+/// Requests that came together and go to one endpoint: then their answers come together, too, and many are written at
+/// once. That saves most of what several endpoints cost more than one.
 #[derive(Clone, Copy, Debug)]
 struct Batch {
     node: usize,
@@ -151,8 +151,9 @@ struct Waiting<'a>(&'a AtomicUsize);
 const STABLE: Duration = Duration::from_secs(1);
 /// Endpoints whose latencies differ by less than this factor are taken for equal: on fast networks noise is larger.
 const EQUAL: f64 = 2.0;
-/// Requests that come together go to one endpoint, up to so many.
-const MAX_BATCH: usize = 16;
+/// Requests that come within this time of the first go to one endpoint, up to so many. A quiet proxy's come further apart.
+const TOGETHER: Duration = Duration::from_micros(250);
+const MAX_BATCH: usize = 64;
 /// But only to one that answers within this, so that a batch does not wait long. With what it has to wait, the endpoint
 /// is not fast any more, and the next requests are spread.
 const FAST: Duration = Duration::from_millis(2);
@@ -598,7 +599,8 @@ impl State {
             return self.nodes.first().filter(|node| node.has_room(params)).map(|_| 0);
         }
         if let Some(Batch { node, came, left }) = &mut self.batch
-            && (*came, avoid) == (now, None)
+            && now.duration_since(*came) < TOGETHER
+            && avoid.is_none()
             && self.nodes[*node].has_room(params)
             && let Some(less) = left.checked_sub(1)
         {
