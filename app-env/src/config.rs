@@ -32,7 +32,7 @@ pub struct Direction {
     pub listen_addr: SocketAddr,
     /// Where requests go to: at least one, none twice.
     pub endpoints: Vec<HostPort>,
-    /// HTTP/2 toward clients; `flow_control` is always set.
+    /// HTTP/2 toward clients; `flow_control` and `write_stall_timeout` are always set.
     pub server: ServerParams,
     /// TCP toward clients.
     pub accept: TcpParams,
@@ -54,12 +54,14 @@ pub struct Direction {
     pub http_retry: Retry,
     /// Requests without a response head, waiting ones included; above zero.
     pub max_in_flight: usize,
+    /// Bytes that connections may hold for readers that have stopped, beside the windows they are set to have.
+    pub max_buffered_bytes: usize,
 }
 
 /// How endpoints are connected to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Connect {
-    /// HTTP/2 toward endpoints; `flow_control` and `max_concurrent_reset_streams` are always set.
+    /// HTTP/2 toward endpoints; `flow_control`, `max_concurrent_reset_streams` and `write_stall_timeout` are always set.
     pub http2: ClientParams,
     /// How long a connection may take to open; above zero.
     pub timeout: Duration,

@@ -12,7 +12,8 @@ use crate::{
         CONNECT_KEEPALIVE, CONNECT_MAX_CONNECTION_IDLE, CONNECT_MAX_STREAMS_PER_CONNECTION, CONNECT_TIMEOUT,
         CONNECT_USER_TIMEOUT, ENDPOINTS, HTTP_FAILFAST_TIMEOUT, HTTP_QUEUE_CAPACITY, HTTP_REQUEST_TIMEOUT,
         HTTP_RETRY_BUDGET_MIN_PER_SECOND, HTTP_RETRY_BUDGET_RATIO, HTTP_RETRY_BUFFER_SIZE, HTTP_RETRY_GATEWAY_ERRORS,
-        HTTP_RETRY_GRPC_UNAVAILABLE, LISTEN_ADDR, MAX_CONNECTIONS_PER_ENDPOINT, MAX_IN_FLIGHT, SLOW_START,
+        HTTP_RETRY_GRPC_UNAVAILABLE, LISTEN_ADDR, MAX_BUFFERED_BYTES, MAX_CONNECTIONS_PER_ENDPOINT, MAX_IN_FLIGHT,
+        SLOW_START,
     },
     variable::{Scope, Var},
 };
@@ -49,6 +50,7 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
             buffer_size: read_bound(env, scope, &HTTP_RETRY_BUFFER_SIZE),
         },
         max_in_flight: read_bound(env, scope, &MAX_IN_FLIGHT),
+        max_buffered_bytes: read_bound(env, scope, &MAX_BUFFERED_BYTES),
     };
     if !env.is_set(&ENDPOINTS, scope) {
         env.warn_without_effect(scope, &ENDPOINTS);

@@ -126,6 +126,16 @@ declare! {
         Time::Of(Setting::MaxConnectionIdle), default: Unset,
         "time without an open request after which a client's connection is closed; unset: never"
     }
+    ours SERVER_WRITE_STALL_TIMEOUT: Time = ServerHttp2 "WRITE_STALL_TIMEOUT" {
+        // As long as Envoy waits for a stream to be flushed. A reader that takes a frame in that time goes on.
+        Time::Of(Setting::WriteStallTimeout), default: Is("5m"),
+        "how long a client may take nothing of a response that waits for it, before its stream is reset"
+    }
+    ours SERVER_STREAM_IDLE_TIMEOUT: Time = ServerHttp2 "STREAM_IDLE_TIMEOUT" {
+        // Envoy's 5m would end streams of gRPC that wait for something to happen.
+        Time::Of(Setting::StreamIdleTimeout), default: Unset,
+        "how long nothing may move on a stream, before it is reset or answered with 504; unset: for ever"
+    }
 
     linkerd SHARED_INITIAL_STREAM_WINDOW_SIZE: Number = SharedHttp2 "INITIAL_STREAM_WINDOW_SIZE" {
         Number::Of(Setting::InitialStreamWindowSize), default: Is("65535"),
@@ -185,6 +195,10 @@ declare! {
     ours CONNECT_MAX_SEND_BUF_SIZE: Number = ConnectHttp2 "MAX_SEND_BUF_SIZE" {
         Number::Of(Setting::MaxSendBufSize), default: Unset,
         "bytes buffered for sending on each stream to an endpoint; unset: 1048576"
+    }
+    ours CONNECT_WRITE_STALL_TIMEOUT: Time = ConnectHttp2 "WRITE_STALL_TIMEOUT" {
+        Time::Of(Setting::WriteStallTimeout), default: Is("5m"),
+        "how long an endpoint may take nothing of a request that waits for it, before its stream is reset"
     }
     ours CONNECT_MAX_STREAMS_PER_CONNECTION: Number = ConnectHttp2 "MAX_STREAMS_PER_CONNECTION" {
         Number::ABOVE_ZERO, default: Unset,
@@ -285,6 +299,11 @@ declare! {
     linkerd MAX_IN_FLIGHT: Number = Direction "MAX_IN_FLIGHT" {
         Number::ABOVE_ZERO, default: Is("100000"),
         "requests from their head to their response's end; more are answered with 503"
+    }
+    ours MAX_BUFFERED_BYTES: Number = Direction "MAX_BUFFERED_BYTES" {
+        // 4,096 readers that have stopped, at the default windows; what remains of a small sidecar's memory.
+        Number::ANY, default: Is("268435456"),
+        "bytes held for readers that have stopped, beside connections' windows; at the limit reading stalls"
     }
 
     linkerd DNS_MIN_TTL: Time = Process "DNS_MIN_TTL" {

@@ -9,10 +9,10 @@ use prometheus_client::{
     registry::Registry,
 };
 use proxy_http::{
-    Endpoints, Stats,
+    Buffers, Endpoints, Stats,
     endpoint::{State, Status},
     proxy::Limits,
-    stats::{LATENCY_BUCKETS, Latency, Limit, Peer, ResetCode, Transport},
+    stats::{LATENCY_BUCKETS, Latency, Limit, Peer, ResetCode, StreamLimit, Transport},
 };
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -30,6 +30,7 @@ struct Direction {
     stats: Vec<Arc<Stats>>,
     endpoints: Vec<Endpoints>,
     limits: Arc<Limits>,
+    buffers: Arc<Buffers>,
 }
 
 /// One endpoint, as all workers see it.
@@ -66,6 +67,7 @@ impl Metrics {
             stats: workers.iter().map(|worker| Arc::clone(&worker.stats[index])).collect(),
             endpoints: workers.iter().map(|worker| worker.endpoints[index].clone()).collect(),
             limits: Arc::clone(&plan.limits),
+            buffers: Arc::clone(&plan.buffers),
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Directions(directions.collect())));
@@ -93,7 +95,8 @@ impl Collector for Directions {
         self.retries(&mut encoder)?;
         self.balancer(&mut encoder)?;
         self.transports(&mut encoder)?;
-        self.limits(&mut encoder)
+        self.limits(&mut encoder)?;
+        self.stalls(&mut encoder)
     }
 }
 
@@ -287,6 +290,30 @@ impl Directions {
         }
         Ok(())
     }
+
+    fn stalls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Streams that were ended because they stood still for too long";
+        let mut family = encoder.encode_descriptor("http2_stream_limit", help, None, MetricType::Counter)?;
+        for direction in &self.0 {
+            for (peer, peer_name) in PEERS {
+                let mut counts = BTreeMap::<_, u64>::new();
+                for (limit, count) in direction.stats.iter().flat_map(|stats| stats.transport(peer).stream_limits()) {
+                    *counts.entry(stream_limit_name(limit)).or_default() += count;
+                }
+                for (limit, count) in counts {
+                    let labels = [("direction", direction.name), ("peer", peer_name), ("limit", limit)];
+                    family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+                }
+            }
+        }
+        let help = "Bytes that connections may hold for readers that have stopped, beside their windows";
+        let mut family = encoder.encode_descriptor("http2_buffered_bytes", help, None, MetricType::Gauge)?;
+        for direction in &self.0 {
+            let labels = [("direction", direction.name)];
+            family.encode_family(&labels)?.encode_gauge(&(direction.buffers.held() as u64))?;
+        }
+        Ok(())
+    }
 }
 
 impl Direction {
@@ -358,6 +385,14 @@ fn limit_name(limit: Limit) -> &'static str {
         Limit::Age => "max_connection_age",
         Limit::AgeGrace => "max_connection_age_grace",
         Limit::Idle => "max_connection_idle",
+    }
+}
+
+/// The end of the name of the variable that sets a limit.
+fn stream_limit_name(limit: StreamLimit) -> &'static str {
+    match limit {
+        StreamLimit::WriteStall => "write_stall_timeout",
+        StreamLimit::Idle => "stream_idle_timeout",
     }
 }
 
@@ -456,6 +491,7 @@ mod tests {
             stats: vec![Arc::default(), Arc::default()],
             endpoints: (0..2).map(|_| Endpoints::spawn(list.clone(), &connect, endpoints::Params::default())).collect(),
             limits: Arc::new(proxy::Limits::new(proxy::Params::default())),
+            buffers: Arc::default(),
         };
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Directions(vec![direction])));

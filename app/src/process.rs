@@ -7,7 +7,7 @@ use crate::{
     worker::{Accepted, Plan, Worker},
 };
 use app_env::{Config, Direction, Loaded};
-use proxy_http::{Server, breaker, endpoints, proxy, retry};
+use proxy_http::{Buffers, Server, breaker, endpoints, proxy, retry};
 use std::{future::Future, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -81,11 +81,14 @@ impl Process {
                 request_timeout: direction.http_request_timeout,
                 retry: retry_params(&direction.http_retry),
             }));
-            let server = Server::new(&direction.server).expect("params are checked when they are read");
+            let buffers = Arc::new(Buffers::new(direction.max_buffered_bytes));
+            let server = Server::new(&direction.server)
+                .expect("params are checked when they are read")
+                .buffer_in(Arc::clone(&buffers));
             // Once for all workers, which then agree on what there is.
             let endpoints = dns::discover(&direction.endpoints, dns, &resolver);
             let endpoint_params = endpoint_params(&direction, cores);
-            plans.push(Plan { direction: Arc::new(direction), limits, server, endpoints, endpoint_params });
+            plans.push(Plan { direction: Arc::new(direction), limits, buffers, server, endpoints, endpoint_params });
         }
         let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG).map_err(StartErrorKind::from)?;
         let (stop, stopping) = watch::channel(false);

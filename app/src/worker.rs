@@ -3,7 +3,7 @@
 
 use crate::{connector::TcpConnector, listener::set_options};
 use app_env::{Direction, TcpParams};
-use proxy_http::{Connect, Endpoint, Endpoints, Proxy, Server, Stats, endpoints, proxy::Limits, stats::Peer};
+use proxy_http::{Buffers, Connect, Endpoint, Endpoints, Proxy, Server, Stats, endpoints, proxy::Limits, stats::Peer};
 use std::{
     io,
     net::{self, SocketAddr},
@@ -33,6 +33,7 @@ pub(crate) struct Worker {
 pub(crate) struct Plan {
     pub(crate) direction: Arc<Direction>,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) buffers: Arc<Buffers>,
     pub(crate) server: Server,
     pub(crate) endpoints: watch::Receiver<Vec<Endpoint<SocketAddr>>>,
     pub(crate) endpoint_params: endpoints::Params,
@@ -123,12 +124,13 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::UnboundedReceiver<Accepte
 
 impl Stack {
     fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Endpoints) {
-        let Plan { direction, limits, server, endpoints, endpoint_params } = plan;
+        let Plan { direction, limits, buffers, server, endpoints, endpoint_params } = plan;
         let app_env::Connect { http2, timeout, tcp, .. } = &direction.connect;
         let connect = Connect::new(TcpConnector::new(*tcp), http2)
             .expect("params are checked when they are read")
             .timeout(*timeout)
-            .count_on(Arc::clone(stats.transport(Peer::Endpoint)));
+            .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
+            .buffer_in(Arc::clone(buffers));
         let endpoints = Endpoints::spawn(endpoints.clone(), &connect, *endpoint_params);
         let stack = Self {
             server: server.clone().count_on(Arc::clone(stats.transport(Peer::Client))),

@@ -40,6 +40,12 @@ pub struct ServerParams {
     /// How long a connection may go without an open stream before its client is told by GOAWAY to open no more, and it
     /// closes; above zero. PINGs do not count as use. `None`: as long as the client likes.
     pub max_connection_idle: Option<Duration>,
+    /// How long a client may take nothing of a response that waits for its window before the stream is reset with
+    /// CANCEL; above zero. `None`: 5 minutes.
+    pub write_stall_timeout: Option<Duration>,
+    /// How long nothing may move on a stream, in either direction, before it is reset with CANCEL, or answered with 504
+    /// where the response has not started; above zero. `None`: for ever, as streams of gRPC may well be silent.
+    pub stream_idle_timeout: Option<Duration>,
 }
 
 /// Tunes the HTTP/2 connections that a client opens.
@@ -68,13 +74,16 @@ pub struct ClientParams {
     pub max_header_list_size: Option<u32>,
     /// Bytes buffered for sending on each stream before its source is held up. `None`: 1 MiB.
     pub max_send_buf_size: Option<usize>,
+    /// How long a server may take nothing of a request that waits for its window before the stream is reset with
+    /// CANCEL; above zero. `None`: 5 minutes.
+    pub write_stall_timeout: Option<Duration>,
 }
 
 /// Windows of received data: how much a peer may send before it is told that it may go on.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum FlowControl {
     /// Windows start at 65,535 bytes and grow with the measured bandwidth-delay product, up to 16 MiB. They never
-    /// shrink, and one stream that is not read can use up the window of its whole connection.
+    /// shrink.
     Adaptive,
     /// Windows of a fixed size, each in 1..=2147483647 bytes.
     Fixed {
@@ -133,6 +142,8 @@ impl ServerParams {
         max_send_buf_size: None,
         max_connection_age: None,
         max_connection_idle: None,
+        write_stall_timeout: None,
+        stream_idle_timeout: None,
     };
 
     /// Checks every value that is set against the range HTTP/2 and its engine accept.
@@ -154,6 +165,8 @@ impl ServerParams {
             max_send_buf_size,
             max_connection_age,
             max_connection_idle,
+            write_stall_timeout,
+            stream_idle_timeout,
         } = *self;
         check_flow_control(flow_control)?;
         if let Some(KeepAlive { interval, timeout }) = keep_alive {
@@ -165,6 +178,10 @@ impl ServerParams {
         if let Some(idle) = max_connection_idle {
             Setting::MaxConnectionIdle.check(nanos(idle))?;
         }
+        if let Some(timeout) = stream_idle_timeout {
+            Setting::StreamIdleTimeout.check(nanos(timeout))?;
+        }
+        check_write_stall(write_stall_timeout)?;
         check_sizes(max_frame_size, max_header_list_size, max_send_buf_size)
     }
 }
@@ -182,6 +199,7 @@ impl ClientParams {
         header_table_size: None,
         max_header_list_size: None,
         max_send_buf_size: None,
+        write_stall_timeout: None,
     };
 
     /// These params with every value that `overrides` sets put in place of their own.
@@ -208,6 +226,7 @@ impl ClientParams {
             header_table_size: overrides.header_table_size.or(self.header_table_size),
             max_header_list_size: overrides.max_header_list_size.or(self.max_header_list_size),
             max_send_buf_size: overrides.max_send_buf_size.or(self.max_send_buf_size),
+            write_stall_timeout: overrides.write_stall_timeout.or(self.write_stall_timeout),
         }
     }
 
@@ -227,7 +246,9 @@ impl ClientParams {
             header_table_size: _,
             max_header_list_size,
             max_send_buf_size,
+            write_stall_timeout,
         } = *self;
+        check_write_stall(write_stall_timeout)?;
         check_flow_control(flow_control)?;
         if let Some(ClientKeepAlive { interval, timeout, while_idle: _ }) = keep_alive {
             check_keep_alive(interval, timeout)?;
@@ -265,6 +286,10 @@ fn check_keep_alive(interval: Duration, timeout: Duration) -> Result<(), OutOfRa
     Setting::KeepAliveTimeout.check(nanos(timeout))
 }
 
+fn check_write_stall(timeout: Option<Duration>) -> Result<(), OutOfRange> {
+    timeout.map_or(Ok(()), |timeout| Setting::WriteStallTimeout.check(nanos(timeout)))
+}
+
 fn check_sizes(frame: Option<u32>, header_list: Option<u32>, send_buf: Option<usize>) -> Result<(), OutOfRange> {
     if let Some(size) = frame {
         Setting::MaxFrameSize.check(size.into())?;
@@ -299,6 +324,7 @@ mod tests {
         header_table_size: Some(3),
         max_header_list_size: Some(4),
         max_send_buf_size: Some(5),
+        write_stall_timeout: Some(Duration::from_secs(6)),
     };
 
     #[test]
@@ -331,6 +357,7 @@ mod tests {
             header_table_size: Some(13),
             max_header_list_size: Some(14),
             max_send_buf_size: Some(15),
+            write_stall_timeout: Some(Duration::from_secs(16)),
         };
         assert_eq!(other.override_from(&CLIENT), CLIENT);
     }
@@ -381,6 +408,24 @@ mod tests {
                 &ClientParams { max_send_buf_size, ..client },
                 Setting::MaxSendBufSize,
             );
+        }
+    }
+
+    #[test]
+    fn a_stream_may_not_be_over_at_once() {
+        for (timeout, in_range) in [(Duration::ZERO, false), (Duration::from_nanos(1), true)] {
+            let write_stall_timeout = Some(timeout);
+            let server = ServerParams { write_stall_timeout, ..ServerParams::DEFAULT };
+            let client = ClientParams { write_stall_timeout, ..ClientParams::DEFAULT };
+            let idling = ServerParams { stream_idle_timeout: Some(timeout), ..ServerParams::DEFAULT };
+            if in_range {
+                server.validate().unwrap();
+                client.validate().unwrap();
+                idling.validate().unwrap();
+            } else {
+                refuses(&server, &client, Setting::WriteStallTimeout);
+                assert_eq!(idling.validate().unwrap_err().setting(), Setting::StreamIdleTimeout);
+            }
         }
     }
 

@@ -31,6 +31,10 @@ pub enum Setting {
     MaxConnectionAge,
     /// Nanoseconds without a stream before a connection is drained: above zero.
     MaxConnectionIdle,
+    /// Nanoseconds for which a peer may take nothing on a stream: above zero.
+    WriteStallTimeout,
+    /// Nanoseconds for which nothing may move on a stream: above zero.
+    StreamIdleTimeout,
 }
 
 /// A value outside of the range of its setting.
@@ -56,6 +60,8 @@ impl Setting {
             Self::MaxSendBufSize => "max_send_buf_size",
             Self::MaxConnectionAge => "max_connection_age.age",
             Self::MaxConnectionIdle => "max_connection_idle",
+            Self::WriteStallTimeout => "write_stall_timeout",
+            Self::StreamIdleTimeout => "stream_idle_timeout",
         }
     }
 
@@ -64,9 +70,12 @@ impl Setting {
     pub const fn range(self) -> RangeInclusive<u64> {
         match self {
             Self::InitialStreamWindowSize | Self::InitialConnectionWindowSize => 1..=(1 << 31) - 1,
-            Self::KeepAliveInterval | Self::KeepAliveTimeout | Self::MaxConnectionAge | Self::MaxConnectionIdle => {
-                1..=u64::MAX
-            }
+            Self::KeepAliveInterval
+            | Self::KeepAliveTimeout
+            | Self::MaxConnectionAge
+            | Self::MaxConnectionIdle
+            | Self::WriteStallTimeout
+            | Self::StreamIdleTimeout => 1..=u64::MAX,
             Self::MaxFrameSize => (1 << 14)..=(1 << 24) - 1,
             Self::MaxHeaderListSize | Self::MaxSendBufSize => 1..=u32::MAX as u64,
         }

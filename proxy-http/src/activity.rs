@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 /// The state of one connection.
@@ -16,8 +16,8 @@ use std::{
 pub(crate) struct Activity {
     /// Streams that have not ended, as a server counts them.
     streams: AtomicUsize,
-    /// Has one more reference for each stream that a client has open.
-    open: Arc<()>,
+    /// Has one more reference for each stream that a client has open, and for each body that a server receives.
+    open: Arc<Streams>,
     /// Streams that the peer takes at once.
     max_streams: AtomicUsize,
     /// Reads and writes that moved bytes.
@@ -28,9 +28,23 @@ pub(crate) struct Activity {
     adaptive: bool,
 }
 
-/// One open stream, counted while it lives.
+/// What the streams of one connection share.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    /// Those that hold what was received, since nobody reads it now.
+    held: AtomicUsize,
+    /// How many are held when the connection wants to know of it.
+    wakes_at: AtomicUsize,
+    /// The connection.
+    waker: Mutex<Option<Waker>>,
+}
+
+/// One open stream, counted while it lives: its reference is the count.
 #[derive(Debug)]
-pub(crate) struct OpenStream(#[expect(dead_code, reason = "its reference is the count")] Arc<()>);
+pub(crate) struct OpenStream {
+    streams: Arc<Streams>,
+    held: bool,
+}
 
 // === impl Activity ===
 
@@ -61,7 +75,11 @@ impl Activity {
     }
 
     pub(crate) fn open_stream(&self) -> OpenStream {
-        OpenStream(Arc::clone(&self.open))
+        OpenStream { streams: Arc::clone(&self.open), held: false }
+    }
+
+    pub(crate) fn open_streams(&self) -> &Streams {
+        &self.open
     }
 
     /// For those who take data, if anyone wants to know of it.
@@ -101,5 +119,64 @@ impl Activity {
     pub(crate) fn moved(&self) {
         // Only the connection's own task writes it, so no read-modify-write is needed.
         self.moves.store(self.moves().wrapping_add(1), Relaxed);
+    }
+}
+
+// === impl Streams ===
+
+impl Streams {
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+
+    pub(crate) fn hold(&self) {
+        self.held.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.held.fetch_sub(1, Relaxed);
+    }
+
+    /// One that is held will be for some time: wakes the connection if that makes too many.
+    pub(crate) fn stuck(&self) {
+        if self.held() >= self.wakes_at.load(Relaxed)
+            && let Some(waker) = &*self.waker.lock().expect("nothing panics with the lock held")
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// From now on `waker` is woken when so many are held.
+    pub(crate) fn set_waker(&self, waker: &Waker, held: usize) {
+        *self.waker.lock().expect("nothing panics with the lock held") = Some(waker.clone());
+        self.set_wakes_at(held);
+    }
+
+    pub(crate) fn set_wakes_at(&self, held: usize) {
+        self.wakes_at.store(held, Relaxed);
+    }
+}
+
+// === impl OpenStream ===
+
+impl OpenStream {
+    /// Whether it holds what was received.
+    pub(crate) fn set_held(&mut self, held: bool) {
+        if held != self.held {
+            self.held = held;
+            if held { self.streams.hold() } else { self.streams.let_go() }
+        }
+    }
+
+    /// It is held, and will be for some time.
+    pub(crate) fn stuck(&mut self) {
+        self.set_held(true);
+        self.streams.stuck();
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.set_held(false);
     }
 }

@@ -35,6 +35,18 @@ impl Answer {
         Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
     }
 
+    /// Nothing moved on the request's stream for too long.
+    pub(crate) fn idle() -> Self {
+        let reason = "nothing moved on the stream for too long".to_owned();
+        Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
+    }
+
+    /// The endpoint took no more of the request for too long.
+    pub(crate) fn stalled() -> Self {
+        let reason = "endpoint took no more of the request".to_owned();
+        Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
+    }
+
     /// The proxy does not do what was asked for.
     pub(crate) fn unimplemented(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::NOT_IMPLEMENTED, code: grpc::Code::Unimplemented, reason: reason.into() }

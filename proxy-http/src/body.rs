@@ -2,6 +2,8 @@
 
 use crate::{
     activity::{Activity, OpenStream},
+    gathered::Gathered,
+    idle::Progress,
     reason::{self, Side},
 };
 use bytes::Bytes;
@@ -10,7 +12,7 @@ use http::{HeaderMap, header::CONTENT_LENGTH};
 use http_body::{Body, Frame, SizeHint};
 use std::{
     error::Error as StdError,
-    fmt,
+    fmt, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -19,7 +21,8 @@ use std::{
 /// The body of a message, as its peer sends it.
 ///
 /// It ends without an error only if the peer ended its stream: by END_STREAM, by trailers, or by all bytes of its
-/// content-length. Window is given back to the peer as data is taken.
+/// content-length. Window is given back to the peer for data that was taken once more is asked for: who asks has passed
+/// it on, so what is held on the way is never more than the stream's window.
 #[derive(Debug)]
 pub struct IncomingBody {
     from: RecvStream,
@@ -33,7 +36,15 @@ pub struct IncomingBody {
     ended: bool,
     /// Who wants to know of data.
     activity: Option<Arc<Activity>>,
-    _stream: Option<OpenStream>,
+    stream: Option<OpenStream>,
+    /// Who wants to know when something moves.
+    progress: Option<Arc<Progress>>,
+    /// Bytes taken whose window is not given back yet.
+    taken: usize,
+    /// What came while the reader had stopped. `None`: nothing.
+    gathered: Option<Box<Gathered>>,
+    /// What ended the stream then.
+    failed: Option<h2::Error>,
 }
 
 /// Why a body ended before its message was whole.
@@ -51,6 +62,8 @@ enum Kind {
     Reset(Reason),
     Lost,
     TimedOut,
+    /// This side reset the stream for what became of the other direction.
+    GivenUp,
 }
 
 // === impl IncomingBody ===
@@ -62,12 +75,98 @@ impl IncomingBody {
         // h2 has checked it, against the data too.
         let length = if ended { None } else { headers.get(CONTENT_LENGTH) };
         let remaining = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        Self { from, side, remaining, asked: false, data_done: false, ended, activity, _stream: None }
+        Self {
+            from,
+            side,
+            remaining,
+            asked: false,
+            data_done: false,
+            ended,
+            activity,
+            stream: None,
+            progress: None,
+            taken: 0,
+            gathered: None,
+            failed: None,
+        }
     }
 
-    /// Keeps `stream` counted as long as the body lives.
-    pub(crate) fn counted(self, stream: OpenStream) -> Self {
-        Self { _stream: Some(stream), ..self }
+    /// Keeps `stream` counted as long as the body lives, and as one that is held while the body is not read.
+    pub(crate) fn counted(mut self, mut stream: OpenStream) -> Self {
+        stream.set_held(!self.ended);
+        self.stream = Some(stream);
+        self
+    }
+
+    /// Marks on `progress` when data comes.
+    pub(crate) fn watched(mut self, progress: Arc<Progress>) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// To be called where what was taken last cannot be passed on now: takes what comes, as far as the stream's window
+    /// lets it, so that frames do not pile up in h2, which ends the connection when there are too many small ones.
+    pub(crate) fn hold(&mut self, cx: &mut Context<'_>) {
+        if self.ended || self.data_done || self.failed.is_some() {
+            return;
+        }
+        if let Some(stream) = &mut self.stream {
+            stream.stuck();
+        }
+        while let Poll::Ready(polled) = self.receive(cx) {
+            match polled {
+                Some(Ok(data)) => self.gathered.get_or_insert_default().push(data),
+                Some(Err(error)) => {
+                    self.failed = Some(error);
+                    return;
+                }
+                None => {
+                    self.data_done = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        if let Some(gathered) = &mut self.gathered {
+            let data = gathered.pop();
+            self.gathered.take_if(|gathered| gathered.is_empty());
+            return Poll::Ready(data.map(Ok));
+        }
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        self.receive(cx)
+    }
+
+    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        let polled = self.from.poll_data(cx);
+        if let (Poll::Ready(Some(Ok(_))), Some(progress)) = (&polled, &self.progress) {
+            progress.mark();
+        }
+        polled
+    }
+
+    fn give_back(&mut self) {
+        let taken = mem::take(&mut self.taken);
+        if taken > 0 {
+            // Fails only if the stream has ended, and then there is nothing to give back.
+            let _ = self.from.flow_control().release_capacity(taken);
+        }
+    }
+
+    fn set_held(&mut self, held: bool) {
+        if let Some(stream) = &mut self.stream {
+            stream.set_held(held);
+        }
+    }
+}
+
+impl Drop for IncomingBody {
+    fn drop(&mut self) {
+        // h2 does it only once nobody has a part of the stream any more, and the other direction may go on for long.
+        self.give_back();
     }
 }
 
@@ -80,15 +179,19 @@ impl Body for IncomingBody {
             return Poll::Ready(None);
         }
         self.asked = true;
-        if !self.data_done {
-            match ready!(self.from.poll_data(cx)) {
+        self.give_back();
+        if !self.data_done || self.gathered.is_some() {
+            let Poll::Ready(polled) = self.poll_data(cx) else {
+                self.set_held(false);
+                return Poll::Pending;
+            };
+            match polled {
                 Some(Ok(data)) => {
-                    let taken = data.len();
-                    // Fails only if the stream has ended, and then there is nothing to give back.
-                    let _ = self.from.flow_control().release_capacity(taken);
-                    self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(taken as u64));
+                    self.set_held(true);
+                    self.taken = data.len();
+                    self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(data.len() as u64));
                     if let Some(activity) = &self.activity {
-                        activity.data(taken);
+                        activity.data(data.len());
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
@@ -109,7 +212,7 @@ impl Body for IncomingBody {
 
     fn is_end_stream(&self) -> bool {
         // h2 takes a lock to tell; what it told at first is good enough until something has come.
-        self.ended || (self.asked && self.from.is_end_stream())
+        self.ended || (self.asked && self.gathered.is_none() && self.failed.is_none() && self.from.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -126,6 +229,7 @@ impl Error {
     fn new(side: Side, error: &h2::Error) -> Self {
         match reason::remote_reset(error) {
             Some(reason) => Self { kind: Kind::Reset(reason), passed_on: side.passed_on(reason).into() },
+            None if reason::is_ours(error) => Self { kind: Kind::GivenUp, passed_on: Reason::CANCEL.into() },
             None => Self { kind: Kind::Lost, passed_on: side.lost().into() },
         }
     }
@@ -149,6 +253,12 @@ impl Error {
         self.kind == Kind::Lost
     }
 
+    /// This side gave up the other direction of the exchange, for example since the peer took no more of it.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.kind == Kind::GivenUp
+    }
+
     /// The request's deadline passed before its response was whole.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
@@ -162,6 +272,7 @@ impl fmt::Display for Error {
             Kind::Reset(reason) => write!(f, "stream was reset: {reason:?}"),
             Kind::Lost => f.write_str("connection was lost before the body's end"),
             Kind::TimedOut => f.write_str("deadline passed before the body's end"),
+            Kind::GivenUp => f.write_str("the other direction was given up"),
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     BoxError, IncomingBody,
     activity::{Activity, OpenStream},
+    credit::{Buffers, Credit},
     head::Head,
     io::Io,
     ping::{self, Finding},
@@ -43,6 +44,7 @@ pub struct Connect<C, B> {
     builder: h2::client::Builder,
     timeout: Option<Duration>,
     transport: Arc<Transport>,
+    buffers: Arc<Buffers>,
     body: PhantomData<fn(B)>,
 }
 
@@ -54,6 +56,7 @@ pub struct SendRequest<B> {
     h2: h2::client::SendRequest<Bytes>,
     activity: Arc<Activity>,
     closed: watch::Receiver<()>,
+    write_stall: Duration,
     body: PhantomData<fn(B)>,
 }
 
@@ -104,9 +107,10 @@ enum ConnectErrorKind {
 /// Why a request got no response.
 #[derive(Debug)]
 pub struct Error {
-    /// `None`: the request's own body broke.
+    /// `None`: the request's own body broke, or stalled.
     source: Option<h2::Error>,
     sent: bool,
+    stalled: bool,
 }
 
 /// A request that got no response, given back.
@@ -126,6 +130,15 @@ const DEFAULT_CONNECTION_WINDOW: u32 = 5 << 20;
 const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
 const DEFAULT_MAX_SEND_BUF_SIZE: usize = 1 << 20;
 const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
+const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// What DATA frames of less than 256 bytes that wait in h2 may cost before it ends the connection with
+/// ENHANCE_YOUR_CALM, in bytes: each costs what is missing of the 256. h2's own choice is half of the connection's window,
+/// which a burst of some 2,000 small gRPC messages is enough for. Bodies take what comes even when their readers have
+/// stopped, so frames wait only from one read to the next poll of their streams. Tokio lets one poll of the connection
+/// read 128 times, and h2 reads 8 KiB each time: 105,000 frames of one byte, which cost as much as this. So no frame that
+/// is taken in time ends the connection; the price is so much memory, for a moment, on a connection to an endpoint that
+/// floods it.
+const DATA_FRAME_BUDGET: usize = 32 << 20;
 /// Streams to open before the peer's SETTINGS say how many it takes. None: those above its limit would be refused.
 const INITIAL_MAX_SEND_STREAMS: usize = 0;
 
@@ -145,6 +158,7 @@ impl<C, B> Connect<C, B> {
             builder: builder(params),
             timeout: None,
             transport: Arc::default(),
+            buffers: Arc::default(),
             body: PhantomData,
         })
     }
@@ -171,9 +185,15 @@ impl<C, B> Connect<C, B> {
     pub fn count_on(self, transport: Arc<Transport>) -> Self {
         Self { transport, ..self }
     }
+
+    /// Has connections take what they hold for readers that have stopped from `buffers`. Not set: there is no bound.
+    #[must_use]
+    pub fn buffer_in(self, buffers: Arc<Buffers>) -> Self {
+        Self { buffers, ..self }
+    }
 }
 
-/// All of `params` that the engine takes; keep-alive is the connection's own.
+/// All of `params` that the engine takes; keep-alive and the timeout are the connection's own.
 fn builder(params: &ClientParams) -> h2::client::Builder {
     // No `..`: a new field must not compile until it is handled here.
     let ClientParams {
@@ -185,15 +205,10 @@ fn builder(params: &ClientParams) -> h2::client::Builder {
         header_table_size,
         max_header_list_size,
         max_send_buf_size,
+        write_stall_timeout: _,
     } = *params;
     let mut builder = h2::client::Builder::new();
-    let (stream, connection) = match flow_control {
-        None => (DEFAULT_STREAM_WINDOW, DEFAULT_CONNECTION_WINDOW),
-        Some(FlowControl::Adaptive) => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
-        Some(FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size }) => {
-            (initial_stream_window_size, initial_connection_window_size)
-        }
-    };
+    let (stream, connection) = windows(flow_control);
     builder
         .enable_push(false)
         .initial_max_send_streams(INITIAL_MAX_SEND_STREAMS)
@@ -204,6 +219,7 @@ fn builder(params: &ClientParams) -> h2::client::Builder {
             max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
         ))
         .max_header_list_size(max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE))
+        .data_frame_budget(DATA_FRAME_BUDGET)
         .max_send_buffer_size(max_send_buf_size.unwrap_or(DEFAULT_MAX_SEND_BUF_SIZE));
     if let Some(size) = max_frame_size {
         builder.max_frame_size(size);
@@ -212,6 +228,17 @@ fn builder(params: &ClientParams) -> h2::client::Builder {
         builder.header_table_size(size);
     }
     builder
+}
+
+/// Those of a stream and of a connection, in bytes.
+fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
+    match flow_control {
+        None => (DEFAULT_STREAM_WINDOW, DEFAULT_CONNECTION_WINDOW),
+        Some(FlowControl::Adaptive) => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
+        Some(FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size }) => {
+            (initial_stream_window_size, initial_connection_window_size)
+        }
+    }
 }
 
 impl<C, B, T> Service<T> for Connect<C, B>
@@ -234,7 +261,9 @@ where
         let connecting = self.connector.call(target);
         let builder = self.builder.clone();
         let transport = Arc::clone(&self.transport);
-        let ClientParams { keep_alive, flow_control, .. } = self.params;
+        let buffers = Arc::clone(&self.buffers);
+        let ClientParams { keep_alive, flow_control, write_stall_timeout, .. } = self.params;
+        let write_stall = write_stall_timeout.unwrap_or(DEFAULT_WRITE_STALL_TIMEOUT);
         let adaptive = flow_control == Some(FlowControl::Adaptive);
         let timeout = self.timeout;
         let connected = async move {
@@ -243,10 +272,11 @@ where
             let io = Io::new(io, &transport, &activity);
             let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
             activity.ping(connection.ping_pong(), keep_alive);
-            settings(&mut connection, &h2, &activity).await?;
+            let mut credit = Credit::new(buffers, windows(flow_control));
+            settings(&mut connection, &h2, &activity, &mut credit).await?;
             let (open, closed) = watch::channel(());
-            tokio::spawn(drive(connection, h2.clone(), Arc::clone(&activity), open));
-            Ok(SendRequest { h2, activity, closed, body: PhantomData })
+            tokio::spawn(drive(connection, h2.clone(), Arc::clone(&activity), credit, open));
+            Ok(SendRequest { h2, activity, closed, write_stall, body: PhantomData })
         };
         Box::pin(async move {
             let Some(limit) = timeout else { return connected.await };
@@ -263,6 +293,7 @@ impl<C: Clone, B> Clone for Connect<C, B> {
             builder: self.builder.clone(),
             timeout: self.timeout,
             transport: Arc::clone(&self.transport),
+            buffers: Arc::clone(&self.buffers),
             body: PhantomData,
         }
     }
@@ -279,9 +310,10 @@ async fn settings<I: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut h2::client::Connection<Io<I>, Bytes>,
     handle: &h2::client::SendRequest<Bytes>,
     activity: &Activity,
+    credit: &mut Credit,
 ) -> Result<(), ConnectError> {
     poll_fn(|cx| {
-        let ended = poll_connection(connection, activity, cx).map_err(ConnectError::handshake)?;
+        let ended = poll_connection(connection, activity, credit, cx).map_err(ConnectError::handshake)?;
         let max = handle.current_max_send_streams();
         activity.set_max_streams(max);
         match ended {
@@ -299,11 +331,12 @@ async fn drive<I: AsyncRead + AsyncWrite + Unpin>(
     mut connection: h2::client::Connection<Io<I>, Bytes>,
     mut handle: h2::client::SendRequest<Bytes>,
     activity: Arc<Activity>,
+    mut credit: Credit,
     open: watch::Sender<()>,
 ) {
     let ended = {
         let mut going = pin!(poll_fn(|cx| {
-            if let Poll::Ready(ended) = poll_connection(&mut connection, &activity, cx) {
+            if let Poll::Ready(ended) = poll_connection(&mut connection, &activity, &mut credit, cx) {
                 return Poll::Ready(Some(ended));
             }
             activity.set_max_streams(handle.current_max_send_streams());
@@ -322,7 +355,7 @@ async fn drive<I: AsyncRead + AsyncWrite + Unpin>(
     drop((open, handle));
     let ended = match ended {
         Some(ended) => ended,
-        None => poll_fn(|cx| poll_connection(&mut connection, &activity, cx)).await,
+        None => poll_fn(|cx| poll_connection(&mut connection, &activity, &mut credit, cx)).await,
     };
     if let Err(error) = ended {
         tracing::debug!(error = &*error, "connection to endpoint failed");
@@ -332,8 +365,13 @@ async fn drive<I: AsyncRead + AsyncWrite + Unpin>(
 fn poll_connection<I: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut h2::client::Connection<Io<I>, Bytes>,
     activity: &Activity,
+    credit: &mut Credit,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), BoxError>> {
+    // Before the connection, which then tells its peer.
+    if let Some(size) = credit.poll(activity.open_streams(), cx.waker()) {
+        connection.set_target_window_size(size);
+    }
     if Pin::new(&mut *connection).poll(cx)?.is_ready() {
         return Poll::Ready(Ok(()));
     }
@@ -341,7 +379,7 @@ fn poll_connection<I: AsyncRead + AsyncWrite + Unpin>(
         match found {
             Finding::Dead => return Poll::Ready(Err("keep-alive timed out".into())),
             Finding::Window(size) => {
-                connection.set_target_window_size(size);
+                connection.set_target_window_size(credit.resize(size, size));
                 connection.set_initial_window_size(size)?;
             }
         }
@@ -407,7 +445,7 @@ where
             sent => sent,
         };
         let (response, to) = sent?;
-        upload.send_to(to);
+        upload.send_to(to, self.write_stall);
         Ok(Sent { response, stream: self.activity.open_stream(), activity: self.activity.if_adaptive() })
     }
 }
@@ -445,6 +483,7 @@ impl<B> Clone for SendRequest<B> {
             h2: self.h2.clone(),
             activity: Arc::clone(&self.activity),
             closed: self.closed.clone(),
+            write_stall: self.write_stall,
             body: PhantomData,
         }
     }
@@ -482,7 +521,8 @@ where
         if let Some(Ok(Sent { response, .. })) = &mut self.sent {
             let responded = match self.upload.poll(cx) {
                 Poll::Ready(Piped::Broken) => Err(Error::REQUEST_BROKEN),
-                _ => ready!(Pin::new(response).poll(cx)).map_err(|source| Error { source: Some(source), sent: true }),
+                Poll::Ready(Piped::Stalled) => Err(Error::STALLED),
+                _ => ready!(Pin::new(response).poll(cx)).map_err(Error::sent),
             };
             let Some(Ok(Sent { stream, activity, .. })) = self.sent.take() else { unreachable!() };
             return Poll::Ready(responded.map(|rsp| {
@@ -502,14 +542,14 @@ where
         self.upload.is_done()
     }
 
-    /// Sends the rest of the request by itself.
-    pub(crate) fn go_on(self) {
-        self.upload.go_on();
+    /// Sends the rest of the request by itself, and tells how that ended.
+    pub(crate) fn go_on(self, ended: impl FnOnce(Piped) + Send + 'static) {
+        self.upload.go_on(ended);
     }
 
     /// What can be sent again, if anything.
     fn give_back(self, error: &Error) -> Option<Request<B>> {
-        let whole = !error.is_request_broken() && !error.is_malformed();
+        let whole = !error.is_request_broken() && !error.is_stalled() && !error.is_malformed();
         whole.then(|| Request::from_parts(self.head.into_parts(), self.upload.into_body()))
     }
 }
@@ -529,7 +569,7 @@ where
         let request = self.0.take().expect("seen above");
         Poll::Ready(match responded {
             Ok(response) => {
-                request.go_on();
+                request.go_on(|_| {});
                 Ok(response)
             }
             Err(error) => Err(SendError { request: request.give_back(&error), error }),
@@ -592,16 +632,27 @@ impl ConnectError {
 // === impl Error ===
 
 impl Error {
-    const REQUEST_BROKEN: Self = Self { source: None, sent: true };
+    const REQUEST_BROKEN: Self = Self { source: None, sent: true, stalled: false };
+    const STALLED: Self = Self { source: None, sent: true, stalled: true };
+
+    fn sent(source: h2::Error) -> Self {
+        Self { source: Some(source), sent: true, stalled: false }
+    }
 
     fn unsent(source: h2::Error) -> Self {
-        Self { source: Some(source), sent: false }
+        Self { source: Some(source), sent: false, stalled: false }
     }
 
     /// The request's own body broke, so that its stream was reset; the endpoint has done nothing wrong.
     #[must_use]
     pub fn is_request_broken(&self) -> bool {
-        self.source.is_none()
+        self.source.is_none() && !self.stalled
+    }
+
+    /// The endpoint took no more of the request for too long, so that its stream was reset.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.stalled
     }
 
     /// The code of the RST_STREAM that the endpoint answered with, if it did.
@@ -649,6 +700,7 @@ impl fmt::Display for Error {
         match self.remote_reset() {
             Some(reason) => write!(f, "endpoint reset the stream: {reason:?}"),
             None if self.is_request_broken() => f.write_str("the request's body broke"),
+            None if self.is_stalled() => f.write_str("endpoint took no more of the request"),
             None if self.is_left_out() => f.write_str("endpoint went away before it processed the request"),
             None => f.write_str("connection to endpoint was lost"),
         }

@@ -1,13 +1,15 @@
 //! Sends a body on a stream, as fast as the peer takes it.
 
-use crate::{BoxError, reason};
+use crate::{BoxError, IncomingBody, Replay, proxy, reason, stall::Stall};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::Body;
 use std::{
+    any::Any,
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 /// A body on its way to a peer. Its trailers or its end become the stream's end, its error a RST_STREAM.
@@ -19,6 +21,7 @@ pub(crate) struct Pipe<B> {
     full: bool,
     /// What an error of the body resets the stream with that names no code.
     broken: Reason,
+    stall: Stall,
 }
 
 /// How a pipe ended.
@@ -28,6 +31,10 @@ pub(crate) enum Piped {
     Done,
     /// The body broke, and so the stream is reset.
     Broken,
+    /// The peer took nothing for too long, and so the stream is reset.
+    Stalled,
+    /// Nothing moved for too long, and so the stream is reset.
+    Idle,
     /// The peer reset the stream.
     Reset(Reason),
     /// The connection is lost.
@@ -38,18 +45,26 @@ pub(crate) enum Piped {
 
 impl<B> Pipe<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     /// A body that is not sent yet.
     pub(crate) fn new(body: B, broken: Reason) -> Self {
-        Self { body, to: None, full: false, broken }
+        Self { body, to: None, full: false, broken, stall: Stall::default() }
     }
 
-    /// Sends the body on this stream from now on.
-    pub(crate) fn send_to(&mut self, to: SendStream<Bytes>) {
+    /// Sends the body on this stream from now on, and resets it with CANCEL when the peer takes nothing for `stall`.
+    pub(crate) fn send_to(&mut self, to: SendStream<Bytes>, stall: Duration) {
         self.full = false;
+        self.stall = Stall::new(stall);
         self.to = if self.body.is_end_stream() { None } else { Some(to) };
+    }
+
+    /// Resets the stream, if not all is sent.
+    pub(crate) fn reset(&mut self, reason: Reason) {
+        if let Some(to) = &mut self.to {
+            to.send_reset(reason);
+        }
     }
 
     /// Gives the stream up.
@@ -73,8 +88,19 @@ where
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Piped> {
         let Some(to) = &mut self.to else { return Poll::Ready(Piped::Done) };
         loop {
-            if self.full && !ready!(poll_room(to, cx)) {
-                return poll_reset(to, cx);
+            if self.full {
+                match poll_room(to, cx) {
+                    Poll::Ready(true) => self.stall.over(),
+                    Poll::Ready(false) => return poll_reset(to, cx),
+                    Poll::Pending => {
+                        let gives_up = hold(&mut self.body, cx);
+                        if gives_up || self.stall.poll(cx).is_ready() {
+                            to.send_reset(Reason::CANCEL);
+                            return Poll::Ready(if gives_up { Piped::Broken } else { Piped::Stalled });
+                        }
+                        return poll_reset(to, cx);
+                    }
+                }
             }
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return poll_reset(to, cx) };
             let ended = match frame {
@@ -115,15 +141,33 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Sends the rest by itself.
-    pub(crate) fn go_on(mut self) {
+    /// Sends the rest by itself, and tells how that ended.
+    pub(crate) fn go_on(mut self, ended: impl FnOnce(Piped) + Send + 'static) {
         if !self.is_done() {
-            tokio::spawn(async move { poll_fn(|cx| self.poll(cx)).await });
+            tokio::spawn(async move { ended(poll_fn(|cx| self.poll(cx)).await) });
         }
     }
 }
 
+/// Has a body of ours take what comes while there is no room for it. Whether it gives up.
+fn hold<B: 'static>(body: &mut B, cx: &mut Context<'_>) -> bool {
+    // Bodies of others have nothing to hold, and no trait of ours. Which of them `B` is the compiler knows.
+    let body: &mut dyn Any = body;
+    if let Some(body) = body.downcast_mut::<proxy::Body>() {
+        return body.hold(cx);
+    }
+    if let Some(body) = body.downcast_mut::<Replay>() {
+        body.hold(cx);
+    } else if let Some(body) = body.downcast_mut::<IncomingBody>() {
+        body.hold(cx);
+    }
+    false
+}
+
 /// Ready when there is window for a byte at least; false if the stream has ended.
+///
+/// All of a chunk is sent then, since what h2 has of it beyond the window costs no more than it did in its body: the
+/// window of the peer that it came from is given back only once more is asked for.
 fn poll_room(to: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
     to.reserve_capacity(1);
     while to.capacity() == 0 {

@@ -9,8 +9,10 @@ use crate::{
     endpoints::Attempt,
     grpc,
     now::now,
+    pipe::Piped,
     reason::Side,
     retry::{self, Budget, Tries},
+    stats::StreamLimit,
 };
 use bytes::Bytes;
 use h2::Reason;
@@ -43,6 +45,7 @@ use tower_service::Service;
 /// | connection lost after the head | RST_STREAM(INTERNAL_ERROR) |
 /// | no endpoint ready in the fail-fast time | 503, 14; 502 or 504, 14 if none could be connected to |
 /// | too many requests waiting or in flight | 503, 14 |
+/// | endpoint takes no more of the request for the write-stall timeout | before the head 504, gRPC status 4; after it RST_STREAM(CANCEL) |
 /// | deadline before the head | 504, gRPC status 4 |
 /// | deadline after the head | RST_STREAM(CANCEL) |
 ///
@@ -376,7 +379,12 @@ impl Exchange {
     fn pass_on(mut self: Box<Self>, rsp: Response<IncomingBody>) -> Response<Body> {
         if let Some(mut request) = self.request.take_if(|request| !request.is_done()) {
             request.body_mut().forget();
-            request.go_on();
+            let endpoint = Arc::clone(self.shared.stats.transport(Side::Endpoint));
+            request.go_on(move |ended| {
+                if ended == Piped::Stalled {
+                    endpoint.stream_limit(StreamLimit::WriteStall);
+                }
+            });
         }
         self.request = None;
         self.status = Some(rsp.status());
@@ -406,6 +414,9 @@ impl Exchange {
             Err(Error { source: Side::Endpoint.passed_on(reason).into() })
         } else if error.is_left_out() {
             Err(Error { source: Reason::REFUSED_STREAM.into() })
+        } else if error.is_stalled() {
+            self.shared.stats.transport(Side::Endpoint).stream_limit(StreamLimit::WriteStall);
+            Ok(self.answer(Answer::stalled()))
         } else if error.is_request_broken() {
             // The client has gone, so nobody sees it.
             Err(Error { source: Reason::CANCEL.into() })
@@ -501,6 +512,17 @@ impl Drop for Waiting<'_> {
 
 // === impl Body ===
 
+impl Body {
+    /// To be called where what was yielded last cannot be passed on now. Whether the request's deadline has passed.
+    pub(crate) fn hold(&mut self, cx: &mut Context<'_>) -> bool {
+        let Exchange { body, deadline, .. } = &mut *self.0;
+        if let Some(body) = body {
+            body.hold(cx);
+        }
+        expired(deadline, cx)
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = body::Error;
@@ -521,7 +543,7 @@ impl http_body::Body for Body {
                     }
                 }
             }
-            Poll::Ready(Some(Err(error))) if !error.is_timeout() => {
+            Poll::Ready(Some(Err(error))) if !error.is_timeout() && !error.is_given_up() => {
                 exchange.shared.stats.transport(Side::Endpoint).reset(error.reset().map(Reason::from));
                 if error.is_connection_lost() {
                     exchange.set(Outcome::Failure);

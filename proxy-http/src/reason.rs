@@ -57,3 +57,8 @@ pub(crate) fn first(error: &(dyn StdError + 'static)) -> Option<Reason> {
 pub(crate) fn remote_reset(error: &h2::Error) -> Option<Reason> {
     error.reason().filter(|_| error.is_reset() && error.is_remote())
 }
+
+/// Whether it was this side that reset a stream, for a reason of its own.
+pub(crate) fn is_ours(error: &h2::Error) -> bool {
+    error.is_reset() && !error.is_remote() && !error.is_library()
+}

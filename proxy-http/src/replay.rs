@@ -37,6 +37,10 @@ struct Past {
     ended: bool,
 }
 
+/// What each frame after the first costs at least, in bytes: a small one keeps all that came with it in one read from
+/// being freed.
+const FRAME: usize = 256;
+
 // === impl Replay ===
 
 impl Replay {
@@ -64,11 +68,17 @@ impl Replay {
         }
     }
 
+    /// To be called where what was yielded last cannot be passed on now.
+    pub(crate) fn hold(&mut self, cx: &mut Context<'_>) {
+        self.inner.hold(cx);
+    }
+
     fn remember(&mut self, frame: &Frame<Bytes>) {
         let Some(room) = self.room else { return };
         let past = self.past.get_or_insert_default();
         if let Some(data) = frame.data_ref() {
-            self.room = room.checked_sub(data.len());
+            let least = if past.data.is_empty() { 0 } else { FRAME };
+            self.room = room.checked_sub(data.len().max(least));
             past.data.push(data.clone());
             past.next = past.data.len();
             if self.room.is_none() {

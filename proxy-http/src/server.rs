@@ -3,13 +3,17 @@
 use crate::{
     BoxError, IncomingBody,
     activity::Activity,
+    answer::Answer,
+    credit::{Buffers, Credit},
+    grpc,
+    idle::{Idle, Progress},
     io::Io,
     lifetime::Lifetime,
     now,
     ping::{self, Finding},
     pipe::{Pipe, Piped},
     reason::{self, Side},
-    stats::{Limit, Transport},
+    stats::{Limit, StreamLimit, Transport},
     wake::Wake,
 };
 use bytes::Bytes;
@@ -44,7 +48,11 @@ pub struct Server {
     adaptive: bool,
     max_age: Option<MaxConnectionAge>,
     max_idle: Option<Duration>,
+    write_stall: Duration,
+    stream_idle: Option<Duration>,
+    windows: (u32, u32),
     transport: Arc<Transport>,
+    buffers: Arc<Buffers>,
 }
 
 /// Why a connection ended other than by its client closing it.
@@ -66,6 +74,10 @@ where
     keep_alive: Option<ClientKeepAlive>,
     /// `None`: nothing limits it.
     lifetime: Option<Lifetime>,
+    /// `None`: streams may be idle for any time.
+    idle: Option<Idle>,
+    write_stall: Duration,
+    credit: Credit,
     draining: bool,
     wake: Arc<Wake>,
     /// `wake`, as the connection is polled with it.
@@ -83,6 +95,9 @@ pin_project! {
     /// A request that is being answered.
     struct Answering<S, F, B> {
         respond: SendResponse<Bytes>,
+        // `None`: it may be idle for any time.
+        progress: Option<Arc<Progress>>,
+        write_stall: Duration,
         #[pin]
         state: State<S, F, B>,
     }
@@ -107,6 +122,11 @@ const DEFAULT_MAX_CONCURRENT_STREAMS: u32 = 200;
 const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
 const DEFAULT_MAX_SEND_BUF_SIZE: usize = 400 << 10;
 const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
+const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// What DATA frames of less than 256 bytes that wait in h2 may cost, as toward endpoints. They wait for a poll of their
+/// streams only, so a burst is what counts; clients get less than endpoints, since there may be many more of them. It is
+/// enough for 16,000 small messages at once, more than the default stream window holds of gRPC's smallest.
+const DATA_FRAME_BUDGET: usize = 4 << 20;
 
 // === impl Server ===
 
@@ -128,7 +148,11 @@ impl Server {
             adaptive: params.flow_control == Some(FlowControl::Adaptive),
             max_age: params.max_connection_age,
             max_idle: params.max_connection_idle,
+            write_stall: params.write_stall_timeout.unwrap_or(DEFAULT_WRITE_STALL_TIMEOUT),
+            stream_idle: params.stream_idle_timeout,
+            windows: windows(params.flow_control),
             transport: Arc::default(),
+            buffers: Arc::default(),
         })
     }
 
@@ -136,6 +160,12 @@ impl Server {
     #[must_use]
     pub fn count_on(self, transport: Arc<Transport>) -> Self {
         Self { transport, ..self }
+    }
+
+    /// Has connections take what they hold for readers that have stopped from `buffers`. Not set: there is no bound.
+    #[must_use]
+    pub fn buffer_in(self, buffers: Arc<Buffers>) -> Self {
+        Self { buffers, ..self }
     }
 
     /// Serves one connection until the client closes it, or until it is drained.
@@ -148,7 +178,11 @@ impl Server {
     ///
     /// An error of `service` resets the stream, with the code of the first `h2::Error` among its sources or else with
     /// INTERNAL_ERROR. So does a response that HTTP/2 has no form for, such as one with a `connection` field. When a
-    /// client resets its stream, or is lost, the future or the body of its response is dropped.
+    /// client resets its stream, or is lost, the future or the body of its response is dropped. So it is when the client
+    /// takes nothing of the response for the write-stall timeout, or when nothing moves on the stream for the stream idle
+    /// timeout: the stream is reset with CANCEL then; where the head is not there yet, it is answered with 504 (gRPC
+    /// status 4). Envoy answers the latter with 408 where the request is not whole, but that asks clients to send it
+    /// again, and what was done with it nobody knows.
     ///
     /// # Errors
     ///
@@ -158,7 +192,7 @@ impl Server {
         I: AsyncRead + AsyncWrite + Unpin,
         S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
         S::Error: Into<BoxError>,
-        B: Body<Data = Bytes> + Unpin,
+        B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: Into<BoxError>,
         D: Future<Output = ()>,
     {
@@ -173,6 +207,9 @@ impl Server {
             streams: FuturesUnordered::new(),
             keep_alive: self.keep_alive,
             lifetime,
+            idle: self.stream_idle.map(Idle::new),
+            write_stall: self.write_stall,
+            credit: Credit::new(Arc::clone(&self.buffers), self.windows),
             draining: false,
             waker: Waker::from(Arc::clone(&wake)),
             wake,
@@ -218,20 +255,17 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         max_send_buf_size,
         max_connection_age: _,
         max_connection_idle: _,
+        write_stall_timeout: _,
+        stream_idle_timeout: _,
     } = *params;
     let mut builder = h2::server::Builder::new();
-    let (stream, connection) = match flow_control {
-        None => (DEFAULT_WINDOW, DEFAULT_WINDOW),
-        Some(FlowControl::Adaptive) => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
-        Some(FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size }) => {
-            (initial_stream_window_size, initial_connection_window_size)
-        }
-    };
+    let (stream, connection) = windows(flow_control);
     builder
         .initial_window_size(stream)
         .initial_connection_window_size(connection)
         .max_concurrent_streams(max_concurrent_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_STREAMS))
         .max_header_list_size(max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE))
+        .data_frame_budget(DATA_FRAME_BUDGET)
         .max_local_error_reset_streams(Some(
             max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
         ))
@@ -246,6 +280,17 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         builder.max_pending_accept_reset_streams(max);
     }
     builder
+}
+
+/// Those of a stream and of a connection, in bytes.
+fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
+    match flow_control {
+        None => (DEFAULT_WINDOW, DEFAULT_WINDOW),
+        Some(FlowControl::Adaptive) => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
+        Some(FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size }) => {
+            (initial_stream_window_size, initial_connection_window_size)
+        }
+    }
 }
 
 /// Completes when, for [`DRAIN_SILENCE`], no stream was open and not a byte moved; or else, with a limit, when it is
@@ -271,7 +316,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
     S::Error: Into<BoxError>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -290,6 +335,9 @@ where
             self.phase = Phase::Open(connection);
         }
         let Phase::Open(connection) = &mut self.phase else { unreachable!() };
+        if let Some(size) = self.credit.poll(self.activity.open_streams(), &self.waker) {
+            connection.set_target_window_size(size);
+        }
         let mut accepted = false;
         while let Poll::Ready(next) = connection.poll_accept(&mut connection_cx) {
             let (req, respond) = match next {
@@ -298,16 +346,23 @@ where
                 None => return Poll::Ready(Ok(())),
             };
             let (head, body) = req.into_parts();
-            let body = IncomingBody::new(Side::Client, &head.headers, body, self.activity.if_adaptive());
+            let mut body = IncomingBody::new(Side::Client, &head.headers, body, self.activity.if_adaptive());
+            if !body.is_end_stream() {
+                body = body.counted(self.activity.open_stream());
+            }
+            let progress = self.idle.as_ref().map(|_| Progress::new(grpc::is_grpc(&head.headers)));
+            if let Some(progress) = &progress {
+                body = body.watched(Arc::clone(progress));
+            }
             let state = State::call(&mut self.service, Request::from_parts(head, body));
-            self.streams.push(Answering { respond, state });
+            self.streams.push(Answering { respond, progress, write_stall: self.write_stall, state });
             accepted = true;
         }
         while let Poll::Ready(found) = self.activity.poll_pings(cx) {
             match found {
                 Finding::Dead => return Poll::Ready(Err(Error { source: None })),
                 Finding::Window(size) => {
-                    connection.set_target_window_size(size);
+                    connection.set_target_window_size(self.credit.resize(size, size));
                     connection.set_initial_window_size(size).map_err(Error::connection)?;
                 }
             }
@@ -315,6 +370,11 @@ where
         if accepted {
             // What they send at once wakes the connection.
             self.poll_streams(cx);
+        }
+        if let Some(idle) = &mut self.idle {
+            while idle.poll(!self.streams.is_empty(), cx).is_ready() {
+                idle.look(Pin::new(&self.streams).iter_pin_ref().filter_map(|stream| stream.progress.clone()));
+            }
         }
         // A drain waits for those that are answered but not sent to their end, too.
         let open = if self.draining { self.phase.has_streams().into() } else { self.streams.len() };
@@ -336,6 +396,8 @@ where
         while let Poll::Ready(Some(ended)) = Pin::new(&mut self.streams).poll_next(cx) {
             match ended {
                 Piped::Done | Piped::Broken => {}
+                Piped::Stalled => self.transport.stream_limit(StreamLimit::WriteStall),
+                Piped::Idle => self.transport.stream_limit(StreamLimit::Idle),
                 Piped::Reset(reason) => self.transport.reset(Some(reason)),
                 Piped::Lost => self.transport.reset(None),
             }
@@ -381,13 +443,27 @@ impl<S, B> Future for Answering<S, S::Future, B>
 where
     S: Service<Request<IncomingBody>, Response = Response<B>>,
     S::Error: Into<BoxError>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     type Output = Piped;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Piped> {
         let mut this = self.project();
+        if let Some(progress) = this.progress {
+            if progress.is_over(cx) {
+                match this.state.project() {
+                    StateProj::Sending { pipe } => pipe.reset(Reason::CANCEL),
+                    _ => {
+                        let answer = Answer::idle().into_response(progress.grpc);
+                        // Fails only if the client has reset the stream.
+                        let _ = this.respond.send_response(answer, true);
+                    }
+                }
+                return Poll::Ready(Piped::Idle);
+            }
+            progress.mark();
+        }
         loop {
             let polled = match this.state.as_mut().project() {
                 StateProj::Sending { pipe } => return pipe.poll(cx),
@@ -418,7 +494,7 @@ where
                     to.map(|to| {
                         (!ended).then(|| {
                             let mut pipe = Pipe::new(body, Reason::INTERNAL_ERROR);
-                            pipe.send_to(to);
+                            pipe.send_to(to, *this.write_stall);
                             pipe
                         })
                     })

@@ -41,6 +41,7 @@ pub struct Transport {
     written_bytes: AtomicU64,
     resets: [AtomicU64; RESET_CODES],
     limits: [AtomicU64; Limit::ALL.len()],
+    stream_limits: [AtomicU64; StreamLimit::ALL.len()],
 }
 
 /// How long something took, each time that it was done.
@@ -78,6 +79,15 @@ pub enum Limit {
     /// It was still open at the end of the grace after that, and so it was closed.
     AgeGrace,
     /// It had been without a stream for too long, and so it was drained.
+    Idle,
+}
+
+/// What limits how long a stream may stand still.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum StreamLimit {
+    /// The peer took nothing of what was to be sent to it.
+    WriteStall,
+    /// Nothing moved in either direction.
     Idle,
 }
 
@@ -255,6 +265,16 @@ impl Transport {
         Limit::ALL.into_iter().zip(&self.limits).map(|(limit, count)| (limit, count.load(Relaxed)))
     }
 
+    /// Streams that were ended for each limit so far.
+    pub fn stream_limits(&self) -> impl Iterator<Item = (StreamLimit, u64)> {
+        StreamLimit::ALL.into_iter().zip(&self.stream_limits).map(|(limit, count)| (limit, count.load(Relaxed)))
+    }
+
+    /// A stream reached a limit.
+    pub(crate) fn stream_limit(&self, limit: StreamLimit) {
+        self.stream_limits[limit as usize].fetch_add(1, Relaxed);
+    }
+
     /// A connection reached a limit.
     pub(crate) fn limit(&self, limit: Limit) {
         self.limits[limit as usize].fetch_add(1, Relaxed);
@@ -288,6 +308,13 @@ impl Transport {
 impl Limit {
     /// In the order of their declaration, by which they index counters.
     const ALL: [Self; 3] = [Self::Age, Self::AgeGrace, Self::Idle];
+}
+
+// === impl StreamLimit ===
+
+impl StreamLimit {
+    /// In the order of their declaration, by which they index counters.
+    const ALL: [Self; 2] = [Self::WriteStall, Self::Idle];
 }
 
 // === impl Latency ===

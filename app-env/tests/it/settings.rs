@@ -85,6 +85,10 @@ fn everything() -> Vars {
             ("HTTP_RETRY_BUDGET_RATIO", format!("{tens}.42")),
             ("HTTP_RETRY_BUDGET_MIN_PER_SECOND", format!("{tens}43")),
             ("HTTP_RETRY_BUFFER_SIZE", format!("{tens}44")),
+            ("SERVER_HTTP2_WRITE_STALL_TIMEOUT", format!("{tens}48ms")),
+            ("SERVER_HTTP2_STREAM_IDLE_TIMEOUT", format!("{tens}49ms")),
+            ("CONNECT_HTTP2_WRITE_STALL_TIMEOUT", format!("{tens}50ms")),
+            ("MAX_BUFFERED_BYTES", format!("{tens}51")),
         ] {
             all.insert(full(&format!("{direction}_{suffix}")), value);
         }
@@ -117,6 +121,8 @@ fn everything_of(tens: u8) -> Direction {
             max_send_buf_size: Some(size(12)),
             max_connection_age: Some(MaxConnectionAge { age: time(45), grace: time(46) }),
             max_connection_idle: Some(time(47)),
+            write_stall_timeout: Some(time(48)),
+            stream_idle_timeout: Some(time(49)),
         },
         accept: TcpParams { keepalive: Some(secs(n(27).into())), user_timeout: Some(time(29)) },
         connect: Connect {
@@ -132,6 +138,7 @@ fn everything_of(tens: u8) -> Direction {
                 max_header_list_size: Some(n(20)),
                 header_table_size: Some(n(21)),
                 max_send_buf_size: Some(size(22)),
+                write_stall_timeout: Some(time(50)),
             },
             timeout: time(23),
             backoff: Backoff { min: time(24), max: time(25), jitter: f64::from(tens) + 0.26 },
@@ -153,6 +160,7 @@ fn everything_of(tens: u8) -> Direction {
         http_failfast_timeout: time(32),
         http_request_timeout: Some(time(33)),
         max_in_flight: size(34),
+        max_buffered_bytes: size(51),
     }
 }
 
@@ -179,13 +187,18 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
     let inbound = Direction {
         listen_addr: ([0, 0, 0, 0], 4143).into(),
         endpoints: vec!["127.0.0.1:80".parse().unwrap()],
-        server: ServerParams { flow_control: Some(FlowControl::DEFAULT), ..ServerParams::DEFAULT },
+        server: ServerParams {
+            flow_control: Some(FlowControl::DEFAULT),
+            write_stall_timeout: Some(secs(300)),
+            ..ServerParams::DEFAULT
+        },
         accept: TcpParams::default(),
         accept_backlog: 1024,
         connect: Connect {
             http2: ClientParams {
                 flow_control: Some(FlowControl::DEFAULT),
                 max_concurrent_reset_streams: Some(10_000),
+                write_stall_timeout: Some(secs(300)),
                 ..ClientParams::DEFAULT
             },
             timeout: millis(300),
@@ -208,6 +221,7 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
         http_failfast_timeout: secs(1),
         http_request_timeout: None,
         max_in_flight: 100_000,
+        max_buffered_bytes: 256 << 20,
     };
     let connect = Connect {
         timeout: secs(1),

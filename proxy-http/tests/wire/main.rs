@@ -6,5 +6,6 @@ mod frames;
 mod lifetime;
 mod params;
 mod resets;
+mod stalls;
 mod support;
 mod truncation;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use h2::Reason;
 use http::Response;
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, ServerParams};
+use proxy_http::Buffers;
 use std::{future::poll_fn, time::Duration};
 use tokio::{io::AsyncWriteExt as _, time::Instant};
 
@@ -125,7 +126,8 @@ async fn servers_stream_window_holds_a_client_up() {
 async fn servers_connection_window_holds_all_streams_up() {
     let server = ServerParams { flow_control: WINDOWS, ..ServerParams::DEFAULT };
     let client = ClientParams { max_send_buf_size: Some(1), ..ClientParams::DEFAULT };
-    let mut rig = Rig::new(&server, &client, PROXY);
+    // Where there is no room for streams that stall beside the window.
+    let mut rig = Rig::buffering(&server, &client, PROXY, Buffers::new(0));
     let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
     let mut total = 0;
     let mut open = Vec::new();

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client, server};
 use http::{Request, Response};
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{Connect, Endpoints, Proxy, Server, Stats, endpoints, proxy, retry, stats::Peer};
+use proxy_http::{Buffers, Connect, Endpoints, Proxy, Server, Stats, endpoints, proxy, retry, stats::Peer};
 use std::{
     future::{pending, ready},
     io,
@@ -38,6 +38,10 @@ pub(crate) struct Rig {
     pub(crate) client_io: Option<DuplexStream>,
     pub(crate) endpoint_ios: mpsc::UnboundedReceiver<DuplexStream>,
     pub(crate) stats: Arc<Stats>,
+    /// Where both sides' connections buffer.
+    pub(crate) buffers: Arc<Buffers>,
+    pub(crate) server: Server,
+    pub(crate) proxy: Proxy,
 }
 
 /// A stream as the endpoint sees it.
@@ -55,19 +59,43 @@ pub(crate) struct Endpoint {
 
 impl Rig {
     pub(crate) fn new(server: &ServerParams, client: &ClientParams, params: proxy::Params) -> Self {
+        Self::buffering(server, client, params, Buffers::default())
+    }
+
+    pub(crate) fn buffering(
+        server: &ServerParams,
+        client: &ClientParams,
+        params: proxy::Params,
+        buffers: Buffers,
+    ) -> Self {
+        let buffers = Arc::new(buffers);
         let (opened, endpoint_ios) = mpsc::unbounded_channel();
         let connector = tower::service_fn(move |_: &str| {
             let (near, far) = tokio::io::duplex(1 << 20);
             ready(opened.send(far).map(|()| near).map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused)))
         });
         let stats = Arc::<Stats>::default();
-        let connect = Connect::new(connector, client).unwrap().count_on(Arc::clone(stats.transport(Peer::Endpoint)));
+        let connect = Connect::new(connector, client)
+            .unwrap()
+            .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
+            .buffer_in(Arc::clone(&buffers));
         let endpoints = Endpoints::fixed(["endpoint"], &connect, endpoint_params());
         let proxy = Proxy::new(endpoints, Arc::new(proxy::Limits::new(params)), Arc::clone(&stats));
-        let server = Server::new(server).unwrap().count_on(Arc::clone(stats.transport(Peer::Client)));
+        let server = Server::new(server)
+            .unwrap()
+            .count_on(Arc::clone(stats.transport(Peer::Client)))
+            .buffer_in(Arc::clone(&buffers));
+        let mut rig = Self { client_io: None, endpoint_ios, stats, buffers, server, proxy };
+        rig.client_io = Some(rig.connect());
+        rig
+    }
+
+    /// One more connection of a client.
+    pub(crate) fn connect(&self) -> DuplexStream {
         let (client_io, server_io) = tokio::io::duplex(1 << 20);
+        let (server, proxy) = (self.server.clone(), self.proxy.clone());
         tokio::spawn(async move { server.serve(server_io, proxy, pending()).await });
-        Self { client_io: Some(client_io), endpoint_ios, stats }
+        client_io
     }
 
     pub(crate) fn defaults() -> Self {

@@ -1,0 +1,70 @@
+//! Data that was received for a reader that has stopped.
+
+use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
+
+/// Frames in their order, the small ones put together: each costs h2 as much as 256 bytes, and keeps all that came with
+/// it in one read from being freed.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    whole: VecDeque<Bytes>,
+    /// What came after those.
+    small: BytesMut,
+}
+
+/// Frames of fewer bytes are copied.
+const SMALL: usize = 1 << 10;
+
+// === impl Gathered ===
+
+impl Gathered {
+    pub(crate) fn push(&mut self, data: Bytes) {
+        if data.len() < SMALL {
+            self.small.extend_from_slice(&data);
+            return;
+        }
+        if !self.small.is_empty() {
+            self.whole.push_back(self.small.split().freeze());
+        }
+        self.whole.push_back(data);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.small.is_empty()
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Bytes> {
+        self.whole.pop_front().or_else(|| (!self.small.is_empty()).then(|| self.small.split().freeze()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_keep_their_order_and_small_ones_become_one() {
+        let mut gathered = Gathered::default();
+        let sizes = [1, 2, SMALL, SMALL - 1, 3, 2 * SMALL, SMALL, 5];
+        for (byte, size) in (b'a'..).zip(sizes) {
+            gathered.push(vec![byte; size].into());
+        }
+        let popped: Vec<_> = std::iter::from_fn(|| gathered.pop()).collect();
+        let lengths: Vec<_> = popped.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [3, SMALL, SMALL + 2, 2 * SMALL, SMALL, 5]);
+        let expected: Vec<u8> = (b'a'..).zip(sizes).flat_map(|(byte, size)| vec![byte; size]).collect();
+        assert_eq!(popped.concat(), expected);
+        gathered.push("more".into());
+        assert_eq!(gathered.pop().unwrap(), "more");
+    }
+
+    #[test]
+    fn a_window_of_single_bytes_takes_its_size() {
+        let mut gathered = Gathered::default();
+        for _ in 0..65_535 {
+            gathered.push(Bytes::from_static(b"x"));
+        }
+        assert!(gathered.small.capacity() <= 64 << 10, "{}", gathered.small.capacity());
+        assert!(gathered.whole.is_empty());
+    }
+}
