@@ -19,6 +19,11 @@ impl Answer {
         Self { status: StatusCode::BAD_GATEWAY, code: grpc::Code::Unavailable, reason: reason.into() }
     }
 
+    /// The request is malformed. gRPC has this for 400.
+    pub(crate) fn bad_request(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code: grpc::Code::Internal, reason: reason.into() }
+    }
+
     /// No endpoint may take the request now.
     pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, code: grpc::Code::Unavailable, reason: reason.into() }

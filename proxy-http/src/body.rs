@@ -3,6 +3,7 @@
 use crate::{
     activity::{Activity, OpenStream},
     gathered::Gathered,
+    hygiene,
     idle::Progress,
     reason::{self, Side},
 };
@@ -60,6 +61,7 @@ pub struct Error {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
     Reset(Reason),
+    Malformed,
     Lost,
     TimedOut,
     /// This side reset the stream for what became of the other direction.
@@ -148,6 +150,12 @@ impl IncomingBody {
         polled
     }
 
+    /// The body of a message that has none: it ends, and before that there is no data.
+    pub(crate) fn without_content(mut self) -> Self {
+        self.remaining = Some(0);
+        self
+    }
+
     fn give_back(&mut self) {
         let taken = mem::take(&mut self.taken);
         if taken > 0 {
@@ -189,7 +197,13 @@ impl Body for IncomingBody {
                 Some(Ok(data)) => {
                     self.set_held(true);
                     self.taken = data.len();
-                    self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(data.len() as u64));
+                    if let Some(remaining) = &mut self.remaining {
+                        // Only of a message without content; h2 has checked the others.
+                        let Some(less) = remaining.checked_sub(data.len() as u64) else {
+                            return Poll::Ready(Some(Err(Error::malformed(self.side))));
+                        };
+                        *remaining = less;
+                    }
                     if let Some(activity) = &self.activity {
                         activity.data(data.len());
                     }
@@ -205,7 +219,10 @@ impl Body for IncomingBody {
             }
         }
         Poll::Ready(match ready!(self.from.poll_trailers(cx)) {
-            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            Ok(trailers) => trailers.map(|trailers| match hygiene::trailers(&trailers) {
+                Ok(()) => Ok(Frame::trailers(trailers)),
+                Err(_) => Err(Error::malformed(self.side)),
+            }),
             Err(error) => Some(Err(Error::new(self.side, &error))),
         })
     }
@@ -229,9 +246,15 @@ impl Error {
     fn new(side: Side, error: &h2::Error) -> Self {
         match reason::remote_reset(error) {
             Some(reason) => Self { kind: Kind::Reset(reason), passed_on: side.passed_on(reason).into() },
+            // h2 resets what is malformed.
+            None if error.is_reset() && error.is_library() => Self::malformed(side),
             None if reason::is_ours(error) => Self { kind: Kind::GivenUp, passed_on: Reason::CANCEL.into() },
             None => Self { kind: Kind::Lost, passed_on: side.lost().into() },
         }
+    }
+
+    fn malformed(side: Side) -> Self {
+        Self { kind: Kind::Malformed, passed_on: side.lost().into() }
     }
 
     pub(crate) fn timed_out() -> Self {
@@ -247,13 +270,19 @@ impl Error {
         }
     }
 
+    /// The peer's message is malformed: HTTP does not allow its trailers, its length, or its stream's frames.
+    #[must_use]
+    pub fn is_malformed(&self) -> bool {
+        self.kind == Kind::Malformed
+    }
+
     /// The connection that the body came from was lost.
     #[must_use]
     pub fn is_connection_lost(&self) -> bool {
         self.kind == Kind::Lost
     }
 
-    /// This side gave up the other direction of the exchange, for example since the peer took no more of it.
+    /// This side gave up the other direction of the exchange: it broke, or the peer took no more of it.
     #[must_use]
     pub fn is_given_up(&self) -> bool {
         self.kind == Kind::GivenUp
@@ -270,6 +299,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             Kind::Reset(reason) => write!(f, "stream was reset: {reason:?}"),
+            Kind::Malformed => f.write_str("message is malformed"),
             Kind::Lost => f.write_str("connection was lost before the body's end"),
             Kind::TimedOut => f.write_str("deadline passed before the body's end"),
             Kind::GivenUp => f.write_str("the other direction was given up"),

@@ -5,6 +5,7 @@ use crate::{
     activity::{Activity, OpenStream},
     credit::{Buffers, Credit},
     head::Head,
+    hygiene,
     io::Io,
     ping::{self, Finding},
     pipe::{Pipe, Piped},
@@ -107,10 +108,19 @@ enum ConnectErrorKind {
 /// Why a request got no response.
 #[derive(Debug)]
 pub struct Error {
-    /// `None`: the request's own body broke, or stalled.
+    /// `None`: `fault` says it all.
     source: Option<h2::Error>,
     sent: bool,
-    stalled: bool,
+    fault: Option<Fault>,
+}
+
+/// What else than the connection or the endpoint's RST_STREAM was in the way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fault {
+    /// The request's own body broke.
+    RequestBroken,
+    Stalled,
+    ResponseMalformed,
 }
 
 /// A request that got no response, given back.
@@ -522,12 +532,15 @@ where
             let responded = match self.upload.poll(cx) {
                 Poll::Ready(Piped::Broken) => Err(Error::REQUEST_BROKEN),
                 Poll::Ready(Piped::Stalled) => Err(Error::STALLED),
-                _ => ready!(Pin::new(response).poll(cx)).map_err(Error::sent),
+                _ => ready!(Pin::new(response).poll(cx)).map_err(Error::unanswered).and_then(|mut rsp| {
+                    hygiene::response(&mut rsp).map(|()| rsp).map_err(|_| Error::RESPONSE_MALFORMED)
+                }),
             };
             let Some(Ok(Sent { stream, activity, .. })) = self.sent.take() else { unreachable!() };
             return Poll::Ready(responded.map(|rsp| {
                 let (head, body) = rsp.into_parts();
                 let body = IncomingBody::new(Side::Endpoint, &head.headers, body, activity);
+                let body = if hygiene::has_no_content(head.status) { body.without_content() } else { body };
                 Response::from_parts(head, body.counted(stream))
             }));
         }
@@ -632,27 +645,36 @@ impl ConnectError {
 // === impl Error ===
 
 impl Error {
-    const REQUEST_BROKEN: Self = Self { source: None, sent: true, stalled: false };
-    const STALLED: Self = Self { source: None, sent: true, stalled: true };
-
-    fn sent(source: h2::Error) -> Self {
-        Self { source: Some(source), sent: true, stalled: false }
-    }
+    const REQUEST_BROKEN: Self = Self { source: None, sent: true, fault: Some(Fault::RequestBroken) };
+    const STALLED: Self = Self { source: None, sent: true, fault: Some(Fault::Stalled) };
+    const RESPONSE_MALFORMED: Self = Self { source: None, sent: true, fault: Some(Fault::ResponseMalformed) };
 
     fn unsent(source: h2::Error) -> Self {
-        Self { source: Some(source), sent: false, stalled: false }
+        Self { source: Some(source), sent: false, fault: None }
+    }
+
+    fn unanswered(source: h2::Error) -> Self {
+        // h2 resets what is malformed.
+        let malformed = source.is_reset() && source.is_library();
+        Self { source: Some(source), sent: true, fault: malformed.then_some(Fault::ResponseMalformed) }
     }
 
     /// The request's own body broke, so that its stream was reset; the endpoint has done nothing wrong.
     #[must_use]
     pub fn is_request_broken(&self) -> bool {
-        self.source.is_none() && !self.stalled
+        self.fault == Some(Fault::RequestBroken)
     }
 
     /// The endpoint took no more of the request for too long, so that its stream was reset.
     #[must_use]
     pub fn is_stalled(&self) -> bool {
-        self.stalled
+        self.fault == Some(Fault::Stalled)
+    }
+
+    /// HTTP does not allow the response; its stream is reset, all others go on.
+    #[must_use]
+    pub fn is_response_malformed(&self) -> bool {
+        self.fault == Some(Fault::ResponseMalformed)
     }
 
     /// The code of the RST_STREAM that the endpoint answered with, if it did.
@@ -687,7 +709,7 @@ impl Error {
     /// The connection was lost before the response's head arrived.
     #[must_use]
     pub fn is_connection_lost(&self) -> bool {
-        self.source.is_some() && self.remote_reset().is_none() && !self.is_unprocessed()
+        self.fault.is_none() && self.remote_reset().is_none() && !self.is_unprocessed()
     }
 
     pub(crate) fn remote_reset(&self) -> Option<Reason> {
@@ -699,6 +721,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.remote_reset() {
             Some(reason) => write!(f, "endpoint reset the stream: {reason:?}"),
+            None if self.is_response_malformed() => f.write_str("endpoint's response is malformed"),
             None if self.is_request_broken() => f.write_str("the request's body broke"),
             None if self.is_stalled() => f.write_str("endpoint took no more of the request"),
             None if self.is_left_out() => f.write_str("endpoint went away before it processed the request"),

@@ -17,6 +17,7 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 pub(crate) enum Code {
     DeadlineExceeded = 4,
     Unimplemented = 12,
+    Internal = 13,
     Unavailable = 14,
 }
 

@@ -61,6 +61,7 @@ pub mod endpoints;
 mod gathered;
 mod grpc;
 mod head;
+mod hygiene;
 mod idle;
 mod io;
 mod lifetime;

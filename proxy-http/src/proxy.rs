@@ -7,7 +7,7 @@ use crate::{
     breaker::Outcome,
     client::{self, Outgoing},
     endpoints::Attempt,
-    grpc,
+    grpc, hygiene,
     now::now,
     pipe::Piped,
     reason::Side,
@@ -162,9 +162,9 @@ impl Service<Request<IncomingBody>> for Proxy {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, req: Request<IncomingBody>) -> ResponseFuture {
+    fn call(&mut self, mut req: Request<IncomingBody>) -> ResponseFuture {
         let shared = &self.shared;
-        let refused = shared.refuse(req.method());
+        let refused = shared.refuse(&mut req);
         let mut exchange = Exchange::start(shared, req);
         if let Some(answer) = refused {
             return ResponseFuture(Progress::Later(Box::pin(future::ready(Ok(exchange.answer(answer))))));
@@ -347,7 +347,10 @@ impl Exchange {
                 policy.after_response(rsp, tries)
             }
             Err(error) => {
-                if error.is_connection_lost() {
+                if error.is_response_malformed() {
+                    shared.stats.transport(Side::Endpoint).count_malformed();
+                }
+                if error.is_connection_lost() || error.is_response_malformed() {
                     attempt.set(Outcome::Failure);
                 }
                 policy.after_error(error, tries)
@@ -408,7 +411,7 @@ impl Exchange {
         }
     }
 
-    fn fail(self: Box<Self>, error: &client::Error) -> Result<Response<Body>, Error> {
+    fn fail(mut self: Box<Self>, error: &client::Error) -> Result<Response<Body>, Error> {
         if let Some(reason) = error.remote_reset() {
             self.shared.stats.transport(Side::Endpoint).reset(Some(reason));
             Err(Error { source: Side::Endpoint.passed_on(reason).into() })
@@ -418,8 +421,16 @@ impl Exchange {
             self.shared.stats.transport(Side::Endpoint).stream_limit(StreamLimit::WriteStall);
             Ok(self.answer(Answer::stalled()))
         } else if error.is_request_broken() {
-            // The client has gone, so nobody sees it.
-            Err(Error { source: Reason::CANCEL.into() })
+            let reason = if self.request.as_mut().expect(UNANSWERED).body_mut().is_malformed() {
+                self.shared.stats.transport(Side::Client).count_malformed();
+                Reason::PROTOCOL_ERROR
+            } else {
+                // The client has gone, so nobody sees it.
+                Reason::CANCEL
+            };
+            Err(Error { source: reason.into() })
+        } else if error.is_response_malformed() {
+            Ok(self.answer(Answer::bad_gateway("endpoint's response is malformed")))
         } else {
             Ok(self.answer(Answer::bad_gateway("connection to endpoint was lost")))
         }
@@ -462,12 +473,17 @@ fn expired(deadline: &mut Deadline, cx: &mut Context<'_>) -> bool {
 
 impl Shared {
     /// The answer to a request that may not go on.
-    fn refuse(&self, method: &Method) -> Option<Answer> {
+    fn refuse(&self, req: &mut Request<IncomingBody>) -> Option<Answer> {
         if self.limits.in_flight() >= self.limits.params.max_in_flight {
             self.stats.count_shed();
             return Some(Answer::unavailable("too many requests in flight"));
         }
-        (*method == Method::CONNECT).then(|| Answer::unimplemented("CONNECT is not supported"))
+        if req.method() == Method::CONNECT {
+            return Some(Answer::unimplemented("CONNECT is not supported"));
+        }
+        let malformed = hygiene::request(req).err()?;
+        self.stats.transport(Side::Client).count_malformed();
+        Some(Answer::bad_request(malformed))
     }
 
     /// Makes a request ready to be sent again, if it may be.
@@ -542,6 +558,10 @@ impl http_body::Body for Body {
                         exchange.set(Outcome::Failure);
                     }
                 }
+            }
+            Poll::Ready(Some(Err(error))) if error.is_malformed() => {
+                exchange.shared.stats.transport(Side::Endpoint).count_malformed();
+                exchange.set(Outcome::Failure);
             }
             Poll::Ready(Some(Err(error))) if !error.is_timeout() && !error.is_given_up() => {
                 exchange.shared.stats.transport(Side::Endpoint).reset(error.reset().map(Reason::from));

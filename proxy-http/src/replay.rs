@@ -21,6 +21,7 @@ pub struct Replay {
     room: Option<usize>,
     /// What has been yielded. `None`: nothing yet, as for the many requests without a body.
     past: Option<Box<Past>>,
+    malformed: bool,
 }
 
 /// What a body has yielded, and may yield again.
@@ -47,7 +48,7 @@ impl Replay {
     /// Remembers at most `limit` bytes of `inner`.
     #[must_use]
     pub fn new(inner: IncomingBody, limit: usize) -> Self {
-        Self { inner, room: Some(limit), past: None }
+        Self { inner, room: Some(limit), past: None, malformed: false }
     }
 
     /// Starts over; false if that is not possible, because more was yielded than is remembered, or the body broke.
@@ -73,6 +74,11 @@ impl Replay {
         self.inner.hold(cx);
     }
 
+    /// Whether the body broke because its peer sent what HTTP does not allow.
+    pub(crate) fn is_malformed(&self) -> bool {
+        self.malformed
+    }
+
     fn remember(&mut self, frame: &Frame<Bytes>) {
         let Some(room) = self.room else { return };
         let past = self.past.get_or_insert_default();
@@ -95,7 +101,7 @@ impl Body for Replay {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Self { inner, room, past } = &mut *self;
+        let Self { inner, room, past, .. } = &mut *self;
         if let Some(past) = past {
             if let Some(frame) = past.again(room.is_some()) {
                 return Poll::Ready(Some(Ok(frame)));
@@ -107,7 +113,7 @@ impl Body for Replay {
         let frame = ready!(Pin::new(inner).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => self.remember(frame),
-            Some(Err(_)) => self.room = None,
+            Some(Err(error)) => (self.room, self.malformed) = (None, error.is_malformed()),
             None => {}
         }
         if let Some(past) = &mut self.past {

@@ -40,6 +40,7 @@ pub struct Transport {
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
     resets: [AtomicU64; RESET_CODES],
+    malformed: AtomicU64,
     limits: [AtomicU64; Limit::ALL.len()],
     stream_limits: [AtomicU64; StreamLimit::ALL.len()],
 }
@@ -259,6 +260,12 @@ impl Transport {
         })
     }
 
+    /// Messages of peers that HTTP does not allow, and that went no further; those of clients that the engine resets before
+    /// they are requests are not counted.
+    pub fn malformed(&self) -> u64 {
+        self.malformed.load(Relaxed)
+    }
+
     /// Connections that reached each limit so far; toward endpoints there is none. One that is drained for its age may
     /// come to the end of its grace, too.
     pub fn limits(&self) -> impl Iterator<Item = (Limit, u64)> {
@@ -284,6 +291,11 @@ impl Transport {
     pub(crate) fn reset(&self, code: Option<Reason>) {
         let code = code.and_then(|code| usize::try_from(u32::from(code)).ok()).unwrap_or(usize::MAX);
         self.resets[code.min(RESET_CODES - 1)].fetch_add(1, Relaxed);
+    }
+
+    /// A peer sent a malformed message.
+    pub(crate) fn count_malformed(&self) {
+        self.malformed.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn opened(&self) {

@@ -42,8 +42,9 @@ async fn sigterm_lets_a_thousand_requests_finish_and_then_ends_the_process() {
 async fn ask_and_never_answer_ping(app: &App) -> TcpStream {
     let mut stream = TcpStream::connect(app.proxy).await.unwrap();
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-    // SETTINGS; HEADERS with END_STREAM and END_HEADERS: GET http / of the static table.
-    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 3, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84]).await.unwrap();
+    // SETTINGS; HEADERS with END_STREAM and END_HEADERS: GET http / of the static table, and an authority.
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    stream.write_all(&[0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x01, 1, b'a']).await.unwrap();
     stream
 }
 

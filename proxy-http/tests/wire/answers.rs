@@ -233,23 +233,6 @@ async fn messages_pass_as_they_came() {
 }
 
 #[tokio::test]
-async fn request_without_authority_is_sent_without_one() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut rig = Rig::defaults();
-    let mut io = rig.client_io.take().unwrap();
-    let mut endpoint = rig.endpoint().await;
-    io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-    io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
-    // HEADERS, END_STREAM and END_HEADERS: `:method: GET`, `:scheme: http`, `:path: /` of the static table.
-    io.write_all(&[0, 0, 3, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84]).await.unwrap();
-    let mut asked = endpoint.asked().await;
-    assert_eq!(asked.request.uri().authority(), None);
-    assert_eq!(asked.request.uri().path(), "/");
-    asked.respond.send_response(Response::new(()), true).unwrap();
-    assert!(io.read_u8().await.is_ok());
-}
-
-#[tokio::test]
 async fn connect_is_501() {
     let mut rig = Rig::defaults();
     let (mut client, _endpoint) = (rig.client().await, rig.endpoint().await);

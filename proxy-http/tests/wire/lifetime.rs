@@ -1,7 +1,7 @@
 //! How old connections of clients get, and how long they go without a stream.
 
 use crate::{
-    frames::{DATA, GOAWAY, HEADERS, PING, Peer},
+    frames::{DATA, GET, GOAWAY, HEADERS, PING, Peer},
     support::{PROXY, Rig, collect, get, post, reset},
 };
 use bytes::Bytes;
@@ -78,7 +78,7 @@ async fn age_is_told_by_goaway_and_streams_on_their_way_are_served() {
     within(DRAINED, started.elapsed());
     let ping = peer.until(PING).await.unwrap();
     // HEADERS with END_STREAM: GET http / of the static table, sent before the client had read the GOAWAY.
-    peer.send(HEADERS, 5, 1, &[0x82, 0x86, 0x84]).await;
+    peer.send(HEADERS, 5, 1, GET).await;
     peer.send(PING, 1, 0, &ping).await;
     assert_eq!(go_away(&mut peer).await, (1, Reason::NO_ERROR), "the last stream that is served");
     endpoint.asked().await.answer().send_data("answer".into(), true).unwrap();
@@ -137,7 +137,7 @@ async fn grace_closes_the_connection_with_what_is_stuck_on_it() {
 async fn grace_of_zero_closes_at_once() {
     let max_connection_age = Some(MaxConnectionAge { age: AGE, grace: Duration::ZERO });
     let (mut peer, _, rig) = Peer::client(&ServerParams { max_connection_age, ..ServerParams::DEFAULT }).await;
-    peer.send(HEADERS, 5, 1, &[0x82, 0x86, 0x84]).await;
+    peer.send(HEADERS, 5, 1, GET).await;
     assert_eq!(go_away(&mut peer).await, ((1 << 31) - 1, Reason::NO_ERROR));
     let told = Instant::now();
     while timeout(DAY, peer.frame()).await.expect("it closes").is_some() {}

@@ -3,6 +3,7 @@
 mod answers;
 mod balance;
 mod frames;
+mod hygiene;
 mod lifetime;
 mod params;
 mod resets;

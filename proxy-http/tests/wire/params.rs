@@ -1,7 +1,7 @@
 //! Each parameter's effect on the wire, seen by a peer that reads and writes frames.
 
 use crate::{
-    frames::{DATA, Frame, GOAWAY, PING, Peer, RST_STREAM},
+    frames::{DATA, Frame, GET, GOAWAY, PING, POST, Peer, RST_STREAM},
     support::{Endpoint, PROXY, Rig, collect, get, post},
 };
 use bytes::Bytes;
@@ -73,7 +73,7 @@ async fn adaptive_windows_start_at_65535_and_ping_on_data() {
     let (mut peer, settings, mut rig) = Peer::client(&server).await;
     assert_eq!(settings.get(&INITIAL_WINDOW_SIZE).copied().unwrap_or(65_535), 65_535);
     // HEADERS with END_HEADERS: POST http / of the static table; then DATA.
-    peer.send(1, 4, 1, &[0x83, 0x86, 0x84]).await;
+    peer.send(1, 4, 1, POST).await;
     peer.send(DATA, 0, 1, &[0; 1_000]).await;
     // Data is looked at as it is passed on, so the endpoint has to take it.
     let mut endpoint = rig.endpoint().await;
@@ -355,7 +355,7 @@ async fn frames_above_the_limit_are_refused() {
     for (limit, ends) in [(None, true), (Some(20_000), false)] {
         let (mut peer, _, mut rig) =
             Peer::client(&ServerParams { max_frame_size: limit, ..ServerParams::DEFAULT }).await;
-        peer.send(1, 4, 1, &[0x83, 0x86, 0x84]).await;
+        peer.send(1, 4, 1, POST).await;
         peer.send(DATA, 1, 1, &[0; 16_385]).await;
         if ends {
             assert_eq!(peer.go_away().await, Reason::FRAME_SIZE_ERROR);
@@ -371,8 +371,8 @@ async fn frames_above_the_limit_are_refused() {
 async fn streams_above_the_limit_are_refused() {
     let params = ServerParams { max_concurrent_streams: Some(1), ..ServerParams::DEFAULT };
     let (mut peer, ..) = Peer::client(&params).await;
-    peer.send(1, 5, 1, &[0x82, 0x86, 0x84]).await;
-    peer.send(1, 5, 3, &[0x82, 0x86, 0x84]).await;
+    peer.send(1, 5, 1, GET).await;
+    peer.send(1, 5, 3, GET).await;
     let code = peer.until(RST_STREAM).await.unwrap();
     assert_eq!(Reason::from(u32::from_be_bytes(code.try_into().unwrap())), Reason::REFUSED_STREAM);
 }

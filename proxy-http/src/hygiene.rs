@@ -1,0 +1,183 @@
+//! What a message must not hold, whoever sends it (RFC 9113 section 8, RFC 9110).
+//!
+//! h2 has seen to most of it: pseudo-fields that are unknown, repeated, late or missing, names in upper case, control
+//! bytes, fields that speak of one connection, content-lengths that contradict each other or the data. This is the rest.
+
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{CONTENT_LENGTH, HOST},
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use std::mem;
+
+/// What stands in a head or in trailers.
+#[derive(Default)]
+struct Seen<'a> {
+    /// The first one.
+    host: Option<&'a HeaderValue>,
+    hosts: u32,
+    lengths: u32,
+}
+
+/// Checks a request that is to be forwarded. Where there is only a `Host`, it becomes the authority; of several equal
+/// content-lengths one stays.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
+    let Seen { host, hosts, lengths } = look(req.headers())?;
+    if !is_path(req.uri(), req.method()) {
+        return Err("path is malformed");
+    }
+    if hosts > 1 {
+        return Err("more than one host");
+    }
+    match (req.uri().authority(), host) {
+        (Some(authority), host) => {
+            if !is_authority(authority.as_str()) {
+                return Err("authority is malformed");
+            }
+            if host.is_some_and(|host| !is_same(authority.as_str(), host.as_bytes(), req.uri().scheme())) {
+                return Err("host is not the authority");
+            }
+        }
+        (None, Some(host)) => {
+            let authority = Authority::try_from(host.as_bytes()).ok().filter(|host| is_authority(host.as_str()));
+            adopt(req, authority.ok_or("host is malformed")?)?;
+        }
+        // The one request that is about no authority (RFC 9113 section 8.3.1).
+        (None, None) if req.uri().path() == "*" => {}
+        (None, None) => return Err("neither authority nor host"),
+    }
+    if lengths > 1 {
+        keep_one_length(req.headers_mut())?;
+    }
+    Ok(())
+}
+
+/// Checks a response that is to be passed on. Of several equal content-lengths one stays, and none where there can be no
+/// content (RFC 9110 section 8.6).
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(crate) fn response<B>(rsp: &mut Response<B>) -> Result<(), &'static str> {
+    let Seen { lengths, .. } = look(rsp.headers())?;
+    if lengths > 1 {
+        keep_one_length(rsp.headers_mut())?;
+    }
+    if lengths > 0 && rsp.status() == StatusCode::NO_CONTENT {
+        rsp.headers_mut().remove(CONTENT_LENGTH);
+    }
+    Ok(())
+}
+
+/// Checks trailers of either side: what frames or routes a message comes too late there (RFC 9110 section 6.5.1).
+///
+/// # Errors
+///
+/// What is wrong with them.
+pub(crate) fn trailers(trailers: &HeaderMap) -> Result<(), &'static str> {
+    let Seen { hosts, lengths, .. } = look(trailers)?;
+    if hosts + lengths > 0 { Err("a field of heads among the trailers") } else { Ok(()) }
+}
+
+/// Whether a response with this status has no content, whatever its request was (RFC 9110 section 6.4.1).
+pub(crate) fn has_no_content(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Looks at each field once.
+fn look(fields: &HeaderMap) -> Result<Seen<'_>, &'static str> {
+    let mut seen = Seen::default();
+    for (name, value) in fields {
+        if is_padded(value.as_bytes()) {
+            return Err("a field begins or ends with white space");
+        }
+        if *name == HOST {
+            seen.hosts += 1;
+            seen.host.get_or_insert(value);
+        } else if *name == CONTENT_LENGTH {
+            seen.lengths += 1;
+            if value.is_empty() || !value.as_bytes().iter().all(u8::is_ascii_digit) {
+                return Err("content-length is malformed");
+            }
+        } else if name == "http2-settings" {
+            return Err("a field of one connection");
+        }
+    }
+    Ok(seen)
+}
+
+/// RFC 9113 section 8.2.1: values must not, and nobody may pass on those that do.
+fn is_padded(value: &[u8]) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_space(value.first()) || is_space(value.last())
+}
+
+/// Whether a path begins at the root and is ASCII, or is the asterisk that OPTIONS may have (RFC 9113 section 8.3.1).
+fn is_path(uri: &Uri, method: &Method) -> bool {
+    let path = uri.path_and_query().map_or("", PathAndQuery::as_str);
+    match path.as_bytes() {
+        // A missing one looks like `/` there, but not here.
+        [b'/', ..] => path.is_ascii() && !uri.path().is_empty(),
+        b"*" => method == Method::OPTIONS,
+        _ => false,
+    }
+}
+
+/// Whether this is one host, with a port perhaps. `http` has checked that it is made of what URIs are made of.
+fn is_authority(authority: &str) -> bool {
+    // Without an early end, so that it is done for many bytes at once.
+    let plain = |all, byte| all & !matches!(byte, b':' | b'@' | b',' | b'[' | b']');
+    if authority.bytes().fold(true, plain) {
+        return !authority.is_empty();
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let is_host = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|ip| !ip.is_empty() && !ip.contains(['[', ']', '@', ','])),
+        None => !host.is_empty() && host.bytes().fold(true, plain),
+    };
+    is_host && port.is_none_or(is_port)
+}
+
+fn is_port(port: &str) -> bool {
+    port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port != 0)
+}
+
+/// Whether a `Host` names the authority: the case of letters and the scheme's own port make no difference (RFC 9113
+/// section 8.3.1, RFC 3986 section 6.2.3).
+fn is_same(authority: &str, host: &[u8], scheme: Option<&Scheme>) -> bool {
+    let port: &[u8] = match scheme.map(Scheme::as_str) {
+        Some("http") => b":80",
+        Some("https") => b":443",
+        _ => b"",
+    };
+    let (authority, host) = [authority.as_bytes(), host].map(|it| it.strip_suffix(port).unwrap_or(it)).into();
+    authority.eq_ignore_ascii_case(host)
+}
+
+/// Moves the host to where HTTP/2 has it. h2 forgets the scheme of a request without authority.
+fn adopt<B>(req: &mut Request<B>, authority: Authority) -> Result<(), &'static str> {
+    let mut parts = mem::take(req.uri_mut()).into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority);
+    *req.uri_mut() = Uri::from_parts(parts).map_err(|_| "path is malformed")?;
+    req.headers_mut().remove(HOST);
+    Ok(())
+}
+
+/// Makes one content-length of several (RFC 9110 section 8.6).
+fn keep_one_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    let mut all = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = all.next().cloned() else { return Ok(()) };
+    if !all.all(|other| *other == first) {
+        return Err("content-lengths differ");
+    }
+    headers.insert(CONTENT_LENGTH, first);
+    Ok(())
+}
