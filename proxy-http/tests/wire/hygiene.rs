@@ -15,8 +15,8 @@ use std::{
     time::Duration,
 };
 
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
 const GET: &[u8] = b":method=GET|:scheme=http|:path=/|:authority=a.test";
 const POST: &[u8] = b":method=POST|:scheme=http|:path=/|:authority=a.test";
@@ -35,7 +35,7 @@ struct Message<'a> {
 }
 
 /// Fields as literals without indexing and without Huffman codes, so that any bytes can be sent.
-fn block(fields: &[u8]) -> Vec<u8> {
+pub(crate) fn block(fields: &[u8]) -> Vec<u8> {
     let literal = |bytes: &[u8]| {
         let length = u8::try_from(bytes.len()).ok().filter(|length| *length < 127).expect("a short string");
         [&[length], bytes].concat()
@@ -97,7 +97,7 @@ fn status(block: &[u8]) -> String {
 }
 
 /// A head and its fields, on one line.
-fn line(start: String, fields: &HeaderMap) -> String {
+pub(crate) fn line(start: String, fields: &HeaderMap) -> String {
     fields.iter().fold(start, |mut line, (name, value)| {
         write!(line, " {name}={}", value.as_bytes().escape_ascii()).unwrap();
         line
@@ -105,7 +105,7 @@ fn line(start: String, fields: &HeaderMap) -> String {
 }
 
 /// What is seen of a body, on the same line.
-async fn whole(mut line: String, body: &mut RecvStream) -> String {
+pub(crate) async fn whole(mut line: String, body: &mut RecvStream) -> String {
     match collect(body).await {
         Ok((data, trailers)) => {
             if !data.is_empty() {
@@ -167,7 +167,7 @@ async fn served(endpoint: &mut Endpoint) -> String {
 }
 
 /// Runs to its end what must not hang.
-fn run<T>(test: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), test).await.expect("nothing hangs") })
 }

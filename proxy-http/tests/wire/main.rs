@@ -5,6 +5,7 @@ mod balance;
 mod frames;
 mod hygiene;
 mod lifetime;
+mod malformed;
 mod params;
 mod resets;
 mod stalls;
