@@ -321,7 +321,7 @@ async def main(args):
         task.cancel()
     await asyncio.gather(*tasks, suffering, return_exceptions=True)
     for connection in Connection.every:
-        connection.kill()
+        connection.writer.transport.abort()
     after = await settled(args, started)
 
     # The first third is for buffers to grow to what the load needs.
