@@ -1,0 +1,114 @@
+//! A well-behaved endpoint, in a thread of its own, that does what a path says.
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream, server};
+use http::{Request, Response};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+};
+use tokio::net::TcpListener;
+
+pub(crate) struct Endpoint {
+    pub(crate) addr: SocketAddr,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Endpoint {
+    /// `/bytes/N` is answered with so many bytes, `/tiny/N` with so many DATA frames of a byte; `/hang` never.
+    pub(crate) fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let asked = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&asked);
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(accept(listener, count));
+        });
+        Self { addr, asked }
+    }
+
+    /// Requests that came to `/hang` so far.
+    pub(crate) fn asked_to_hang(&self) -> usize {
+        self.asked.load(Relaxed)
+    }
+
+    /// Waits until so many have come there.
+    pub(crate) async fn hangs(&self, count: usize) {
+        while self.asked_to_hang() < count {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+}
+
+async fn accept(listener: std::net::TcpListener, asked: Arc<AtomicUsize>) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    while let Ok((stream, _)) = listener.accept().await {
+        let asked = Arc::clone(&asked);
+        stream.set_nodelay(true).unwrap();
+        tokio::spawn(async move {
+            let mut builder = server::Builder::new();
+            // It is the proxy that is attacked.
+            builder.max_pending_accept_reset_streams(1 << 20).max_local_error_reset_streams(None);
+            let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
+            while let Some(Ok((req, respond))) = connection.accept().await {
+                tokio::spawn(answer(req, respond, Arc::clone(&asked)));
+            }
+        });
+    }
+}
+
+async fn answer(req: Request<RecvStream>, mut respond: server::SendResponse<Bytes>, asked: Arc<AtomicUsize>) {
+    let (head, mut body) = req.into_parts();
+    let (what, count) = parts(head.uri.path());
+    if what == "hang" {
+        asked.fetch_add(1, Relaxed);
+        let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+        return;
+    }
+    let Ok(mut to) = respond.send_response(Response::new(()), false) else { return };
+    tokio::spawn(async move {
+        while let Some(Ok(chunk)) = body.data().await {
+            let _ = body.flow_control().release_capacity(chunk.len());
+        }
+    });
+    if what == "tiny" {
+        for _ in 0..count {
+            // Waits for window each time, so that the frames come to be on their way one by one.
+            if send(&mut to, 1).await.is_none() {
+                return;
+            }
+        }
+        let _ = to.send_data(Bytes::new(), true);
+    } else {
+        let mut rest = count;
+        while rest > 0 {
+            let Some(sent) = send(&mut to, rest).await else { return };
+            rest -= sent;
+        }
+        let _ = to.send_data(Bytes::new(), true);
+    }
+}
+
+/// Sends as many bytes as the window has room for.
+async fn send(to: &mut SendStream<Bytes>, most: usize) -> Option<usize> {
+    static ZEROS: [u8; 16_384] = [0; 16_384];
+    to.reserve_capacity(most.min(ZEROS.len()));
+    while to.capacity() == 0 {
+        std::future::poll_fn(|cx| to.poll_capacity(cx)).await?.ok()?;
+    }
+    let bytes = to.capacity().min(most).min(ZEROS.len());
+    to.send_data(Bytes::from_static(&ZEROS[..bytes]), false).ok()?;
+    Some(bytes)
+}
+
+/// The two parts of a path, the second as a number.
+fn parts(path: &str) -> (&str, usize) {
+    let (what, count) = path[1..].split_once('/').unwrap_or((&path[1..], ""));
+    (what, count.parse().unwrap_or(0))
+}

@@ -1,0 +1,101 @@
+//! Header blocks that do not end, or are larger than anyone needs.
+
+use crate::{
+    frames::{
+        CONTINUATION, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, End, GET, HEADERS, Peer, frame, literal, request,
+        string,
+    },
+    rig::{Rig, factor},
+};
+use h2::client;
+use http::{Request, StatusCode};
+use tokio::net::TcpStream;
+
+/// CONTINUATIONs of one attack.
+fn frames() -> usize {
+    20_000 * factor()
+}
+
+/// The head of a request, which does not end with it.
+fn open_head(more: &[u8]) -> Vec<u8> {
+    frame(HEADERS, END_STREAM, 1, &[&request(GET, "/bytes/1"), more].concat())
+}
+
+/// Sends a head and what continues it.
+async fn flood(head: Vec<u8>, continuation: &[u8], count: usize) -> End {
+    let rig = Rig::start().await;
+    let client = Peer::client(rig.inbound, &[]).await;
+    let rest = frame(CONTINUATION, 0, 1, continuation).repeat(count);
+    let end = rig.beside(client.flood([head, rest].concat())).await;
+    assert_eq!(end.heads, 0, "nothing is answered");
+    rig.alone().await;
+    rig.costs_at_most(32);
+    end
+}
+
+#[tokio::test]
+async fn many_small_continuations() {
+    // A name of 100 bytes, one of them in each.
+    let end = flood(open_head(&[0, 100]), b"a", frames()).await;
+    assert_eq!(end.go_away, Some(ENHANCE_YOUR_CALM));
+}
+
+#[tokio::test]
+async fn many_empty_continuations() {
+    assert_eq!(flood(open_head(&[]), b"", frames()).await.go_away, Some(ENHANCE_YOUR_CALM));
+}
+
+#[tokio::test]
+async fn continuations_of_a_huge_block() {
+    let fields = literal("field", &[b'a'; 100]).repeat(150);
+    assert_eq!(flood(open_head(&[]), &fields, frames() / 100).await.go_away, Some(ENHANCE_YOUR_CALM));
+}
+
+#[tokio::test]
+async fn continuations_of_a_field_that_never_ends() {
+    // A value of a gigabyte.
+    let value = [&[0, 5][..], b"field", &[0x7f, 0xff, 0xff, 0xff, 0xff, 3]].concat();
+    let end = flood(open_head(&value), &[b'a'; 16_000], frames() / 100).await;
+    assert!(end.go_away.is_some());
+}
+
+/// One large field in the table, and a block that refers to it all over: 4 KiB each byte.
+#[tokio::test]
+async fn hpack_bomb() {
+    let rig = Rig::start().await;
+    let client = Peer::client(rig.inbound, &[]).await;
+    let mut block = request(GET, "/bytes/1");
+    block.push(0x40);
+    string(b"bomb", &mut block);
+    string(&[b'a'; 4_000], &mut block);
+    // The newest entry of the dynamic table.
+    block.extend([0x80 | 62; 10_000]);
+    let end = rig.beside(client.flood(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block))).await;
+    assert_eq!((end.go_away, end.heads), (Some(ENHANCE_YOUR_CALM), 0));
+    rig.alone().await;
+    rig.costs_at_most(16);
+}
+
+/// The limit is 16 KiB: what is larger is answered, and its connection goes on.
+#[tokio::test]
+async fn large_header_lists() {
+    let rig = Rig::start().await;
+    let attack = async {
+        let stream = TcpStream::connect(rig.inbound).await.unwrap();
+        let (client, connection) = client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        for _ in 0..20 * factor() {
+            for (kib, status) in [(15, 200), (17, 431), (60, 431)] {
+                let fields = (0..kib).fold(Request::get("http://test.example/bytes/1"), |req, _| {
+                    req.header("field", "a".repeat(1024 - "field".len() - 32))
+                });
+                let mut client = client.clone().ready().await.expect("the connection goes on");
+                let (response, _) = client.send_request(fields.body(()).unwrap(), true).unwrap();
+                let status = StatusCode::from_u16(status).unwrap();
+                assert_eq!(response.await.unwrap().status(), status, "{kib} KiB");
+            }
+        }
+    };
+    rig.beside(attack).await;
+    rig.costs_at_most(32);
+}

@@ -1,0 +1,72 @@
+//! Numbers at the end of their range, and data that nobody gave window for.
+
+use crate::{
+    frames::{
+        DATA, FLOW_CONTROL_ERROR, HEADERS, INITIAL_WINDOW_SIZE, PING, PROTOCOL_ERROR, Peer, RST_STREAM, SETTINGS, code,
+        frame, get, post, setting, window_update,
+    },
+    rig::Rig,
+};
+
+const MOST: u32 = u32::MAX >> 1;
+
+#[tokio::test]
+async fn window_of_a_connection_that_overflows() {
+    let rig = Rig::start().await;
+    let client = Peer::client(rig.inbound, &[]).await;
+    let end = rig.beside(client.flood([get(1, "/hang"), window_update(0, MOST)].concat())).await;
+    assert_eq!(end.go_away, Some(FLOW_CONTROL_ERROR));
+    rig.alone().await;
+}
+
+#[tokio::test]
+async fn window_of_a_stream_that_overflows_ends_the_stream_alone() {
+    let rig = Rig::start().await;
+    let mut client = Peer::client(rig.inbound, &[]).await;
+    rig.beside(async {
+        client.send([get(1, "/hang"), window_update(1, MOST), get(3, "/bytes/1")].concat()).await;
+        let reset = client.from.until(RST_STREAM, 1).await.unwrap();
+        assert_eq!(code(&reset.payload), FLOW_CONTROL_ERROR);
+        client.from.until(DATA, 3).await.expect("the connection goes on");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn windows_that_settings_make_overflow() {
+    let rig = Rig::start().await;
+    let client = Peer::client(rig.inbound, &[]).await;
+    let settings = frame(SETTINGS, 0, 0, &setting(INITIAL_WINDOW_SIZE, MOST));
+    let bytes = [get(1, "/hang"), window_update(1, 1 << 16), settings].concat();
+    assert_eq!(rig.beside(client.flood(bytes)).await.go_away, Some(FLOW_CONTROL_ERROR));
+    rig.alone().await;
+}
+
+#[tokio::test]
+async fn more_data_than_the_window_has_room_for() {
+    let rig = Rig::start().await;
+    let client = Peer::client(rig.inbound, &[]).await;
+    // The endpoint does not answer, and its window is as large.
+    let bytes = [post(1, "/hang"), frame(DATA, 0, 1, &[0; 16_384]).repeat(200)].concat();
+    assert_eq!(rig.beside(client.flood(bytes)).await.go_away, Some(FLOW_CONTROL_ERROR));
+    rig.alone().await;
+    rig.costs_at_most(16);
+}
+
+/// A client that has used up its ids may end what it has, and open nothing more.
+#[tokio::test]
+async fn the_last_stream_there_is() {
+    let rig = Rig::start().await;
+    let mut client = Peer::client(rig.inbound, &[]).await;
+    rig.beside(async {
+        client.send(get(MOST, "/bytes/1")).await;
+        client.from.until(DATA, MOST).await.expect("it is answered");
+        client.send(frame(PING, 0, 0, &[0; 8])).await;
+        client.from.until(PING, 0).await.expect("the connection goes on");
+        client.send(get(1, "/bytes/1")).await;
+        let gone = client.from.until(HEADERS, 1).await.expect_err("ids only grow");
+        assert_eq!(gone.go_away, Some(PROTOCOL_ERROR));
+    })
+    .await;
+    rig.alone().await;
+}
