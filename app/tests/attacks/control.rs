@@ -9,14 +9,18 @@ use crate::{
 };
 use tokio::time::timeout;
 
-/// Frames of one attack.
+/// Frames of one attack. A tenth as many as usual may come in a second, too.
 fn frames() -> usize {
     20_000 * factor()
 }
 
+fn limit() -> String {
+    (1_000 * factor()).to_string()
+}
+
 /// Sends many of one frame, after what opens a stream for it. The answers are read, and then, by another client, not.
 async fn flood(opening: &[u8], frame: &[u8]) {
-    let rig = Rig::start().await;
+    let rig = Rig::set(&[("INBOUND_SERVER_HTTP2_MAX_CONTROL_FRAMES", &limit())]).await;
     let bytes = [opening, &frame.repeat(frames())].concat();
     let client = Peer::client(rig.inbound, &[]).await;
     let end = rig.beside(client.flood(&bytes)).await;

@@ -3,8 +3,8 @@
 
 use crate::{
     frames::{
-        CANCEL, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, POST, PRIORITY, Peer, RST_STREAM, frame,
-        get, ids, literal, request, window_update,
+        CANCEL, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, PING, POST, PRIORITY, Peer, RST_STREAM,
+        frame, get, ids, literal, request, window_update,
     },
     rig::{Rig, factor},
 };
@@ -35,9 +35,18 @@ async fn rapid_resets_in_one_write() {
 #[tokio::test]
 async fn rapid_resets_a_pair_a_write() {
     let rig = Rig::start().await;
-    let client = Peer::client(rig.inbound, &[]).await;
-    let end = rig.beside(client.drip(pairs())).await;
-    assert_eq!(end.go_away, Some(ENHANCE_YOUR_CALM));
+    let mut client = Peer::client(rig.inbound, &[]).await;
+    let attack = async {
+        for pair in pairs() {
+            // The answer to a PING tells that the pair has been read, before the next one comes.
+            client.send([pair, frame(PING, 0, 0, &[0; 8])].concat()).await;
+            if let Err(gone) = client.from.until(PING, 0).await {
+                return gone.go_away;
+            }
+        }
+        client.from.end().await.go_away
+    };
+    assert_eq!(rig.beside(attack).await, Some(ENHANCE_YOUR_CALM));
     rig.alone().await;
     rig.costs_at_most(32);
 }

@@ -3,7 +3,7 @@
 use crate::{
     frames::{
         DATA, FLOW_CONTROL_ERROR, HEADERS, INITIAL_WINDOW_SIZE, PING, PROTOCOL_ERROR, Peer, RST_STREAM, SETTINGS, code,
-        frame, get, post, setting, window_update,
+        frame, get, ids, post, setting, window_update,
     },
     rig::Rig,
 };
@@ -43,12 +43,24 @@ async fn windows_that_settings_make_overflow() {
 }
 
 #[tokio::test]
-async fn more_data_than_the_window_has_room_for() {
+async fn more_data_than_a_stream_has_window_for() {
     let rig = Rig::start().await;
     let client = Peer::client(rig.inbound, &[]).await;
-    // The endpoint does not answer, and its window is as large.
-    let bytes = [post(1, "/hang"), frame(DATA, 0, 1, &[0; 16_384]).repeat(200)].concat();
+    // The endpoint reads none of it.
+    let bytes = [post(1, "/hang"), frame(DATA, 0, 1, &[0; 16_384]).repeat(20)].concat();
     assert_eq!(rig.beside(client.flood(bytes)).await.go_away, Some(FLOW_CONTROL_ERROR));
+    rig.alone().await;
+    rig.costs_at_most(16);
+}
+
+#[tokio::test]
+async fn more_data_than_a_connection_has_window_for() {
+    let rig = Rig::start().await;
+    let client = Peer::client(rig.inbound, &[]).await;
+    // The endpoint reads none of it, and each stream keeps within its own window, which is a sixteenth.
+    let stream = |id| [post(id, "/hang"), frame(DATA, 0, id, &[0; 16_000]).repeat(4)].concat();
+    let end = rig.beside(client.flood(ids().take(100).flat_map(stream).collect::<Vec<_>>())).await;
+    assert_eq!(end.go_away, Some(FLOW_CONTROL_ERROR));
     rig.alone().await;
     rig.costs_at_most(16);
 }
