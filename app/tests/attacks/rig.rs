@@ -2,6 +2,7 @@
 
 use crate::{endpoint::Endpoint, victim::Victim};
 use std::{
+    env,
     io::{BufRead as _, BufReader, Read as _},
     net::SocketAddr,
     process::{Child, Command, Stdio},
@@ -24,7 +25,16 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// How many times larger than by default attacks are: `ATTACKS_FACTOR`.
 pub(crate) fn factor() -> usize {
-    std::env::var("ATTACKS_FACTOR").map_or(1, |factor| factor.parse().expect("ATTACKS_FACTOR is a number"))
+    env::var("ATTACKS_FACTOR").map_or(1, |factor| factor.parse().expect("ATTACKS_FACTOR is a number"))
+}
+
+/// What is attacked: `ATTACKS_APP`, or the debug build.
+fn binary() -> String {
+    env::var("ATTACKS_APP").unwrap_or_else(|_| env!("CARGO_BIN_EXE_app").to_owned())
+}
+
+pub(crate) fn is_release() -> bool {
+    env::var_os("ATTACKS_APP").is_some()
 }
 
 /// The inbound direction leads to a well-behaved endpoint; the outbound one to a hostile endpoint, if there is one.
@@ -159,10 +169,10 @@ impl Drop for Rig {
 
 fn command(settings: Settings<'_>, endpoint: SocketAddr) -> Command {
     let mut command = match settings.descriptors {
-        None => Command::new(env!("CARGO_BIN_EXE_app")),
+        None => Command::new(binary()),
         Some(most) => {
             let mut shell = Command::new("/bin/sh");
-            shell.args(["-c", &format!("ulimit -n {most} && exec \"$0\""), env!("CARGO_BIN_EXE_app")]);
+            shell.args(["-c", &format!("ulimit -n {most} && exec \"$0\""), &binary()]);
             shell
         }
     };

@@ -1,6 +1,6 @@
 //! A well-behaved client with eight streams, in a thread of its own, so that nobody's work delays its clock.
 
-use crate::rig::PATIENCE;
+use crate::rig::{PATIENCE, is_release};
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
 use http::Request;
@@ -17,9 +17,11 @@ const STREAMS: usize = 8;
 const LEAST: usize = 25;
 /// Between the requests of a stream.
 const PAUSE: Duration = Duration::from_millis(2);
-/// What the victim's P99 may be in any case. A debug build on two cores that the attacker, both peers and the proxy share
-/// says little about a few milliseconds; that the victim is held up by a reader, or by a second of CPU, shows well above.
-const FLOOR: Duration = Duration::from_millis(100);
+/// What the victim's P99 may be in any case: attacker, proxy, endpoint and victim share two cores or so, where a few
+/// milliseconds say little. Whoever is held up by others' readers or frames waits for much longer.
+const FLOOR: Duration = Duration::from_millis(50);
+/// The same where the proxy is a debug build, in which all that the attacker asks for takes ten times as long.
+const DEBUG_FLOOR: Duration = Duration::from_millis(500);
 
 pub(crate) struct Victim {
     addr: SocketAddr,
@@ -53,7 +55,8 @@ impl Victim {
     pub(crate) async fn check(&self, measuring: Measuring) {
         let fared = measuring.end().await;
         assert!(fared.errors.is_empty(), "{} errors: {:?}", fared.errors.len(), fared.errors[0]);
-        let most = FLOOR.max(2 * self.undisturbed);
+        let floor = if is_release() { FLOOR } else { DEBUG_FLOOR };
+        let most = floor.max(2 * self.undisturbed);
         assert!(fared.p99 <= most, "P99 {:?}, undisturbed {:?}", fared.p99, self.undisturbed);
     }
 }
