@@ -5,6 +5,7 @@ use crate::{
     gathered::Gathered,
     hygiene,
     idle::Progress,
+    pipe::Held,
     reason::{self, Side},
 };
 use bytes::Bytes;
@@ -108,26 +109,29 @@ impl IncomingBody {
 
     /// To be called where what was taken last cannot be passed on now: takes what comes, as far as the stream's window
     /// lets it, so that frames do not pile up in h2, which ends the connection when there are too many small ones.
-    pub(crate) fn hold(&mut self, cx: &mut Context<'_>) {
-        if self.ended || self.data_done || self.failed.is_some() {
-            return;
-        }
-        if let Some(stream) = &mut self.stream {
-            stream.stuck();
-        }
-        while let Poll::Ready(polled) = self.receive(cx) {
-            match polled {
-                Some(Ok(data)) => self.gathered.get_or_insert_default().push(data),
-                Some(Err(error)) => {
-                    self.failed = Some(error);
-                    return;
-                }
-                None => {
-                    self.data_done = true;
-                    return;
+    pub(crate) fn hold(&mut self, cx: &mut Context<'_>) -> Held {
+        if !self.ended && !self.data_done && self.failed.is_none() {
+            if let Some(stream) = &mut self.stream {
+                stream.stuck();
+            }
+            while let Poll::Ready(polled) = self.receive(cx) {
+                match polled {
+                    // A frame without data says nothing, unless it is the last.
+                    Some(Ok(data)) if data.is_empty() => {}
+                    Some(Ok(data)) => self.gathered.get_or_insert_default().push(data),
+                    Some(Err(error)) => {
+                        self.failed = Some(error);
+                        break;
+                    }
+                    None => {
+                        self.data_done = true;
+                        break;
+                    }
                 }
             }
         }
+        let is_end = (self.ended || self.data_done) && self.gathered.is_none();
+        if is_end { Held::End } else { Held::Data }
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {

@@ -24,6 +24,17 @@ pub(crate) struct Pipe<B> {
     stall: Stall,
 }
 
+/// What there is to be sent when there is no window.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Held {
+    /// Data, which is there or may come.
+    Data,
+    /// Trailers, or nothing but the end.
+    End,
+    /// Nothing: its deadline has passed.
+    Expired,
+}
+
 /// How a pipe ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Piped {
@@ -92,14 +103,15 @@ where
                 match poll_room(to, cx) {
                     Poll::Ready(true) => self.stall.over(),
                     Poll::Ready(false) => return poll_reset(to, cx),
-                    Poll::Pending => {
-                        let gives_up = hold(&mut self.body, cx);
-                        if gives_up || self.stall.poll(cx).is_ready() {
+                    Poll::Pending => match hold(&mut self.body, cx) {
+                        // It waits behind what may be there for the window, but for none itself.
+                        Held::End => {}
+                        Held::Data if self.stall.poll(cx).is_pending() => return poll_reset(to, cx),
+                        held => {
                             to.send_reset(Reason::CANCEL);
-                            return Poll::Ready(if gives_up { Piped::Broken } else { Piped::Stalled });
+                            return Poll::Ready(if held == Held::Expired { Piped::Broken } else { Piped::Stalled });
                         }
-                        return poll_reset(to, cx);
-                    }
+                    },
                 }
             }
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return poll_reset(to, cx) };
@@ -149,19 +161,19 @@ where
     }
 }
 
-/// Has a body of ours take what comes while there is no room for it. Whether it gives up.
-fn hold<B: 'static>(body: &mut B, cx: &mut Context<'_>) -> bool {
+/// Has a body of ours take what comes while there is no room for it.
+fn hold<B: 'static>(body: &mut B, cx: &mut Context<'_>) -> Held {
     // Bodies of others have nothing to hold, and no trait of ours. Which of them `B` is the compiler knows.
     let body: &mut dyn Any = body;
     if let Some(body) = body.downcast_mut::<proxy::Body>() {
-        return body.hold(cx);
-    }
-    if let Some(body) = body.downcast_mut::<Replay>() {
-        body.hold(cx);
+        body.hold(cx)
+    } else if let Some(body) = body.downcast_mut::<Replay>() {
+        body.hold(cx)
     } else if let Some(body) = body.downcast_mut::<IncomingBody>() {
-        body.hold(cx);
+        body.hold(cx)
+    } else {
+        Held::Data
     }
-    false
 }
 
 /// Ready when there is window for a byte at least; false if the stream has ended.

@@ -9,7 +9,7 @@ use crate::{
     endpoints::Attempt,
     grpc, hygiene,
     now::now,
-    pipe::Piped,
+    pipe::{Held, Piped},
     reason::Side,
     retry::{self, Budget, Tries},
     stats::StreamLimit,
@@ -529,13 +529,11 @@ impl Drop for Waiting<'_> {
 // === impl Body ===
 
 impl Body {
-    /// To be called where what was yielded last cannot be passed on now. Whether the request's deadline has passed.
-    pub(crate) fn hold(&mut self, cx: &mut Context<'_>) -> bool {
+    /// To be called where what was yielded last cannot be passed on now.
+    pub(crate) fn hold(&mut self, cx: &mut Context<'_>) -> Held {
         let Exchange { body, deadline, .. } = &mut *self.0;
-        if let Some(body) = body {
-            body.hold(cx);
-        }
-        expired(deadline, cx)
+        let held = body.as_mut().map_or(Held::End, |body| body.hold(cx));
+        if expired(deadline, cx) { Held::Expired } else { held }
     }
 }
 

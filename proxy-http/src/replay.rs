@@ -1,6 +1,6 @@
 //! Request bodies that can be sent again.
 
-use crate::{IncomingBody, body::Error};
+use crate::{IncomingBody, body::Error, pipe::Held};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -70,8 +70,9 @@ impl Replay {
     }
 
     /// To be called where what was yielded last cannot be passed on now.
-    pub(crate) fn hold(&mut self, cx: &mut Context<'_>) {
-        self.inner.hold(cx);
+    pub(crate) fn hold(&mut self, cx: &mut Context<'_>) -> Held {
+        let held = self.inner.hold(cx);
+        if self.past.as_ref().is_some_and(|past| past.is_left()) { Held::Data } else { held }
     }
 
     /// Whether the body broke because its peer sent what HTTP does not allow.

@@ -2,9 +2,13 @@
 
 use crate::support::{Rig, codes, collect, get, grpc, post, reset};
 use bytes::Bytes;
-use h2::{Reason, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
+use std::time::Duration;
+use tokio::time::timeout;
 
+/// The window of a client that has no more to give.
+const WINDOW: u32 = 1_000;
 const LENGTHS: [Option<u32>; 2] = [None, Some(100)];
 
 /// Sends part of a response, with and without content-length, and breaks it off.
@@ -145,4 +149,37 @@ async fn clean_ends_pass() {
     let rsp = response.await.unwrap();
     assert!(rsp.body().is_end_stream());
     assert_eq!(rsp.headers()["content-length"], "100");
+}
+
+/// A response that has used up the client's window, none of which is given back yet.
+async fn stalled() -> (Rig, SendStream<Bytes>, Response<RecvStream>) {
+    let mut rig = Rig::defaults();
+    let mut builder = h2::client::Builder::new();
+    let handshake = builder.initial_window_size(WINDOW).handshake::<_, Bytes>(rig.client_io.take().unwrap());
+    let (mut client, connection) = handshake.await.unwrap();
+    tokio::spawn(connection);
+    let mut endpoint = rig.endpoint().await;
+    let (response, _) = client.send_request(get(), true).unwrap();
+    let mut body = endpoint.asked().await.answer();
+    body.send_data(vec![0; WINDOW as usize].into(), false).unwrap();
+    let mut rsp = response.await.unwrap();
+    let mut received = 0;
+    while received < WINDOW as usize {
+        received += rsp.body_mut().data().await.unwrap().unwrap().len();
+    }
+    (rig, body, rsp)
+}
+
+/// Only data is flow-controlled (RFC 9113 section 5.2.1).
+#[tokio::test(start_paused = true)]
+async fn ends_need_no_window() {
+    for trailers in [None, Some(HeaderMap::from_iter([(http::header::ETAG, "down".parse().unwrap())]))] {
+        let (_rig, mut body, mut rsp) = stalled().await;
+        match &trailers {
+            None => body.send_data(Bytes::new(), true).unwrap(),
+            Some(trailers) => body.send_trailers(trailers.clone()).unwrap(),
+        }
+        let ended = timeout(Duration::from_secs(1), collect(rsp.body_mut())).await.expect("it ends");
+        assert_eq!(ended.unwrap(), (Vec::new(), trailers));
+    }
 }
