@@ -127,7 +127,7 @@ declare! {
         "time without an open request after which a client's connection is closed; unset: never"
     }
     ours SERVER_WRITE_STALL_TIMEOUT: Time = ServerHttp2 "WRITE_STALL_TIMEOUT" {
-        // As long as Envoy waits for a stream to be flushed. A reader that takes a frame in that time goes on.
+        // As long as Envoy waits for a stream to be flushed. A reader that takes 16 KiB in that time goes on.
         Time::Of(Setting::WriteStallTimeout), default: Is("5m"),
         "how long a client may take nothing of a response that waits for it, before its stream is reset"
     }

@@ -40,8 +40,8 @@ pub struct ServerParams {
     /// How long a connection may go without an open stream before its client is told by GOAWAY to open no more, and it
     /// closes; above zero. PINGs do not count as use. `None`: as long as the client likes.
     pub max_connection_idle: Option<Duration>,
-    /// How long a client may take nothing of a response that waits for its window before the stream is reset with
-    /// CANCEL; above zero. `None`: 5 minutes.
+    /// How long a client may take nothing of a response that waits for its window, or less than 16 KiB, before the
+    /// stream is reset with CANCEL; above zero. `None`: 5 minutes.
     pub write_stall_timeout: Option<Duration>,
     /// How long nothing may move on a stream, in either direction, before it is reset with CANCEL, or answered with 504
     /// where the response has not started; above zero. `None`: for ever, as streams of gRPC may well be silent.
@@ -74,8 +74,8 @@ pub struct ClientParams {
     pub max_header_list_size: Option<u32>,
     /// Bytes buffered for sending on each stream before its source is held up. `None`: 1 MiB.
     pub max_send_buf_size: Option<usize>,
-    /// How long a server may take nothing of a request that waits for its window before the stream is reset with
-    /// CANCEL; above zero. `None`: 5 minutes.
+    /// How long a server may take nothing of a request that waits for its window, or less than 16 KiB, before the
+    /// stream is reset with CANCEL; above zero. `None`: 5 minutes.
     pub write_stall_timeout: Option<Duration>,
 }
 

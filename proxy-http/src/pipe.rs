@@ -3,10 +3,11 @@
 use crate::{BoxError, IncomingBody, Replay, proxy, reason, stall::Stall};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
-use http_body::Body;
+use http_body::{Body, Frame};
 use std::{
     any::Any,
     future::poll_fn,
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -15,6 +16,8 @@ use std::{
 /// A body on its way to a peer. Its trailers or its end become the stream's end, its error a RST_STREAM.
 pub(crate) struct Pipe<B> {
     body: B,
+    /// What is left of the last chunk.
+    rest: Bytes,
     /// `None`: all is sent, or nothing yet.
     to: Option<SendStream<Bytes>>,
     /// Whether what was sent last may still wait for window: then so does what comes next.
@@ -52,6 +55,10 @@ pub(crate) enum Piped {
     Lost,
 }
 
+/// How much is sent at most where there is window for a byte, in bytes: the usual size of a frame. h2 keeps what is beyond
+/// the window, and does not tell how it shrinks, so a peer that takes less than this looks as if it took nothing.
+const PIECE: usize = 16 << 10;
+
 // === impl Pipe ===
 
 impl<B> Pipe<B>
@@ -61,12 +68,13 @@ where
 {
     /// A body that is not sent yet.
     pub(crate) fn new(body: B, broken: Reason) -> Self {
-        Self { body, to: None, full: false, broken, stall: Stall::default() }
+        Self { body, rest: Bytes::new(), to: None, full: false, broken, stall: Stall::default() }
     }
 
     /// Sends the body on this stream from now on, and resets it with CANCEL when the peer takes nothing for `stall`.
     pub(crate) fn send_to(&mut self, to: SendStream<Bytes>, stall: Duration) {
         self.full = false;
+        self.rest = Bytes::new();
         self.stall = Stall::new(stall);
         self.to = if self.body.is_end_stream() { None } else { Some(to) };
     }
@@ -114,12 +122,20 @@ where
                     },
                 }
             }
-            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return poll_reset(to, cx) };
+            let frame = if self.rest.is_empty() {
+                let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return poll_reset(to, cx) };
+                frame
+            } else {
+                Some(Ok(Frame::data(mem::take(&mut self.rest))))
+            };
             let ended = match frame {
                 None => to.send_data(Bytes::new(), true).map(|()| true),
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        let ended = self.body.is_end_stream();
+                    Ok(mut data) => {
+                        if data.len() > PIECE {
+                            self.rest = data.split_off(PIECE);
+                        }
+                        let ended = self.rest.is_empty() && self.body.is_end_stream();
                         self.full = true;
                         to.send_data(data, ended).map(|()| ended)
                     }
@@ -177,9 +193,6 @@ fn hold<B: 'static>(body: &mut B, cx: &mut Context<'_>) -> Held {
 }
 
 /// Ready when there is window for a byte at least; false if the stream has ended.
-///
-/// All of a chunk is sent then, since what h2 has of it beyond the window costs no more than it did in its body: the
-/// window of the peer that it came from is given back only once more is asked for.
 fn poll_room(to: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
     to.reserve_capacity(1);
     while to.capacity() == 0 {

@@ -13,7 +13,8 @@ use tokio::time::{Instant, Sleep, sleep};
 #[derive(Debug, Default)]
 pub(crate) struct Stall {
     limit: Duration,
-    stalled: Option<Stalled>,
+    /// `None`: it never has.
+    stalled: Option<Box<Stalled>>,
 }
 
 #[derive(Debug)]
@@ -44,7 +45,8 @@ impl Stall {
     /// The peer takes nothing: ready when it has not for too long.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.limit;
-        let stalled = self.stalled.get_or_insert_with(|| Stalled { since: None, timer: Box::pin(sleep(limit)) });
+        let stalled =
+            self.stalled.get_or_insert_with(|| Box::new(Stalled { since: None, timer: Box::pin(sleep(limit)) }));
         let ends_at = *stalled.since.get_or_insert_with(now) + limit;
         while stalled.timer.as_mut().poll(cx).is_ready() {
             if ends_at <= Instant::now() {

@@ -1,18 +1,11 @@
 //! Readers that stop reading: what they cost, and that they cost nobody else anything.
 
-use crate::{
-    frames::{DATA, HEADERS, Peer, RST_STREAM},
-    support::{Asked, Endpoint, PROXY, Rig, collect, get, grpc, post, reset},
-};
+use crate::support::{Endpoint, Others, PROXY, Rig, collect, get, grpc, post, reset};
 use bytes::Bytes;
-use h2::{
-    Reason, RecvStream, SendStream,
-    client::{ResponseFuture, SendRequest},
-};
-use http::{HeaderMap, Response, StatusCode};
+use h2::{Reason, RecvStream, SendStream, client::SendRequest};
 use http_h2::{ClientParams, FlowControl, ServerParams};
 use proxy_http::{
-    Buffers,
+    Buffers, proxy,
     stats::{Peer as Side, StreamLimit},
 };
 use std::{
@@ -20,7 +13,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    task::JoinHandle,
+    sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 
@@ -28,8 +21,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// In paused time, what is to happen without a timer has happened by then.
 const SOON: Duration = Duration::from_millis(1);
-/// What timers take beside their time.
-const TICK: Duration = Duration::from_millis(2);
+const STALL: Duration = Duration::from_secs(5 * 60);
+const IDLE: Duration = Duration::from_secs(60);
+const IDLING: ServerParams = ServerParams { stream_idle_timeout: Some(IDLE), ..ServerParams::DEFAULT };
 
 fn fixed(stream: u32, connection: u32) -> FlowControl {
     FlowControl::Fixed { initial_stream_window_size: stream, initial_connection_window_size: connection }
@@ -39,17 +33,31 @@ fn toward_endpoints(flow_control: FlowControl) -> ClientParams {
     ClientParams { flow_control: Some(flow_control), ..ClientParams::DEFAULT }
 }
 
-/// A client that takes nothing of any response's body.
-async fn unwilling(rig: &Rig) -> SendRequest<Bytes> {
-    let (client, connection) =
-        h2::client::Builder::new().initial_window_size(0).handshake(rig.connect()).await.unwrap();
-    tokio::spawn(connection);
-    client
+/// A client that takes nothing of any response's body, until it is told how much to take of each.
+async fn unwilling(rig: &Rig) -> (SendRequest<Bytes>, mpsc::UnboundedSender<u32>) {
+    let (client, mut connection) = h2::client::Builder::new()
+        .initial_window_size(0)
+        .initial_connection_window_size(1 << 24)
+        .handshake(rig.connect())
+        .await
+        .unwrap();
+    let (window, mut told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = &mut connection => return,
+                Some(size) = told.recv() => connection.set_initial_window_size(size).unwrap(),
+            }
+        }
+    });
+    (client, window)
 }
 
-/// The endpoint's end of a connection that takes any number of streams and any window.
+/// The endpoint's end of a connection whose streams do not share a small window.
 async fn endpoint(rig: &mut Rig) -> Endpoint {
-    Endpoint::accept(rig.endpoint_ios.recv().await.unwrap()).await
+    let mut builder = h2::server::Builder::new();
+    builder.initial_connection_window_size(1 << 24).data_frame_budget(1 << 24);
+    Endpoint::build(rig.endpoint_ios.recv().await.unwrap(), &builder).await
 }
 
 /// Sends zeros in chunks of a size, as long as there is window for any.
@@ -104,7 +112,7 @@ async fn fast(client: &mut SendRequest<Bytes>, endpoint: &mut Endpoint) -> impl 
 /// So many fast requests at once, and in no time, beside so many that are stalled.
 async fn check_beside(flow_control: FlowControl, stalled: usize) {
     let mut rig = Rig::new(&ServerParams::DEFAULT, &toward_endpoints(flow_control), PROXY);
-    let mut slow = unwilling(&rig).await;
+    let (mut slow, _window) = unwilling(&rig).await;
     let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
     // One that is open before the others stall, and one that comes after them.
     poll_fn(|cx| client.poll_ready(cx)).await.unwrap();
@@ -143,4 +151,327 @@ async fn readers_that_stop_do_not_starve_others() {
 async fn readers_that_stop_do_not_starve_others_where_windows_are_adaptive() {
     check_beside(FlowControl::Adaptive, 1).await;
     check_beside(FlowControl::Adaptive, 16).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_may_be_buffered_stalled_streams_have_the_window_only() {
+    let client = toward_endpoints(fixed(65_535, 1 << 20));
+    let mut rig = Rig::buffering(&ServerParams::DEFAULT, &client, PROXY, Buffers::new(0));
+    let (mut slow, _window) = unwilling(&rig).await;
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    let (stalled, sent) = stall(&mut slow, &mut endpoint, 64).await;
+    assert!(sent.iter().sum::<usize>() <= 1 << 20, "{sent:?}");
+    let fast = tokio::spawn(fast(&mut client, &mut endpoint).await);
+    sleep(SECOND).await;
+    assert!(!fast.is_finished(), "reading stalls");
+    // What readers give up is there for others.
+    drop((stalled, slow));
+    assert_eq!(fast.await.unwrap(), 256 << 10);
+    assert_eq!(rig.buffers.held(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_readers_that_stop_hold_a_window_each() {
+    let client = toward_endpoints(fixed(65_535, 1 << 20));
+    let params = proxy::Params { max_in_flight: 2_000, ..PROXY };
+    let mut rig = Rig::buffering(&ServerParams::DEFAULT, &client, params, Buffers::new(1_000 * 65_535));
+    let mut endpoint = endpoint(&mut rig).await;
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        let (mut slow, _window) = unwilling(&rig).await;
+        let (stalled, sent) = stall(&mut slow, &mut endpoint, 200).await;
+        assert!(sent.iter().all(|sent| *sent == 65_535), "{sent:?}");
+        all.push((slow, stalled));
+    }
+    assert!((999 * 65_535..=1_000 * 65_535).contains(&rig.buffers.held()), "{}", rig.buffers.held());
+    let mut client = rig.client().await;
+    assert_eq!(fast(&mut client, &mut endpoint).await.await, 256 << 10);
+    drop(all);
+    sleep(SECOND).await;
+    // Connections look at what they hold when something moves.
+    assert_eq!(fast(&mut client, &mut endpoint).await.await, 256 << 10);
+    assert_eq!(rig.buffers.held(), 0, "nothing is left behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_chunks_cost_no_more_than_the_window() {
+    let window = 1 << 20;
+    let client = ClientParams { max_frame_size: Some(1 << 20), ..toward_endpoints(fixed(window, 4 << 20)) };
+    let mut rig = Rig::new(&ServerParams::DEFAULT, &client, PROXY);
+    let (mut slow, _window) = unwilling(&rig).await;
+    let mut endpoint = endpoint(&mut rig).await;
+    let (response, _) = slow.send_request(get(), true).unwrap();
+    let body = endpoint.asked().await.answer();
+    let response = response.await.unwrap();
+    assert_eq!(pump(body, window as usize).await, window as usize);
+    drop(response);
+}
+
+/// Sends so many frames of a size each.
+fn send_frames(to: &mut SendStream<Bytes>, frames: usize, size: usize) {
+    for frame in 0..frames {
+        to.send_data(vec![frame as u8; size].into(), false).unwrap();
+    }
+}
+
+fn frames(frames: usize, size: usize) -> Vec<u8> {
+    (0..frames).flat_map(|frame| vec![frame as u8; size]).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_frames_that_nobody_reads_end_no_connection() {
+    let mut rig = Rig::new(&ServerParams::DEFAULT, &toward_endpoints(fixed(65_535, 1 << 20)), PROXY);
+    let (mut slow, window) = unwilling(&rig).await;
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    let others = Others::open(&mut client, &mut endpoint).await;
+    let mut stalled = Vec::new();
+    for (count, size) in [(65_535, 1), (13_107, 5), (2_600, 25), (250, 255)] {
+        let (response, _) = slow.send_request(get(), true).unwrap();
+        let mut body = endpoint.asked().await.answer();
+        let response = response.await.unwrap();
+        // A large one first: the reader stops in it.
+        body.send_data(vec![9; 400].into(), false).unwrap();
+        send_frames(&mut body, count, size);
+        sleep(SECOND).await;
+        stalled.push((response, body, count, size));
+    }
+    others.finish().await;
+    window.send(1 << 20).unwrap();
+    for (response, mut body, count, size) in stalled {
+        body.send_data("end".into(), true).unwrap();
+        let whole = [vec![9; 400], frames(count, size), b"end".to_vec()].concat();
+        let (read, _) = collect(&mut response.into_body()).await.unwrap();
+        assert!(read == whole, "{} of {} bytes", read.len(), whole.len());
+    }
+    assert!(rig.endpoint_ios.try_recv().is_err(), "all on one connection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bursts_of_small_messages_end_no_connection() {
+    let mut rig = Rig::new(
+        &ServerParams { flow_control: Some(fixed(65_535, 1 << 20)), ..ServerParams::DEFAULT },
+        &toward_endpoints(fixed(65_535, 1 << 20)),
+        PROXY,
+    );
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    let (response, mut upload) = client.send_request(post(), false).unwrap();
+    send_frames(&mut upload, 10_000, 5);
+    let mut asked = endpoint.asked().await;
+    // The endpoint gives no window but the first, and so the upload stalls.
+    sleep(SECOND).await;
+    send_frames(&mut upload, 10_000, 5);
+    upload.send_data("end".into(), true).unwrap();
+    let mut body = asked.answer();
+    send_frames(&mut body, 10_000, 5);
+    body.send_data("end".into(), true).unwrap();
+    let (bytes, _) = collect(response.await.unwrap().body_mut()).await.unwrap();
+    assert!(bytes == [frames(10_000, 5), b"end".to_vec()].concat(), "{}", bytes.len());
+    let (bytes, _) = collect(asked.request.body_mut()).await.unwrap();
+    assert!(bytes == [frames(10_000, 5), frames(10_000, 5), b"end".to_vec()].concat(), "{}", bytes.len());
+}
+
+/// How many streams reached a limit: their peer took nothing, nothing moved.
+fn limits(rig: &Rig, side: Side) -> [u64; 2] {
+    let counted: Vec<_> = rig.stats.transport(side).stream_limits().collect();
+    let [(StreamLimit::WriteStall, stalled), (StreamLimit::Idle, idle)] = counted[..] else { panic!("{counted:?}") };
+    [stalled, idle]
+}
+
+#[track_caller]
+fn just(expected: Duration, started: Instant) {
+    let time = started.elapsed();
+    assert!((expected..expected + Duration::from_millis(10)).contains(&time), "{time:?} is not {expected:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_takes_nothing_is_reset() {
+    let mut rig = Rig::defaults();
+    let (mut slow, _window) = unwilling(&rig).await;
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    let others = Others::open(&mut client, &mut endpoint).await;
+    let (response, _) = slow.send_request(get(), true).unwrap();
+    let mut body = endpoint.asked().await.answer();
+    let mut response = response.await.unwrap();
+    body.send_data(vec![0; 20_000].into(), false).unwrap();
+    let started = Instant::now();
+    assert_eq!(reset(collect(response.body_mut()).await), Reason::CANCEL);
+    just(STALL, started);
+    assert_eq!(poll_fn(|cx| body.poll_reset(cx)).await.unwrap(), Reason::CANCEL);
+    assert_eq!(limits(&rig, Side::Client), [1, 0]);
+    assert_eq!(limits(&rig, Side::Endpoint), [0, 0]);
+    others.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_is_slow_but_alive_goes_on() {
+    let mut rig = Rig::defaults();
+    let (mut slow, window) = unwilling(&rig).await;
+    let mut endpoint = endpoint(&mut rig).await;
+    let (response, _) = slow.send_request(get(), true).unwrap();
+    endpoint.asked().await.answer().send_data(vec![0; 200_000].into(), true).unwrap();
+    let mut response = response.await.unwrap();
+    // It reads nothing that would give window back, but gives some by itself: a little more than 16 KiB each time.
+    for times in 1..11 {
+        sleep(STALL * 9 / 10).await;
+        window.send(times * 17_000).unwrap();
+    }
+    sleep(SECOND).await;
+    window.send(1 << 20).unwrap();
+    assert_eq!(collect(response.body_mut()).await.unwrap().0.len(), 200_000);
+    assert_eq!(limits(&rig, Side::Client), [0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_counts_for_stalled_readers_too() {
+    let params = proxy::Params { request_timeout: Some(SECOND), ..PROXY };
+    let mut rig = Rig::new(&ServerParams::DEFAULT, &ClientParams::DEFAULT, params);
+    let (mut slow, _window) = unwilling(&rig).await;
+    let mut endpoint = endpoint(&mut rig).await;
+    let started = Instant::now();
+    let (response, _) = slow.send_request(get(), true).unwrap();
+    let mut body = endpoint.asked().await.answer();
+    body.send_data(vec![0; 40_000].into(), false).unwrap();
+    assert_eq!(reset(collect(response.await.unwrap().body_mut()).await), Reason::CANCEL);
+    just(SECOND, started);
+    assert_eq!(poll_fn(|cx| body.poll_reset(cx)).await.unwrap(), Reason::CANCEL);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_takes_nothing_is_given_up() {
+    let mut rig = Rig::defaults();
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    let others = Others::open(&mut client, &mut endpoint).await;
+    // Before the head.
+    for (req, status, grpc_status) in [(post(), 504, None), (grpc(), 200, Some("4"))] {
+        let (response, mut upload) = client.send_request(req, false).unwrap();
+        upload.send_data(vec![0; 200_000].into(), false).unwrap();
+        let mut asked = endpoint.asked().await;
+        let started = Instant::now();
+        let rsp = response.await.unwrap();
+        just(STALL, started);
+        assert_eq!(rsp.status(), status);
+        assert_eq!(rsp.headers().get("grpc-status").map(|status| status.to_str().unwrap()), grpc_status);
+        assert_eq!(reset(collect(asked.request.body_mut()).await), Reason::CANCEL);
+    }
+    assert_eq!(limits(&rig, Side::Endpoint), [2, 0]);
+    // After it.
+    let (response, mut upload) = client.send_request(post(), false).unwrap();
+    let mut asked = endpoint.asked().await;
+    let mut body = asked.answer();
+    let mut response = response.await.unwrap();
+    upload.send_data(vec![0; 200_000].into(), false).unwrap();
+    let started = Instant::now();
+    assert_eq!(reset(collect(response.body_mut()).await), Reason::CANCEL);
+    just(STALL, started);
+    assert_eq!(reset(collect(asked.request.body_mut()).await), Reason::CANCEL);
+    assert_eq!(poll_fn(|cx| body.poll_reset(cx)).await.unwrap(), Reason::CANCEL);
+    assert_eq!(limits(&rig, Side::Endpoint), [3, 0]);
+    assert_eq!(limits(&rig, Side::Client), [0, 0]);
+    others.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_takes_nothing_does_not_starve_other_uploads() {
+    let server = ServerParams { flow_control: Some(fixed(65_535, 1 << 20)), ..ServerParams::DEFAULT };
+    let mut rig = Rig::new(&server, &ClientParams::DEFAULT, PROXY);
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    let mut stalled = Vec::new();
+    for _ in 0..64 {
+        let (response, upload) = client.send_request(post(), false).unwrap();
+        stalled.push((response, endpoint.asked().await));
+        tokio::spawn(pump(upload, 16 << 10));
+    }
+    sleep(10 * SECOND).await;
+    let (response, mut upload) = client.send_request(post(), false).unwrap();
+    upload.send_data(vec![3; 256 << 10].into(), true).unwrap();
+    let mut asked = endpoint.asked().await;
+    let started = Instant::now();
+    assert_eq!(collect(asked.request.body_mut()).await.unwrap().0.len(), 256 << 10);
+    assert!(started.elapsed() < SOON);
+    drop(response);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_streams_are_answered_or_reset() {
+    let mut rig = Rig::new(&IDLING, &ClientParams::DEFAULT, PROXY);
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    // Before the head.
+    for (req, status, grpc_status) in [(get(), 504, None), (grpc(), 200, Some("4"))] {
+        let started = Instant::now();
+        let (response, _upload) = client.send_request(req, false).unwrap();
+        let mut asked = endpoint.asked().await;
+        let rsp = response.await.unwrap();
+        just(IDLE, started);
+        assert_eq!(rsp.status(), status);
+        assert_eq!(rsp.headers().get("grpc-status").map(|status| status.to_str().unwrap()), grpc_status);
+        assert!(rsp.headers().contains_key("proxy-error"));
+        assert_eq!(poll_fn(|cx| asked.respond.poll_reset(cx)).await.unwrap(), Reason::CANCEL);
+    }
+    assert_eq!(limits(&rig, Side::Client), [0, 2]);
+    // After it, with one that moves beside it.
+    let (busy, _upload) = client.send_request(post(), false).unwrap();
+    let mut busy_body = endpoint.asked().await.answer();
+    let mut busy = busy.await.unwrap().into_body();
+    let (response, mut upload) = client.send_request(post(), false).unwrap();
+    let mut asked = endpoint.asked().await;
+    let mut body = asked.answer();
+    let mut response = response.await.unwrap();
+    let started = Instant::now();
+    let idle = tokio::spawn(async move { (reset(collect(response.body_mut()).await), Instant::now()) });
+    for _ in 0..4 {
+        sleep(IDLE / 2).await;
+        busy_body.send_data("more".into(), false).unwrap();
+        assert_eq!(busy.data().await.unwrap().unwrap(), "more");
+    }
+    let (reason, at) = idle.await.unwrap();
+    assert_eq!(reason, Reason::CANCEL);
+    assert!((IDLE..IDLE + SOON * 10).contains(&(at - started)), "{:?}", at - started);
+    assert_eq!(poll_fn(|cx| body.poll_reset(cx)).await.unwrap(), Reason::CANCEL);
+    assert_eq!(reset(collect(asked.request.body_mut()).await), Reason::CANCEL);
+    assert_eq!(poll_fn(|cx| upload.poll_reset(cx)).await.unwrap(), Reason::CANCEL);
+    assert_eq!(limits(&rig, Side::Client), [0, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_moves_in_one_direction_is_not_idle() {
+    let mut rig = Rig::new(&IDLING, &ClientParams::DEFAULT, PROXY);
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    let (response, mut upload) = client.send_request(post(), false).unwrap();
+    let mut asked = endpoint.asked().await;
+    // Only the request, before the head.
+    for _ in 0..4 {
+        sleep(IDLE * 2 / 3).await;
+        upload.send_data("up".into(), false).unwrap();
+        assert_eq!(asked.request.body_mut().data().await.unwrap().unwrap(), "up");
+    }
+    let mut body = asked.answer();
+    let mut response = response.await.unwrap();
+    // Only the request, after it.
+    for _ in 0..4 {
+        sleep(IDLE * 2 / 3).await;
+        upload.send_data("up".into(), false).unwrap();
+        assert_eq!(asked.request.body_mut().data().await.unwrap().unwrap(), "up");
+    }
+    // Only the response.
+    for _ in 0..4 {
+        sleep(IDLE * 2 / 3).await;
+        body.send_data("down".into(), false).unwrap();
+        assert_eq!(response.body_mut().data().await.unwrap().unwrap(), "down");
+    }
+    assert_eq!(limits(&rig, Side::Client), [0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_are_silent_for_long_where_nothing_is_set() {
+    let mut rig = Rig::defaults();
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    let (response, mut upload) = client.send_request(grpc(), false).unwrap();
+    let mut asked = endpoint.asked().await;
+    let mut body = asked.answer();
+    let mut response = response.await.unwrap();
+    sleep(1_000 * DAY).await;
+    upload.send_data("up".into(), true).unwrap();
+    assert_eq!(collect(asked.request.body_mut()).await.unwrap().0, b"up");
+    body.send_data("down".into(), true).unwrap();
+    assert_eq!(collect(response.body_mut()).await.unwrap().0, b"down");
 }

@@ -106,6 +106,7 @@ impl Rig {
     pub(crate) async fn client(&mut self) -> client::SendRequest<Bytes> {
         let (client, connection) = client::Builder::new()
             .initial_connection_window_size(1 << 24)
+            .data_frame_budget(1 << 24)
             .handshake(self.client_io.take().unwrap())
             .await
             .unwrap();
@@ -121,7 +122,11 @@ impl Rig {
 
 impl Endpoint {
     pub(crate) async fn accept(io: DuplexStream) -> Self {
-        let mut connection = server::handshake(io).await.unwrap();
+        Self::build(io, &server::Builder::new()).await
+    }
+
+    pub(crate) async fn build(io: DuplexStream, builder: &server::Builder) -> Self {
+        let mut connection = builder.handshake(io).await.unwrap();
         let (tx, asked) = mpsc::unbounded_channel();
         let (goaway, mut go) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
