@@ -37,6 +37,8 @@ pub(crate) struct Streams {
     wakes_at: AtomicUsize,
     /// The connection.
     waker: Mutex<Option<Waker>>,
+    /// Those that were reset because what came on them is malformed.
+    malformed: AtomicUsize,
 }
 
 /// One open stream, counted while it lives: its reference is the count.
@@ -72,6 +74,11 @@ impl Activity {
         let Some(pings) = self.pings.get() else { return Poll::Pending };
         let mut pings = pings.lock().expect("nothing panics with the lock held");
         pings.poll(self.moves(), self.streams() == 0, cx)
+    }
+
+    /// Streams that were reset because what came on them is malformed.
+    pub(crate) fn malformed(&self) -> usize {
+        self.open.malformed.load(Relaxed)
     }
 
     pub(crate) fn open_stream(&self) -> OpenStream {
@@ -166,6 +173,11 @@ impl OpenStream {
             self.held = held;
             if held { self.streams.hold() } else { self.streams.let_go() }
         }
+    }
+
+    /// What came on it is malformed.
+    pub(crate) fn malformed(&self) {
+        self.streams.malformed.fetch_add(1, Relaxed);
     }
 
     /// It is held, and will be for some time.

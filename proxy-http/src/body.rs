@@ -160,6 +160,18 @@ impl IncomingBody {
         self
     }
 
+    fn malformed(&self) -> Error {
+        if let Some(stream) = &self.stream {
+            stream.malformed();
+        }
+        Error::malformed(self.side)
+    }
+
+    fn broken(&self, error: &h2::Error) -> Error {
+        // h2 resets what is malformed.
+        if error.is_reset() && error.is_library() { self.malformed() } else { Error::new(self.side, error) }
+    }
+
     fn give_back(&mut self) {
         let taken = mem::take(&mut self.taken);
         if taken > 0 {
@@ -204,7 +216,7 @@ impl Body for IncomingBody {
                     if let Some(remaining) = &mut self.remaining {
                         // Only of a message without content; h2 has checked the others.
                         let Some(less) = remaining.checked_sub(data.len() as u64) else {
-                            return Poll::Ready(Some(Err(Error::malformed(self.side))));
+                            return Poll::Ready(Some(Err(self.malformed())));
                         };
                         *remaining = less;
                     }
@@ -218,16 +230,16 @@ impl Body for IncomingBody {
                 Some(Err(error)) if self.remaining == Some(0) && error.reason() == Some(Reason::NO_ERROR) => {
                     return Poll::Ready(None);
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(Error::new(self.side, &error)))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(self.broken(&error)))),
                 None => self.data_done = true,
             }
         }
         Poll::Ready(match ready!(self.from.poll_trailers(cx)) {
             Ok(trailers) => trailers.map(|trailers| match hygiene::trailers(&trailers) {
                 Ok(()) => Ok(Frame::trailers(trailers)),
-                Err(_) => Err(Error::malformed(self.side)),
+                Err(_) => Err(self.malformed()),
             }),
-            Err(error) => Some(Err(Error::new(self.side, &error))),
+            Err(error) => Some(Err(self.broken(&error))),
         })
     }
 
@@ -250,8 +262,6 @@ impl Error {
     fn new(side: Side, error: &h2::Error) -> Self {
         match reason::remote_reset(error) {
             Some(reason) => Self { kind: Kind::Reset(reason), passed_on: side.passed_on(reason).into() },
-            // h2 resets what is malformed.
-            None if error.is_reset() && error.is_library() => Self::malformed(side),
             None if reason::is_ours(error) => Self { kind: Kind::GivenUp, passed_on: Reason::CANCEL.into() },
             None => Self { kind: Kind::Lost, passed_on: side.lost().into() },
         }

@@ -272,7 +272,9 @@ where
         let builder = self.builder.clone();
         let transport = Arc::clone(&self.transport);
         let buffers = Arc::clone(&self.buffers);
-        let ClientParams { keep_alive, flow_control, write_stall_timeout, .. } = self.params;
+        let ClientParams { keep_alive, flow_control, max_local_error_reset_streams, write_stall_timeout, .. } =
+            self.params;
+        let max_malformed = max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS) / 2;
         let write_stall = write_stall_timeout.unwrap_or(DEFAULT_WRITE_STALL_TIMEOUT);
         let adaptive = flow_control == Some(FlowControl::Adaptive);
         let timeout = self.timeout;
@@ -285,7 +287,7 @@ where
             let mut credit = Credit::new(buffers, windows(flow_control));
             settings(&mut connection, &h2, &activity, &mut credit).await?;
             let (open, closed) = watch::channel(());
-            tokio::spawn(drive(connection, h2.clone(), Arc::clone(&activity), credit, open));
+            tokio::spawn(drive(connection, h2.clone(), Arc::clone(&activity), credit, open, max_malformed));
             Ok(SendRequest { h2, activity, closed, write_stall, body: PhantomData })
         };
         Box::pin(async move {
@@ -336,13 +338,14 @@ async fn settings<I: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Moves a connection's frames until it is closed: by its peer, or because all handles are dropped and all streams
-/// have ended. Drops `open` once it takes no more requests.
+/// have ended. Drops `open` once it takes no more requests, as after more than `max_malformed` malformed responses.
 async fn drive<I: AsyncRead + AsyncWrite + Unpin>(
     mut connection: h2::client::Connection<Io<I>, Bytes>,
     mut handle: h2::client::SendRequest<Bytes>,
     activity: Arc<Activity>,
     mut credit: Credit,
     open: watch::Sender<()>,
+    max_malformed: usize,
 ) {
     let ended = {
         let mut going = pin!(poll_fn(|cx| {
@@ -350,6 +353,10 @@ async fn drive<I: AsyncRead + AsyncWrite + Unpin>(
                 return Poll::Ready(Some(ended));
             }
             activity.set_max_streams(handle.current_max_send_streams());
+            // Before h2 has enough of malformed responses, and ends the connection for all that is open on it.
+            if activity.malformed() > max_malformed {
+                return Poll::Ready(None);
+            }
             // After GOAWAY, what is open goes on, but nothing can be added.
             match handle.poll_ready(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Err(_)) => Poll::Ready(None),
@@ -537,6 +544,9 @@ where
                 }),
             };
             let Some(Ok(Sent { stream, activity, .. })) = self.sent.take() else { unreachable!() };
+            if responded.as_ref().is_err_and(Error::is_response_malformed) {
+                stream.malformed();
+            }
             return Poll::Ready(responded.map(|rsp| {
                 let (head, body) = rsp.into_parts();
                 let body = IncomingBody::new(Side::Endpoint, &head.headers, body, activity);

@@ -1,15 +1,15 @@
 //! Malformed responses: what the client gets for each, and that the streams beside it go on, or are told at once.
 
 use crate::{
-    frames::{DATA, HEADERS, Peer},
+    frames::{DATA, GOAWAY, HEADERS, Peer},
     hygiene::{END_HEADERS, END_STREAM, block, line, run, whole},
-    support::get,
+    support::{PROXY, Rig, get, post},
 };
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Request};
-use http_h2::ClientParams;
-use proxy_http::stats::Peer as Side;
+use http_h2::{ClientParams, ServerParams};
+use proxy_http::{proxy, retry, stats::Peer as Side};
 
 const CONTINUATION: u8 = 9;
 
@@ -193,4 +193,93 @@ fn order() {
     check(&[ends(b":status=200"), data(b"ab")], "200");
     check(&[ends(b":status=200"), ends(b":status=200")], "200");
     check(&[head(b":status=200"), data(b"ab"), ends(b"x=1"), last(b"ab")], "200 [ab] + x=1");
+}
+
+#[test]
+fn many_on_one_connection_move_what_follows_to_another() {
+    run(async {
+        // As many as h2 bears, and then it ends the connection.
+        let params = ClientParams { max_local_error_reset_streams: Some(8), ..ClientParams::DEFAULT };
+        let (mut first, _, mut rig) = Peer::server(&params).await;
+        let mut client = rig.client().await;
+        let waiting = ask(&mut client, &mut first, get()).await;
+        for stream in [3, 5, 7, 9, 11] {
+            let response = ask(&mut client, &mut first, get()).await;
+            first.send(HEADERS, END_HEADERS | END_STREAM, stream, &block(b":status=200|te=gzip")).await;
+            assert_eq!(seen(response).await, MALFORMED);
+        }
+        // The connection finds out when it is polled next.
+        first.send(HEADERS, END_HEADERS, 1, &block(b":status=100")).await;
+        let (mut second, _) = Peer::accept(&mut rig).await;
+        for stream in [1, 3, 5] {
+            let response = ask(&mut client, &mut second, get()).await;
+            second.send(HEADERS, END_HEADERS | END_STREAM, stream, &block(b":status=203")).await;
+            assert_eq!(seen(response).await, "203");
+        }
+        first.send(HEADERS, END_HEADERS | END_STREAM, 1, &block(b":status=200")).await;
+        assert_eq!(seen(waiting).await, "200");
+    });
+}
+
+/// GOAWAY with this last stream and code.
+fn go_away(last: u32, code: u32) -> Vec<u8> {
+    [last.to_be_bytes(), code.to_be_bytes()].concat()
+}
+
+#[test]
+fn what_a_goaway_leaves_out_is_sent_again_however_the_connection_ends() {
+    run(async {
+        const MAX: u32 = (1 << 31) - 1;
+        let unknown_field = block(b":status=200|X=1");
+        let cases: [(&str, Vec<(u8, u8, u32, Vec<u8>)>); 5] = [
+            ("an error, and closed", vec![(GOAWAY, 0, 0, go_away(1, 1))]),
+            ("in two steps, and closed", vec![(GOAWAY, 0, 0, go_away(MAX, 0)), (GOAWAY, 0, 0, go_away(1, 0))]),
+            ("then nonsense", vec![(GOAWAY, 0, 0, go_away(1, 0)), (DATA, 0, 0, vec![0])]),
+            ("then a malformed answer", vec![(GOAWAY, 0, 0, go_away(1, 0)), (HEADERS, 5, 1, unknown_field)]),
+            (
+                "then answers to what it leaves out",
+                vec![(GOAWAY, 0, 0, go_away(1, 0)), (HEADERS, 5, 3, block(b":status=200"))],
+            ),
+        ];
+        for (case, frames) in cases {
+            let (mut first, _, mut rig) = Peer::server(&ClientParams::DEFAULT).await;
+            let mut client = rig.client().await;
+            let lost = ask(&mut client, &mut first, post()).await;
+            let left_out = [ask(&mut client, &mut first, post()).await, ask(&mut client, &mut first, get()).await];
+            for (kind, flags, stream, payload) in frames {
+                first.send(kind, flags, stream, &payload).await;
+            }
+            drop(first);
+            let (mut second, _) = Peer::accept(&mut rig).await;
+            for stream in [1, 3] {
+                second.until(HEADERS).await.unwrap();
+                second.send(HEADERS, END_HEADERS | END_STREAM, stream, &block(b":status=203")).await;
+            }
+            for response in left_out {
+                assert_eq!(seen(response).await, "203", "{case}");
+            }
+            assert_eq!(seen(lost).await, MALFORMED, "{case}: it may have been processed");
+        }
+    });
+}
+
+#[test]
+fn what_a_malformed_response_loses_beside_it_is_sent_again_where_the_policy_says_so() {
+    run(async {
+        let policy = retry::Params { gateway_errors: true, ..PROXY.retry };
+        let params = proxy::Params { retry: policy, ..PROXY };
+        let mut rig = Rig::new(&ServerParams::DEFAULT, &ClientParams::DEFAULT, params);
+        let mut client = rig.client().await;
+        let (mut first, _) = Peer::accept(&mut rig).await;
+        let bad = ask(&mut client, &mut first, get()).await;
+        let (again, lost) = (ask(&mut client, &mut first, get()).await, ask(&mut client, &mut first, post()).await);
+        first.send(HEADERS, END_HEADERS | END_STREAM, 1, &block(b":status=200|X=1")).await;
+        let (mut second, _) = Peer::accept(&mut rig).await;
+        // h2 does not say whose fault it was.
+        for stream in [1, 3] {
+            second.until(HEADERS).await.unwrap();
+            second.send(HEADERS, END_HEADERS | END_STREAM, stream, &block(b":status=203")).await;
+        }
+        assert_eq!([seen(bad).await, seen(again).await, seen(lost).await], ["203", "203", MALFORMED]);
+    });
 }
