@@ -2,11 +2,12 @@
 
 use crate::{
     frames::{DATA, GOAWAY, HEADERS, Peer, RST_STREAM},
-    support::{Endpoint, collect},
+    support::{self, Endpoint, Rig, collect, reset},
 };
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_h2::ServerParams;
+use proxy_http::stats::{Peer as Side, ResetCode};
 use std::{
     fmt::{self, Write as _},
     future::Future,
@@ -371,4 +372,42 @@ fn connect_never_ends_the_connection() {
     connect(b":path=/|:authority=a.test:443", None, RESET);
     connect(b":scheme=http|:authority=a.test:443", None, RESET);
     connect(b":protocol=websocket|:scheme=http|:path=/|:authority=a.test", None, RESET);
+}
+
+#[tokio::test]
+async fn refusals_are_counted_and_grpc_has_them_in_its_form() {
+    let mut rig = Rig::defaults();
+    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+    for (mut request, status, code) in [(support::get(), 400, None), (support::grpc(), 200, Some("13"))] {
+        request.headers_mut().insert("x", HeaderValue::from_static("1 "));
+        let (response, _) = client.send_request(request, true).unwrap();
+        let rsp = response.await.unwrap();
+        assert_eq!(rsp.status().as_u16(), status);
+        assert_eq!(rsp.headers().get("grpc-status").map(|code| code.to_str().unwrap()), code);
+        assert_eq!(rsp.headers()["proxy-error"], "a field begins or ends with white space");
+        assert!(rsp.body().is_end_stream());
+    }
+    let (response, mut upload) = client.send_request(support::post(), false).unwrap();
+    upload.send_trailers(HeaderMap::from_iter([("x".parse().unwrap(), HeaderValue::from_static(" 1"))])).unwrap();
+    assert_eq!(reset(response.await), Reason::PROTOCOL_ERROR);
+    let mut asked = endpoint.asked().await;
+    assert_eq!(reset(collect(asked.request.body_mut()).await), Reason::CANCEL);
+    assert_eq!(rig.stats.transport(Side::Client).malformed(), 3);
+    assert_eq!(rig.stats.transport(Side::Endpoint).malformed(), 0);
+    assert_eq!(rig.stats.requests(), 3);
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_while_it_is_answered_is_not_the_endpoints_failure() {
+    let mut rig = Rig::defaults();
+    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+    let (response, mut upload) = client.send_request(support::post(), false).unwrap();
+    let mut asked = endpoint.asked().await;
+    let _body = asked.answer();
+    let mut rsp = response.await.unwrap();
+    upload.send_trailers(HeaderMap::from_iter([("x".parse().unwrap(), HeaderValue::from_static(" 1"))])).unwrap();
+    assert_eq!(reset(collect(asked.request.body_mut()).await), Reason::CANCEL);
+    assert_eq!(reset(collect(rsp.body_mut()).await), Reason::CANCEL);
+    let lost = rig.stats.transport(Side::Endpoint).resets().find(|(code, _)| *code == ResetCode::Other);
+    assert_eq!(lost, Some((ResetCode::Other, 0)), "what counts as lost counts against the endpoint");
 }

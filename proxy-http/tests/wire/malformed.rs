@@ -231,7 +231,7 @@ fn what_a_goaway_leaves_out_is_sent_again_however_the_connection_ends() {
     run(async {
         const MAX: u32 = (1 << 31) - 1;
         let unknown_field = block(b":status=200|X=1");
-        let cases: [(&str, Vec<(u8, u8, u32, Vec<u8>)>); 5] = [
+        let cases = [
             ("an error, and closed", vec![(GOAWAY, 0, 0, go_away(1, 1))]),
             ("in two steps, and closed", vec![(GOAWAY, 0, 0, go_away(MAX, 0)), (GOAWAY, 0, 0, go_away(1, 0))]),
             ("then nonsense", vec![(GOAWAY, 0, 0, go_away(1, 0)), (DATA, 0, 0, vec![0])]),
