@@ -251,12 +251,13 @@ impl Directions {
     }
 
     fn transports(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let metrics: [(_, _, _, Get<Transport, u64>); 5] = [
+        let metrics: [(_, _, _, Get<Transport, u64>); 6] = [
             ("tcp_open", "Connections opened", MetricType::Counter, Transport::open_total),
             ("tcp_open_connections", "Connections open now", MetricType::Gauge, Transport::open_connections),
             ("tcp_close", "Connections closed", MetricType::Counter, Transport::close_total),
             ("tcp_read_bytes", "Bytes read from connections", MetricType::Counter, Transport::read_bytes),
             ("tcp_write_bytes", "Bytes written to connections", MetricType::Counter, Transport::written_bytes),
+            ("http_malformed", "Messages that HTTP does not allow", MetricType::Counter, Transport::malformed),
         ];
         for (name, help, kind, value) in metrics {
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;

@@ -46,6 +46,9 @@ use tower_service::Service;
 /// | no endpoint ready in the fail-fast time | 503, 14; 502 or 504, 14 if none could be connected to |
 /// | too many requests waiting or in flight | 503, 14 |
 /// | endpoint takes no more of the request for the write-stall timeout | before the head 504, gRPC status 4; after it RST_STREAM(CANCEL) |
+/// | request is malformed (RFC 9113 section 8.1.1) | 400, gRPC status 13; for trailers RST_STREAM(PROTOCOL_ERROR) |
+/// | response is malformed, before its head is passed on | 502, 14 |
+/// | response is malformed, after that | RST_STREAM(INTERNAL_ERROR) |
 /// | deadline before the head | 504, gRPC status 4 |
 /// | deadline after the head | RST_STREAM(CANCEL) |
 ///

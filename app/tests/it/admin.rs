@@ -60,7 +60,13 @@ async fn metrics_count_requests_responses_and_connections() {
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
-    for name in ["tcp_read_bytes_total{", "tcp_write_bytes_total{", "process_cpu_seconds_total ", "process_open_fds "] {
+    for name in [
+        "tcp_read_bytes_total{",
+        "tcp_write_bytes_total{",
+        "http_malformed_total{",
+        "process_cpu_seconds_total ",
+        "process_open_fds ",
+    ] {
         assert!(metrics.contains(name), "{name} is not in\n{metrics}");
     }
     assert!(metrics.ends_with("# EOF\n"));
