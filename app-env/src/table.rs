@@ -186,7 +186,7 @@ declare! {
     }
     ours CONNECT_MAX_HEADER_LIST_SIZE: Number = ConnectHttp2 "MAX_HEADER_LIST_SIZE" {
         Number::Of(Setting::MaxHeaderListSize), default: Unset,
-        "bytes of the largest header or trailer list an endpoint may send; unset: 16384"
+        "bytes of the largest header or trailer list an endpoint may send; unset: 65536"
     }
     ours CONNECT_HEADER_TABLE_SIZE: Number = ConnectHttp2 "HEADER_TABLE_SIZE" {
         Number::ANY, default: Unset,

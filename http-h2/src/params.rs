@@ -69,8 +69,8 @@ pub struct ClientParams {
     pub max_frame_size: Option<u32>,
     /// SETTINGS_HEADER_TABLE_SIZE: the HPACK table a server may use, in bytes. `None`: 4096.
     pub header_table_size: Option<u32>,
-    /// SETTINGS_MAX_HEADER_LIST_SIZE: the largest header or trailer list accepted, in bytes with 32 more a field.
-    /// `None`: 16384.
+    /// SETTINGS_MAX_HEADER_LIST_SIZE: the largest header or trailer list accepted, in bytes with 32 more a field. What
+    /// is above it in trailers is left out. `None`: 65536.
     pub max_header_list_size: Option<u32>,
     /// Bytes buffered for sending on each stream before its source is held up. `None`: 1 MiB.
     pub max_send_buf_size: Option<usize>,

@@ -65,6 +65,8 @@ enum Kind {
     Malformed,
     Lost,
     TimedOut,
+    /// The trailers lack what must be in them.
+    CutOff,
     /// This side reset the stream for what became of the other direction.
     GivenUp,
 }
@@ -275,6 +277,10 @@ impl Error {
         Self { kind: Kind::TimedOut, passed_on: Reason::CANCEL.into() }
     }
 
+    pub(crate) fn cut_off() -> Self {
+        Self { kind: Kind::CutOff, passed_on: Reason::INTERNAL_ERROR.into() }
+    }
+
     /// The code of the peer's RST_STREAM, where that is what ended the body.
     #[must_use]
     pub fn reset(&self) -> Option<u32> {
@@ -316,6 +322,7 @@ impl fmt::Display for Error {
             Kind::Malformed => f.write_str("message is malformed"),
             Kind::Lost => f.write_str("connection was lost before the body's end"),
             Kind::TimedOut => f.write_str("deadline passed before the body's end"),
+            Kind::CutOff => f.write_str("trailers without a gRPC status"),
             Kind::GivenUp => f.write_str("the other direction was given up"),
         }
     }

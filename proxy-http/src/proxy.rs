@@ -49,6 +49,7 @@ use tower_service::Service;
 /// | request is malformed (RFC 9113 section 8.1.1) | 400, gRPC status 13; for trailers RST_STREAM(PROTOCOL_ERROR) |
 /// | response is malformed, before its head is passed on | 502, 14 |
 /// | response is malformed, after that | RST_STREAM(INTERNAL_ERROR) |
+/// | trailers of a gRPC response have no status, as those above the header list size | RST_STREAM(INTERNAL_ERROR) |
 /// | deadline before the head | 504, gRPC status 4 |
 /// | deadline after the head | RST_STREAM(CANCEL) |
 ///
@@ -554,6 +555,10 @@ impl http_body::Body for Body {
         match &polled {
             Poll::Ready(Some(Ok(frame))) if exchange.grpc => {
                 if let Some(trailers) = frame.trailers_ref() {
+                    // What is too large for h2 is missing without a word, and without its status a call has no end.
+                    if exchange.grpc_status.is_none() && !trailers.contains_key(grpc::STATUS) {
+                        return Poll::Ready(Some(Err(body::Error::cut_off())));
+                    }
                     exchange.grpc_status = grpc::status(trailers);
                     if exchange.is_unavailable() {
                         exchange.set(Outcome::Failure);

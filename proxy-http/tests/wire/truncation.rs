@@ -130,7 +130,9 @@ async fn clean_ends_pass() {
     assert_eq!((&*bytes, &trailers.unwrap()["etag"]), (&b"ask"[..], &"up".parse().unwrap()));
     let mut body = asked.answer();
     body.send_data("say".into(), false).unwrap();
-    body.send_trailers(HeaderMap::from_iter([(http::header::ETAG, "down".parse().unwrap())])).unwrap();
+    let status = http::HeaderName::from_static("grpc-status");
+    let trailers = [(http::header::ETAG, "down".parse().unwrap()), (status, "0".parse().unwrap())];
+    body.send_trailers(HeaderMap::from_iter(trailers)).unwrap();
     let (bytes, trailers) = collect(response.await.unwrap().body_mut()).await.unwrap();
     assert_eq!((&*bytes, &trailers.unwrap()["etag"]), (&b"say"[..], &"down".parse().unwrap()));
 
@@ -181,5 +183,28 @@ async fn ends_need_no_window() {
         }
         let ended = timeout(Duration::from_secs(1), collect(rsp.body_mut())).await.expect("it ends");
         assert_eq!(ended.unwrap(), (Vec::new(), trailers));
+    }
+}
+
+/// h2 leaves out what is above the limit, and all that follows it.
+#[tokio::test]
+async fn trailers_that_are_cut_never_look_whole() {
+    let limit = 64 << 10;
+    for (detail, whole) in [(17 << 10, true), (limit - 200, true), (limit, false), (2 * limit, false)] {
+        let mut rig = Rig::defaults();
+        let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+        let (response, _) = client.send_request(grpc(), true).unwrap();
+        let mut body = endpoint.asked().await.answer();
+        body.send_data("say".into(), false).unwrap();
+        let names = ["grpc-status-details-bin", "grpc-status"].map(http::HeaderName::from_static);
+        let values = ["x".repeat(detail), "13".to_owned()].map(|value| value.parse().unwrap());
+        body.send_trailers(names.into_iter().zip(values).collect()).unwrap();
+        let collected = async { collect(response.await?.body_mut()).await }.await;
+        if whole {
+            let (_, trailers) = collected.unwrap_or_else(|error| panic!("{detail}: {error}"));
+            assert_eq!(trailers.unwrap()["grpc-status-details-bin"].len(), detail);
+        } else {
+            assert_eq!(reset(collected), Reason::INTERNAL_ERROR, "{detail}");
+        }
     }
 }
