@@ -32,12 +32,14 @@ pub struct Direction {
     pub listen_addr: SocketAddr,
     /// Where requests go to: at least one, none twice.
     pub endpoints: Vec<HostPort>,
-    /// HTTP/2 toward clients; `flow_control` and `write_stall_timeout` are always set.
+    /// HTTP/2 toward clients; `flow_control`, `max_connection_idle` and `write_stall_timeout` are always set.
     pub server: ServerParams,
     /// TCP toward clients.
     pub accept: TcpParams,
     /// Connections that may wait to be accepted, 1..=65535.
     pub accept_backlog: u32,
+    /// Connections that clients may have open; above zero. More are closed as soon as they are accepted.
+    pub max_connections: usize,
     /// Connections toward endpoints.
     pub connect: Connect,
     /// How an endpoint that keeps failing is left alone.
@@ -50,6 +52,10 @@ pub struct Direction {
     pub http_failfast_timeout: Duration,
     /// The longest a request may take before it is answered with 504; above zero. `None`: no limit.
     pub http_request_timeout: Option<Duration>,
+    /// Fields that a request may have beside its pseudo-fields; one with more is answered with 431.
+    pub http_max_headers_count: usize,
+    /// Bytes that the path and query of a request may have, above zero; one with more is answered with 414.
+    pub http_max_uri_length: usize,
     /// Which requests are sent again.
     pub http_retry: Retry,
     /// Requests without a response head, waiting ones included; above zero.

@@ -10,10 +10,10 @@ use crate::{
         ACCEPT_BACKLOG, ACCEPT_KEEPALIVE, ACCEPT_USER_TIMEOUT, BREAKER_CONSECUTIVE_FAILURES, BREAKER_MAX_EJECTION,
         BREAKER_MIN_EJECTION, CONNECT_EXP_BACKOFF_JITTER, CONNECT_EXP_BACKOFF_MAX, CONNECT_EXP_BACKOFF_MIN,
         CONNECT_KEEPALIVE, CONNECT_MAX_CONNECTION_IDLE, CONNECT_MAX_STREAMS_PER_CONNECTION, CONNECT_TIMEOUT,
-        CONNECT_USER_TIMEOUT, ENDPOINTS, HTTP_FAILFAST_TIMEOUT, HTTP_QUEUE_CAPACITY, HTTP_REQUEST_TIMEOUT,
-        HTTP_RETRY_BUDGET_MIN_PER_SECOND, HTTP_RETRY_BUDGET_RATIO, HTTP_RETRY_BUFFER_SIZE, HTTP_RETRY_GATEWAY_ERRORS,
-        HTTP_RETRY_GRPC_UNAVAILABLE, LISTEN_ADDR, MAX_BUFFERED_BYTES, MAX_CONNECTIONS_PER_ENDPOINT, MAX_IN_FLIGHT,
-        SLOW_START,
+        CONNECT_USER_TIMEOUT, ENDPOINTS, HTTP_FAILFAST_TIMEOUT, HTTP_MAX_HEADERS_COUNT, HTTP_MAX_URI_LENGTH,
+        HTTP_QUEUE_CAPACITY, HTTP_REQUEST_TIMEOUT, HTTP_RETRY_BUDGET_MIN_PER_SECOND, HTTP_RETRY_BUDGET_RATIO,
+        HTTP_RETRY_BUFFER_SIZE, HTTP_RETRY_GATEWAY_ERRORS, HTTP_RETRY_GRPC_UNAVAILABLE, LISTEN_ADDR,
+        MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ENDPOINT, MAX_IN_FLIGHT, SLOW_START,
     },
     variable::{Scope, Var},
 };
@@ -28,6 +28,7 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
         server: http2::read_server(env, scope),
         accept: read_tcp(env, scope, &ACCEPT_KEEPALIVE, &ACCEPT_USER_TIMEOUT),
         accept_backlog: env.read_or_default(&ACCEPT_BACKLOG, scope),
+        max_connections: read_bound(env, scope, &MAX_CONNECTIONS),
         connect: Connect {
             http2: http2::read_client(env, scope, shared),
             timeout: env.read_or_default(&CONNECT_TIMEOUT, scope),
@@ -42,6 +43,8 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
         http_queue_capacity: read_bound(env, scope, &HTTP_QUEUE_CAPACITY),
         http_failfast_timeout: env.read_or_default(&HTTP_FAILFAST_TIMEOUT, scope),
         http_request_timeout: env.read(&HTTP_REQUEST_TIMEOUT, scope),
+        http_max_headers_count: read_bound(env, scope, &HTTP_MAX_HEADERS_COUNT),
+        http_max_uri_length: read_bound(env, scope, &HTTP_MAX_URI_LENGTH),
         http_retry: Retry {
             gateway_errors: env.read_or_default(&HTTP_RETRY_GATEWAY_ERRORS, scope),
             grpc_unavailable: env.read_or_default(&HTTP_RETRY_GRPC_UNAVAILABLE, scope),

@@ -9,17 +9,18 @@ use crate::{
         CONNECT_INITIAL_STREAM_WINDOW_SIZE, CONNECT_KEEP_ALIVE_INTERVAL, CONNECT_KEEP_ALIVE_TIMEOUT,
         CONNECT_KEEP_ALIVE_WHILE_IDLE, CONNECT_MAX_CONCURRENT_RESET_STREAMS, CONNECT_MAX_FRAME_SIZE,
         CONNECT_MAX_HEADER_LIST_SIZE, CONNECT_MAX_LOCAL_ERROR_RESET_STREAMS, CONNECT_MAX_SEND_BUF_SIZE,
-        CONNECT_WRITE_STALL_TIMEOUT, SERVER_ADAPTIVE_FLOW_CONTROL, SERVER_HEADER_TABLE_SIZE,
-        SERVER_INITIAL_CONNECTION_WINDOW_SIZE, SERVER_INITIAL_STREAM_WINDOW_SIZE, SERVER_KEEP_ALIVE_INTERVAL,
-        SERVER_KEEP_ALIVE_TIMEOUT, SERVER_MAX_CONCURRENT_STREAMS, SERVER_MAX_CONNECTION_AGE,
-        SERVER_MAX_CONNECTION_AGE_GRACE, SERVER_MAX_CONNECTION_IDLE, SERVER_MAX_FRAME_SIZE,
-        SERVER_MAX_HEADER_LIST_SIZE, SERVER_MAX_LOCAL_ERROR_RESET_STREAMS, SERVER_MAX_PENDING_ACCEPT_RESET_STREAMS,
+        CONNECT_WRITE_STALL_TIMEOUT, SERVER_ADAPTIVE_FLOW_CONTROL, SERVER_HANDSHAKE_TIMEOUT, SERVER_HEADER_TABLE_SIZE,
+        SERVER_HEADER_TIMEOUT, SERVER_INITIAL_CONNECTION_WINDOW_SIZE, SERVER_INITIAL_STREAM_WINDOW_SIZE,
+        SERVER_KEEP_ALIVE_INTERVAL, SERVER_KEEP_ALIVE_TIMEOUT, SERVER_MAX_CONCURRENT_STREAMS,
+        SERVER_MAX_CONNECTION_AGE, SERVER_MAX_CONNECTION_AGE_GRACE, SERVER_MAX_CONNECTION_IDLE,
+        SERVER_MAX_CONTROL_FRAMES, SERVER_MAX_FRAME_SIZE, SERVER_MAX_HEADER_LIST_SIZE,
+        SERVER_MAX_LOCAL_ERROR_RESET_STREAMS, SERVER_MAX_PENDING_ACCEPT_RESET_STREAMS, SERVER_MAX_PREMATURE_RESETS,
         SERVER_MAX_SEND_BUF_SIZE, SERVER_STREAM_IDLE_TIMEOUT, SERVER_WRITE_STALL_TIMEOUT,
         SHARED_INITIAL_CONNECTION_WINDOW_SIZE, SHARED_INITIAL_STREAM_WINDOW_SIZE,
     },
     variable::{Scope, Var},
 };
-use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, ServerParams};
+use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
 use std::time::Duration;
 
 /// The windows toward endpoints that both directions start from.
@@ -61,9 +62,15 @@ pub(crate) fn read_server(env: &mut Reader, scope: Scope) -> ServerParams {
         max_local_error_reset_streams: env.read(&SERVER_MAX_LOCAL_ERROR_RESET_STREAMS, scope).map(size),
         max_send_buf_size: env.read(&SERVER_MAX_SEND_BUF_SIZE, scope).map(size),
         max_connection_age: read_max_connection_age(env, scope),
-        max_connection_idle: env.read(&SERVER_MAX_CONNECTION_IDLE, scope),
+        max_connection_idle: Some(env.read_or_default(&SERVER_MAX_CONNECTION_IDLE, scope)),
         write_stall_timeout: Some(env.read_or_default(&SERVER_WRITE_STALL_TIMEOUT, scope)),
         stream_idle_timeout: env.read(&SERVER_STREAM_IDLE_TIMEOUT, scope),
+        protection: Protection {
+            handshake_timeout: env.read_or_default(&SERVER_HANDSHAKE_TIMEOUT, scope),
+            header_timeout: env.read_or_default(&SERVER_HEADER_TIMEOUT, scope),
+            max_premature_resets: env.read_or_default(&SERVER_MAX_PREMATURE_RESETS, scope),
+            max_control_frames: env.read_or_default(&SERVER_MAX_CONTROL_FRAMES, scope),
+        },
     }
 }
 

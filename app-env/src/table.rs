@@ -62,6 +62,11 @@ declare! {
         Number::In(1..=65_535), default: Is("1024"),
         "connections that may wait to be accepted"
     }
+    ours MAX_CONNECTIONS: Number = Direction "MAX_CONNECTIONS" {
+        // Below what a process has of memory and descriptors where it matters; idle ones take 17 KiB each.
+        Number::ABOVE_ZERO, default: Is("100000"),
+        "connections that clients may have open; more are closed as soon as they are accepted"
+    }
 
     linkerd SERVER_ADAPTIVE_FLOW_CONTROL: Bool = ServerHttp2 "ADAPTIVE_FLOW_CONTROL" {
         Bool, default: Is("false"),
@@ -101,7 +106,7 @@ declare! {
     }
     linkerd SERVER_MAX_PENDING_ACCEPT_RESET_STREAMS: Number = ServerHttp2 "MAX_PENDING_ACCEPT_RESET_STREAMS" {
         Number::ANY, default: Unset,
-        "streams a client may have reset before they were accepted; unset: 20"
+        "streams a client may have reset before they were accepted; unset: 200"
     }
     ours SERVER_MAX_LOCAL_ERROR_RESET_STREAMS: Number = ServerHttp2 "MAX_LOCAL_ERROR_RESET_STREAMS" {
         Number::ANY, default: Unset,
@@ -122,9 +127,28 @@ declare! {
         "how long requests may go on after that, before they are cut off; 0: at once; needs the age"
     }
     ours SERVER_MAX_CONNECTION_IDLE: Time = ServerHttp2 "MAX_CONNECTION_IDLE" {
-        // A connection kept costs little, a new one costs its client a round trip or more.
-        Time::Of(Setting::MaxConnectionIdle), default: Unset,
-        "time without an open request after which a client's connection is closed; unset: never"
+        // Envoy's. A connection kept costs little and a new one its client a round trip or more; but of clients that have
+        // vanished nobody hears, and theirs would add up to all that there may be.
+        Time::Of(Setting::MaxConnectionIdle), default: Is("1h"),
+        "time without an open request after which a client's connection is closed"
+    }
+    ours SERVER_HANDSHAKE_TIMEOUT: Time = ServerHttp2 "HANDSHAKE_TIMEOUT" {
+        Time::Of(Setting::HandshakeTimeout), default: Is("10s"),
+        "how long a client may take until its preface and its first frame have come"
+    }
+    ours SERVER_HEADER_TIMEOUT: Time = ServerHttp2 "HEADER_TIMEOUT" {
+        Time::Of(Setting::HeaderTimeout), default: Is("10s"),
+        "how long a client may take over one header block"
+    }
+    ours SERVER_MAX_PREMATURE_RESETS: Number = ServerHttp2 "MAX_PREMATURE_RESETS" {
+        // Envoy's count and share, over ten seconds instead of the connection's life.
+        Number::ANY, default: Is("500"),
+        "streams that may be reset within a second of being opened, in ten seconds; more end the connection if most are"
+    }
+    ours SERVER_MAX_CONTROL_FRAMES: Number = ServerHttp2 "MAX_CONTROL_FRAMES" {
+        // More than any client has reason to send. What requests and responses bring with them comes on top.
+        Number::Of(Setting::MaxControlFrames), default: Is("10000"),
+        "frames of one kind that a client may send in a second beside those that its requests and responses explain"
     }
     ours SERVER_WRITE_STALL_TIMEOUT: Time = ServerHttp2 "WRITE_STALL_TIMEOUT" {
         // As long as Envoy waits for a stream to be flushed. A reader that takes 16 KiB in that time goes on.
@@ -275,6 +299,16 @@ declare! {
     ours HTTP_REQUEST_TIMEOUT: Time = Direction "HTTP_REQUEST_TIMEOUT" {
         Time::ABOVE_ZERO, default: Unset,
         "the longest a request may take before it is answered with 504; unset: no limit"
+    }
+    ours HTTP_MAX_HEADERS_COUNT: Number = Direction "HTTP_MAX_HEADERS_COUNT" {
+        // Envoy's.
+        Number::ANY, default: Is("100"),
+        "fields a request may have beside its pseudo-fields; one with more is answered with 431"
+    }
+    ours HTTP_MAX_URI_LENGTH: Number = Direction "HTTP_MAX_URI_LENGTH" {
+        // RFC 9110 section 4.1 asks for 8,000 at least; nginx and Apache take about as many.
+        Number::ABOVE_ZERO, default: Is("8192"),
+        "bytes the path and query of a request may have; one with more is answered with 414"
     }
     ours HTTP_RETRY_GATEWAY_ERRORS: Bool = Direction "HTTP_RETRY_GATEWAY_ERRORS" {
         Bool, default: Is("false"),

@@ -3,7 +3,10 @@
 use app_env::TcpParams;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::{io, net::SocketAddr, time::Duration};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +16,16 @@ pub struct BindError {
     source: io::Error,
 }
 
+/// Connections that were closed because there are too many.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    /// Not logged yet.
+    count: u64,
+    logged: Option<Instant>,
+}
+
+/// The shortest time between two lines of [`Refusals`].
+const LOG_PAUSE: Duration = Duration::from_secs(10);
 /// How long to wait when the system is out of descriptors or memory: long enough not to spin, short enough that a
 /// client hardly notices.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -48,6 +61,17 @@ pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             warned = true;
         }
         tokio::time::sleep(EXHAUSTED_PAUSE).await;
+    }
+}
+
+impl Refusals {
+    /// Counts one, and says how many there were, but not too often.
+    pub(crate) fn log(&mut self) {
+        self.count += 1;
+        if self.logged.is_none_or(|logged| logged.elapsed() >= LOG_PAUSE) {
+            tracing::warn!(closed = self.count, "too many connections from clients; closing new ones");
+            *self = Self { count: 0, logged: Some(Instant::now()) };
+        }
     }
 }
 

@@ -277,7 +277,7 @@ impl Directions {
     }
 
     fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Connections of clients that reached a limit of their life";
+        let help = "How often connections of clients, or requests on them, reached a limit";
         let mut family = encoder.encode_descriptor("http2_connection_limit", help, None, MetricType::Counter)?;
         for direction in &self.0 {
             let mut counts = BTreeMap::<_, u64>::new();
@@ -380,12 +380,25 @@ fn peer_name(peer: Peer) -> &'static str {
     }
 }
 
-/// The end of the name of the variable that sets a limit.
+/// The end of the name of the variable that sets a limit, and the frames that reached it.
 fn limit_name(limit: Limit) -> &'static str {
     match limit {
         Limit::Age => "max_connection_age",
         Limit::AgeGrace => "max_connection_age_grace",
         Limit::Idle => "max_connection_idle",
+        Limit::Connections => "max_connections",
+        Limit::Handshake => "handshake_timeout",
+        Limit::HeaderBlock => "header_timeout",
+        Limit::PrematureResets => "max_premature_resets",
+        Limit::PriorityFrames => "max_control_frames_priority",
+        Limit::ResetFrames => "max_control_frames_rst_stream",
+        Limit::SettingsFrames => "max_control_frames_settings",
+        Limit::PingFrames => "max_control_frames_ping",
+        Limit::WindowUpdateFrames => "max_control_frames_window_update",
+        Limit::OtherFrames => "max_control_frames_other",
+        Limit::Engine => "engine",
+        Limit::HeadersCount => "max_headers_count",
+        Limit::UriLength => "max_uri_length",
     }
 }
 

@@ -2,16 +2,19 @@
 
 use crate::{
     LogLevel, admin, dns,
-    listener::{self, BindError},
+    listener::{self, BindError, Refusals},
     metrics::Metrics,
     worker::{Accepted, Plan, Worker},
 };
 use app_env::{Config, Direction, Loaded};
-use proxy_http::{Buffers, Server, breaker, endpoints, proxy, retry};
+use proxy_http::{
+    Buffers, Server, breaker, endpoints, proxy, retry,
+    stats::{Limit, Peer},
+};
 use std::{future::Future, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
 };
 
 /// A proxy that listens.
@@ -49,6 +52,8 @@ struct Workers {
 struct Listener {
     name: &'static str,
     listener: TcpListener,
+    /// One for each connection that may be open.
+    places: Arc<Semaphore>,
 }
 
 // === impl Process ===
@@ -72,12 +77,15 @@ impl Process {
             let Some(direction) = direction else { continue };
             let listener =
                 listener::bind(direction.listen_addr, direction.accept_backlog).map_err(StartErrorKind::from)?;
-            listeners.push(Listener { name, listener });
+            let places = Arc::new(Semaphore::new(direction.max_connections));
+            listeners.push(Listener { name, listener, places });
             names.push(name);
             let limits = Arc::new(proxy::Limits::new(proxy::Params {
                 queue_capacity: direction.http_queue_capacity,
                 failfast_timeout: direction.http_failfast_timeout,
                 max_in_flight: direction.max_in_flight,
+                max_headers_count: direction.http_max_headers_count,
+                max_uri_length: direction.http_max_uri_length,
                 request_timeout: direction.http_request_timeout,
                 retry: retry_params(&direction.http_retry),
             }));
@@ -137,7 +145,7 @@ impl Process {
     /// end of the grace period.
     pub async fn run<F: Future<Output = ()>>(self, shutdown: F) {
         let Self { listeners, workers, admin, admin_state, stop, grace } = self;
-        for Listener { name, listener } in &listeners {
+        for Listener { name, listener, .. } in &listeners {
             tracing::info!(direction = name, addr = ?listener.local_addr().ok(), "listening");
         }
         tracing::info!(addr = ?admin.local_addr().ok(), "admin server listening");
@@ -145,9 +153,7 @@ impl Process {
         let accepting: Vec<_> = listeners
             .into_iter()
             .enumerate()
-            .map(|(direction, Listener { listener, .. })| {
-                tokio::spawn(accept(direction, listener, workers.clone(), stop.subscribe()))
-            })
+            .map(|(direction, listener)| tokio::spawn(accept(direction, listener, workers.clone(), stop.subscribe())))
             .collect();
         drop(workers);
         tokio::select! {
@@ -195,12 +201,22 @@ fn retry_params(retry: &app_env::Retry) -> retry::Params {
     }
 }
 
-/// Accepts connections until the process drains.
-async fn accept(direction: usize, listener: TcpListener, workers: Workers, mut stop: watch::Receiver<bool>) {
+/// Accepts connections until the process drains. Those that have no place are closed at once: to leave them in the
+/// queue would keep clients waiting that could be served elsewhere.
+async fn accept(direction: usize, listener: Listener, workers: Workers, mut stop: watch::Receiver<bool>) {
+    let Listener { listener, places, .. } = listener;
+    let mut refusals = Refusals::default();
     loop {
         tokio::select! {
             biased;
-            (stream, _) = listener::accept(&listener) => workers.give(direction, stream),
+            (stream, _) = listener::accept(&listener) => match Arc::clone(&places).try_acquire_owned() {
+                Ok(place) => workers.give(direction, stream, place),
+                Err(_) => {
+                    drop(stream);
+                    workers.count_refused(direction);
+                    refusals.log();
+                }
+            },
             // Asked second: clients that have connected by now are accepted before the listener closes.
             _ = stop.wait_for(|stop| *stop) => return,
         }
@@ -211,7 +227,7 @@ async fn accept(direction: usize, listener: TcpListener, workers: Workers, mut s
 
 impl Workers {
     /// Gives a connection to the worker that has the fewest.
-    fn give(&self, direction: usize, stream: TcpStream) {
+    fn give(&self, direction: usize, stream: TcpStream, place: OwnedSemaphorePermit) {
         let stream = match stream.into_std() {
             Ok(stream) => stream,
             Err(error) => return tracing::warn!(%error, "cannot hand a connection to a worker"),
@@ -220,7 +236,14 @@ impl Workers {
         if let Some((worker, connections)) = least {
             worker.count_given();
             // A worker takes connections for as long as there is a sender.
-            let _ = connections.send(Accepted { direction, stream });
+            let _ = connections.send(Accepted { direction, stream, place });
+        }
+    }
+
+    /// Counts a connection that no worker has seen, on the first.
+    fn count_refused(&self, direction: usize) {
+        if let Some(worker) = self.workers.first() {
+            worker.stats[direction].transport(Peer::Client).limit(Limit::Connections);
         }
     }
 }

@@ -15,7 +15,7 @@ use std::{
 };
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, watch},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
 };
 
 /// What one worker serves, seen from outside of it.
@@ -45,6 +45,8 @@ pub(crate) struct Accepted {
     /// The direction's index.
     pub(crate) direction: usize,
     pub(crate) stream: net::TcpStream,
+    /// Its place among those that may be open.
+    pub(crate) place: OwnedSemaphorePermit,
 }
 
 /// All that serves one direction on one worker.
@@ -94,7 +96,7 @@ impl Worker {
 }
 
 async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::UnboundedReceiver<Accepted>, stop: watch::Receiver<bool>) {
-    while let Some(Accepted { direction, stream }) = accepted.recv().await {
+    while let Some(Accepted { direction, stream, place }) = accepted.recv().await {
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {
@@ -111,7 +113,7 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::UnboundedReceiver<Accepte
             if let Err(error) = server.serve(stream, proxy, draining).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "connection from client failed");
             }
-            drop(stop);
+            drop((place, stop));
         });
     }
     drop(stop);

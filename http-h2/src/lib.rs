@@ -23,10 +23,12 @@
 #![forbid(unsafe_code)]
 
 mod params;
+mod protection;
 mod range;
 
 pub use params::{
     ClientKeepAlive, ClientParams, DEFAULT_INITIAL_CONNECTION_WINDOW_SIZE, DEFAULT_INITIAL_STREAM_WINDOW_SIZE,
     FlowControl, KeepAlive, MaxConnectionAge, ServerParams,
 };
+pub use protection::Protection;
 pub use range::{OutOfRange, Setting};

@@ -1,6 +1,9 @@
 //! The parameter types, their defaults and how they merge.
 
-use crate::range::{OutOfRange, Setting};
+use crate::{
+    protection::Protection,
+    range::{OutOfRange, Setting},
+};
 use std::time::Duration;
 
 /// The stream window used where none is set: 65,535 bytes, RFC 9113's initial value (section 6.9.2).
@@ -28,7 +31,7 @@ pub struct ServerParams {
     /// answered with 431. `None`: 16384.
     pub max_header_list_size: Option<u32>,
     /// Streams that a client reset before they were accepted; one more ends the connection with ENHANCE_YOUR_CALM.
-    /// `None`: 20.
+    /// `None`: 200, as many as it may have open, so that it may cancel all of them at once.
     pub max_pending_accept_reset_streams: Option<usize>,
     /// Streams this side may reset over a connection's life because the client broke the protocol; one more ends the
     /// connection with ENHANCE_YOUR_CALM. `None`: 1024.
@@ -46,6 +49,8 @@ pub struct ServerParams {
     /// How long nothing may move on a stream, in either direction, before it is reset with CANCEL, or answered with 504
     /// where the response has not started; above zero. `None`: for ever, as streams of gRPC may well be silent.
     pub stream_idle_timeout: Option<Duration>,
+    /// What one client may cost; all of it has defaults.
+    pub protection: Protection,
 }
 
 /// Tunes the HTTP/2 connections that a client opens.
@@ -144,6 +149,7 @@ impl ServerParams {
         max_connection_idle: None,
         write_stall_timeout: None,
         stream_idle_timeout: None,
+        protection: Protection::DEFAULT,
     };
 
     /// Checks every value that is set against the range HTTP/2 and its engine accept.
@@ -167,6 +173,7 @@ impl ServerParams {
             max_connection_idle,
             write_stall_timeout,
             stream_idle_timeout,
+            protection,
         } = *self;
         check_flow_control(flow_control)?;
         if let Some(KeepAlive { interval, timeout }) = keep_alive {
@@ -182,6 +189,7 @@ impl ServerParams {
             Setting::StreamIdleTimeout.check(nanos(timeout))?;
         }
         check_write_stall(write_stall_timeout)?;
+        protection.validate()?;
         check_sizes(max_frame_size, max_header_list_size, max_send_buf_size)
     }
 }
@@ -303,7 +311,7 @@ fn check_sizes(frame: Option<u32>, header_list: Option<u32>, send_buf: Option<us
     Ok(())
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -35,6 +35,12 @@ pub enum Setting {
     WriteStallTimeout,
     /// Nanoseconds for which nothing may move on a stream: above zero.
     StreamIdleTimeout,
+    /// Nanoseconds for a client's preface and first frame: above zero.
+    HandshakeTimeout,
+    /// Nanoseconds for a header block: above zero.
+    HeaderTimeout,
+    /// Frames of one kind in a second: 100..=4294967295 (clients that behave send some, too).
+    MaxControlFrames,
 }
 
 /// A value outside of the range of its setting.
@@ -62,6 +68,9 @@ impl Setting {
             Self::MaxConnectionIdle => "max_connection_idle",
             Self::WriteStallTimeout => "write_stall_timeout",
             Self::StreamIdleTimeout => "stream_idle_timeout",
+            Self::HandshakeTimeout => "protection.handshake_timeout",
+            Self::HeaderTimeout => "protection.header_timeout",
+            Self::MaxControlFrames => "protection.max_control_frames",
         }
     }
 
@@ -75,9 +84,12 @@ impl Setting {
             | Self::MaxConnectionAge
             | Self::MaxConnectionIdle
             | Self::WriteStallTimeout
-            | Self::StreamIdleTimeout => 1..=u64::MAX,
+            | Self::StreamIdleTimeout
+            | Self::HandshakeTimeout
+            | Self::HeaderTimeout => 1..=u64::MAX,
             Self::MaxFrameSize => (1 << 14)..=(1 << 24) - 1,
             Self::MaxHeaderListSize | Self::MaxSendBufSize => 1..=u32::MAX as u64,
+            Self::MaxControlFrames => 100..=u32::MAX as u64,
         }
     }
 

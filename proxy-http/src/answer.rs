@@ -52,6 +52,18 @@ impl Answer {
         Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
     }
 
+    /// The request's head has more fields than it may.
+    pub(crate) fn too_many_fields() -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self { status, code: grpc::Code::ResourceExhausted, reason: "too many header fields".to_owned() }
+    }
+
+    /// The request's path and query are longer than they may be.
+    pub(crate) fn uri_too_long() -> Self {
+        let status = StatusCode::URI_TOO_LONG;
+        Self { status, code: grpc::Code::ResourceExhausted, reason: "URI is too long".to_owned() }
+    }
+
     /// The proxy does not do what was asked for.
     pub(crate) fn unimplemented(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::NOT_IMPLEMENTED, code: grpc::Code::Unimplemented, reason: reason.into() }

@@ -1,6 +1,6 @@
 //! The transport under a connection, which counts what it carries.
 
-use crate::{activity::Activity, stats::Transport};
+use crate::{activity::Activity, meter::Meter, stats::Transport};
 use pin_project_lite::pin_project;
 use std::{
     io::{self, IoSlice},
@@ -18,6 +18,8 @@ pin_project! {
         inner: I,
         open: Open,
         activity: Arc<Activity>,
+        // Follows what a client sends; what endpoints send goes unmetered.
+        meter: Option<Meter>,
     }
 }
 
@@ -30,17 +32,28 @@ struct Open(Arc<Transport>);
 impl<I> Io<I> {
     pub(crate) fn new(inner: I, transport: &Arc<Transport>, activity: &Arc<Activity>) -> Self {
         transport.opened();
-        Self { inner, open: Open(Arc::clone(transport)), activity: Arc::clone(activity) }
+        Self { inner, open: Open(Arc::clone(transport)), activity: Arc::clone(activity), meter: None }
+    }
+
+    pub(crate) fn metered(self, meter: Meter) -> Self {
+        Self { meter: Some(meter), ..self }
     }
 }
 
 impl<I: AsyncRead> AsyncRead for Io<I> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
+        if this.meter.as_ref().is_some_and(|meter| !meter.may_read(cx)) {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         ready!(this.inner.poll_read(cx, buf))?;
-        this.open.0.read(buf.filled().len() - before);
+        let read = &buf.filled()[before..];
+        this.open.0.read(read.len());
         this.activity.moved();
+        if let Some(meter) = this.meter {
+            meter.read(read);
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -51,6 +64,9 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
         let n = ready!(this.inner.poll_write(cx, buf))?;
         this.open.0.wrote(n);
         this.activity.moved();
+        if let Some(meter) = this.meter {
+            meter.wrote(n);
+        }
         Poll::Ready(Ok(n))
     }
 
@@ -63,6 +79,9 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
         let n = ready!(this.inner.poll_write_vectored(cx, bufs))?;
         this.open.0.wrote(n);
         this.activity.moved();
+        if let Some(meter) = this.meter {
+            meter.wrote(n);
+        }
         Poll::Ready(Ok(n))
     }
 

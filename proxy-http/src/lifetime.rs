@@ -1,10 +1,11 @@
-//! How old a connection gets, and how long it goes without a stream.
+//! How old a connection gets, how long it goes without a stream, and how long its client takes over what must be whole.
 
-use crate::stats::Limit;
-use http_h2::MaxConnectionAge;
+use crate::{meter::Seen, now::now, stats::Limit};
+use http_h2::{MaxConnectionAge, Protection};
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -18,6 +19,12 @@ use tokio::{
 pub(crate) struct Lifetime {
     age: Option<Age>,
     idle: Option<Idle>,
+    /// When the client must have greeted. `None`: it has.
+    greets_by: Option<Instant>,
+    /// The header block that is waited for.
+    block: Option<Block>,
+    header_timeout: Duration,
+    seen: Arc<Seen>,
     /// Until the first of them may be reached. Requests leave it alone: what they did is looked at when it is up.
     timer: Pin<Box<Sleep>>,
     /// Whom the timer wakes. `None`: it has not been polled yet.
@@ -40,6 +47,13 @@ struct Idle {
     has_streams: bool,
 }
 
+/// A header block that had begun and not ended.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    number: u32,
+    ends_by: Instant,
+}
+
 /// What part of an age is added to it or taken from it at most.
 const JITTER: u32 = 10;
 /// 100 years, which can be added to any time.
@@ -48,13 +62,30 @@ const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 // === impl Lifetime ===
 
 impl Lifetime {
-    /// The life of a connection that starts now. `None`: nothing limits it.
-    pub(crate) fn new(age: Option<MaxConnectionAge>, idle: Option<Duration>) -> Option<Self> {
+    /// The life of a connection that starts now.
+    pub(crate) fn new(
+        age: Option<MaxConnectionAge>,
+        idle: Option<Duration>,
+        protection: &Protection,
+        seen: Arc<Seen>,
+    ) -> Self {
         let now = Instant::now();
         let age = age.map(|age| Age::new(age, now));
         let idle = idle.map(|max| Idle { max, since: now, has_streams: false });
-        let timer = Box::pin(tokio::time::sleep_until(next(age, idle)?));
-        Some(Self { age, idle, timer, waker: None })
+        let greets_by = after(now, protection.handshake_timeout);
+        let timer = Box::pin(tokio::time::sleep_until(greets_by));
+        let mut this = Self {
+            age,
+            idle,
+            greets_by: Some(greets_by),
+            block: None,
+            header_timeout: protection.header_timeout,
+            seen,
+            timer,
+            waker: None,
+        };
+        this.reset_timer(now);
+        this
     }
 
     /// When the connection is to be closed with all that is open on it. `None`: never.
@@ -62,10 +93,24 @@ impl Lifetime {
         self.age.map(|age| age.closes_at)
     }
 
-    /// Waits for a limit that has the connection drained. To be polled whenever a stream may have begun or ended.
-    pub(crate) fn poll(&mut self, has_streams: impl FnOnce() -> bool, cx: &mut Context<'_>) -> Poll<Limit> {
+    /// The connection is drained, so that neither age nor idleness matter any more.
+    pub(crate) fn drain(&mut self) {
+        (self.age, self.idle) = (None, None);
+    }
+
+    /// Waits for a limit. To be polled whenever a stream or a header block may have begun or ended; `used`: a stream is or
+    /// was open.
+    pub(crate) fn poll(&mut self, used: bool, has_streams: impl FnOnce() -> bool, cx: &mut Context<'_>) -> Poll<Limit> {
         if let Some(idle) = &mut self.idle {
-            idle.update(has_streams());
+            idle.update(used, has_streams);
+        }
+        if self.block.is_none()
+            && let Some(number) = self.seen.block()
+        {
+            // Once in so long a time at most: the timer stays as it is when the block ends.
+            let now = now();
+            self.block = Some(Block { number, ends_by: after(now, self.header_timeout) });
+            self.reset_timer(now);
         }
         let wakes = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         if wakes && !self.timer.is_elapsed() {
@@ -76,23 +121,42 @@ impl Lifetime {
         // Unconstrained, or the timer might be put off with others of the task's futures, and not learn of its waker.
         while Pin::new(&mut coop::unconstrained(self.timer.as_mut())).poll(cx).is_ready() {
             let now = Instant::now();
-            if self.age.is_some_and(|age| age.drains_at <= now) {
-                return Poll::Ready(Limit::Age);
+            if let Some(limit) = self.reached(now) {
+                return Poll::Ready(limit);
             }
-            if self.idle.as_mut().is_some_and(|idle| idle.is_over(now)) {
-                return Poll::Ready(Limit::Idle);
-            }
-            let next = next(self.age, self.idle).expect("there is a limit, or there would be no timer");
-            self.timer.as_mut().reset(next);
+            self.reset_timer(now);
         }
         Poll::Pending
     }
-}
 
-fn next(age: Option<Age>, idle: Option<Idle>) -> Option<Instant> {
-    let drains_at = age.map(|age| age.drains_at);
-    let idle_at = idle.map(|idle| after(idle.since, idle.max));
-    drains_at.into_iter().chain(idle_at).min()
+    /// The limit that is reached, if there is one; if not, what is past is forgotten.
+    fn reached(&mut self, now: Instant) -> Option<Limit> {
+        if self.seen.greeted() {
+            self.greets_by = None;
+        }
+        if self.greets_by.is_some_and(|by| by <= now) {
+            return Some(Limit::Handshake);
+        }
+        if let Some(Block { number, .. }) = self.block.take_if(|block| block.ends_by <= now) {
+            let open = self.seen.block();
+            if open == Some(number) {
+                return Some(Limit::HeaderBlock);
+            }
+            self.block = open.map(|number| Block { number, ends_by: after(now, self.header_timeout) });
+        }
+        if self.age.is_some_and(|age| age.drains_at <= now) {
+            return Some(Limit::Age);
+        }
+        self.idle.as_mut().is_some_and(|idle| idle.is_over(now)).then_some(Limit::Idle)
+    }
+
+    /// Sets the timer to when the next limit may be reached.
+    fn reset_timer(&mut self, now: Instant) {
+        let idle = self.idle.map(|idle| after(idle.since, idle.max));
+        let times = [self.age.map(|age| age.drains_at), idle, self.greets_by, self.block.map(|block| block.ends_by)];
+        let next = times.into_iter().flatten().min();
+        self.timer.as_mut().reset(next.unwrap_or_else(|| after(now, FOREVER)));
+    }
 }
 
 fn after(start: Instant, time: Duration) -> Instant {
@@ -116,12 +180,14 @@ fn jittered(age: Duration) -> Duration {
 // === impl Idle ===
 
 impl Idle {
-    /// Reads the clock only when the last stream has ended.
-    fn update(&mut self, has_streams: bool) {
-        if self.has_streams && !has_streams {
-            self.since = Instant::now();
+    /// Asks for streams, and reads the clock, only until the last one has ended.
+    fn update(&mut self, used: bool, has_streams: impl FnOnce() -> bool) {
+        if used {
+            self.has_streams = true;
+        } else if self.has_streams && !has_streams() {
+            self.has_streams = false;
+            self.since = now();
         }
-        self.has_streams = has_streams;
     }
 
     fn is_over(&mut self, now: Instant) -> bool {
@@ -148,7 +214,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_task_that_has_used_up_its_turn_is_woken_all_the_same() {
-        let mut lifetime = Lifetime::new(None, Some(Duration::from_secs(1))).unwrap();
+        let mut lifetime = lifetime(None, Some(Duration::from_secs(1)));
         let mut first = true;
         let reached = poll_fn(|cx| {
             while mem::take(&mut first) && coop::has_budget_remaining() {
@@ -156,7 +222,7 @@ mod tests {
                 turn.made_progress();
                 first = true;
             }
-            lifetime.poll(|| false, cx)
+            lifetime.poll(false, || false, cx)
         });
         assert_eq!(tokio::time::timeout(Duration::from_secs(2), reached).await, Ok(Limit::Idle));
     }
@@ -164,8 +230,12 @@ mod tests {
     #[tokio::test]
     async fn no_duration_is_too_long() {
         let max = MaxConnectionAge { age: Duration::MAX, grace: Duration::MAX };
-        let lifetime = Lifetime::new(Some(max), Some(Duration::MAX)).unwrap();
+        let lifetime = lifetime(Some(max), Some(Duration::MAX));
         assert!(lifetime.closes_at() > Some(Instant::now() + FOREVER));
-        assert!(Lifetime::new(None, None).is_none());
+    }
+
+    fn lifetime(age: Option<MaxConnectionAge>, idle: Option<Duration>) -> Lifetime {
+        let protection = Protection { handshake_timeout: Duration::MAX, ..Protection::DEFAULT };
+        Lifetime::new(age, idle, &protection, Arc::default())
     }
 }

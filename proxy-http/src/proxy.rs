@@ -12,11 +12,11 @@ use crate::{
     pipe::{Held, Piped},
     reason::Side,
     retry::{self, Budget, Tries},
-    stats::StreamLimit,
+    stats::{Limit, StreamLimit},
 };
 use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, uri::PathAndQuery};
 use http_body::{Frame, SizeHint};
 use std::{
     fmt,
@@ -50,6 +50,7 @@ use tower_service::Service;
 /// | response is malformed, before its head is passed on | 502, 14 |
 /// | response is malformed, after that | RST_STREAM(INTERNAL_ERROR) |
 /// | trailers of a gRPC response have no status, as those above the header list size | RST_STREAM(INTERNAL_ERROR) |
+/// | too many header fields, or a path and query too long | 431 or 414, gRPC status 8 |
 /// | deadline before the head | 504, gRPC status 4 |
 /// | deadline after the head | RST_STREAM(CANCEL) |
 ///
@@ -69,6 +70,10 @@ pub struct Params {
     pub failfast_timeout: Duration,
     /// Requests that may be in flight at once; more are turned away.
     pub max_in_flight: usize,
+    /// Fields that the head of a request may have, pseudo-fields aside; one with more is turned away.
+    pub max_headers_count: usize,
+    /// Bytes that the path and query of a request may have; one with more is turned away.
+    pub max_uri_length: usize,
     /// The longest a request may take, from its head to its response's end. A gRPC client's own `grpc-timeout` counts
     /// if it is shorter. `None`: no limit.
     pub request_timeout: Option<Duration>,
@@ -219,12 +224,15 @@ impl Progress {
 // === impl Params ===
 
 impl Default for Params {
-    /// 10,000 may wait, 3 s at most; 100,000 may be in flight, for any time.
+    /// 10,000 may wait, 3 s at most; 100,000 may be in flight, for any time. They may have 100 fields, and 8 KiB of path
+    /// and query.
     fn default() -> Self {
         Self {
             queue_capacity: 10_000,
             failfast_timeout: Duration::from_secs(3),
             max_in_flight: 100_000,
+            max_headers_count: 100,
+            max_uri_length: 8 << 10,
             request_timeout: None,
             retry: retry::Params::default(),
         }
@@ -478,15 +486,25 @@ fn expired(deadline: &mut Deadline, cx: &mut Context<'_>) -> bool {
 impl Shared {
     /// The answer to a request that may not go on.
     fn refuse(&self, req: &mut Request<IncomingBody>) -> Option<Answer> {
-        if self.limits.in_flight() >= self.limits.params.max_in_flight {
+        let Params { max_in_flight, max_headers_count, max_uri_length, .. } = self.limits.params;
+        if self.limits.in_flight() >= max_in_flight {
             self.stats.count_shed();
             return Some(Answer::unavailable("too many requests in flight"));
+        }
+        let client = self.stats.transport(Side::Client);
+        if req.headers().len() > max_headers_count {
+            client.limit(Limit::HeadersCount);
+            return Some(Answer::too_many_fields());
+        }
+        if req.uri().path_and_query().map_or("", PathAndQuery::as_str).len() > max_uri_length {
+            client.limit(Limit::UriLength);
+            return Some(Answer::uri_too_long());
         }
         if req.method() == Method::CONNECT {
             return Some(Answer::unimplemented("CONNECT is not supported"));
         }
         let malformed = hygiene::request(req).err()?;
-        self.stats.transport(Side::Client).count_malformed();
+        client.count_malformed();
         Some(Answer::bad_request(malformed))
     }
 

@@ -9,10 +9,12 @@ use crate::{
     idle::{Idle, Progress},
     io::Io,
     lifetime::Lifetime,
+    meter::{Meter, Seen},
     now,
     ping::{self, Finding},
     pipe::{Pipe, Piped},
     reason::{self, Side},
+    resets::Resets,
     stats::{Limit, StreamLimit, Transport},
     wake::Wake,
 };
@@ -24,7 +26,7 @@ use h2::{
 };
 use http::{Request, Response};
 use http_body::Body;
-use http_h2::{ClientKeepAlive, FlowControl, KeepAlive, MaxConnectionAge, OutOfRange, ServerParams};
+use http_h2::{ClientKeepAlive, FlowControl, KeepAlive, MaxConnectionAge, OutOfRange, Protection, ServerParams};
 use pin_project_lite::pin_project;
 use std::{
     future::{Future, poll_fn},
@@ -51,16 +53,25 @@ pub struct Server {
     write_stall: Duration,
     stream_idle: Option<Duration>,
     windows: (u32, u32),
+    protection: Protection,
     transport: Arc<Transport>,
     buffers: Arc<Buffers>,
 }
 
 /// Why a connection ended other than by its client closing it.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", if self.source.is_some() { "connection from client failed" } else { "keep-alive timed out" })]
-pub struct Error {
-    /// `None`: no PING was answered in time.
-    source: Option<h2::Error>,
+#[error(transparent)]
+pub struct Error(#[from] ErrorKind);
+
+#[derive(Debug, thiserror::Error)]
+enum ErrorKind {
+    #[error("connection from client failed")]
+    Failed(#[source] h2::Error),
+    /// No PING was answered in time.
+    #[error("keep-alive timed out")]
+    TimedOut,
+    #[error("client went beyond a limit: {0:?}")]
+    Limit(Limit),
 }
 
 /// One connection with all its streams, which end with it.
@@ -72,12 +83,19 @@ where
     service: S,
     streams: FuturesUnordered<Answering<S, S::Future, B>>,
     keep_alive: Option<ClientKeepAlive>,
-    /// `None`: nothing limits it.
-    lifetime: Option<Lifetime>,
+    lifetime: Lifetime,
     /// `None`: streams may be idle for any time.
     idle: Option<Idle>,
     write_stall: Duration,
     credit: Credit,
+    seen: Arc<Seen>,
+    resets: Resets,
+    /// Streams so far.
+    opened: u64,
+    /// Whether a stream was opened since the lifetime was told.
+    used: bool,
+    /// The limit that the streams have reached.
+    exceeded: Option<Limit>,
     draining: bool,
     wake: Arc<Wake>,
     /// `wake`, as the connection is polled with it.
@@ -94,6 +112,7 @@ enum Phase<I> {
 pin_project! {
     /// A request that is being answered.
     struct Answering<S, F, B> {
+        started: Instant,
         respond: SendResponse<Bytes>,
         // `None`: it may be idle for any time.
         progress: Option<Arc<Progress>>,
@@ -116,10 +135,13 @@ pin_project! {
 /// How long a draining connection with no open stream may stay silent before it is closed. A client that answers the
 /// drain's PING is gone long before.
 const DRAIN_SILENCE: Duration = Duration::from_secs(5);
+/// How long a client that went beyond a limit may take to read that it did.
+const CLOSING: Duration = Duration::from_secs(1);
 // What `ServerParams` say of an unset one.
 const DEFAULT_WINDOW: u32 = 1 << 20;
 const DEFAULT_MAX_CONCURRENT_STREAMS: u32 = 200;
 const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
+const DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS: usize = DEFAULT_MAX_CONCURRENT_STREAMS as usize;
 const DEFAULT_MAX_SEND_BUF_SIZE: usize = 400 << 10;
 const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
 const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
@@ -151,12 +173,13 @@ impl Server {
             write_stall: params.write_stall_timeout.unwrap_or(DEFAULT_WRITE_STALL_TIMEOUT),
             stream_idle: params.stream_idle_timeout,
             windows: windows(params.flow_control),
+            protection: params.protection,
             transport: Arc::default(),
             buffers: Arc::default(),
         })
     }
 
-    /// Counts connections, their bytes and the resets of their streams on `transport`.
+    /// Counts connections, their bytes, the resets of their streams and the limits that they reach on `transport`.
     #[must_use]
     pub fn count_on(self, transport: Arc<Transport>) -> Self {
         Self { transport, ..self }
@@ -186,7 +209,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When the transport fails, or when the client breaks the protocol or answers no keep-alive PING.
+    /// When the transport fails, or when the client breaks the protocol, answers no keep-alive PING or goes beyond what
+    /// [`Protection`] allows.
     pub async fn serve<I, S, B, D>(&self, io: I, service: S, drain: D) -> Result<(), Error>
     where
         I: AsyncRead + AsyncWrite + Unpin,
@@ -196,10 +220,12 @@ impl Server {
         B::Error: Into<BoxError>,
         D: Future<Output = ()>,
     {
-        let lifetime = Lifetime::new(self.max_age, self.max_idle);
-        let closes_at = lifetime.as_ref().and_then(Lifetime::closes_at);
+        let seen = Arc::<Seen>::default();
+        let lifetime = Lifetime::new(self.max_age, self.max_idle, &self.protection, Arc::clone(&seen));
+        let closes_at = lifetime.closes_at();
         let activity = Activity::new(self.adaptive);
-        let io = Io::new(io, &self.transport, &activity);
+        let meter = Meter::new(self.protection.max_control_frames, &seen);
+        let io = Io::new(io, &self.transport, &activity).metered(meter);
         let wake = Arc::<Wake>::default();
         let mut serving = Serving {
             phase: Phase::Handshaking(self.builder.handshake(io)),
@@ -210,6 +236,11 @@ impl Server {
             idle: self.stream_idle.map(Idle::new),
             write_stall: self.write_stall,
             credit: Credit::new(Arc::clone(&self.buffers), self.windows),
+            seen,
+            resets: Resets::new(self.protection.max_premature_resets, Instant::now()),
+            opened: 0,
+            used: false,
+            exceeded: None,
             draining: false,
             waker: Waker::from(Arc::clone(&wake)),
             wake,
@@ -218,16 +249,19 @@ impl Server {
         };
         tokio::select! {
             biased;
-            served = poll_fn(|cx| serving.poll_to_limit(cx)) => match served? {
+            served = poll_fn(|cx| serving.poll(cx)) => match served? {
                 None => return Ok(()),
-                Some(limit) => self.transport.limit(limit),
+                Some(limit) => serving.reached(limit).await?,
             },
             () = drain => {}
         }
         serving.drain();
         tokio::select! {
             biased;
-            ended = poll_fn(|cx| serving.poll(cx)) => ended,
+            served = poll_fn(|cx| serving.poll(cx)) => match served? {
+                None => Ok(()),
+                Some(limit) => serving.reached(limit).await,
+            },
             limit = silence(&activity, closes_at) => {
                 if let Some(limit) = limit {
                     self.transport.limit(limit);
@@ -240,7 +274,7 @@ impl Server {
     }
 }
 
-/// All of `params` that the engine takes; keep-alive and the limits of a connection's life are its own.
+/// All of `params` that the engine takes; keep-alive, protection and the limits of a connection's life are its own.
 fn builder(params: &ServerParams) -> h2::server::Builder {
     // No `..`: a new field must not compile until it is handled here.
     let ServerParams {
@@ -257,6 +291,7 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         max_connection_idle: _,
         write_stall_timeout: _,
         stream_idle_timeout: _,
+        protection: _,
     } = *params;
     let mut builder = h2::server::Builder::new();
     let (stream, connection) = windows(flow_control);
@@ -269,15 +304,15 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         .max_local_error_reset_streams(Some(
             max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
         ))
+        .max_pending_accept_reset_streams(
+            max_pending_accept_reset_streams.unwrap_or(DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS),
+        )
         .max_send_buffer_size(max_send_buf_size.unwrap_or(DEFAULT_MAX_SEND_BUF_SIZE));
     if let Some(size) = max_frame_size {
         builder.max_frame_size(size);
     }
     if let Some(size) = header_table_size {
         builder.header_table_size(size);
-    }
-    if let Some(max) = max_pending_accept_reset_streams {
-        builder.max_pending_accept_reset_streams(max);
     }
     builder
 }
@@ -319,15 +354,28 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    /// Serves until the connection is closed (`None`) or has reached a limit.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Limit>, Error>> {
         let _stopped = now::Stopped::new();
+        self.seen.start_turn();
+        if let Poll::Ready(ended) = self.poll_connection(cx) {
+            return Poll::Ready(ended.map(|()| None));
+        }
+        if let Some(limit) = self.exceeded.or_else(|| self.seen.exceeded()) {
+            return Poll::Ready(Ok(Some(limit)));
+        }
+        let used = mem::take(&mut self.used) || !self.streams.is_empty();
+        self.lifetime.poll(used, || self.phase.has_streams(), cx).map(|limit| Ok(Some(limit)))
+    }
+
+    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // Before the connection, which then writes what they have sent.
         self.wake.hold(cx.waker());
         self.poll_streams(cx);
         self.wake.release();
         let mut connection_cx = Context::from_waker(&self.waker);
         if let Phase::Handshaking(handshake) = &mut self.phase {
-            let mut connection = ready!(Pin::new(handshake).poll(&mut connection_cx)).map_err(Error::connection)?;
+            let mut connection = ready!(Pin::new(handshake).poll(&mut connection_cx)).map_err(ErrorKind::Failed)?;
             self.activity.ping(connection.ping_pong(), self.keep_alive);
             if self.draining {
                 connection.graceful_shutdown();
@@ -340,11 +388,28 @@ where
         }
         let mut accepted = false;
         while let Poll::Ready(next) = connection.poll_accept(&mut connection_cx) {
-            let (req, respond) = match next {
+            let (req, mut respond) = match next {
                 Some(Ok(accepted)) => accepted,
-                Some(Err(error)) => return Poll::Ready(Err(Error::connection(error))),
+                Some(Err(error)) => {
+                    if error.is_go_away() && error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
+                        self.transport.limit(Limit::Engine);
+                    }
+                    return Poll::Ready(Err(ErrorKind::Failed(error).into()));
+                }
                 None => return Poll::Ready(Ok(())),
             };
+            let started = now::now();
+            self.opened += 1;
+            // One that is reset by now need not go any further.
+            if self.seen.reset()
+                && let Poll::Ready(Ok(reason)) = respond.poll_reset(&mut Context::from_waker(Waker::noop()))
+            {
+                self.transport.reset(Some(reason));
+                if self.resets.reset(started, started, self.opened) {
+                    self.exceeded = Some(Limit::PrematureResets);
+                }
+                continue;
+            }
             let (head, body) = req.into_parts();
             let mut body = IncomingBody::new(Side::Client, &head.headers, body, self.activity.if_adaptive());
             if !body.is_end_stream() {
@@ -355,19 +420,20 @@ where
                 body = body.watched(Arc::clone(progress));
             }
             let state = State::call(&mut self.service, Request::from_parts(head, body));
-            self.streams.push(Answering { respond, progress, write_stall: self.write_stall, state });
+            self.streams.push(Answering { started, respond, progress, write_stall: self.write_stall, state });
             accepted = true;
         }
         while let Poll::Ready(found) = self.activity.poll_pings(cx) {
             match found {
-                Finding::Dead => return Poll::Ready(Err(Error { source: None })),
+                Finding::Dead => return Poll::Ready(Err(ErrorKind::TimedOut.into())),
                 Finding::Window(size) => {
                     connection.set_target_window_size(self.credit.resize(size, size));
-                    connection.set_initial_window_size(size).map_err(Error::connection)?;
+                    connection.set_initial_window_size(size).map_err(ErrorKind::Failed)?;
                 }
             }
         }
         if accepted {
+            self.used = true;
             // What they send at once wakes the connection.
             self.poll_streams(cx);
         }
@@ -382,31 +448,41 @@ where
         Poll::Pending
     }
 
-    /// Serves until the connection is closed (`None`) or has reached a limit.
-    fn poll_to_limit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Limit>, Error>> {
-        if let Poll::Ready(ended) = self.poll(cx) {
-            return Poll::Ready(ended.map(|()| None));
-        }
-        let Some(lifetime) = &mut self.lifetime else { return Poll::Pending };
-        let has_streams = || !self.streams.is_empty() || self.phase.has_streams();
-        lifetime.poll(has_streams, cx).map(|limit| Ok(Some(limit)))
-    }
-
     fn poll_streams(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(ended)) = Pin::new(&mut self.streams).poll_next(cx) {
+        while let Poll::Ready(Some((ended, started))) = Pin::new(&mut self.streams).poll_next(cx) {
             match ended {
                 Piped::Done | Piped::Broken => {}
                 Piped::Stalled => self.transport.stream_limit(StreamLimit::WriteStall),
                 Piped::Idle => self.transport.stream_limit(StreamLimit::Idle),
-                Piped::Reset(reason) => self.transport.reset(Some(reason)),
+                Piped::Reset(reason) => {
+                    self.transport.reset(Some(reason));
+                    if self.resets.reset(started, now::now(), self.opened) {
+                        self.exceeded = Some(Limit::PrematureResets);
+                    }
+                }
                 Piped::Lost => self.transport.reset(None),
             }
         }
     }
 
+    /// Counts a limit; if the client is at fault, which is the error, the connection is closed with all its streams.
+    async fn reached(&mut self, limit: Limit) -> Result<(), Error> {
+        self.transport.limit(limit);
+        let Some(code) = limit.code() else { return Ok(()) };
+        if let Phase::Open(connection) = &mut self.phase {
+            connection.abrupt_shutdown(code);
+            // It is not the client that has reset or lost them.
+            self.streams.clear();
+            // Whether it reads that or not is all the same.
+            let _ = tokio::time::timeout(CLOSING, poll_fn(|cx| connection.poll_closed(cx))).await;
+        }
+        Err(ErrorKind::Limit(limit).into())
+    }
+
     /// Tells the client to open no more streams.
     fn drain(&mut self) {
         self.draining = true;
+        self.lifetime.drain();
         if let Phase::Open(connection) = &mut self.phase {
             connection.graceful_shutdown();
         }
@@ -446,9 +522,23 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    type Output = Piped;
+    /// How it ended, and when it had started.
+    type Output = (Piped, Instant);
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Piped> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let started = self.started;
+        self.poll_end(cx).map(|ended| (ended, started))
+    }
+}
+
+impl<S, B> Answering<S, S::Future, B>
+where
+    S: Service<Request<IncomingBody>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Piped> {
         let mut this = self.project();
         if let Some(progress) = this.progress {
             if progress.is_over(cx) {
@@ -541,13 +631,18 @@ where
 // === impl Error ===
 
 impl Error {
-    fn connection(source: h2::Error) -> Self {
-        Self { source: Some(source) }
-    }
-
     /// The client was gone before it sent the HTTP/2 preface, or while nothing was open: nothing to worry about.
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
-        self.source.as_ref().is_some_and(h2::Error::is_io)
+        matches!(&self.0, ErrorKind::Failed(error) if error.is_io())
+    }
+
+    /// The limit that the client went beyond, if that is why.
+    #[must_use]
+    pub fn limit(&self) -> Option<Limit> {
+        match self.0 {
+            ErrorKind::Limit(limit) => Some(limit),
+            _ => None,
+        }
     }
 }

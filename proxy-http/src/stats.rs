@@ -72,7 +72,7 @@ pub enum ResetCode {
     Other,
 }
 
-/// What limits the life of a connection.
+/// What limits a client's connection, and what is asked on it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Limit {
     /// It was as old as it may get, and so it was drained.
@@ -81,6 +81,33 @@ pub enum Limit {
     AgeGrace,
     /// It had been without a stream for too long, and so it was drained.
     Idle,
+    /// One connection too many: it was closed at once.
+    Connections,
+    /// Its preface and first frame did not come in time, and so it was closed, as it was for all of the next.
+    Handshake,
+    /// A header block took too long.
+    HeaderBlock,
+    /// Too many streams were reset too soon.
+    PrematureResets,
+    /// Too many PRIORITY frames.
+    PriorityFrames,
+    /// Too many RST_STREAM frames, most of them on streams that had ended.
+    ResetFrames,
+    /// Too many SETTINGS frames.
+    SettingsFrames,
+    /// Too many PINGs, or answers to PINGs that nobody had sent.
+    PingFrames,
+    /// Too many WINDOW_UPDATE frames.
+    WindowUpdateFrames,
+    /// Too many frames of other kinds that carry no request.
+    OtherFrames,
+    /// What the engine limits by itself: streams reset before they were accepted or for protocol errors, frames of one
+    /// header block, header lists far too large, empty and tiny DATA that waits to be read.
+    Engine,
+    /// A request had too many fields, and so it was answered with 431.
+    HeadersCount,
+    /// A request's path and query were too long, and so it was answered with 414.
+    UriLength,
 }
 
 /// What limits how long a stream may stand still.
@@ -266,8 +293,8 @@ impl Transport {
         self.malformed.load(Relaxed)
     }
 
-    /// Connections that reached each limit so far; toward endpoints there is none. One that is drained for its age may
-    /// come to the end of its grace, too.
+    /// How often connections, or requests on them, reached each limit so far; toward endpoints there is none. One that is
+    /// drained for its age may come to the end of its grace, too.
     pub fn limits(&self) -> impl Iterator<Item = (Limit, u64)> {
         Limit::ALL.into_iter().zip(&self.limits).map(|(limit, count)| (limit, count.load(Relaxed)))
     }
@@ -282,8 +309,8 @@ impl Transport {
         self.stream_limits[limit as usize].fetch_add(1, Relaxed);
     }
 
-    /// A connection reached a limit.
-    pub(crate) fn limit(&self, limit: Limit) {
+    /// A connection reached a limit; for those who limit connections before they are served.
+    pub fn limit(&self, limit: Limit) {
         self.limits[limit as usize].fetch_add(1, Relaxed);
     }
 
@@ -319,7 +346,34 @@ impl Transport {
 
 impl Limit {
     /// In the order of their declaration, by which they index counters.
-    const ALL: [Self; 3] = [Self::Age, Self::AgeGrace, Self::Idle];
+    const ALL: [Self; 16] = [
+        Self::Age,
+        Self::AgeGrace,
+        Self::Idle,
+        Self::Connections,
+        Self::Handshake,
+        Self::HeaderBlock,
+        Self::PrematureResets,
+        Self::PriorityFrames,
+        Self::ResetFrames,
+        Self::SettingsFrames,
+        Self::PingFrames,
+        Self::WindowUpdateFrames,
+        Self::OtherFrames,
+        Self::Engine,
+        Self::HeadersCount,
+        Self::UriLength,
+    ];
+
+    /// The code of the GOAWAY that closes a connection for it. `None`: it is drained, or stays.
+    pub(crate) fn code(self) -> Option<Reason> {
+        match self {
+            Self::Age | Self::AgeGrace | Self::Idle | Self::Connections | Self::HeadersCount | Self::UriLength => None,
+            // Our SETTINGS are out, and have no answer.
+            Self::Handshake => Some(Reason::SETTINGS_TIMEOUT),
+            _ => Some(Reason::ENHANCE_YOUR_CALM),
+        }
+    }
 }
 
 // === impl StreamLimit ===

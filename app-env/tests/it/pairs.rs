@@ -82,7 +82,7 @@ fn age_alone_takes_the_default_grace() {
     let config = config(&on([(age, "30m"), ("OUTBOUND_SERVER_HTTP2_MAX_CONNECTION_IDLE", "5m")]));
     let (inbound, outbound) = (config.inbound.unwrap().server, config.outbound.unwrap().server);
     let expect = MaxConnectionAge { age: 1_800 * SECOND, grace: 120 * SECOND };
-    assert_eq!((inbound.max_connection_age, inbound.max_connection_idle), (Some(expect), None));
+    assert_eq!((inbound.max_connection_age, inbound.max_connection_idle), (Some(expect), Some(3_600 * SECOND)));
     assert_eq!((outbound.max_connection_age, outbound.max_connection_idle), (None, Some(300 * SECOND)));
 
     let grace = "INBOUND_SERVER_HTTP2_MAX_CONNECTION_AGE_GRACE";

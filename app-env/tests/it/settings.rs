@@ -5,7 +5,7 @@ use app_env::{
     Backoff, Breaker, Config, Connect, Direction, Dns, LogFormat, Origin, Process, Retry, Source, TcpParams, load,
     variables,
 };
-use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, ServerParams};
+use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
 use std::{collections::HashMap, num::NonZeroUsize, thread::available_parallelism, time::Duration};
 
 const fn millis(millis: u64) -> Duration {
@@ -89,6 +89,13 @@ fn everything() -> Vars {
             ("SERVER_HTTP2_STREAM_IDLE_TIMEOUT", format!("{tens}49ms")),
             ("CONNECT_HTTP2_WRITE_STALL_TIMEOUT", format!("{tens}50ms")),
             ("MAX_BUFFERED_BYTES", format!("{tens}51")),
+            ("MAX_CONNECTIONS", format!("{tens}60")),
+            ("SERVER_HTTP2_HANDSHAKE_TIMEOUT", format!("{tens}61ms")),
+            ("SERVER_HTTP2_HEADER_TIMEOUT", format!("{tens}62ms")),
+            ("SERVER_HTTP2_MAX_PREMATURE_RESETS", format!("{tens}63")),
+            ("SERVER_HTTP2_MAX_CONTROL_FRAMES", format!("{tens}64")),
+            ("HTTP_MAX_HEADERS_COUNT", format!("{tens}65")),
+            ("HTTP_MAX_URI_LENGTH", format!("{tens}66")),
         ] {
             all.insert(full(&format!("{direction}_{suffix}")), value);
         }
@@ -106,6 +113,7 @@ fn everything_of(tens: u8) -> Direction {
         listen_addr: ([127, 0, 0, tens], 1000 + u16::from(tens)).into(),
         endpoints: vec![format!("a{tens}.example:80").parse().unwrap(), format!("[::{tens}]:81").parse().unwrap()],
         accept_backlog: n(1),
+        max_connections: size(60),
         server: ServerParams {
             flow_control: Some(FlowControl::Fixed {
                 initial_stream_window_size: n(2),
@@ -123,6 +131,12 @@ fn everything_of(tens: u8) -> Direction {
             max_connection_idle: Some(time(47)),
             write_stall_timeout: Some(time(48)),
             stream_idle_timeout: Some(time(49)),
+            protection: Protection {
+                handshake_timeout: time(61),
+                header_timeout: time(62),
+                max_premature_resets: n(63),
+                max_control_frames: n(64),
+            },
         },
         accept: TcpParams { keepalive: Some(secs(n(27).into())), user_timeout: Some(time(29)) },
         connect: Connect {
@@ -159,6 +173,8 @@ fn everything_of(tens: u8) -> Direction {
         http_queue_capacity: size(31),
         http_failfast_timeout: time(32),
         http_request_timeout: Some(time(33)),
+        http_max_headers_count: size(65),
+        http_max_uri_length: size(66),
         max_in_flight: size(34),
         max_buffered_bytes: size(51),
     }
@@ -190,10 +206,12 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
         server: ServerParams {
             flow_control: Some(FlowControl::DEFAULT),
             write_stall_timeout: Some(secs(300)),
+            max_connection_idle: Some(secs(3_600)),
             ..ServerParams::DEFAULT
         },
         accept: TcpParams::default(),
         accept_backlog: 1024,
+        max_connections: 100_000,
         connect: Connect {
             http2: ClientParams {
                 flow_control: Some(FlowControl::DEFAULT),
@@ -220,6 +238,8 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
         http_queue_capacity: 10_000,
         http_failfast_timeout: secs(1),
         http_request_timeout: None,
+        http_max_headers_count: 100,
+        http_max_uri_length: 8_192,
         max_in_flight: 100_000,
         max_buffered_bytes: 256 << 20,
     };

@@ -9,4 +9,5 @@ mod drain;
 mod grpc;
 mod lifetime;
 mod listener;
+mod protection;
 mod support;

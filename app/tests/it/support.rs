@@ -86,6 +86,11 @@ impl App {
         Duration::from_millis((stat.utime + stat.stime) * 1_000 / procfs::ticks_per_second())
     }
 
+    /// File descriptors that the process has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        procfs::process::Process::new(self.child.id().try_into().unwrap()).unwrap().fd_count().unwrap()
+    }
+
     pub(crate) fn terminate(&self) {
         let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());

@@ -6,14 +6,14 @@ use http_h2::{ClientParams, ServerParams};
 use std::collections::BTreeMap;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 pub(crate) const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
 
 /// Heads of requests: `:scheme: http`, `:path: /` and `:authority: a`.
 pub(crate) const GET: &[u8] = &[0x82, 0x86, 0x84, 0x01, 1, b'a'];
@@ -33,11 +33,17 @@ impl Peer {
     /// A client of a server with these params, after the prefaces.
     pub(crate) async fn client(params: &ServerParams) -> (Self, BTreeMap<u16, u32>, Rig) {
         let mut rig = Rig::new(params, &ClientParams::DEFAULT, PROXY);
-        let mut peer = Self(rig.client_io.take().unwrap());
+        let (peer, settings) = Self::greet(rig.client_io.take().unwrap()).await;
+        (peer, settings, rig)
+    }
+
+    /// A client's end of a connection, after the prefaces.
+    pub(crate) async fn greet(io: DuplexStream) -> (Self, BTreeMap<u16, u32>) {
+        let mut peer = Self(io);
         peer.0.write_all(PREFACE).await.unwrap();
         peer.send(SETTINGS, 0, 0, &[]).await;
         let settings = peer.settings().await;
-        (peer, settings, rig)
+        (peer, settings)
     }
 
     /// A server of a client with these params, after the prefaces.
@@ -59,12 +65,8 @@ impl Peer {
     }
 
     pub(crate) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
         // Whoever has hung up is found out by reading.
-        let _ = self.0.write_all(&frame).await;
+        let _ = self.0.write_all(&frame(kind, flags, stream, payload)).await;
     }
 
     /// The next frame. `None`: the connection is closed.
@@ -106,4 +108,13 @@ impl Peer {
         let payload = self.until(GOAWAY).await.expect("the connection ends with a GOAWAY");
         Reason::from(u32::from_be_bytes(payload[4..8].try_into().unwrap()))
     }
+}
+
+/// A frame's bytes.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
 }

@@ -53,7 +53,9 @@ async fn connected(params: &ServerParams) -> (Rig, SendRequest<Bytes>, JoinHandl
 /// How many connections reached a limit: age, the grace after it, idle.
 fn limits(rig: &Rig) -> [u64; 3] {
     let counted: Vec<_> = rig.stats.transport(Side::Client).limits().collect();
-    let [(Limit::Age, age), (Limit::AgeGrace, grace), (Limit::Idle, idle)] = counted[..] else { panic!("{counted:?}") };
+    let [(Limit::Age, age), (Limit::AgeGrace, grace), (Limit::Idle, idle)] = counted[..3] else {
+        panic!("{counted:?}")
+    };
     [age, grace, idle]
 }
 
@@ -265,11 +267,11 @@ async fn a_response_that_waits_for_its_reader_has_all_of_the_grace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_never_speaks_is_idle() {
-    let mut rig = Rig::new(&IDLING, &ClientParams::DEFAULT, PROXY);
+async fn a_client_that_never_asks_is_idle() {
     let started = Instant::now();
+    let (mut peer, _, rig) = Peer::client(&IDLING).await;
     let mut seen = Vec::new();
-    rig.client_io.take().unwrap().read_to_end(&mut seen).await.unwrap();
+    peer.0.read_to_end(&mut seen).await.unwrap();
     // With five seconds in which it could have answered.
     within(65_000..=65_010, started.elapsed());
     assert_eq!(limits(&rig), [0, 0, 1]);

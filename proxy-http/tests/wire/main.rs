@@ -7,6 +7,7 @@ mod hygiene;
 mod lifetime;
 mod malformed;
 mod params;
+mod protection;
 mod resets;
 mod stalls;
 mod support;

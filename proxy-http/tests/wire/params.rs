@@ -7,7 +7,7 @@ use crate::{
 use bytes::Bytes;
 use h2::Reason;
 use http::Response;
-use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, ServerParams};
+use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, Protection, ServerParams};
 use proxy_http::Buffers;
 use std::{future::poll_fn, time::Duration};
 use tokio::{io::AsyncWriteExt as _, time::Instant};
@@ -205,9 +205,9 @@ async fn client_keep_alive_pings_and_closes() {
     assert_eq!(started.elapsed().as_secs(), 13);
 
     let (mut peer, _, mut rig) = Peer::server(&keep_alive(false)).await;
+    let mut client = rig.client().await;
     let hour = Duration::from_secs(3_600);
     assert!(tokio::time::timeout(hour, peer.until(PING)).await.is_err(), "idle connections are left alone");
-    let mut client = rig.client().await;
     let (_response, _) = client.send_request(get(), true).unwrap();
     assert!(tokio::time::timeout(hour, peer.until(PING)).await.unwrap().is_some());
 }
@@ -293,7 +293,10 @@ async fn protocol_errors_of_an_endpoint_end_the_connection_at_the_limit() {
 
 #[tokio::test]
 async fn cancelled_requests_with_late_answers_do_not_end_the_shared_connection() {
-    let mut rig = Rig::defaults();
+    // This client alone would not be let.
+    let protection = Protection { max_premature_resets: 2_000, ..Protection::DEFAULT };
+    let server = ServerParams { protection, ..ServerParams::DEFAULT };
+    let mut rig = Rig::new(&server, &ClientParams::DEFAULT, PROXY);
     let mut client = rig.client().await;
     let mut endpoint = Endpoint::accept(rig.endpoint_ios.recv().await.unwrap()).await;
     let mut late = Vec::new();

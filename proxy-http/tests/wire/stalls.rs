@@ -38,7 +38,7 @@ async fn unwilling(rig: &Rig) -> (SendRequest<Bytes>, mpsc::UnboundedSender<u32>
     let (client, mut connection) = h2::client::Builder::new()
         .initial_window_size(0)
         .initial_connection_window_size(1 << 24)
-        .handshake(rig.connect())
+        .handshake(rig.connect(1 << 20).0)
         .await
         .unwrap();
     let (window, mut told) = mpsc::unbounded_channel();

@@ -4,19 +4,23 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client, server};
 use http::{Request, Response};
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{Buffers, Connect, Endpoints, Proxy, Server, Stats, endpoints, proxy, retry, stats::Peer};
+use proxy_http::{
+    Buffers, Connect, Endpoints, Proxy, Server, Stats, endpoints, proxy, retry, server as server_end, stats::Peer,
+};
 use std::{
     future::{pending, ready},
     io,
     sync::Arc,
     time::Duration,
 };
-use tokio::{io::DuplexStream, sync::mpsc};
+use tokio::{io::DuplexStream, sync::mpsc, task::JoinHandle};
 
 pub(crate) const PROXY: proxy::Params = proxy::Params {
     queue_capacity: 10,
     failfast_timeout: Duration::from_secs(1),
     max_in_flight: 1_000,
+    max_headers_count: 100,
+    max_uri_length: 8 << 10,
     request_timeout: None,
     retry: retry::Params {
         buffer: 1 << 16,
@@ -40,8 +44,9 @@ pub(crate) struct Rig {
     pub(crate) stats: Arc<Stats>,
     /// Where both sides' connections buffer.
     pub(crate) buffers: Arc<Buffers>,
-    pub(crate) server: Server,
-    pub(crate) proxy: Proxy,
+    pub(crate) limits: Arc<proxy::Limits>,
+    server: Server,
+    proxy: Proxy,
 }
 
 /// A stream as the endpoint sees it.
@@ -80,22 +85,22 @@ impl Rig {
             .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
             .buffer_in(Arc::clone(&buffers));
         let endpoints = Endpoints::fixed(["endpoint"], &connect, endpoint_params());
-        let proxy = Proxy::new(endpoints, Arc::new(proxy::Limits::new(params)), Arc::clone(&stats));
+        let limits = Arc::new(proxy::Limits::new(params));
+        let proxy = Proxy::new(endpoints, Arc::clone(&limits), Arc::clone(&stats));
         let server = Server::new(server)
             .unwrap()
             .count_on(Arc::clone(stats.transport(Peer::Client)))
             .buffer_in(Arc::clone(&buffers));
-        let mut rig = Self { client_io: None, endpoint_ios, stats, buffers, server, proxy };
-        rig.client_io = Some(rig.connect());
+        let mut rig = Self { client_io: None, endpoint_ios, stats, buffers, limits, server, proxy };
+        rig.client_io = Some(rig.connect(1 << 20).0);
         rig
     }
 
-    /// One more connection of a client.
-    pub(crate) fn connect(&self) -> DuplexStream {
-        let (client_io, server_io) = tokio::io::duplex(1 << 20);
+    /// A client's end of one more connection, over a pipe of so many bytes, and how the proxy's end of it ends.
+    pub(crate) fn connect(&self, pipe: usize) -> (DuplexStream, JoinHandle<Result<(), server_end::Error>>) {
+        let (client_io, server_io) = tokio::io::duplex(pipe);
         let (server, proxy) = (self.server.clone(), self.proxy.clone());
-        tokio::spawn(async move { server.serve(server_io, proxy, pending()).await });
-        client_io
+        (client_io, tokio::spawn(async move { server.serve(server_io, proxy, pending()).await }))
     }
 
     pub(crate) fn defaults() -> Self {
@@ -104,14 +109,7 @@ impl Rig {
 
     /// The client's end of its connection, with large windows.
     pub(crate) async fn client(&mut self) -> client::SendRequest<Bytes> {
-        let (client, connection) = client::Builder::new()
-            .initial_connection_window_size(1 << 24)
-            .data_frame_budget(1 << 24)
-            .handshake(self.client_io.take().unwrap())
-            .await
-            .unwrap();
-        tokio::spawn(connection);
-        client
+        client(self.client_io.take().unwrap()).await
     }
 
     /// The next connection that the proxy opens.
@@ -163,6 +161,18 @@ impl Asked {
     pub(crate) fn answer(&mut self) -> SendStream<Bytes> {
         self.respond.send_response(Response::new(()), false).unwrap()
     }
+}
+
+/// A client, driven by a task, with large windows.
+pub(crate) async fn client(io: DuplexStream) -> client::SendRequest<Bytes> {
+    let (client, connection) = client::Builder::new()
+        .initial_connection_window_size(1 << 24)
+        .data_frame_budget(1 << 24)
+        .handshake(io)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client
 }
 
 pub(crate) fn get() -> Request<()> {

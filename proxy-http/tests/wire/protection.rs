@@ -1,0 +1,754 @@
+//! Clients that attack: each is bounded, and others on the same proxy do not notice.
+
+use crate::{
+    frames::{DATA, GOAWAY, HEADERS, PING, PREFACE, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame},
+    support::{Asked, Endpoint, Others, PROXY, Rig, client, collect, get, grpc, reset},
+};
+use bytes::Bytes;
+use h2::{Reason, client::SendRequest};
+use http::Request;
+use http_h2::{ClientParams, FlowControl, Protection, ServerParams};
+use proxy_http::{
+    proxy,
+    server::Error,
+    stats::{Limit, Peer as Side, ResetCode},
+};
+use std::{future::poll_fn, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    runtime::Handle,
+    task::{JoinHandle, yield_now},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// How long anything may take before it counts as hung; longer than any deadline here.
+const PATIENCE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const PRIORITY: u8 = 2;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+/// GET and POST http://a/.
+const GET: &[u8] = &[0x82, 0x86, 0x84, 1, 1, b'a'];
+const POST: &[u8] = &[0x83, 0x86, 0x84, 1, 1, b'a'];
+const PIPE: usize = 1 << 20;
+
+/// A proxy whose endpoint and nine streams of another client are there before an attack, and after it.
+struct Scene {
+    rig: Rig,
+    endpoint: Endpoint,
+    bystander: SendRequest<Bytes>,
+    others: Others,
+    tasks: usize,
+    references: usize,
+}
+
+/// An attacker's end of its connection, and how the proxy's ends.
+struct Attacker {
+    peer: Peer,
+    served: JoinHandle<Result<(), Error>>,
+    /// PINGs that ask whether it is alive.
+    asked: u64,
+}
+
+impl Scene {
+    async fn new(params: &ServerParams) -> Self {
+        Self::with(params, PROXY).await
+    }
+
+    async fn with(params: &ServerParams, proxy: proxy::Params) -> Self {
+        let mut rig = Rig::new(params, &ClientParams::DEFAULT, proxy);
+        let (mut bystander, mut endpoint) = (rig.client().await, rig.endpoint().await);
+        let others = Others::open(&mut bystander, &mut endpoint).await;
+        let references = references(&rig);
+        Self { rig, endpoint, bystander, others, tasks: alive_tasks(), references }
+    }
+
+    async fn attacker(&self) -> Attacker {
+        let (io, served) = self.rig.connect(PIPE);
+        Attacker::new(Peer::greet(io).await.0, served)
+    }
+
+    fn limit(&self, limit: Limit) -> u64 {
+        self.rig.stats.transport(Side::Client).limits().find(|(known, _)| *known == limit).unwrap().1
+    }
+
+    /// An attacker was closed for one limit; of it nothing is left, and the others go on.
+    async fn closed_for(mut self, served: JoinHandle<Result<(), Error>>, limit: Limit) {
+        let error = timeout(PATIENCE, served).await.expect("it is closed").unwrap().unwrap_err();
+        // What h2 closes it for has no name of ours.
+        assert_eq!(error.limit(), Some(limit).filter(|limit| *limit != Limit::Engine), "{error:?}");
+        assert_eq!(self.limit(limit), 1, "{limit:?}");
+        if limit != Limit::Engine {
+            let lost = self.rig.stats.transport(Side::Client).resets().find(|(code, _)| *code == ResetCode::Other);
+            assert_eq!(lost, Some((ResetCode::Other, 0)), "the client has lost nothing");
+        }
+        self.others.finish().await;
+        // What the attacker has asked for is still on its way out of the queue.
+        let (response, _) = self.bystander.send_request(mark(), true).unwrap();
+        let mut asked = self.endpoint.asked().await;
+        while asked.request.uri().path() != "/mark" {
+            asked = self.endpoint.asked().await;
+        }
+        asked.answer().send_data("answer".into(), true).unwrap();
+        assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0, b"answer");
+        until(|| alive_tasks() == self.tasks).await;
+        assert_eq!(references(&self.rig), self.references);
+        assert_eq!(self.rig.stats.transport(Side::Client).open_connections(), 1);
+        until(|| self.rig.limits.in_flight() == 0).await;
+        assert!(self.rig.endpoint_ios.try_recv().is_err(), "no second connection to the endpoint");
+    }
+}
+
+impl Attacker {
+    fn new(peer: Peer, served: JoinHandle<Result<(), Error>>) -> Self {
+        Self { peer, served, asked: 0 }
+    }
+
+    /// Whether the connection is still served; if not, the code of its GOAWAY.
+    async fn alive(&mut self) -> Result<(), Reason> {
+        self.asked += 1;
+        let ping = self.asked.to_be_bytes();
+        self.peer.send(PING, 0, 0, &ping).await;
+        while let Some(frame) = timeout(PATIENCE, self.peer.frame()).await.expect("it is served or closed") {
+            match frame.kind {
+                PING if frame.payload == ping => return Ok(()),
+                GOAWAY => return Err(u32::from_be_bytes(frame.payload[4..8].try_into().unwrap()).into()),
+                _ => {}
+            }
+        }
+        panic!("closed without GOAWAY");
+    }
+
+    /// The same, when all that was sent before has had its effect: the first PING may be answered before that.
+    async fn settled(&mut self) -> Result<(), Reason> {
+        self.alive().await?;
+        self.alive().await
+    }
+
+    /// The code of the GOAWAY that it is closed with.
+    async fn closed(&mut self) -> Reason {
+        timeout(PATIENCE, self.peer.go_away()).await.expect("it is closed")
+    }
+
+    /// The payload of a frame that comes next among others.
+    async fn until(&mut self, kind: u8) -> Vec<u8> {
+        timeout(PATIENCE, self.peer.until(kind)).await.expect("it comes").expect("it is open")
+    }
+}
+
+/// Each connection of a client has some, as long as anything is left of it.
+fn references(rig: &Rig) -> usize {
+    Arc::strong_count(rig.stats.transport(Side::Client))
+}
+
+fn alive_tasks() -> usize {
+    Handle::current().metrics().num_alive_tasks()
+}
+
+async fn until(done: impl Fn() -> bool) {
+    let done = async {
+        while !done() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, done).await.expect("it happens");
+}
+
+fn mark() -> Request<()> {
+    Request::get("http://test.example/mark").body(()).unwrap()
+}
+
+fn with(protection: Protection) -> ServerParams {
+    ServerParams { protection, ..ServerParams::DEFAULT }
+}
+
+fn streams() -> impl Iterator<Item = u32> {
+    (1..).step_by(2)
+}
+
+fn update(increment: u32) -> [u8; 4] {
+    increment.to_be_bytes()
+}
+
+// === deadlines ===
+
+#[tokio::test(start_paused = true)]
+async fn a_client_has_ten_seconds_to_greet() {
+    let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]);
+    let greeting = [PREFACE, &settings].concat();
+    for sent in [0, 10, PREFACE.len(), PREFACE.len() + 5, greeting.len() - 1] {
+        let scene = Scene::new(&ServerParams::DEFAULT).await;
+        let (mut io, served) = scene.rig.connect(PIPE);
+        let started = Instant::now();
+        io.write_all(&greeting[..sent]).await.unwrap();
+        let mut rest = Vec::new();
+        timeout(PATIENCE, io.read_to_end(&mut rest)).await.expect("it is closed").unwrap();
+        assert_eq!(started.elapsed().as_secs(), 10, "{sent}");
+        // With HTTP/2 up it is told why.
+        let told = rest.windows(4).any(|code| code == u32::from(Reason::SETTINGS_TIMEOUT).to_be_bytes());
+        assert_eq!(told, sent >= PREFACE.len(), "{sent}");
+        scene.closed_for(served, Limit::Handshake).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn trickling_gains_no_time() {
+    let scene = Scene::new(&ServerParams::DEFAULT).await;
+    let (mut io, served) = scene.rig.connect(PIPE);
+    let started = Instant::now();
+    for byte in PREFACE {
+        if io.write_all(&[*byte]).await.is_err() {
+            break;
+        }
+        sleep(SECOND).await;
+    }
+    assert_eq!(started.elapsed().as_secs(), 11, "the first write that fails comes a second later");
+    scene.closed_for(served, Limit::Handshake).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_greeted_in_time_may_be_silent() {
+    let scene = Scene::new(&ServerParams::DEFAULT).await;
+    let (mut io, served) = scene.rig.connect(PIPE);
+    sleep(10 * SECOND - Duration::from_millis(1)).await;
+    io.write_all(PREFACE).await.unwrap();
+    io.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+    sleep(DAY).await;
+    let mut late = Attacker::new(Peer(io), served);
+    assert_eq!(late.alive().await, Ok(()));
+    late.peer.send(HEADERS, END_STREAM | END_HEADERS, 1, GET).await;
+    let Scene { mut endpoint, .. } = scene;
+    endpoint.asked().await.answer().send_data("answer".into(), true).unwrap();
+    assert_eq!(late.until(DATA).await, b"answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_block_has_ten_seconds() {
+    let headers = frame(HEADERS, END_STREAM, 3, GET);
+    // How much of what comes when; nothing of it ends the block.
+    let trickle = (0..5).map(|n| (2 * n * SECOND, frame(CONTINUATION, 0, 3, &[])));
+    let shapes = [
+        vec![(Duration::ZERO, headers.clone())],
+        vec![(Duration::ZERO, headers[..9].to_vec())],
+        vec![(Duration::ZERO, headers[..11].to_vec()), (9 * SECOND, headers[11..].to_vec())],
+        [(Duration::ZERO, headers.clone())].into_iter().chain(trickle).collect(),
+        vec![(Duration::ZERO, headers), (9 * SECOND, frame(CONTINUATION, END_HEADERS, 3, b"x")[..9].to_vec())],
+    ];
+    for (index, shape) in shapes.into_iter().enumerate() {
+        let mut scene = Scene::new(&ServerParams::DEFAULT).await;
+        let mut attacker = scene.attacker().await;
+        // One that is open ends, too.
+        attacker.peer.send(HEADERS, END_HEADERS, 1, POST).await;
+        let mut open = scene.endpoint.asked().await;
+        // Past all that was to happen at its beginning.
+        sleep(30 * SECOND).await;
+        let started = Instant::now();
+        for (at, bytes) in shape {
+            sleep_until(started + at).await;
+            attacker.peer.0.write_all(&bytes).await.unwrap();
+        }
+        assert_eq!(attacker.closed().await, Reason::ENHANCE_YOUR_CALM, "{index}");
+        assert_eq!(started.elapsed().as_secs(), 10, "{index}");
+        assert_eq!(reset(collect(open.request.body_mut()).await), Reason::CANCEL, "{index}");
+        scene.closed_for(attacker.served, Limit::HeaderBlock).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_header_block_has_ten_seconds_too() {
+    let mut scene = Scene::new(&ServerParams::DEFAULT).await;
+    let mut attacker = scene.attacker().await;
+    let started = Instant::now();
+    attacker.peer.send(HEADERS, END_STREAM, 1, GET).await;
+    sleep(9 * SECOND).await;
+    attacker.peer.send(CONTINUATION, END_HEADERS, 1, &[]).await;
+    let _asked = scene.endpoint.asked().await;
+    attacker.peer.send(HEADERS, END_STREAM, 3, GET).await;
+    assert_eq!(attacker.closed().await, Reason::ENHANCE_YOUR_CALM);
+    // It is looked at when the time of the first would be up.
+    assert_eq!(started.elapsed().as_secs(), 20);
+    scene.closed_for(attacker.served, Limit::HeaderBlock).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_header_blocks_are_served_if_each_is_in_time() {
+    let mut scene = Scene::new(&ServerParams::DEFAULT).await;
+    let mut slow = scene.attacker().await;
+    for stream in streams().take(5) {
+        slow.peer.send(HEADERS, END_STREAM, stream, GET).await;
+        sleep(9 * SECOND).await;
+        slow.peer.send(CONTINUATION, END_HEADERS, stream, &[]).await;
+        scene.endpoint.asked().await.answer().send_data("answer".into(), true).unwrap();
+        assert_eq!(slow.until(DATA).await, b"answer");
+    }
+    assert_eq!(scene.limit(Limit::HeaderBlock), 0);
+}
+
+// === requests ===
+
+#[tokio::test(start_paused = true)]
+async fn streams_above_200_are_refused_and_nothing_else() {
+    let mut scene = Scene::new(&ServerParams::DEFAULT).await;
+    let mut greedy = scene.attacker().await;
+    let mut open: Vec<Asked> = Vec::new();
+    for stream in streams().take(200) {
+        greedy.peer.send(HEADERS, END_STREAM | END_HEADERS, stream, GET).await;
+        open.push(scene.endpoint.asked().await);
+    }
+    greedy.peer.send(HEADERS, END_STREAM | END_HEADERS, 401, GET).await;
+    assert_eq!(greedy.until(RST_STREAM).await, u32::from(Reason::REFUSED_STREAM).to_be_bytes());
+    for mut asked in open {
+        asked.answer().send_data("answer".into(), true).unwrap();
+        assert_eq!(greedy.until(DATA).await, b"answer");
+    }
+    greedy.peer.send(HEADERS, END_STREAM | END_HEADERS, 403, GET).await;
+    scene.endpoint.asked().await.answer().send_data("another".into(), true).unwrap();
+    assert_eq!(greedy.until(DATA).await, b"another");
+    scene.others.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn heads_with_too_much_are_refused() {
+    let fields = |count: usize, mut req: Request<()>| {
+        for index in req.headers().len()..count {
+            req.headers_mut().append("field", index.into());
+        }
+        req
+    };
+    let path = |length: usize| {
+        let path = format!("/{}?{}", "p".repeat(1_000), "q".repeat(length - 1_002));
+        Request::get(format!("http://test.example{path}")).body(()).unwrap()
+    };
+    let mut scene = Scene::new(&ServerParams::DEFAULT).await;
+    for (req, expect) in [
+        (fields(100, get()), None),
+        (fields(101, get()), Some((431, None, "too many header fields"))),
+        (fields(100, grpc()), None),
+        (fields(101, grpc()), Some((200, Some("8"), "too many header fields"))),
+        (path(8 << 10), None),
+        (path((8 << 10) + 1), Some((414, None, "URI is too long"))),
+    ] {
+        let (response, _) = scene.bystander.send_request(req, true).unwrap();
+        let response = timeout(PATIENCE, response);
+        let Some((status, grpc, why)) = expect else {
+            let mut asked = timeout(PATIENCE, scene.endpoint.asked()).await.expect("it is not refused");
+            asked.answer().send_data("answer".into(), true).unwrap();
+            assert_eq!(response.await.unwrap().unwrap().status(), 200);
+            continue;
+        };
+        let rsp = response.await.expect("it is answered").unwrap();
+        let field = |name| rsp.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!((rsp.status().as_u16(), field("grpc-status"), field("proxy-error")), (status, grpc, Some(why)));
+        assert!(rsp.body().is_end_stream());
+    }
+    assert_eq!((scene.limit(Limit::HeadersCount), scene.limit(Limit::UriLength)), (2, 1));
+    scene.others.finish().await;
+}
+
+// === resets ===
+
+/// When a client resets a stream that it has opened.
+#[derive(Clone, Copy, Debug)]
+enum When {
+    /// In the same write.
+    AtOnce,
+    /// When the endpoint has the request.
+    Asked,
+    /// When it has the response's head.
+    Answered,
+}
+
+/// Opens and resets streams, one at a time, until the connection is closed.
+async fn rapid_reset(scene: &mut Scene, attacker: &mut Attacker, when: When, most: usize) -> (usize, Option<Reason>) {
+    let mut asked = Vec::new();
+    for (count, stream) in streams().take(most).enumerate() {
+        let head = frame(HEADERS, END_STREAM | END_HEADERS, stream, GET);
+        let cancel = frame(RST_STREAM, 0, stream, &u32::from(Reason::CANCEL).to_be_bytes());
+        let peer = &mut attacker.peer;
+        if let When::AtOnce = when {
+            peer.0.write_all(&[head, cancel].concat()).await.unwrap();
+        } else {
+            peer.0.write_all(&head).await.unwrap();
+            let mut stream = scene.endpoint.asked().await;
+            if let When::Answered = when {
+                stream.answer();
+                assert!(peer.until(HEADERS).await.is_some());
+            }
+            asked.push(stream);
+            peer.0.write_all(&cancel).await.unwrap();
+        }
+        if let Err(code) = attacker.settled().await {
+            return (count + 1, Some(code));
+        }
+    }
+    (most, None)
+}
+
+#[tokio::test(start_paused = true)]
+async fn rapid_resets_close_the_connection() {
+    for when in [When::AtOnce, When::Asked, When::Answered] {
+        let mut scene = Scene::new(&ServerParams::DEFAULT).await;
+        let mut attacker = scene.attacker().await;
+        let ended = rapid_reset(&mut scene, &mut attacker, when, 10_000).await;
+        assert_eq!(ended, (501, Some(Reason::ENHANCE_YOUR_CALM)), "{when:?}");
+        if let When::AtOnce = when {
+            assert_eq!(scene.rig.stats.requests(), 9, "none of them went any further");
+        }
+        scene.closed_for(attacker.served, Limit::PrematureResets).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn resets_of_fewer_than_half_of_the_streams_are_not_premature() {
+    let mut scene = Scene::new(&ServerParams::DEFAULT).await;
+    let mut client = client(scene.rig.connect(PIPE).0).await;
+    for _ in 0..1_000 {
+        let (_cancelled, mut stream) = client.send_request(get(), true).unwrap();
+        let _asked = scene.endpoint.asked().await;
+        stream.send_reset(Reason::CANCEL);
+        let (response, _) = client.send_request(get(), true).unwrap();
+        scene.endpoint.asked().await.answer().send_data("answer".into(), true).unwrap();
+        assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0, b"answer");
+    }
+    assert_eq!(scene.limit(Limit::PrematureResets), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn resets_of_streams_that_were_open_for_a_second_are_not_premature() {
+    let params = with(Protection { max_premature_resets: 0, ..Protection::DEFAULT });
+    for (open, passes) in [(SECOND, true), (SECOND - Duration::from_millis(1), false)] {
+        let mut scene = Scene::new(&params).await;
+        let mut client = scene.attacker().await;
+        client.peer.send(HEADERS, END_STREAM | END_HEADERS, 1, GET).await;
+        let _asked = scene.endpoint.asked().await;
+        sleep(open).await;
+        client.peer.send(RST_STREAM, 0, 1, &u32::from(Reason::CANCEL).to_be_bytes()).await;
+        assert_eq!(client.settled().await.is_ok(), passes);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_cancels_at_once_pass() {
+    for reset_by in [When::AtOnce, When::Asked] {
+        let mut scene = Scene::new(&ServerParams::DEFAULT).await;
+        let mut client = scene.attacker().await;
+        let heads = streams().take(100).map(|stream| frame(HEADERS, END_STREAM | END_HEADERS, stream, GET));
+        let cancel = u32::from(Reason::CANCEL).to_be_bytes();
+        let cancels = streams().take(100).map(|stream| frame(RST_STREAM, 0, stream, &cancel));
+        let (heads, cancels) = (heads.collect::<Vec<_>>().concat(), cancels.collect::<Vec<_>>().concat());
+        let mut asked = Vec::new();
+        if let When::AtOnce = reset_by {
+            client.peer.0.write_all(&[heads, cancels].concat()).await.unwrap();
+        } else {
+            client.peer.0.write_all(&heads).await.unwrap();
+            for _ in 0..100 {
+                asked.push(scene.endpoint.asked().await);
+            }
+            client.peer.0.write_all(&cancels).await.unwrap();
+        }
+        assert_eq!(client.alive().await, Ok(()));
+        for mut asked in asked {
+            assert_eq!(poll_fn(|cx| asked.respond.poll_reset(cx)).await.unwrap(), Reason::CANCEL);
+        }
+        client.peer.send(HEADERS, END_STREAM | END_HEADERS, 201, GET).await;
+        scene.endpoint.asked().await.answer().send_data("answer".into(), true).unwrap();
+        assert_eq!(client.until(DATA).await, b"answer");
+        scene.others.finish().await;
+    }
+}
+
+/// Has the proxy reset streams over and over, by a frame that follows the head of each.
+async fn made_you_reset(head: (u8, &[u8]), then: impl Fn(u32) -> Vec<u8>) {
+    // So that a stream's window is easily exceeded.
+    let flow_control =
+        Some(FlowControl::Fixed { initial_stream_window_size: 10, initial_connection_window_size: 1 << 20 });
+    let mut scene = Scene::new(&ServerParams { flow_control, ..ServerParams::DEFAULT }).await;
+    let mut attacker = scene.attacker().await;
+    attacker.peer.send(SETTINGS, 1, 0, &[]).await;
+    let mut asked = Vec::new();
+    let mut ended = None;
+    for (count, stream) in streams().take(10_000).enumerate() {
+        attacker.peer.send(HEADERS, END_HEADERS | head.0, stream, head.1).await;
+        asked.push(scene.endpoint.asked().await);
+        attacker.peer.0.write_all(&then(stream)).await.unwrap();
+        if let Err(code) = attacker.settled().await {
+            ended = Some((count + 1, code));
+            break;
+        }
+    }
+    assert_eq!(ended, Some((501, Reason::ENHANCE_YOUR_CALM)));
+    // The endpoint is not left with work for nobody.
+    for mut asked in asked {
+        assert!(poll_fn(|cx| asked.respond.poll_reset(cx)).await.is_ok());
+    }
+    scene.closed_for(attacker.served, Limit::PrematureResets).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn made_you_reset_by_a_window_that_overflows() {
+    made_you_reset((END_STREAM, GET), |stream| frame(WINDOW_UPDATE, 0, stream, &update((1 << 31) - 1))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn made_you_reset_by_more_data_than_the_window() {
+    made_you_reset((0, POST), |stream| frame(DATA, 0, stream, &[0; 11])).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn made_you_reset_by_more_data_than_the_content_length() {
+    // POST http / with content-length: 1, as a literal that is not indexed.
+    let head = [POST, &[0x0f, 0x0d, 1, b'1']].concat();
+    made_you_reset((0, &head), |stream| frame(DATA, END_STREAM, stream, &[0; 2])).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn made_you_reset_by_a_stream_that_depends_on_itself() {
+    made_you_reset((END_STREAM, GET), |stream| frame(PRIORITY, 0, stream, &[&stream.to_be_bytes()[..], &[0]].concat()))
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn made_you_reset_by_trailers_that_do_not_end() {
+    made_you_reset((0, POST), |stream| frame(HEADERS, END_HEADERS, stream, &[0x0f, 0x0d, 1, b'1'])).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_ways_to_be_made_to_reset_end_the_connection_at_once() {
+    for (index, (code, then)) in [
+        (Reason::PROTOCOL_ERROR, frame(WINDOW_UPDATE, 0, 1, &update(0))),
+        (Reason::PROTOCOL_ERROR, frame(DATA, 0, 1, b"more")),
+        (Reason::PROTOCOL_ERROR, frame(HEADERS, END_STREAM | END_HEADERS, 1, GET)),
+        (Reason::PROTOCOL_ERROR, frame(PRIORITY, 0, 1, &[0; 4])),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut scene = Scene::new(&ServerParams::DEFAULT).await;
+        let mut attacker = scene.attacker().await;
+        attacker.peer.send(HEADERS, END_STREAM | END_HEADERS, 1, GET).await;
+        let mut asked = scene.endpoint.asked().await;
+        attacker.peer.0.write_all(&then).await.unwrap();
+        assert_eq!(attacker.alive().await, Err(code), "{index}");
+        assert_eq!(poll_fn(|cx| asked.respond.poll_reset(cx)).await.unwrap(), Reason::CANCEL, "{index}");
+        scene.others.finish().await;
+        drop(attacker.peer);
+        assert!(attacker.served.await.unwrap().is_err());
+        until(|| alive_tasks() == scene.tasks).await;
+    }
+}
+
+// === frames ===
+
+/// Frames that cost their sender next to nothing, with the limit of each.
+fn floods() -> [(Limit, Vec<u8>); 8] {
+    [
+        (Limit::PingFrames, frame(PING, 0, 0, &[7; 8])),
+        (Limit::SettingsFrames, frame(SETTINGS, 0, 0, &[])),
+        (Limit::SettingsFrames, frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])),
+        (Limit::PriorityFrames, frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 0])),
+        (Limit::WindowUpdateFrames, frame(WINDOW_UPDATE, 0, 0, &update(1))),
+        (Limit::ResetFrames, frame(RST_STREAM, 0, 1, &update(8))),
+        (Limit::OtherFrames, frame(0x42, 0, 0, b"nobody knows")),
+        (Limit::OtherFrames, frame(0x42, 0, 0, &[])),
+    ]
+}
+
+/// A stream that ends at once, so that frames may name it.
+async fn past_stream(scene: &mut Scene, attacker: &mut Attacker) {
+    attacker.peer.send(HEADERS, END_STREAM | END_HEADERS, 1, GET).await;
+    scene.endpoint.asked().await.answer().send_data("answer".into(), true).unwrap();
+    attacker.until(DATA).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn floods_that_are_read_close_the_connection() {
+    for (index, (limit, bytes)) in floods().into_iter().enumerate() {
+        let mut scene = Scene::new(&ServerParams::DEFAULT).await;
+        let mut attacker = scene.attacker().await;
+        past_stream(&mut scene, &mut attacker).await;
+        let Attacker { peer, served, .. } = attacker;
+        let (mut read, mut write) = tokio::io::split(peer.0);
+        let flood = tokio::spawn(async move {
+            let mut sent = 0;
+            while sent < 200_000 && write.write_all(&bytes.repeat(100)).await.is_ok() {
+                sent += 100;
+                yield_now().await;
+            }
+            sent
+        });
+        let mut answers = Vec::new();
+        timeout(PATIENCE, read.read_to_end(&mut answers)).await.expect("it is closed").unwrap();
+        let calm = frame(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 11]);
+        assert!(answers.ends_with(&calm), "{index}: {:?}", &answers[answers.len().saturating_sub(40)..]);
+        drop(read);
+        let sent = flood.await.unwrap();
+        assert!((10_000..200_000).contains(&sent), "{index}: {sent}");
+        scene.closed_for(served, limit).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn floods_that_are_not_read_stop() {
+    for (index, (limit, bytes)) in floods().into_iter().enumerate() {
+        let mut scene = Scene::new(&ServerParams::DEFAULT).await;
+        // What a socket holds, so that it fills.
+        let (io, served) = scene.rig.connect(16 << 10);
+        let mut attacker = Attacker::new(Peer::greet(io).await.0, served);
+        past_stream(&mut scene, &mut attacker).await;
+        let mut sent = 0;
+        let flood = async {
+            while sent < 200_000 && attacker.peer.0.write_all(&bytes).await.is_ok() {
+                sent += 1;
+            }
+        };
+        let stalled = timeout(PATIENCE, flood).await.is_err();
+        assert!(sent < 15_000, "{index}: {sent}");
+        if stalled {
+            // Nothing more is taken from a client that does not take the answers: both pipes, and buffers of h2.
+            assert!(matches!(limit, Limit::PingFrames | Limit::SettingsFrames), "{index}");
+            assert!(sent * bytes.len() < 96 << 10, "{index}: {sent}");
+            scene.others.finish().await;
+        } else {
+            scene.closed_for(attacker.served, limit).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_be_told_is_closed_all_the_same() {
+    let mut scene = Scene::new(&ServerParams::DEFAULT).await;
+    let (io, served) = scene.rig.connect(1 << 10);
+    let mut peer = Peer::greet(io).await.0;
+    peer.send(HEADERS, END_STREAM | END_HEADERS, 1, GET).await;
+    // More than its pipe holds, of which it reads nothing.
+    let before = scene.rig.stats.transport(Side::Client).written_bytes();
+    let mut body = scene.endpoint.asked().await.answer();
+    body.send_data(vec![0; 16 << 10].into(), false).unwrap();
+    until(|| scene.rig.stats.transport(Side::Client).written_bytes() > before + 512).await;
+    let started = Instant::now();
+    let priority = frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 0]);
+    let flood = async { while peer.0.write_all(&priority).await.is_ok() {} };
+    timeout(PATIENCE, flood).await.expect("it is closed");
+    assert_eq!(started.elapsed().as_secs(), 1);
+    scene.closed_for(served, Limit::PriorityFrames).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_are_counted_by_the_second() {
+    let params = with(Protection { max_control_frames: 100, ..Protection::DEFAULT });
+    for (limit, bytes) in floods() {
+        let mut scene = Scene::new(&params).await;
+        let mut attacker = scene.attacker().await;
+        past_stream(&mut scene, &mut attacker).await;
+        // The request may have four with it; some went into the greeting and the check.
+        for _ in 0..20 {
+            sleep(SECOND).await;
+            attacker.peer.0.write_all(&bytes.repeat(100)).await.unwrap();
+            attacker.peer.0.flush().await.unwrap();
+            yield_now().await;
+        }
+        sleep(SECOND).await;
+        assert_eq!(attacker.alive().await, Ok(()), "{limit:?}");
+        attacker.peer.0.write_all(&bytes.repeat(210)).await.unwrap();
+        assert_eq!(attacker.settled().await, Err(Reason::ENHANCE_YOUR_CALM), "{limit:?}");
+        scene.closed_for(attacker.served, limit).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_may_give_window_back_for_each_frame() {
+    // Far fewer than 20,000 WINDOW_UPDATEs would be too many without what they are for.
+    let params = with(Protection { max_control_frames: 100, ..Protection::DEFAULT });
+    let mut scene = Scene::new(&params).await;
+    let mut client = scene.attacker().await;
+    client.peer.send(HEADERS, END_STREAM | END_HEADERS, 1, GET).await;
+    let mut body = scene.endpoint.asked().await.answer();
+    for _ in 0..10_000 {
+        body.send_data(Bytes::from_static(&[0; 32]), false).unwrap();
+        let taken = u32::try_from(client.until(DATA).await.len()).unwrap();
+        client.peer.send(WINDOW_UPDATE, 0, 0, &update(taken)).await;
+        client.peer.send(WINDOW_UPDATE, 0, 1, &update(taken)).await;
+    }
+    assert_eq!(client.alive().await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn header_block_floods_close_the_connection() {
+    let empty = frame(CONTINUATION, 0, 1, &[]);
+    // A literal field with a new name, as few bytes as it goes, and one that never ends.
+    let fields = frame(CONTINUATION, 0, 1, &[0, 1, b'a', 1, b'b'].repeat(3_000));
+    let endless = frame(CONTINUATION, 0, 1, &[b'a'; 16_384]);
+    let table = [&[0x40, 1, b'a', 0x7f, 0x81, 0x1e][..], &[b'b'; 4_000]].concat();
+    let bomb = frame(CONTINUATION, 0, 1, &[0xbe; 16_384]);
+    for (index, (head, then)) in [
+        (GET.to_vec(), empty),
+        (GET.to_vec(), fields),
+        ([GET, &[0, 0x7f, 0xff, 0xff, 0xff, 0x7f]].concat(), endless),
+        ([GET, &table].concat(), bomb),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let scene = Scene::new(&ServerParams::DEFAULT).await;
+        let mut attacker = scene.attacker().await;
+        attacker.peer.send(HEADERS, END_STREAM, 1, &head).await;
+        let mut sent = 0;
+        while sent < 1_000 && attacker.peer.0.write_all(&then).await.is_ok() {
+            sent += 1;
+            yield_now().await;
+        }
+        assert!(sent < 100, "{index}: {sent}");
+        let code = attacker.closed().await;
+        assert!(matches!(code, Reason::ENHANCE_YOUR_CALM | Reason::COMPRESSION_ERROR), "{index}: {code:?}");
+        drop(attacker.peer);
+        if code == Reason::ENHANCE_YOUR_CALM {
+            scene.closed_for(attacker.served, Limit::Engine).await;
+        } else {
+            assert!(attacker.served.await.unwrap().is_err());
+            scene.others.finish().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn empty_and_tiny_data_that_waits_closes_the_connection() {
+    for (payload, most) in [(0, 100), (1, 2_000)] {
+        let mut scene = Scene::new(&ServerParams::DEFAULT).await;
+        let mut attacker = scene.attacker().await;
+        attacker.peer.send(HEADERS, END_HEADERS, 1, POST).await;
+        // The endpoint reads nothing, so that all but its window and a chunk waits in the proxy.
+        let _asked = scene.endpoint.asked().await;
+        for _ in 0..6 {
+            attacker.peer.send(DATA, 0, 1, &[0; 16_384]).await;
+        }
+        let data = frame(DATA, 0, 1, &vec![0; payload]);
+        let mut sent = 0;
+        while sent < 200_000 && attacker.peer.0.write_all(&data).await.is_ok() {
+            sent += 1;
+            yield_now().await;
+        }
+        assert!(sent >= most, "{payload}: {sent}");
+        assert_eq!(attacker.closed().await, Reason::ENHANCE_YOUR_CALM, "{payload}");
+        drop(attacker.peer);
+        scene.closed_for(attacker.served, Limit::Engine).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tiny_data_that_is_taken_is_no_attack() {
+    let mut rig = Rig::defaults();
+    let (io, served) = rig.connect(PIPE);
+    let mut client = Attacker::new(Peer::greet(io).await.0, served);
+    let (mut endpoint, _) = Peer::accept(&mut rig).await;
+    client.peer.send(HEADERS, END_HEADERS, 1, POST).await;
+    // All at once, and within the endpoint's window.
+    client.peer.0.write_all(&frame(DATA, 0, 1, b"small").repeat(13_000)).await.unwrap();
+    client.peer.send(DATA, END_STREAM, 1, &[]).await;
+    let mut taken = 0;
+    while taken < 13_000 * 5 {
+        taken += timeout(PATIENCE, endpoint.until(DATA)).await.expect("it comes").expect("it is open").len();
+    }
+    assert_eq!(client.alive().await, Ok(()));
+}
