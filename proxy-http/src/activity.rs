@@ -107,7 +107,11 @@ impl Activity {
     }
 
     pub(crate) fn streams(&self) -> usize {
-        self.streams.load(Relaxed) + Arc::strong_count(&self.open) - 1
+        self.streams.load(Relaxed) + self.open_streams_count()
+    }
+
+    pub(crate) fn open_streams_count(&self) -> usize {
+        Arc::strong_count(&self.open) - 1
     }
 
     pub(crate) fn max_streams(&self) -> usize {

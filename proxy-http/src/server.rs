@@ -15,6 +15,7 @@ use crate::{
     pipe::{Pipe, Piped},
     reason::{self, Side},
     resets::Resets,
+    stall::Stall,
     stats::{Limit, StreamLimit, Transport},
     wake::Wake,
 };
@@ -87,6 +88,7 @@ where
     /// `None`: streams may be idle for any time.
     idle: Option<Idle>,
     write_stall: Duration,
+    flush: Flush,
     credit: Credit,
     seen: Arc<Seen>,
     resets: Resets,
@@ -102,6 +104,13 @@ where
     waker: Waker,
     activity: Arc<Activity>,
     transport: Arc<Transport>,
+}
+
+/// What h2 has left of responses that are whole.
+struct Flush {
+    stall: Stall,
+    /// What the connection had moved when it was last looked at.
+    moves: u64,
 }
 
 enum Phase<I> {
@@ -235,6 +244,7 @@ impl Server {
             lifetime,
             idle: self.stream_idle.map(Idle::new),
             write_stall: self.write_stall,
+            flush: Flush { stall: Stall::new(self.write_stall), moves: 0 },
             credit: Credit::new(Arc::clone(&self.buffers), self.windows),
             seen,
             resets: Resets::new(self.protection.max_premature_resets, Instant::now()),
@@ -442,6 +452,18 @@ where
                 idle.look(Pin::new(&self.streams).iter_pin_ref().filter_map(|stream| stream.progress.clone()));
             }
         }
+        // Responses may be whole, and wait in h2 for their client all the same: at most a piece of each, for which nobody
+        // looks but here.
+        let waits = self.streams.is_empty() && self.activity.open_streams_count() == 0 && self.phase.has_streams();
+        if self.flush.poll(waits, self.activity.moves(), cx).is_ready() {
+            self.transport.stream_limit(StreamLimit::WriteStall);
+            if let Phase::Open(connection) = &mut self.phase {
+                connection.abrupt_shutdown(Reason::CANCEL);
+                // As far as the client takes that.
+                let _ = connection.poll_accept(&mut Context::from_waker(&self.waker));
+            }
+            return Poll::Ready(Ok(()));
+        }
         // A drain waits for those that are answered but not sent to their end, too.
         let open = if self.draining { self.phase.has_streams().into() } else { self.streams.len() };
         self.activity.set_streams(open);
@@ -497,6 +519,19 @@ where
         for _ in 0..self.streams.len() {
             self.transport.reset(None);
         }
+    }
+}
+
+// === impl Flush ===
+
+impl Flush {
+    /// Ready when something `waits` and nothing has moved on the connection for too long.
+    fn poll(&mut self, waits: bool, moves: u64, cx: &mut Context<'_>) -> Poll<()> {
+        if !waits || moves != self.moves {
+            self.moves = moves;
+            self.stall.over();
+        }
+        if waits { self.stall.poll(cx) } else { Poll::Pending }
     }
 }
 

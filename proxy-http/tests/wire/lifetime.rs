@@ -240,7 +240,8 @@ async fn a_connection_with_a_stream_is_not_idle() {
 
 #[tokio::test(start_paused = true)]
 async fn a_response_that_waits_for_its_reader_is_not_idle() {
-    let (mut rig, mut client, closed) = connected(&IDLING).await;
+    let patient = ServerParams { write_stall_timeout: Some(2 * DAY), ..IDLING };
+    let (mut rig, mut client, closed) = connected(&patient).await;
     let mut endpoint = rig.endpoint().await;
     let (response, _) = client.send_request(get(), true).unwrap();
     // A byte more than the window: the proxy has it all, and the stream is open for the rest.

@@ -476,3 +476,33 @@ async fn streams_are_silent_for_long_where_nothing_is_set() {
     body.send_data("down".into(), true).unwrap();
     assert_eq!(collect(response.body_mut()).await.unwrap().0, b"down");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_only_has_whole_responses_to_be_taken_is_closed() {
+    let mut rig = Rig::defaults();
+    let (mut slow, _window) = unwilling(&rig).await;
+    let mut endpoint = endpoint(&mut rig).await;
+    let started = Instant::now();
+    let mut responses = Vec::new();
+    for _ in 0..10 {
+        let (response, _) = slow.send_request(get(), true).unwrap();
+        endpoint.asked().await.answer().send_data("small".into(), true).unwrap();
+        responses.push(response.await.unwrap());
+        sleep(SECOND).await;
+    }
+    for mut response in responses {
+        assert!(collect(response.body_mut()).await.is_err());
+    }
+    just(STALL + 9 * SECOND, started);
+    assert_eq!(limits(&rig, Side::Client), [1, 0]);
+
+    // One whose client still sends has time.
+    let mut client = rig.client().await;
+    let (response, mut upload) = client.send_request(post(), false).unwrap();
+    let mut asked = endpoint.asked().await;
+    asked.answer().send_data("answer".into(), true).unwrap();
+    assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0, b"answer");
+    sleep(2 * STALL).await;
+    upload.send_data("late".into(), true).unwrap();
+    assert_eq!(collect(asked.request.body_mut()).await.unwrap().0, b"late");
+}
