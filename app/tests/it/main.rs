@@ -10,4 +10,5 @@ mod grpc;
 mod lifetime;
 mod listener;
 mod protection;
+mod stalls;
 mod support;
