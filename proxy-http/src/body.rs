@@ -136,6 +136,12 @@ impl IncomingBody {
         if is_end { Held::End } else { Held::Data }
     }
 
+    /// To be called where all has been passed on, and the body stays all the same.
+    pub(crate) fn finish(&mut self) {
+        self.give_back();
+        self.set_held(false);
+    }
+
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         if let Some(gathered) = &mut self.gathered {
             let data = gathered.pop();

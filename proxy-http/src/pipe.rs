@@ -154,6 +154,7 @@ where
             match ended {
                 Ok(true) => {
                     self.to = None;
+                    finish(&mut self.body);
                     return Poll::Ready(Piped::Done);
                 }
                 Ok(false) => {}
@@ -174,6 +175,14 @@ where
         if !self.is_done() {
             tokio::spawn(async move { ended(poll_fn(|cx| self.poll(cx)).await) });
         }
+    }
+}
+
+/// Tells a body of ours that is kept to be sent again that all of it has been passed on.
+fn finish<B: 'static>(body: &mut B) {
+    let body: &mut dyn Any = body;
+    if let Some(body) = body.downcast_mut::<Replay>() {
+        body.finish();
     }
 }
 

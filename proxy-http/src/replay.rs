@@ -80,6 +80,11 @@ impl Replay {
         self.malformed
     }
 
+    /// To be called where all has been passed on.
+    pub(crate) fn finish(&mut self) {
+        self.inner.finish();
+    }
+
     fn remember(&mut self, frame: &Frame<Bytes>) {
         let Some(room) = self.room else { return };
         let past = self.past.get_or_insert_default();

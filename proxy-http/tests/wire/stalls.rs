@@ -271,6 +271,27 @@ async fn bursts_of_small_messages_end_no_connection() {
     assert!(bytes == [frames(10_000, 5), frames(10_000, 5), b"end".to_vec()].concat(), "{}", bytes.len());
 }
 
+/// Whole requests hold nothing while they wait for their answers, though they are kept to be sent again.
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_for_their_answer_hold_nothing() {
+    let server = ServerParams { flow_control: Some(fixed(65_535, 65_535)), ..ServerParams::DEFAULT };
+    let mut rig = Rig::buffering(&server, &ClientParams::DEFAULT, PROXY, Buffers::new(0));
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    let mut waiting = Vec::new();
+    for _ in 0..64 {
+        let (response, mut upload) = client.send_request(post(), false).unwrap();
+        upload.send_data(vec![0; 10_000].into(), true).unwrap();
+        let mut asked = endpoint.asked().await;
+        let uploaded = timeout(SECOND, collect(asked.request.body_mut())).await.expect("there is window for all");
+        assert_eq!(uploaded.unwrap().0.len(), 10_000);
+        waiting.push((response, asked));
+    }
+    for (response, mut asked) in waiting {
+        asked.answer().send_data("answer".into(), true).unwrap();
+        assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0, b"answer");
+    }
+}
+
 /// How many streams reached a limit: their peer took nothing, nothing moved.
 fn limits(rig: &Rig, side: Side) -> [u64; 2] {
     let counted: Vec<_> = rig.stats.transport(side).stream_limits().collect();
