@@ -39,6 +39,8 @@ pub struct IncomingBody {
     /// Who wants to know of data.
     activity: Option<Arc<Activity>>,
     stream: Option<OpenStream>,
+    /// Whether nobody else has a part of the stream: then h2 gives back what is taken when the body is dropped.
+    alone: bool,
     /// Who wants to know when something moves.
     progress: Option<Arc<Progress>>,
     /// Bytes taken whose window is not given back yet.
@@ -89,6 +91,7 @@ impl IncomingBody {
             ended,
             activity,
             stream: None,
+            alone: false,
             progress: None,
             taken: 0,
             gathered: None,
@@ -100,6 +103,12 @@ impl IncomingBody {
     pub(crate) fn counted(mut self, mut stream: OpenStream) -> Self {
         stream.set_held(!self.ended);
         self.stream = Some(stream);
+        self
+    }
+
+    /// Says that the other direction of the stream has ended.
+    pub(crate) fn alone(mut self, alone: bool) -> Self {
+        self.alone = alone;
         self
     }
 
@@ -197,8 +206,10 @@ impl IncomingBody {
 
 impl Drop for IncomingBody {
     fn drop(&mut self) {
-        // h2 does it only once nobody has a part of the stream any more, and the other direction may go on for long.
-        self.give_back();
+        // The other direction may go on for long.
+        if !self.alone {
+            self.give_back();
+        }
     }
 }
 

@@ -552,7 +552,7 @@ where
                 let (head, body) = rsp.into_parts();
                 let body = IncomingBody::new(Side::Endpoint, &head.headers, body, activity);
                 let body = if hygiene::has_no_content(head.status) { body.without_content() } else { body };
-                Response::from_parts(head, body.counted(stream))
+                Response::from_parts(head, body.counted(stream).alone(self.upload.is_done()))
             }));
         }
         match self.sent.take() {

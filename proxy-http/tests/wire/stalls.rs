@@ -292,6 +292,24 @@ async fn requests_that_wait_for_their_answer_hold_nothing() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn all_window_is_given_back_in_the_end() {
+    let client = toward_endpoints(fixed(65_535, 65_535));
+    let mut rig = Rig::buffering(&ServerParams::DEFAULT, &client, PROXY, Buffers::new(0));
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    let mut open = Vec::new();
+    for request_ends in [true, false] {
+        for _ in 0..40 {
+            let (response, upload) = client.send_request(post(), request_ends).unwrap();
+            let mut asked = endpoint.asked().await;
+            asked.answer().send_data(vec![0; 10_000].into(), true).unwrap();
+            let answered = async { collect(response.await.unwrap().body_mut()).await.unwrap().0.len() };
+            assert_eq!(timeout(SECOND, answered).await.expect("there is window"), 10_000);
+            open.push((upload, asked));
+        }
+    }
+}
+
 /// How many streams reached a limit: their peer took nothing, nothing moved.
 fn limits(rig: &Rig, side: Side) -> [u64; 2] {
     let counted: Vec<_> = rig.stats.transport(side).stream_limits().collect();
