@@ -7,6 +7,7 @@
 //!   and its errors carry the code to reset the other side's stream with.
 //! - [`Endpoints`] keeps connections to each of several targets, which may change, and chooses among them by load;
 //!   [`Proxy`] forwards requests to them, sends again what was not processed, and answers what cannot be forwarded.
+//! - [`Buffers`] bounds what all connections hold for readers that have stopped.
 //! - [`Stats`] counts what goes through, without locks.
 //!
 //! h2 does the protocol; none of its types is part of this interface.

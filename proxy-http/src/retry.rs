@@ -11,7 +11,8 @@ use tokio::time::Instant;
 /// (REFUSED_STREAM), or its GOAWAY leaves them out. `gateway_errors` and `unavailable` add some that may have been.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Params {
-    /// Bytes of a request's body that are kept until it is answered. A request that has sent more is not sent again.
+    /// Bytes of a request's body that are kept until it is answered, where each frame after the first counts as 256 at
+    /// least. A request that has sent more is not sent again.
     pub buffer: usize,
     /// Retries for each request that comes, such as 0.2.
     pub budget_ratio: f64,

@@ -248,6 +248,30 @@ async fn small_frames_that_nobody_reads_end_no_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn small_frames_count_as_what_they_cost_when_they_are_kept() {
+    // 64 KiB are kept to be sent again, which is 256 frames.
+    for (count, again) in [(250, true), (300, false)] {
+        let mut rig = Rig::defaults();
+        let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+        let (response, mut upload) = client.send_request(post(), false).unwrap();
+        let mut asked = endpoint.asked().await;
+        for _ in 0..count {
+            send_frames(&mut upload, 1, 1);
+            assert_eq!(asked.request.body_mut().data().await.unwrap().unwrap(), "\0");
+        }
+        asked.respond.send_reset(Reason::REFUSED_STREAM);
+        if again {
+            upload.send_data("end".into(), true).unwrap();
+            let mut asked = endpoint.asked().await;
+            let (bytes, _) = collect(asked.request.body_mut()).await.unwrap();
+            assert_eq!(bytes.len(), count + 3);
+        } else {
+            assert_eq!(reset(response.await), Reason::REFUSED_STREAM);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn bursts_of_small_messages_end_no_connection() {
     let mut rig = Rig::new(
         &ServerParams { flow_control: Some(fixed(65_535, 1 << 20)), ..ServerParams::DEFAULT },
