@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 
-/// Frames in their order, the small ones put together: each costs h2 as much as 256 bytes, and keeps all that came with
-/// it in one read from being freed.
+/// Frames in their order, the small ones put together: each costs h2 as much as 256 bytes, and keeps the buffer that it was
+/// read into from being freed, with what came for other streams.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     whole: VecDeque<Bytes>,
@@ -12,8 +12,8 @@ pub(crate) struct Gathered {
     small: BytesMut,
 }
 
-/// Frames of fewer bytes are copied.
-const SMALL: usize = 1 << 10;
+/// Frames of fewer bytes are copied: half of what h2 reads into at a time.
+const SMALL: usize = 8 << 10;
 
 // === impl Gathered ===
 

@@ -38,9 +38,11 @@ struct Past {
     ended: bool,
 }
 
-/// What each frame after the first costs at least, in bytes: a small one keeps all that came with it in one read from
-/// being freed.
+/// What each frame after the first costs at least, in bytes.
 const FRAME: usize = 256;
+/// Frames after the first of fewer bytes are copied: each keeps the buffer that it was read into from being freed, with
+/// what came for other streams.
+const SMALL: usize = 4 << 10;
 
 // === impl Replay ===
 
@@ -91,7 +93,10 @@ impl Replay {
         if let Some(data) = frame.data_ref() {
             let least = if past.data.is_empty() { 0 } else { FRAME };
             self.room = room.checked_sub(data.len().max(least));
-            past.data.push(data.clone());
+            if self.room.is_some() {
+                let shares = least == 0 || data.len() >= SMALL;
+                past.data.push(if shares { data.clone() } else { Bytes::copy_from_slice(data) });
+            }
             past.next = past.data.len();
             if self.room.is_none() {
                 past.drop_yielded();
