@@ -1,0 +1,223 @@
+//! A request and its response, whose ends do one thing after the other in any order: what either side sees is what the
+//! other sent, from its start, and it ends cleanly only if the other ended it so.
+#![no_main]
+
+use bytes::Bytes;
+use fuzz::{Rig, run, settle};
+use h2::{Reason, RecvStream, SendStream, client, server};
+use http::{HeaderMap, Request, Response};
+use libfuzzer_sys::fuzz_target;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    io::DuplexStream,
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
+
+/// What a request may have sent and still be sent again.
+const BUFFER: usize = 200;
+const MOST_STEPS: usize = 64;
+
+/// What one side has sent.
+#[derive(Default)]
+struct Sent {
+    bytes: Vec<u8>,
+    /// With trailers, or without.
+    ended: Option<bool>,
+}
+
+/// What the other side has seen of it.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    bytes: Vec<u8>,
+    /// `Ok`: cleanly, with trailers or without.
+    ended: Option<Result<bool, ()>>,
+}
+
+/// The request, each time that it comes to the endpoint.
+struct Attempt {
+    seen: Seen,
+    respond: server::SendResponse<Bytes>,
+    body: Option<SendStream<Bytes>>,
+    sent: Sent,
+    connection: AbortHandle,
+}
+
+// Each byte is a step: what is done in its low bits, how much of it in its high ones.
+fuzz_target!(|steps: &[u8]| {
+    if steps.len() <= MOST_STEPS {
+        run(play(steps));
+    }
+});
+
+async fn play(steps: &[u8]) {
+    let mut rig = Rig::new(BUFFER);
+    let (tx, mut attempts) = mpsc::unbounded_channel();
+    let endpoints = async move {
+        let mut connections = JoinSet::new();
+        while let Some(io) = rig.endpoints.recv().await {
+            connections.spawn(serve(io, tx.clone()));
+        }
+    };
+    tokio::spawn(endpoints);
+    // Small windows, so that data wait for them.
+    let handshake = client::Builder::new().initial_window_size(100).handshake(rig.client).await;
+    let (mut client, connection) = handshake.unwrap();
+    tokio::spawn(connection);
+
+    let (first, steps) = steps.split_first().map_or((0, steps), |(first, rest)| (*first, rest));
+    let request = Request::post("http://a.test/").body(()).unwrap();
+    let (response, upload) = client.send_request(request, first % 2 == 1).unwrap();
+    let mut uploading = (first % 2 == 0).then_some(upload);
+    let mut up = Sent { ended: (first % 2 == 1).then_some(false), ..Sent::default() };
+    let down = Seen::default();
+    tokio::spawn({
+        let down = down.clone();
+        async move {
+            match response.await {
+                Ok(rsp) if !rsp.headers().contains_key("proxy-error") => down.read(rsp.into_body()).await,
+                Ok(_) => down.end(Err(())),
+                Err(_) => down.end(Err(())),
+            }
+        }
+    });
+
+    let mut all = Vec::<Attempt>::new();
+    for step in steps {
+        settle().await;
+        while let Ok(attempt) = attempts.try_recv() {
+            all.push(attempt);
+        }
+        let much = usize::from(step >> 4) * 16;
+        let current = all.last_mut();
+        match (step & 15, current) {
+            (0 | 1, _) => up.send(&mut uploading, much),
+            (2, _) => up.end(&mut uploading, false),
+            (3, _) => up.end(&mut uploading, true),
+            (4, _) => {
+                if let Some(mut uploading) = uploading.take() {
+                    uploading.send_reset(Reason::from(u32::from(step >> 4)));
+                }
+            }
+            (5 | 6, Some(attempt)) => attempt.answer(),
+            (7 | 8, Some(attempt)) => attempt.sent.send(&mut attempt.body, much),
+            (9, Some(attempt)) => attempt.sent.end(&mut attempt.body, false),
+            (10, Some(attempt)) => attempt.sent.end(&mut attempt.body, true),
+            (11, Some(attempt)) => attempt.respond.send_reset(Reason::from(u32::from(step >> 4))),
+            (12 | 13, Some(attempt)) => attempt.respond.send_reset(Reason::REFUSED_STREAM),
+            (14, Some(attempt)) => attempt.connection.abort(),
+            _ => tokio::time::sleep(Duration::from_millis(much as u64 * 10)).await,
+        }
+    }
+
+    // All that is still open ends.
+    up.end(&mut uploading, false);
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        while let Ok(attempt) = attempts.try_recv() {
+            all.push(attempt);
+        }
+        if let Some(attempt) = all.last_mut() {
+            attempt.answer();
+            attempt.sent.end(&mut attempt.body, false);
+        }
+    }
+    for attempt in &all {
+        attempt.seen.check(&up);
+    }
+    assert!(down.0.lock().unwrap().ended.is_some(), "the response ends");
+    match all.last() {
+        Some(last) => down.check(&last.sent),
+        None => assert_eq!(down.0.lock().unwrap().ended, Some(Err(()))),
+    }
+}
+
+async fn serve(io: DuplexStream, attempts: mpsc::UnboundedSender<Attempt>) {
+    let (tx, mut accepted) = mpsc::unbounded_channel();
+    let connection = tokio::spawn(async move {
+        let Ok(mut connection) = server::Builder::new().initial_window_size(100).handshake(io).await else { return };
+        while let Some(Ok(stream)) = connection.accept().await {
+            let _ = tx.send(stream);
+        }
+    });
+    while let Some((request, respond)) = accepted.recv().await {
+        let seen = Seen::default();
+        let attempt = Attempt {
+            seen: seen.clone(),
+            respond,
+            body: None,
+            sent: Sent::default(),
+            connection: connection.abort_handle(),
+        };
+        let _ = attempts.send(attempt);
+        tokio::spawn(async move { seen.read(request.into_body()).await });
+    }
+}
+
+impl Attempt {
+    fn answer(&mut self) {
+        if self.body.is_none() && self.sent.ended.is_none() {
+            self.body = self.respond.send_response(Response::new(()), false).ok();
+        }
+    }
+}
+
+impl Sent {
+    /// Sends bytes that tell where in the body they are.
+    fn send(&mut self, to: &mut Option<SendStream<Bytes>>, much: usize) {
+        let Some(stream) = to else { return };
+        let data: Vec<u8> = (self.bytes.len()..self.bytes.len() + much).map(|at| at as u8).collect();
+        match stream.send_data(data.clone().into(), false) {
+            Ok(()) => self.bytes.extend(data),
+            Err(_) => *to = None,
+        }
+    }
+
+    fn end(&mut self, to: &mut Option<SendStream<Bytes>>, trailers: bool) {
+        let Some(mut stream) = to.take() else { return };
+        let sent = if trailers {
+            let fields = HeaderMap::from_iter([("x".parse().unwrap(), "1".parse().unwrap())]);
+            stream.send_trailers(fields)
+        } else {
+            stream.send_data(Bytes::new(), true)
+        };
+        if sent.is_ok() {
+            self.ended = Some(trailers);
+        }
+    }
+}
+
+impl Seen {
+    async fn read(&self, mut body: RecvStream) {
+        loop {
+            match body.data().await {
+                Some(Ok(data)) => {
+                    let _ = body.flow_control().release_capacity(data.len());
+                    self.0.lock().unwrap().bytes.extend(&data);
+                }
+                Some(Err(_)) => return self.end(Err(())),
+                None => break,
+            }
+        }
+        self.end(body.trailers().await.map(|trailers| trailers.is_some()).map_err(|_| ()));
+    }
+
+    fn end(&self, how: Result<bool, ()>) {
+        self.0.lock().unwrap().ended = Some(how);
+    }
+
+    fn check(&self, sent: &Sent) {
+        let seen = self.0.lock().unwrap();
+        assert!(sent.bytes.starts_with(&seen.bytes), "what is seen is what was sent");
+        if let Some(Ok(trailers)) = seen.ended {
+            assert_eq!(sent.ended, Some(trailers), "it looks whole, and so it is");
+            assert_eq!(seen.bytes, sent.bytes);
+        }
+    }
+}
