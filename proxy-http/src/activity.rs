@@ -20,6 +20,8 @@ pub(crate) struct Activity {
     open: Arc<Streams>,
     /// Streams that the peer takes at once.
     max_streams: AtomicUsize,
+    /// Bytes of a header list that the peer takes.
+    max_header_list: AtomicUsize,
     /// Reads and writes that moved bytes.
     moves: AtomicU64,
     /// Set once the connection is made, if its params ask for any.
@@ -56,6 +58,7 @@ impl Activity {
             streams: AtomicUsize::new(0),
             open: Arc::default(),
             max_streams: AtomicUsize::new(usize::MAX),
+            max_header_list: AtomicUsize::new(usize::MAX),
             moves: AtomicU64::new(0),
             pings: OnceLock::new(),
             adaptive,
@@ -120,6 +123,14 @@ impl Activity {
 
     pub(crate) fn set_max_streams(&self, max: usize) {
         self.max_streams.store(max, Relaxed);
+    }
+
+    pub(crate) fn max_header_list(&self) -> usize {
+        self.max_header_list.load(Relaxed)
+    }
+
+    pub(crate) fn set_max_header_list(&self, max: usize) {
+        self.max_header_list.store(max, Relaxed);
     }
 
     pub(crate) fn moves(&self) -> u64 {

@@ -24,6 +24,12 @@ impl Answer {
         Self { status: StatusCode::BAD_REQUEST, code: grpc::Code::Internal, reason: reason.into() }
     }
 
+    /// The request's head is larger than the endpoint takes. gRPC has this for 431.
+    pub(crate) fn head_too_large() -> Self {
+        let (status, reason) = (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head is larger than the endpoint takes");
+        Self { status, code: grpc::Code::Internal, reason: reason.to_owned() }
+    }
+
     /// No endpoint may take the request now.
     pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, code: grpc::Code::Unavailable, reason: reason.into() }

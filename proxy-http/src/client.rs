@@ -3,6 +3,7 @@
 use crate::{
     BoxError, IncomingBody,
     activity::{Activity, OpenStream},
+    announced::Announced,
     credit::{Buffers, Credit},
     head::Head,
     hygiene,
@@ -69,7 +70,7 @@ pub struct Sending<B>(Option<Box<Outgoing<B>>>);
 pub(crate) struct Outgoing<B> {
     head: Head,
     upload: Pipe<B>,
-    sent: Option<Result<Sent, h2::Error>>,
+    sent: Option<Result<Sent, Error>>,
 }
 
 struct Sent {
@@ -111,14 +112,15 @@ pub struct Error {
     /// `None`: `fault` says it all.
     source: Option<h2::Error>,
     sent: bool,
+    /// `None`: h2's error says it.
     fault: Option<Fault>,
 }
 
-/// What else than the connection or the endpoint's RST_STREAM was in the way.
+/// What is wrong where it is not the connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fault {
-    /// The request's own body broke.
     RequestBroken,
+    RequestTooLarge,
     Stalled,
     ResponseMalformed,
 }
@@ -282,7 +284,7 @@ where
         let connected = async move {
             let io = connecting.await.map_err(ConnectError::transport)?;
             let activity = Activity::new(adaptive);
-            let io = Io::new(io, &transport, &activity);
+            let io = Io::new(Announced::new(io, &activity), &transport, &activity);
             let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
             activity.ping(connection.ping_pong(), keep_alive);
             let mut credit = Credit::new(buffers, windows(flow_control));
@@ -452,9 +454,14 @@ where
         request.sent = Some(self.start(request));
     }
 
-    fn start(&mut self, Outgoing { head, upload, .. }: &mut Outgoing<B>) -> Result<Sent, h2::Error> {
+    fn start(&mut self, Outgoing { head, upload, .. }: &mut Outgoing<B>) -> Result<Sent, Error> {
         let ended = upload.body_mut().is_end_stream();
-        let sent = match self.h2.send_request(outgoing(head), ended) {
+        let request = outgoing(head);
+        // Some endpoints would end the connection for it.
+        if head.list_size().is_some_and(|size| size > self.activity.max_header_list()) {
+            return Err(Error::REQUEST_TOO_LARGE);
+        }
+        let sent = match self.h2.send_request(request, ended) {
             // The last request waits to be sent. A handle has one such at most, but there may be many handles.
             Err(_) if self.h2.poll_ready(&mut Context::from_waker(Waker::noop())).is_pending() => {
                 self.h2 = self.h2.clone();
@@ -462,7 +469,7 @@ where
             }
             sent => sent,
         };
-        let (response, to) = sent?;
+        let (response, to) = sent.map_err(Error::unsent)?;
         upload.send_to(to, self.write_stall);
         Ok(Sent { response, stream: self.activity.open_stream(), activity: self.activity.if_adaptive() })
     }
@@ -556,7 +563,7 @@ where
             }));
         }
         match self.sent.take() {
-            Some(Err(source)) => Poll::Ready(Err(Error::unsent(source))),
+            Some(Err(error)) => Poll::Ready(Err(error)),
             _ => panic!("a response was polled before its request was sent, or after its end"),
         }
     }
@@ -658,6 +665,7 @@ impl ConnectError {
 impl Error {
     const REQUEST_BROKEN: Self = Self { source: None, sent: true, fault: Some(Fault::RequestBroken) };
     const STALLED: Self = Self { source: None, sent: true, fault: Some(Fault::Stalled) };
+    const REQUEST_TOO_LARGE: Self = Self { source: None, sent: false, fault: Some(Fault::RequestTooLarge) };
     const RESPONSE_MALFORMED: Self = Self { source: None, sent: true, fault: Some(Fault::ResponseMalformed) };
 
     fn unsent(source: h2::Error) -> Self {
@@ -666,8 +674,8 @@ impl Error {
 
     fn unanswered(source: h2::Error) -> Self {
         // h2 resets what is malformed.
-        let malformed = source.is_reset() && source.is_library();
-        Self { source: Some(source), sent: true, fault: malformed.then_some(Fault::ResponseMalformed) }
+        let fault = (source.is_reset() && source.is_library()).then_some(Fault::ResponseMalformed);
+        Self { source: Some(source), sent: true, fault }
     }
 
     /// The request's own body broke, so that its stream was reset; the endpoint has done nothing wrong.
@@ -680,6 +688,13 @@ impl Error {
     #[must_use]
     pub fn is_stalled(&self) -> bool {
         self.fault == Some(Fault::Stalled)
+    }
+
+    /// The request's head is larger than the endpoint announced to take (SETTINGS_MAX_HEADER_LIST_SIZE), so that nothing
+    /// was sent.
+    #[must_use]
+    pub fn is_request_too_large(&self) -> bool {
+        self.fault == Some(Fault::RequestTooLarge)
     }
 
     /// HTTP does not allow the response; its stream is reset, all others go on.
@@ -733,6 +748,7 @@ impl fmt::Display for Error {
         match self.remote_reset() {
             Some(reason) => write!(f, "endpoint reset the stream: {reason:?}"),
             None if self.is_response_malformed() => f.write_str("endpoint's response is malformed"),
+            None if self.is_request_too_large() => f.write_str("the request's head is larger than the endpoint takes"),
             None if self.is_request_broken() => f.write_str("the request's body broke"),
             None if self.is_stalled() => f.write_str("endpoint took no more of the request"),
             None if self.is_left_out() => f.write_str("endpoint went away before it processed the request"),

@@ -21,6 +21,8 @@ pub(crate) struct Copy {
     method: Method,
     version: Version,
     extensions: Extensions,
+    /// Fields, without those of scheme, authority and path.
+    count: usize,
     /// Scheme, authority and path; then names and values, in turn.
     fields: Fields,
 }
@@ -28,6 +30,8 @@ pub(crate) struct Copy {
 /// Byte strings, each with its length before it.
 struct Fields(Vec<u8>);
 
+/// What each field adds to the size of a header list beside its name and value.
+const FIELD_OVERHEAD: usize = 32;
 /// Enough for most heads.
 const CAPACITY: usize = 256;
 /// What a value's length has added to it if the value must not be compressed.
@@ -44,6 +48,14 @@ impl Head {
             Self::Taken(copy) => return copy.to_parts(),
         };
         mem::replace(self, copy).into_parts()
+    }
+
+    /// The size of a head that was taken, as RFC 9113 section 6.5.2 counts it.
+    pub(crate) fn list_size(&self) -> Option<usize> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Taken(copy) => Some(copy.list_size()),
+        }
     }
 
     pub(crate) fn into_parts(self) -> Parts {
@@ -67,7 +79,14 @@ impl Copy {
             fields.push(name.as_str().as_bytes(), false);
             fields.push(value.as_bytes(), value.is_sensitive());
         }
-        Self { method: head.method.clone(), version: head.version, extensions: head.extensions.clone(), fields }
+        let (method, extensions) = (head.method.clone(), head.extensions.clone());
+        Self { method, version: head.version, extensions, count: head.headers.len(), fields }
+    }
+
+    fn list_size(&self) -> usize {
+        let strings = 3 + 2 * self.count;
+        let pseudo = ":method:scheme:authority:path".len() + self.method.as_str().len();
+        self.fields.0.len() - strings * size_of::<u32>() + pseudo + (4 + self.count) * FIELD_OVERHEAD
     }
 
     fn to_parts(&self) -> Parts {
@@ -150,5 +169,15 @@ mod tests {
             check(&req.body(()).unwrap().into_parts().0);
         }
         check(&Request::new(()).into_parts().0);
+    }
+
+    #[test]
+    fn list_size_counts_names_values_and_32_for_each_field() {
+        let req = Request::post("http://a.test/path").header("x", "1").header("x", "23").header("y", "");
+        let mut head = Head::Whole(req.body(()).unwrap().into_parts().0);
+        assert_eq!(head.list_size(), None);
+        head.take();
+        let pseudo = 7 + 4 + 7 + 4 + 10 + 6 + 5 + 5;
+        assert_eq!(head.list_size(), Some(pseudo + 2 + 3 + 1 + 7 * 32));
     }
 }

@@ -52,6 +52,7 @@
 #![forbid(unsafe_code)]
 
 mod activity;
+mod announced;
 mod answer;
 pub mod body;
 pub mod breaker;

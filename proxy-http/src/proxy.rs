@@ -47,6 +47,7 @@ use tower_service::Service;
 /// | too many requests waiting or in flight | 503, 14 |
 /// | endpoint takes no more of the request for the write-stall timeout | before the head 504, gRPC status 4; after it RST_STREAM(CANCEL) |
 /// | request is malformed (RFC 9113 section 8.1.1) | 400, gRPC status 13; for trailers RST_STREAM(PROTOCOL_ERROR) |
+/// | request's head is larger than the endpoint announced to take | 431, 13 |
 /// | response is malformed, before its head is passed on | 502, 14 |
 /// | response is malformed, after that | RST_STREAM(INTERNAL_ERROR) |
 /// | trailers of a gRPC response have no status, as those above the header list size | RST_STREAM(INTERNAL_ERROR) |
@@ -441,6 +442,8 @@ impl Exchange {
                 Reason::CANCEL
             };
             Err(Error { source: reason.into() })
+        } else if error.is_request_too_large() {
+            Ok(self.answer(Answer::head_too_large()))
         } else if error.is_response_malformed() {
             Ok(self.answer(Answer::bad_gateway("endpoint's response is malformed")))
         } else {

@@ -85,7 +85,7 @@ impl Default for Params {
 impl Params {
     /// Why a request that got no response is to be sent again.
     pub(crate) fn after_error(&self, error: &client::Error, tries: &Tries) -> Option<Reason> {
-        if error.is_malformed() {
+        if error.is_malformed() || error.is_request_too_large() {
             None
         } else if error.is_unsent() {
             Some(Reason::Unsent)

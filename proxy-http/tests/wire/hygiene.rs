@@ -4,6 +4,7 @@ use crate::{
     frames::{DATA, GOAWAY, HEADERS, Peer, RST_STREAM},
     support::{self, Endpoint, Rig, collect, reset},
 };
+use bytes::Bytes;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_h2::ServerParams;
@@ -410,4 +411,32 @@ async fn a_request_that_breaks_while_it_is_answered_is_not_the_endpoints_failure
     assert_eq!(reset(collect(rsp.body_mut()).await), Reason::CANCEL);
     let lost = rig.stats.transport(Side::Endpoint).resets().find(|(code, _)| *code == ResetCode::Other);
     assert_eq!(lost, Some((ResetCode::Other, 0)), "what counts as lost counts against the endpoint");
+}
+
+/// Some end the connection for all that is open on it, if it is much larger.
+#[tokio::test]
+async fn heads_larger_than_an_endpoint_takes_are_not_sent() {
+    const MAX: u32 = 1_000;
+    // Names, values and 32 bytes for each field.
+    const PSEUDO: usize = 7 + 3 + 7 + 4 + 10 + 12 + 5 + 5 + 4 * 32;
+    let mut rig = Rig::defaults();
+    let mut client = rig.client().await;
+    let io = rig.endpoint_ios.recv().await.unwrap();
+    let handshake = h2::server::Builder::new().max_header_list_size(MAX).handshake::<_, Bytes>(io);
+    let mut connection = handshake.await.unwrap();
+    tokio::spawn(async move {
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            respond.send_response(Response::new(()), true).unwrap();
+        }
+    });
+    for (size, status) in [(MAX - 1, 200), (MAX + 1, 431), (10 * MAX, 431), (MAX - 1, 200)] {
+        let mut request = support::get();
+        let value = "v".repeat(size as usize - PSEUDO - 1 - 32);
+        request.headers_mut().insert("x", value.try_into().unwrap());
+        let (response, _) = client.send_request(request, true).unwrap();
+        let rsp = response.await.unwrap();
+        assert_eq!(rsp.status(), status, "{size}");
+        assert_eq!(rsp.headers().contains_key("proxy-error"), status == 431);
+    }
+    assert_eq!(rig.stats.transport(Side::Endpoint).open_total(), 1);
 }
