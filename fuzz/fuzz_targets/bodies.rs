@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use fuzz::{Rig, run, settle};
 use h2::{Reason, RecvStream, SendStream, client, server};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, header::CONTENT_LENGTH};
 use libfuzzer_sys::fuzz_target;
 use std::{
     sync::{Arc, Mutex},
@@ -25,6 +25,8 @@ const MOST_STEPS: usize = 64;
 #[derive(Default)]
 struct Sent {
     bytes: Vec<u8>,
+    /// What its head says that it has.
+    length: Option<usize>,
     /// With trailers, or without.
     ended: Option<bool>,
 }
@@ -72,10 +74,13 @@ async fn play(steps: &[u8]) {
     tokio::spawn(connection);
 
     let (first, steps) = steps.split_first().map_or((0, steps), |(first, rest)| (*first, rest));
-    let request = Request::post("http://a.test/").body(()).unwrap();
-    let (response, upload) = client.send_request(request, first % 2 == 1).unwrap();
-    let mut uploading = (first % 2 == 0).then_some(upload);
-    let mut up = Sent { ended: (first % 2 == 1).then_some(false), ..Sent::default() };
+    let ends = first % 2 == 1;
+    let length = (!ends && first % 4 == 2).then_some(much(first));
+    let mut request = Request::post("http://a.test/").body(()).unwrap();
+    request.headers_mut().extend(length.map(|length| (CONTENT_LENGTH, length.into())));
+    let (response, upload) = client.send_request(request, ends).unwrap();
+    let mut uploading = (!ends).then_some(upload);
+    let mut up = Sent { length, ended: ends.then_some(false), ..Sent::default() };
     let down = Seen::default();
     tokio::spawn({
         let down = down.clone();
@@ -94,7 +99,7 @@ async fn play(steps: &[u8]) {
         while let Ok(attempt) = attempts.try_recv() {
             all.push(attempt);
         }
-        let much = usize::from(step >> 4) * 16;
+        let much = much(*step);
         let current = all.last_mut();
         match (step & 15, current) {
             (0 | 1, _) => up.send(&mut uploading, much),
@@ -105,7 +110,8 @@ async fn play(steps: &[u8]) {
                     uploading.send_reset(Reason::from(u32::from(step >> 4)));
                 }
             }
-            (5 | 6, Some(attempt)) => attempt.answer(),
+            (5, Some(attempt)) => attempt.answer(None),
+            (6, Some(attempt)) => attempt.answer(Some(much)),
             (7 | 8, Some(attempt)) => attempt.sent.send(&mut attempt.body, much),
             (9, Some(attempt)) => attempt.sent.end(&mut attempt.body, false),
             (10, Some(attempt)) => attempt.sent.end(&mut attempt.body, true),
@@ -124,7 +130,7 @@ async fn play(steps: &[u8]) {
             all.push(attempt);
         }
         if let Some(attempt) = all.last_mut() {
-            attempt.answer();
+            attempt.answer(None);
             attempt.sent.end(&mut attempt.body, false);
         }
     }
@@ -136,6 +142,11 @@ async fn play(steps: &[u8]) {
         Some(last) => down.check(&last.sent),
         None => assert_eq!(down.0.lock().unwrap().ended, Some(Err(()))),
     }
+}
+
+/// How much of something a step does.
+fn much(step: u8) -> usize {
+    usize::from(step >> 4) * 16
 }
 
 async fn serve(io: DuplexStream, attempts: mpsc::UnboundedSender<Attempt>) {
@@ -161,9 +172,14 @@ async fn serve(io: DuplexStream, attempts: mpsc::UnboundedSender<Attempt>) {
 }
 
 impl Attempt {
-    fn answer(&mut self) {
+    fn answer(&mut self, length: Option<usize>) {
         if self.body.is_none() && self.sent.ended.is_none() {
-            self.body = self.respond.send_response(Response::new(()), false).ok();
+            let mut rsp = Response::new(());
+            rsp.headers_mut().extend(length.map(|length| (CONTENT_LENGTH, length.into())));
+            self.body = self.respond.send_response(rsp, false).ok();
+            if self.body.is_some() {
+                self.sent.length = length;
+            }
         }
     }
 }
@@ -216,7 +232,10 @@ impl Seen {
         let seen = self.0.lock().unwrap();
         assert!(sent.bytes.starts_with(&seen.bytes), "what is seen is what was sent");
         if let Some(Ok(trailers)) = seen.ended {
-            assert_eq!(sent.ended, Some(trailers), "it looks whole, and so it is");
+            // A reset with NO_ERROR does not take back what its head promised and its data brought.
+            let kept = sent.length == Some(sent.bytes.len());
+            assert!(sent.ended == Some(trailers) || (kept && !trailers), "it looks whole, and so it is");
+            assert!(kept || sent.length.is_none(), "it is as long as its head says");
             assert_eq!(seen.bytes, sent.bytes);
         }
     }

@@ -3,7 +3,7 @@
 #![no_main]
 
 use fuzz::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Peer, RST_STREAM, Rig, block, run};
-use h2::RecvStream;
+use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Request, header};
 use libfuzzer_sys::fuzz_target;
 use std::pin::pin;
@@ -65,13 +65,19 @@ async fn ended(peer: &mut Peer, stream: u32) -> Option<u8> {
     }
 }
 
-/// Answers all requests with 203, and checks them.
+/// Answers all requests with 203, and checks them. Refuses the first one, so that it comes again.
 async fn serve(io: DuplexStream) {
+    let mut refuses = true;
     let mut connection = h2::server::handshake(io).await.unwrap();
     while let Some(accepted) = connection.accept().await {
         let (request, mut respond) = accepted.expect("the proxy sends nothing that h2 refuses");
+        let refuse = std::mem::take(&mut refuses);
         tokio::spawn(async move {
             check_request(&request);
+            if refuse {
+                respond.send_reset(Reason::REFUSED_STREAM);
+                return;
+            }
             collect(request.into_body()).await;
             let _ = respond.send_response(http::Response::builder().status(203).body(()).unwrap(), true);
         });
