@@ -95,25 +95,30 @@ fn look(fields: &HeaderMap) -> Result<Seen<'_>, &'static str> {
         if is_padded(value.as_bytes()) {
             return Err("a field begins or ends with white space");
         }
-        if *name == HOST {
-            seen.hosts += 1;
-            seen.host.get_or_insert(value);
-        } else if *name == CONTENT_LENGTH {
-            seen.lengths += 1;
-            if value.is_empty() || !value.as_bytes().iter().all(u8::is_ascii_digit) {
-                return Err("content-length is malformed");
+        // Most names are done with by their length.
+        match name.as_str().len() {
+            4 if *name == HOST => {
+                seen.hosts += 1;
+                seen.host.get_or_insert(value);
             }
-        } else if name == "http2-settings" {
-            return Err("a field of one connection");
+            14 if *name == CONTENT_LENGTH => {
+                seen.lengths += 1;
+                if value.is_empty() || !value.as_bytes().iter().all(u8::is_ascii_digit) {
+                    return Err("content-length is malformed");
+                }
+            }
+            14 if name == "http2-settings" => return Err("a field of one connection"),
+            _ => {}
         }
     }
     Ok(seen)
 }
 
-/// RFC 9113 section 8.2.1: values must not, and nobody may pass on those that do.
+/// RFC 9113 section 8.2.1: values must not, and nobody may pass on those that do. Of what is not above a space, tabs alone
+/// can be in a value.
 fn is_padded(value: &[u8]) -> bool {
-    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    is_space(value.first()) || is_space(value.last())
+    let [first, ..] = *value else { return false };
+    (first <= b' ') | (value[value.len() - 1] <= b' ')
 }
 
 /// Whether a path begins at the root and is ASCII, or is the asterisk that OPTIONS may have (RFC 9113 section 8.3.1).
@@ -127,27 +132,43 @@ fn is_path(uri: &Uri, method: &Method) -> bool {
     }
 }
 
-/// Whether this is one host, with a port perhaps. `http` has checked that it is made of what URIs are made of.
+/// Whether this is one host, with a port perhaps. `http` has checked that it is made of what URIs are made of, and has one
+/// colon outside of brackets at most.
 fn is_authority(authority: &str) -> bool {
-    // Without an early end, so that it is done for many bytes at once.
-    let plain = |all, byte| all & !matches!(byte, b':' | b'@' | b',' | b'[' | b']');
-    if authority.bytes().fold(true, plain) {
+    let authority = authority.as_bytes();
+    let odd = authority.iter().fold(0, |odd, byte| odd | ODD[usize::from(*byte)]);
+    if odd == 0 {
         return !authority.is_empty();
     }
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+    let (host, port) = match authority.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if !authority.ends_with(b"]") => (&authority[..colon], Some(&authority[colon + 1..])),
         _ => (authority, None),
     };
-    let is_host = match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').is_some_and(|ip| !ip.is_empty() && !ip.contains(['[', ']', '@', ','])),
-        None => !host.is_empty() && host.bytes().fold(true, plain),
+    let is_host = match host {
+        [b'[', ip @ .., b']'] => !ip.is_empty() && ip.iter().all(|byte| matches!(ODD[usize::from(*byte)], 0 | COLON)),
+        host => !host.is_empty() && odd == COLON,
     };
     is_host && port.is_none_or(is_port)
 }
 
-fn is_port(port: &str) -> bool {
-    port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port != 0)
+/// 1 to 65535, in five digits at most.
+fn is_port(port: &[u8]) -> bool {
+    let digits =
+        port.iter().try_fold(0, |value, byte| byte.is_ascii_digit().then(|| value * 10 + u32::from(byte - b'0')));
+    port.len() <= 5 && digits.is_some_and(|value| (1..=65_535).contains(&value))
 }
+
+/// What in an authority is not simply its host.
+static ODD: [u8; 256] = {
+    let mut odd = [0; 256];
+    odd[b':' as usize] = COLON;
+    odd[b'@' as usize] = 2;
+    odd[b',' as usize] = 2;
+    odd[b'[' as usize] = 2;
+    odd[b']' as usize] = 2;
+    odd
+};
+const COLON: u8 = 1;
 
 /// Whether a `Host` names the authority: the case of letters and the scheme's own port make no difference (RFC 9113
 /// section 8.3.1, RFC 3986 section 6.2.3).
