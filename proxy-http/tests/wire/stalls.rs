@@ -1,6 +1,6 @@
 //! Readers that stop reading: what they cost, and that they cost nobody else anything.
 
-use crate::support::{Endpoint, Others, PROXY, Rig, collect, get, grpc, post, reset};
+use crate::support::{self, Endpoint, Others, PROXY, Rig, collect, get, grpc, post, reset};
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::SendRequest};
 use http_h2::{ClientParams, FlowControl, ServerParams};
@@ -560,7 +560,7 @@ async fn a_connection_that_only_has_whole_responses_to_be_taken_is_closed() {
     assert_eq!(limits(&rig, Side::Client), [1, 0]);
 
     // One whose client still sends has time.
-    let mut client = rig.client().await;
+    let mut client = support::client(rig.connect(1 << 20).0).await;
     let (response, mut upload) = client.send_request(post(), false).unwrap();
     let mut asked = endpoint.asked().await;
     asked.answer().send_data("answer".into(), true).unwrap();
