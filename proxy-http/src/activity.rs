@@ -24,6 +24,8 @@ pub(crate) struct Activity {
     max_header_list: AtomicUsize,
     /// Reads and writes that moved bytes.
     moves: AtomicU64,
+    /// How many there may have been until others have their turn.
+    turn_ends_at: AtomicU64,
     /// Set once the connection is made, if its params ask for any.
     pings: OnceLock<Mutex<Pings>>,
     /// Whether windows follow what arrives.
@@ -50,6 +52,10 @@ pub(crate) struct OpenStream {
     held: bool,
 }
 
+/// Reads and writes of one connection until others have their turn: a read may bring a thousand frames, and tokio would
+/// allow 128 of them.
+const MOVES_A_TURN: u64 = 16;
+
 // === impl Activity ===
 
 impl Activity {
@@ -60,6 +66,7 @@ impl Activity {
             max_streams: AtomicUsize::new(usize::MAX),
             max_header_list: AtomicUsize::new(usize::MAX),
             moves: AtomicU64::new(0),
+            turn_ends_at: AtomicU64::new(u64::MAX),
             pings: OnceLock::new(),
             adaptive,
         })
@@ -135,6 +142,15 @@ impl Activity {
 
     pub(crate) fn moves(&self) -> u64 {
         self.moves.load(Relaxed)
+    }
+
+    /// The connection's task has its turn. Without this, all turns are as long as they like.
+    pub(crate) fn start_turn(&self) {
+        self.turn_ends_at.store(self.moves().wrapping_add(MOVES_A_TURN), Relaxed);
+    }
+
+    pub(crate) fn has_turn(&self) -> bool {
+        self.moves() < self.turn_ends_at.load(Relaxed)
     }
 
     /// Bytes moved.

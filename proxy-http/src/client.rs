@@ -388,6 +388,7 @@ fn poll_connection<I: AsyncRead + AsyncWrite + Unpin>(
     credit: &mut Credit,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), BoxError>> {
+    activity.start_turn();
     // Before the connection, which then tells its peer.
     if let Some(size) = credit.poll(activity.open_streams(), cx.waker()) {
         connection.set_target_window_size(size);

@@ -46,6 +46,10 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
         if this.meter.as_ref().is_some_and(|meter| !meter.may_read(cx)) {
             return Poll::Pending;
         }
+        if !this.activity.has_turn() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         ready!(this.inner.poll_read(cx, buf))?;
         let read = &buf.filled()[before..];

@@ -12,3 +12,4 @@ mod resets;
 mod stalls;
 mod support;
 mod truncation;
+mod turns;
