@@ -1,8 +1,8 @@
 //! What a proxy is set up with: plain values, checked by the time they are here.
 
-use crate::HostPort;
+use crate::{ClientName, HostPort};
 use http_h2::{ClientParams, ServerParams};
-use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 /// Everything a proxy process is set up with.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +40,8 @@ pub struct Direction {
     pub accept_backlog: u32,
     /// Connections that clients may have open; above zero. More are closed as soon as they are accepted.
     pub max_connections: usize,
+    /// TLS toward clients. `None`: there is none.
+    pub server_tls: Option<ServerTls>,
     /// Connections toward endpoints.
     pub connect: Connect,
     /// How an endpoint that keeps failing is left alone.
@@ -75,12 +77,71 @@ pub struct Connect {
     pub backoff: Backoff,
     /// TCP toward endpoints.
     pub tcp: TcpParams,
+    /// TLS toward endpoints. `None`: there is none.
+    pub tls: Option<ConnectTls>,
     /// Connections to one endpoint, over all workers; above zero.
     pub max_connections: usize,
     /// Streams on a connection; above zero. `None`: as many as the endpoint takes.
     pub max_streams: Option<usize>,
     /// How long a connection may go without a request; above zero.
     pub max_idle: Duration,
+}
+
+/// TLS toward clients. Files are PEM; whether they are there and what is in them is not looked at here.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServerTls {
+    /// What clients are shown.
+    pub identity: TlsIdentity,
+    /// How long a handshake may take; above zero.
+    pub handshake_timeout: Duration,
+    /// Clients' certificates. `None`: they are not asked for one.
+    pub client: Option<ClientCert>,
+}
+
+/// TLS toward endpoints. Files are PEM; whether they are there and what is in them is not looked at here.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ConnectTls {
+    /// Certificates of those who may issue endpoints' ones. `None`: those that the system trusts.
+    pub ca: Option<PathBuf>,
+    /// Whom endpoints' certificates must be for: an IP address, an IPv6 one without brackets, or a DNS name. `None`:
+    /// the host that each endpoint was found by.
+    pub server_name: Option<String>,
+    /// What endpoints are shown. `None`: nothing.
+    pub identity: Option<TlsIdentity>,
+    /// Endpoints' certificates are not verified.
+    pub insecure_skip_verify: bool,
+}
+
+/// Files with a certificate, its chain behind it, and its private key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TlsIdentity {
+    /// The certificate and its chain.
+    pub cert: PathBuf,
+    /// The key.
+    pub key: PathBuf,
+}
+
+/// What is done with clients' certificates.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClientCert {
+    /// A file with the certificates of those who may issue them.
+    pub ca: PathBuf,
+    /// Whether a client must have one.
+    pub auth: ClientAuth,
+    /// Whose requests are served. `None`: those of all who are let in.
+    pub allowed: Option<Vec<ClientName>>,
+    /// Whether endpoints are told of it in `x-forwarded-client-cert`.
+    pub forward: bool,
+}
+
+/// Whether a client must have a certificate. One that is shown is always verified.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum ClientAuth {
+    /// It must; the default.
+    #[default]
+    Required,
+    /// It may.
+    Optional,
 }
 
 /// When an endpoint is left alone, and for how long.

@@ -15,6 +15,7 @@ use crate::{
         HTTP_RETRY_BUFFER_SIZE, HTTP_RETRY_GATEWAY_ERRORS, HTTP_RETRY_GRPC_UNAVAILABLE, LISTEN_ADDR,
         MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ENDPOINT, MAX_IN_FLIGHT, SLOW_START,
     },
+    tls,
     variable::{Scope, Var},
 };
 use std::time::Duration;
@@ -29,11 +30,13 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
         accept: read_tcp(env, scope, &ACCEPT_KEEPALIVE, &ACCEPT_USER_TIMEOUT),
         accept_backlog: env.read_or_default(&ACCEPT_BACKLOG, scope),
         max_connections: read_bound(env, scope, &MAX_CONNECTIONS),
+        server_tls: tls::read_server(env, scope),
         connect: Connect {
             http2: http2::read_client(env, scope, shared),
             timeout: env.read_or_default(&CONNECT_TIMEOUT, scope),
             backoff: read_backoff(env, scope),
             tcp: read_tcp(env, scope, &CONNECT_KEEPALIVE, &CONNECT_USER_TIMEOUT),
+            tls: tls::read_connect(env, scope),
             max_connections: read_bound(env, scope, &MAX_CONNECTIONS_PER_ENDPOINT),
             max_streams: env.read(&CONNECT_MAX_STREAMS_PER_CONNECTION, scope).map(to_usize),
             max_idle: env.read_or_default(&CONNECT_MAX_CONNECTION_IDLE, scope),

@@ -2,12 +2,14 @@
 //!
 //! `Display` of a grammar completes the sentence "must be …" and fills the tables of variables.
 
-use crate::{HostPort, LogFormat};
+use crate::{ClientAuth, ClientName, HostPort, LogFormat, host_port::parse_host};
 use http_h2::Setting;
 use std::{
     fmt,
     net::SocketAddr,
     ops::{Range, RangeInclusive},
+    path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
 
@@ -57,6 +59,24 @@ pub(crate) struct Address;
 
 /// `host:port`, separated by commas.
 pub(crate) struct Endpoints;
+
+/// A host without a port, as [`HostPort`] has it.
+pub(crate) struct Host;
+
+/// [`ClientName`]s, separated by commas.
+pub(crate) struct ClientNames;
+
+/// Where a file is. Whether it is there is not looked at.
+pub(crate) struct FilePath;
+
+/// One of a few words, each of which stands for a value.
+pub(crate) struct Word<T: 'static> {
+    pub(crate) words: &'static [(&'static str, T)],
+}
+
+pub(crate) type Switch = Word<bool>;
+
+pub(crate) type Auth = Word<ClientAuth>;
 
 /// A word for a [`LogFormat`], in any case, as linkerd2-proxy has it.
 pub(crate) struct Format;
@@ -253,16 +273,7 @@ impl Grammar for Endpoints {
     type Value = Vec<HostPort>;
 
     fn parse(&self, text: &str) -> Result<Vec<HostPort>, Refused> {
-        let mut endpoints = Vec::new();
-        let mut faults = Vec::new();
-        for (index, item) in text.split(',').map(str::trim).enumerate() {
-            match item.parse() {
-                Ok(endpoint) => endpoints.push(endpoint),
-                Err(_) if item.is_empty() => faults.push(format!("item {} is empty", index + 1)),
-                Err(error) => faults.push(format!("item {} {error}", index + 1)),
-            }
-        }
-        if faults.is_empty() { Ok(endpoints) } else { Err(Refused { detail: Some(summary(&faults)) }) }
+        parse_list(text)
     }
 
     fn print(&self, value: &Vec<HostPort>) -> String {
@@ -276,6 +287,19 @@ impl fmt::Display for Endpoints {
     }
 }
 
+fn parse_list<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<Vec<T>, Refused> {
+    let mut items = Vec::new();
+    let mut faults = Vec::new();
+    for (index, item) in text.split(',').map(str::trim).enumerate() {
+        match item.parse() {
+            Ok(item) => items.push(item),
+            Err(_) if item.is_empty() => faults.push(format!("item {} is empty", index + 1)),
+            Err(error) => faults.push(format!("item {} {error}", index + 1)),
+        }
+    }
+    if faults.is_empty() { Ok(items) } else { Err(Refused { detail: Some(summary(&faults)) }) }
+}
+
 /// The first faults: enough to see what is wrong with a long list.
 fn summary(faults: &[String]) -> String {
     const SHOWN: Range<usize> = 0..5;
@@ -284,6 +308,89 @@ fn summary(faults: &[String]) -> String {
             format!("{}; {} more are wrong", first.join("; "), faults.len() - SHOWN.end)
         }
         _ => faults.join("; "),
+    }
+}
+
+// === impl Host ===
+
+impl Grammar for Host {
+    type Value = String;
+
+    fn parse(&self, text: &str) -> Result<String, Refused> {
+        parse_host(text).map_err(|error| Refused { detail: Some(error.to_string()) })
+    }
+
+    fn print(&self, value: &String) -> String {
+        if value.contains(':') { format!("[{value}]") } else { value.clone() }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a host (as api.example, 10.0.0.1 or [::1])")
+    }
+}
+
+// === impl ClientNames ===
+
+impl Grammar for ClientNames {
+    type Value = Vec<ClientName>;
+
+    fn parse(&self, text: &str) -> Result<Vec<ClientName>, Refused> {
+        parse_list(text)
+    }
+
+    fn print(&self, value: &Vec<ClientName>) -> String {
+        value.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl fmt::Display for ClientNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "a comma-separated list of DNS names and SPIFFE IDs (as web.example,*.prod.example,spiffe://example/web)",
+        )
+    }
+}
+
+// === impl FilePath ===
+
+impl Grammar for FilePath {
+    type Value = PathBuf;
+
+    fn parse(&self, text: &str) -> Result<PathBuf, Refused> {
+        Ok(PathBuf::from(text))
+    }
+
+    fn print(&self, value: &PathBuf) -> String {
+        value.display().to_string()
+    }
+}
+
+impl fmt::Display for FilePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the path of a PEM file")
+    }
+}
+
+// === impl Word ===
+
+impl<T: Copy + PartialEq> Grammar for Word<T> {
+    type Value = T;
+
+    fn parse(&self, text: &str) -> Result<T, Refused> {
+        self.words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(Refused::default)
+    }
+
+    fn print(&self, value: &T) -> String {
+        self.words.iter().find(|(_, of)| of == value).map_or_else(String::new, |(word, _)| (*word).to_owned())
+    }
+}
+
+impl<T> fmt::Display for Word<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<_> = self.words.iter().map(|(word, _)| *word).collect();
+        f.write_str(&words.join(" or "))
     }
 }
 

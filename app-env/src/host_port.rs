@@ -56,17 +56,7 @@ impl FromStr for HostPort {
 
     fn from_str(text: &str) -> Result<Self, InvalidHostPort> {
         let (host, port) = text.rsplit_once(':').ok_or(InvalidHostPort::new("has no port"))?;
-        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let host = match bracketed {
-            Some(ip) => {
-                let ip: Ipv6Addr = ip.parse().map_err(|_| InvalidHostPort::new("has no IPv6 address in brackets"))?;
-                ip.to_string()
-            }
-            None if host.contains(':') => return Err(InvalidHostPort::new("needs brackets around an IPv6 address")),
-            None if host.parse::<Ipv4Addr>().is_ok() => host.to_owned(),
-            None => dns_name(host)?,
-        };
-        Ok(Self { host, port: parse_port(port)? })
+        Ok(Self { host: parse_host(host)?, port: parse_port(port)? })
     }
 }
 
@@ -77,12 +67,24 @@ impl fmt::Display for HostPort {
     }
 }
 
+pub(crate) fn parse_host(text: &str) -> Result<String, InvalidHostPort> {
+    match text.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(ip) => {
+            let ip: Ipv6Addr = ip.parse().map_err(|_| InvalidHostPort::new("has no IPv6 address in brackets"))?;
+            Ok(ip.to_string())
+        }
+        None if text.contains(':') => Err(InvalidHostPort::new("needs brackets around an IPv6 address")),
+        None if text.parse::<Ipv4Addr>().is_ok() => Ok(text.to_owned()),
+        None => dns_name(text),
+    }
+}
+
 fn parse_port(text: &str) -> Result<u16, InvalidHostPort> {
     let port = if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None };
     port.filter(|port| *port != 0).ok_or(InvalidHostPort::new("has no port in 1..=65535"))
 }
 
-fn dns_name(name: &str) -> Result<String, InvalidHostPort> {
+pub(crate) fn dns_name(name: &str) -> Result<String, InvalidHostPort> {
     let relative = name.strip_suffix('.').unwrap_or(name);
     if relative.is_empty() {
         return Err(InvalidHostPort::new("has no host"));

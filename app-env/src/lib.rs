@@ -30,7 +30,9 @@
 //!   and one of `ms`, `s`, `m`, `h`, `d`, or `0`; at most `36500d`.
 //! - A value left unset takes its own default, also when it is one of a pair (windows, backoff). Where the other half
 //!   alone would do nothing it is an error: `…KEEP_ALIVE_TIMEOUT`, or `…KEEP_ALIVE_WHILE_IDLE=true`, without
-//!   `…KEEP_ALIVE_INTERVAL`, and `…MAX_CONNECTION_AGE_GRACE` without `…MAX_CONNECTION_AGE`.
+//!   `…KEEP_ALIVE_INTERVAL`, `…MAX_CONNECTION_AGE_GRACE` without `…MAX_CONNECTION_AGE`, and what is said of TLS without
+//!   what turns it on (`…SERVER_TLS_CERT` and `…SERVER_TLS_KEY`, `…CONNECT_TLS=on`) or asks clients for certificates
+//!   (`…SERVER_TLS_CLIENT_CA`).
 //! - An empty value is an error, but for `…ENDPOINTS`, `CORES` and `LOG_FORMAT`, where it counts as unset.
 //! - Zero is refused where it would hang or fail every request: all durations but the two of grace (0
 //!   ends requests at once), `SLOW_START` and `DNS_…_TTL`, windows, queues, `MAX_CONCURRENT_STREAMS`.
@@ -48,6 +50,7 @@
 //! [`Variable::accepts`] is not.
 #![forbid(unsafe_code)]
 
+mod client_name;
 mod config;
 mod direction;
 mod error;
@@ -59,9 +62,14 @@ mod process;
 mod reader;
 mod source;
 mod table;
+mod tls;
 mod variable;
 
-pub use config::{Backoff, Breaker, Config, Connect, Direction, Dns, LogFormat, Retry, TcpParams};
+pub use client_name::{ClientName, InvalidClientName};
+pub use config::{
+    Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectTls, Direction, Dns, LogFormat, Retry, ServerTls,
+    TcpParams, TlsIdentity,
+};
 pub use error::{Error, Errors, Warning};
 pub use host_port::{HostPort, InvalidHostPort};
 pub use load::{EXIT_CODE, Loaded, load};

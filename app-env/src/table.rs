@@ -4,7 +4,8 @@
 //! from [`TABLE`]. A test in `tests/it` checks that the parsers read all of them.
 
 use crate::{
-    grammar::{Address, Bool, Endpoints, Format, Number, Ratio, Text, Time},
+    ClientAuth,
+    grammar::{Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, Host, Number, Ratio, Switch, Text, Time},
     variable::{
         DefaultText::{Computed, Is, PerDirection, Unset},
         Empty, Group, Var, Words,
@@ -66,6 +67,36 @@ declare! {
         // Below what a process has of memory and descriptors where it matters; idle ones take 17 KiB each.
         Number::ABOVE_ZERO, default: Is("100000"),
         "connections that clients may have open; more are closed as soon as they are accepted"
+    }
+
+    ours SERVER_TLS_CERT: FilePath = Direction "SERVER_TLS_CERT" {
+        FilePath, default: Unset,
+        "certificate that clients are shown, with its chain behind it; needs the key; unset: no TLS toward clients"
+    }
+    ours SERVER_TLS_KEY: FilePath = Direction "SERVER_TLS_KEY" {
+        FilePath, default: Unset,
+        "its private key (PKCS#8, SEC1 or PKCS#1); unset: no TLS toward clients"
+    }
+    ours SERVER_TLS_HANDSHAKE_TIMEOUT: Time = Direction "SERVER_TLS_HANDSHAKE_TIMEOUT" {
+        Time::ABOVE_ZERO, default: Is("10s"),
+        "how long a client may take for its TLS handshake; needs the certificate"
+    }
+    ours SERVER_TLS_CLIENT_CA: FilePath = Direction "SERVER_TLS_CLIENT_CA" {
+        FilePath, default: Unset,
+        "certificates of those who may issue clients' ones (mutual TLS); needs the certificate; unset: clients are not asked"
+    }
+    ours SERVER_TLS_CLIENT_AUTH: Auth = Direction "SERVER_TLS_CLIENT_AUTH" {
+        Auth { words: &[("required", ClientAuth::Required), ("optional", ClientAuth::Optional)] },
+        default: Is("required"),
+        "whether a client must have a certificate; one that is shown is always verified; needs the clients' CA"
+    }
+    ours SERVER_TLS_ALLOWED_CLIENTS: ClientNames = Direction "SERVER_TLS_ALLOWED_CLIENTS" {
+        ClientNames, default: Unset,
+        "whose requests are served, by their certificate's SAN, others get 403; needs the clients' CA; unset: all"
+    }
+    ours SERVER_TLS_FORWARD_CLIENT_CERT: Bool = Direction "SERVER_TLS_FORWARD_CLIENT_CERT" {
+        Bool, default: Is("false"),
+        "whether endpoints are told of the client's certificate in x-forwarded-client-cert; true needs the clients' CA"
     }
 
     linkerd SERVER_ADAPTIVE_FLOW_CONTROL: Bool = ServerHttp2 "ADAPTIVE_FLOW_CONTROL" {
@@ -248,6 +279,31 @@ declare! {
     linkerd CONNECT_EXP_BACKOFF_JITTER: Ratio = Direction "CONNECT_EXP_BACKOFF_JITTER" {
         Ratio, default: Is("0.1"),
         "the largest random part added to a wait, as a ratio of it"
+    }
+
+    ours CONNECT_TLS: Switch = Direction "CONNECT_TLS" {
+        Switch { words: &[("off", false), ("on", true)] }, default: Is("off"),
+        "TLS toward endpoints"
+    }
+    ours CONNECT_TLS_CA: FilePath = Direction "CONNECT_TLS_CA" {
+        FilePath, default: Unset,
+        "certificates of those who may issue endpoints' ones; needs TLS; unset: those that the system trusts"
+    }
+    ours CONNECT_TLS_SERVER_NAME: Host = Direction "CONNECT_TLS_SERVER_NAME" {
+        Host, default: Unset,
+        "whom endpoints' certificates must be for; needs TLS; unset: the host in ENDPOINTS that each was found by"
+    }
+    ours CONNECT_TLS_CERT: FilePath = Direction "CONNECT_TLS_CERT" {
+        FilePath, default: Unset,
+        "certificate that endpoints are shown, with its chain behind it; needs TLS and the key; unset: none"
+    }
+    ours CONNECT_TLS_KEY: FilePath = Direction "CONNECT_TLS_KEY" {
+        FilePath, default: Unset,
+        "its private key (PKCS#8, SEC1 or PKCS#1); unset: none"
+    }
+    ours CONNECT_TLS_INSECURE_SKIP_VERIFY: Bool = Direction "CONNECT_TLS_INSECURE_SKIP_VERIFY" {
+        Bool, default: Is("false"),
+        "whether anybody is taken for the endpoint, which makes TLS worthless against attackers; true needs TLS"
     }
 
     ours MAX_CONNECTIONS_PER_ENDPOINT: Number = Direction "MAX_CONNECTIONS_PER_ENDPOINT" {

@@ -176,7 +176,7 @@ impl Process {
 
 /// One worker's part of what a direction may have.
 fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> endpoints::Params {
-    let app_env::Connect { backoff, max_connections, max_streams, max_idle, http2: _, timeout: _, tcp: _ } =
+    let app_env::Connect { backoff, max_connections, max_streams, max_idle, http2: _, timeout: _, tcp: _, tls: _ } =
         direction.connect;
     let app_env::Backoff { min, max, jitter } = backoff;
     let app_env::Breaker { consecutive_failures, min_ejection, max_ejection } = direction.breaker;

@@ -1,6 +1,6 @@
 //! Both ends of every range: the bound loads, one past it does not.
 
-use crate::support::{errors, full, loaded, on};
+use crate::support::{add_needed, errors, full, loaded, on};
 use app_env::variables;
 
 /// What is accepted and what is one past it, below and above; by the name's end.
@@ -18,6 +18,7 @@ const BOUNDS: &[(&str, [&str; 2], [&str; 2])] = &[
     ("MAX_LOCAL_ERROR_RESET_STREAMS", ["0", "-1"], U32),
     ("MAX_CONCURRENT_RESET_STREAMS", ["0", "-1"], U32),
     ("ACCEPT_BACKLOG", ["1", "0"], ["65535", "65536"]),
+    ("TLS_HANDSHAKE_TIMEOUT", ["1ms", "0"], CENTURY),
     ("CONNECT_TIMEOUT", ["1ms", "0s"], CENTURY),
     ("EXP_BACKOFF_MIN", ["1ms", "0"], CENTURY),
     ("EXP_BACKOFF_MAX", ["1ms", "0"], CENTURY),
@@ -86,6 +87,9 @@ fn each_bound_loads_and_one_past_it_does_not() {
                 ("INBOUND_BREAKER_MAX_EJECTION", "36500d"),
                 ("OUTBOUND_BREAKER_MAX_EJECTION", "36500d"),
             ]);
+            if name.contains("_TLS_") {
+                add_needed(&mut vars, &name);
+            }
             vars.insert(name.clone(), (*inside).to_owned());
             let loaded = loaded(&vars);
             for direction in [loaded.config.inbound, loaded.config.outbound].into_iter().flatten() {

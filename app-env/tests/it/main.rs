@@ -8,4 +8,5 @@ mod problems;
 mod settings;
 mod support;
 mod tables;
+mod tls;
 mod warnings;

@@ -4,9 +4,10 @@ use crate::support::{Vars, add_needed, config, errors, full, on, vars, warnings}
 use app_env::{EXIT_CODE, load, variables};
 use std::{collections::BTreeMap, ffi::OsString, fmt::Debug};
 
-/// A value that is wrong for a variable: one in no grammar, or for text, which takes all others, none at all.
+/// A value that is wrong for a variable: one in no grammar, or for those that take all others, none at all.
 fn wrong(name: &str) -> &'static str {
-    if name == full("LOG") { "" } else { "?" }
+    let variable = variables().find(|variable| variable.name == name).unwrap();
+    if ["text", "the path of a PEM file"].contains(&&*variable.accepts) { "" } else { "?" }
 }
 
 #[test]
@@ -47,6 +48,7 @@ fn a_line_says_what_it_was_and_what_it_must_be() {
     check("INBOUND_CONNECT_EXP_BACKOFF_JITTER", "NaN", "is \"NaN\", must be a number in 0.0..=100.0");
     check("ADMIN_LISTEN_ADDR", "localhost:1", "is \"localhost:1\", must be ip:port (as 127.0.0.1:80 or [::1]:80)");
     check("LOG_FORMAT", "xml", "is \"xml\", must be plain or json");
+    check("INBOUND_CONNECT_TLS", "true", "is \"true\", must be off or on");
     check(
         "INBOUND_ENDPOINTS",
         "a:1,,b",

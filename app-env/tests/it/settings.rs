@@ -2,11 +2,11 @@
 
 use crate::support::{Vars, add_needed, config, effective, full, loaded, on, vars};
 use app_env::{
-    Backoff, Breaker, Config, Connect, Direction, Dns, LogFormat, Origin, Process, Retry, Source, TcpParams, load,
-    variables,
+    Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectTls, Direction, Dns, LogFormat, Origin, Process,
+    Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
 };
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
-use std::{collections::HashMap, num::NonZeroUsize, thread::available_parallelism, time::Duration};
+use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, thread::available_parallelism, time::Duration};
 
 const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -96,6 +96,19 @@ fn everything() -> Vars {
             ("SERVER_HTTP2_MAX_CONTROL_FRAMES", format!("{tens}64")),
             ("HTTP_MAX_HEADERS_COUNT", format!("{tens}65")),
             ("HTTP_MAX_URI_LENGTH", format!("{tens}66")),
+            ("SERVER_TLS_CERT", format!("/{tens}48")),
+            ("SERVER_TLS_KEY", format!("/{tens}49")),
+            ("SERVER_TLS_HANDSHAKE_TIMEOUT", format!("{tens}50ms")),
+            ("SERVER_TLS_CLIENT_CA", format!("/{tens}51")),
+            ("SERVER_TLS_CLIENT_AUTH", "optional".to_owned()),
+            ("SERVER_TLS_ALLOWED_CLIENTS", format!("a{tens}.example,*.b{tens}.example,spiffe://c{tens}/d")),
+            ("SERVER_TLS_FORWARD_CLIENT_CERT", "true".to_owned()),
+            ("CONNECT_TLS", "on".to_owned()),
+            ("CONNECT_TLS_CA", format!("/{tens}52")),
+            ("CONNECT_TLS_SERVER_NAME", format!("e{tens}.example")),
+            ("CONNECT_TLS_CERT", format!("/{tens}53")),
+            ("CONNECT_TLS_KEY", format!("/{tens}54")),
+            ("CONNECT_TLS_INSECURE_SKIP_VERIFY", "false".to_owned()),
         ] {
             all.insert(full(&format!("{direction}_{suffix}")), value);
         }
@@ -109,11 +122,26 @@ fn everything_of(tens: u8) -> Direction {
     let large = |ones: u32| u32::from(tens) * 100_000 + ones;
     let size = |ones: u32| n(ones) as usize;
     let time = |ones: u32| millis(n(ones).into());
+    let path = |ones: u32| PathBuf::from(format!("/{}", n(ones)));
     Direction {
         listen_addr: ([127, 0, 0, tens], 1000 + u16::from(tens)).into(),
         endpoints: vec![format!("a{tens}.example:80").parse().unwrap(), format!("[::{tens}]:81").parse().unwrap()],
         accept_backlog: n(1),
         max_connections: size(60),
+        server_tls: Some(ServerTls {
+            identity: TlsIdentity { cert: path(48), key: path(49) },
+            handshake_timeout: time(50),
+            client: Some(ClientCert {
+                ca: path(51),
+                auth: ClientAuth::Optional,
+                allowed: Some(
+                    [format!("a{tens}.example"), format!("*.b{tens}.example"), format!("spiffe://c{tens}/d")]
+                        .map(|name| name.parse().unwrap())
+                        .into(),
+                ),
+                forward: true,
+            }),
+        }),
         server: ServerParams {
             flow_control: Some(FlowControl::Fixed {
                 initial_stream_window_size: n(2),
@@ -157,6 +185,12 @@ fn everything_of(tens: u8) -> Direction {
             timeout: time(23),
             backoff: Backoff { min: time(24), max: time(25), jitter: f64::from(tens) + 0.26 },
             tcp: TcpParams { keepalive: Some(secs(n(28).into())), user_timeout: Some(time(30)) },
+            tls: Some(ConnectTls {
+                ca: Some(path(52)),
+                server_name: Some(format!("e{tens}.example")),
+                identity: Some(TlsIdentity { cert: path(53), key: path(54) }),
+                insecure_skip_verify: false,
+            }),
             max_connections: size(37),
             max_streams: Some(size(35)),
             max_idle: time(36),
@@ -212,6 +246,7 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
         accept: TcpParams::default(),
         accept_backlog: 1024,
         max_connections: 100_000,
+        server_tls: None,
         connect: Connect {
             http2: ClientParams {
                 flow_control: Some(FlowControl::DEFAULT),
@@ -222,6 +257,7 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
             timeout: millis(300),
             backoff: Backoff { min: millis(100), max: secs(10), jitter: 0.1 },
             tcp: TcpParams::default(),
+            tls: None,
             max_connections: 16,
             max_streams: None,
             max_idle: secs(60),
@@ -300,7 +336,7 @@ fn everything_means_every_variable() {
 fn each_variable_alone_changes_the_config() {
     let base = config(&on([]));
     for (name, value) in everything() {
-        // They say what is the default already; `flow_control` tests what `true` does.
+        // They say what is the default already; `flow_control` and `tls` test what `true` does.
         if value == "false" {
             continue;
         }
@@ -381,6 +417,7 @@ fn public_types_go_between_threads() {
     check::<app_env::Variable>();
     check::<app_env::Process>();
     check::<app_env::HostPort>();
+    check::<app_env::ClientName>();
 }
 
 #[test]

@@ -17,18 +17,28 @@ pub(crate) fn on<const N: usize>(more: [(&str, &str); N]) -> Vars {
     all
 }
 
-/// Sets what a variable, by its full name, does nothing without: an interval or an age.
+/// Sets what a variable, by its full name, does nothing without: an interval, an age, or TLS.
 pub(crate) fn add_needed(vars: &mut Vars, name: &str) {
-    let needed = if let Some((base, rest)) = name.split_once("_KEEP_ALIVE_").filter(|(_, rest)| *rest != "INTERVAL") {
+    let mut set = |name: String, value: &str| _ = vars.insert(name, value.to_owned());
+    if let Some((base, rest)) = name.split_once("_KEEP_ALIVE_").filter(|(_, rest)| *rest != "INTERVAL") {
         assert!(["TIMEOUT", "WHILE_IDLE"].contains(&rest));
-        format!("{base}_KEEP_ALIVE_INTERVAL")
+        set(format!("{base}_KEEP_ALIVE_INTERVAL"), "1s");
     } else if let Some(age) = name.strip_suffix("_GRACE") {
         assert!(age.ends_with("_MAX_CONNECTION_AGE"));
-        age.to_owned()
-    } else {
-        return;
-    };
-    vars.insert(needed, "1s".to_owned());
+        set(age.to_owned(), "1s");
+    } else if let Some((base, rest)) = name.split_once("_SERVER_TLS_") {
+        set(format!("{base}_SERVER_TLS_CERT"), "needed");
+        set(format!("{base}_SERVER_TLS_KEY"), "needed");
+        if ["CLIENT_AUTH", "ALLOWED_CLIENTS", "FORWARD_CLIENT_CERT"].contains(&rest) {
+            set(format!("{base}_SERVER_TLS_CLIENT_CA"), "needed");
+        }
+    } else if let Some((base, rest)) = name.split_once("_CONNECT_TLS_") {
+        set(format!("{base}_CONNECT_TLS"), "on");
+        if ["CERT", "KEY"].contains(&rest) {
+            set(format!("{base}_CONNECT_TLS_CERT"), "needed");
+            set(format!("{base}_CONNECT_TLS_KEY"), "needed");
+        }
+    }
 }
 
 pub(crate) fn full(name: &str) -> String {

@@ -1,6 +1,6 @@
 //! What people are shown of the variables.
 
-use crate::support::{loaded, on, vars};
+use crate::support::{add_needed, loaded, on, vars};
 use app_env::{PREFIX, markdown, variables};
 use std::collections::BTreeSet;
 
@@ -23,7 +23,10 @@ fn words_fit_a_table() {
 #[test]
 fn defaults_are_what_unset_variables_come_to() {
     let mut unset = on([]);
-    // Without them the timeouts and graces are unset, too.
+    // Without them the timeouts, graces and what clients must show are unset, too.
+    for name in variables().map(|variable| variable.name).filter(|name| name.ends_with("_SERVER_TLS_CLIENT_AUTH")) {
+        add_needed(&mut unset, &name);
+    }
     for side in ["INBOUND_SERVER", "OUTBOUND_SERVER", "INBOUND_CONNECT", "OUTBOUND_CONNECT"] {
         unset.extend(vars([(&format!("{side}_HTTP2_KEEP_ALIVE_INTERVAL"), "1s")]));
     }

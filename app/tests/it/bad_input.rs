@@ -10,8 +10,9 @@ fn stderr(output: &Output) -> String {
 #[test]
 fn every_wrong_variable_has_its_line_in_one_report() {
     let mut command = command();
-    // Any text will do for a log filter's grammar; the filter itself is checked by another test.
-    let variables: Vec<_> = app_env::variables().filter(|variable| variable.accepts != "text").collect();
+    // Any text will do for a log filter's grammar and a file's path; what they say is checked by other tests.
+    let any = ["text", "the path of a PEM file"];
+    let variables: Vec<_> = app_env::variables().filter(|variable| !any.contains(&&*variable.accepts)).collect();
     assert!(variables.len() > 60, "both directions' variables are here");
     for variable in &variables {
         command.env(&variable.name, "?");
