@@ -40,6 +40,11 @@ impl Answer {
         Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::Unavailable, reason: reason.into() }
     }
 
+    /// The client may not call.
+    pub(crate) fn forbidden(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::FORBIDDEN, code: grpc::Code::PermissionDenied, reason: reason.into() }
+    }
+
     /// The request's own deadline passed.
     pub(crate) fn deadline() -> Self {
         let reason = "request deadline passed".to_owned();

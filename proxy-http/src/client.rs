@@ -445,7 +445,7 @@ where
     ///
     /// Beyond the streams that the peer takes at once, it waits for one of them to end.
     pub fn try_send(&mut self, req: Request<B>) -> Sending<B> {
-        let mut request = Box::new(Outgoing::new(req));
+        let mut request = Box::new(Outgoing::new(req, false));
         self.send(&mut request);
         Sending(Some(request))
     }
@@ -528,9 +528,10 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    pub(crate) fn new(req: Request<B>) -> Self {
+    /// `strip`: see [`Head::Whole`].
+    pub(crate) fn new(req: Request<B>, strip: bool) -> Self {
         let (head, body) = req.into_parts();
-        Self { head: Head::Whole(head), upload: Pipe::new(body, Reason::CANCEL), sent: None }
+        Self { head: Head::Whole { head, strip }, upload: Pipe::new(body, Reason::CANCEL), sent: None }
     }
 
     pub(crate) fn body_mut(&mut self) -> &mut B {

@@ -16,6 +16,7 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 #[repr(u8)]
 pub(crate) enum Code {
     DeadlineExceeded = 4,
+    PermissionDenied = 7,
     ResourceExhausted = 8,
     Unimplemented = 12,
     Internal = 13,

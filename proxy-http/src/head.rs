@@ -12,7 +12,11 @@ use std::mem;
 /// h2 takes a head for good, so what is taken first is the head as it came, and a copy stays. The copy is bytes: a
 /// clone would count one more reference of each field, and each such count costs as much as copying hundreds of bytes.
 pub(crate) enum Head {
-    Whole(Parts),
+    Whole {
+        head: Parts,
+        /// Whether [`CLIENT_CERT`] is left out when it is taken. Looking for it costs nothing while fields are copied.
+        strip: bool,
+    },
     Taken(Copy),
 }
 
@@ -32,6 +36,8 @@ struct Fields(Vec<u8>);
 
 /// What each field adds to the size of a header list beside its name and value.
 const FIELD_OVERHEAD: usize = 32;
+/// What proxies tell of their clients' certificates. Whoever else sends it is not to be believed.
+pub(crate) const CLIENT_CERT: &str = "x-forwarded-client-cert";
 /// Enough for most heads.
 const CAPACITY: usize = 256;
 /// What a value's length has added to it if the value must not be compressed.
@@ -44,7 +50,7 @@ impl Head {
     /// The head, of which a copy stays.
     pub(crate) fn take(&mut self) -> Parts {
         let copy = match self {
-            Self::Whole(head) => Self::Taken(Copy::of(head)),
+            Self::Whole { head, strip } => Self::Taken(Copy::of(head, *strip)),
             Self::Taken(copy) => return copy.to_parts(),
         };
         mem::replace(self, copy).into_parts()
@@ -53,14 +59,14 @@ impl Head {
     /// The size of a head that was taken, as RFC 9113 section 6.5.2 counts it.
     pub(crate) fn list_size(&self) -> Option<usize> {
         match self {
-            Self::Whole(_) => None,
+            Self::Whole { .. } => None,
             Self::Taken(copy) => Some(copy.list_size()),
         }
     }
 
     pub(crate) fn into_parts(self) -> Parts {
         match self {
-            Self::Whole(head) => head,
+            Self::Whole { head, .. } => head,
             Self::Taken(copy) => copy.to_parts(),
         }
     }
@@ -69,15 +75,25 @@ impl Head {
 // === impl Copy ===
 
 impl Copy {
-    fn of(head: &Parts) -> Self {
+    /// A copy of what is left of the head.
+    fn of(head: &mut Parts, strip: bool) -> Self {
+        let mut stripped = false;
         let mut fields = Fields(Vec::with_capacity(CAPACITY));
         let uri = &head.uri;
         fields.push(uri.scheme_str().unwrap_or_default().as_bytes(), false);
         fields.push(uri.authority().map_or("", Authority::as_str).as_bytes(), false);
         fields.push(uri.path_and_query().map_or("", PathAndQuery::as_str).as_bytes(), false);
         for (name, value) in &head.headers {
-            fields.push(name.as_str().as_bytes(), false);
+            let name = name.as_str();
+            if strip && name == CLIENT_CERT {
+                stripped = true;
+                continue;
+            }
+            fields.push(name.as_bytes(), false);
             fields.push(value.as_bytes(), value.is_sensitive());
+        }
+        if stripped {
+            head.headers.remove(CLIENT_CERT);
         }
         let (method, extensions) = (head.method.clone(), head.extensions.clone());
         Self { method, version: head.version, extensions, count: head.headers.len(), fields }
@@ -141,7 +157,7 @@ mod tests {
 
     #[track_caller]
     fn check(head: &Parts) {
-        let mut taken = Head::Whole(head.clone());
+        let mut taken = Head::Whole { head: head.clone(), strip: true };
         let times = [taken.take(), taken.take(), taken.into_parts()];
         for again in times {
             assert_eq!((&again.method, &again.uri, again.version), (&head.method, &head.uri, head.version));
@@ -174,10 +190,23 @@ mod tests {
     #[test]
     fn list_size_counts_names_values_and_32_for_each_field() {
         let req = Request::post("http://a.test/path").header("x", "1").header("x", "23").header("y", "");
-        let mut head = Head::Whole(req.body(()).unwrap().into_parts().0);
+        let mut head = Head::Whole { head: req.body(()).unwrap().into_parts().0, strip: true };
         assert_eq!(head.list_size(), None);
         head.take();
         let pseudo = 7 + 4 + 7 + 4 + 10 + 6 + 5 + 5;
         assert_eq!(head.list_size(), Some(pseudo + 2 + 3 + 1 + 7 * 32));
+    }
+
+    #[test]
+    fn what_is_told_of_a_client_is_left_out_if_the_client_says_it() {
+        for (strip, left) in [(true, 0), (false, 2)] {
+            let req = Request::get("http://a.example/").header(CLIENT_CERT, "a").header(CLIENT_CERT, "b");
+            let (head, ()) = req.header(COOKIE, "c").body(()).unwrap().into_parts();
+            let mut head = Head::Whole { head, strip };
+            for again in [head.take(), head.take()] {
+                assert_eq!(again.headers.get_all(CLIENT_CERT).iter().count(), left);
+                assert_eq!(again.headers[COOKIE], "c");
+            }
+        }
     }
 }

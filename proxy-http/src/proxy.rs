@@ -7,7 +7,9 @@ use crate::{
     breaker::Outcome,
     client::{self, Outgoing},
     endpoints::Attempt,
-    grpc, hygiene,
+    grpc,
+    head::CLIENT_CERT,
+    hygiene,
     now::now,
     pipe::{Held, Piped},
     reason::Side,
@@ -16,7 +18,7 @@ use crate::{
 };
 use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderMap, Method, Request, Response, StatusCode, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, uri::PathAndQuery};
 use http_body::{Frame, SizeHint};
 use std::{
     fmt,
@@ -52,14 +54,26 @@ use tower_service::Service;
 /// | response is malformed, after that | RST_STREAM(INTERNAL_ERROR) |
 /// | trailers of a gRPC response have no status, as those above the header list size | RST_STREAM(INTERNAL_ERROR) |
 /// | too many header fields, or a path and query too long | 431 or 414, gRPC status 8 |
+/// | the client may not call | 403, gRPC status 7 |
 /// | deadline before the head | 504, gRPC status 4 |
 /// | deadline after the head | RST_STREAM(CANCEL) |
 ///
 /// A request that was certainly not processed is sent again, and some others as [`retry::Params`] say. gRPC requests
-/// are answered with HTTP status 200 and the gRPC status, without messages.
+/// are answered with HTTP status 200 and the gRPC status, without messages. `x-forwarded-client-cert` is never passed
+/// on as a client sent it.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
+    client: Client,
+}
+
+/// What is known of the client whose requests are forwarded. By default nothing, and it may call.
+#[derive(Clone, Debug, Default)]
+pub struct Client {
+    /// It may not: its requests are answered with 403, gRPC status 7.
+    pub denied: bool,
+    /// What endpoints are told of its certificate, as `x-forwarded-client-cert`. `None`: nothing.
+    pub cert: Option<HeaderValue>,
 }
 
 /// Bounds on what a proxy takes on.
@@ -159,7 +173,14 @@ enum Verdict {
 impl Proxy {
     /// A proxy to `endpoints` that counts on `stats` and against `limits`.
     pub fn new(endpoints: Endpoints, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
-        Self { shared: Arc::new(Shared { endpoints, limits, stats, budget: Budget::new() }) }
+        let shared = Arc::new(Shared { endpoints, limits, stats, budget: Budget::new() });
+        Self { shared, client: Client::default() }
+    }
+
+    /// The same for the requests of one client.
+    #[must_use]
+    pub fn for_client(&self, client: Client) -> Self {
+        Self { shared: Arc::clone(&self.shared), client }
     }
 }
 
@@ -173,9 +194,12 @@ impl Service<Request<IncomingBody>> for Proxy {
     }
 
     fn call(&mut self, mut req: Request<IncomingBody>) -> ResponseFuture {
-        let shared = &self.shared;
-        let refused = shared.refuse(&mut req);
-        let mut exchange = Exchange::start(shared, req);
+        let Self { shared, client } = self;
+        let refused = shared.refuse(&mut req, client.denied);
+        if let Some(cert) = &client.cert {
+            req.headers_mut().insert(CLIENT_CERT, cert.clone());
+        }
+        let mut exchange = Exchange::start(shared, req, client.cert.is_none());
         if let Some(answer) = refused {
             return ResponseFuture(Progress::Later(Box::pin(future::ready(Ok(exchange.answer(answer))))));
         }
@@ -272,7 +296,7 @@ impl Limits {
 // === impl Exchange ===
 
 impl Exchange {
-    fn start(shared: &Arc<Shared>, req: Request<IncomingBody>) -> Box<Self> {
+    fn start(shared: &Arc<Shared>, req: Request<IncomingBody>, strip: bool) -> Box<Self> {
         shared.stats.request();
         shared.limits.in_flight.fetch_add(1, Relaxed);
         let grpc = grpc::is_grpc(req.headers());
@@ -282,7 +306,7 @@ impl Exchange {
             deadline: shared.limits.deadline(grpc, req.headers()),
             grpc,
             tries: Tries::new(req.method(), grpc),
-            request: Some(Outgoing::new(req.map(|body| Replay::new(body, shared.limits.params.retry.buffer)))),
+            request: Some(Outgoing::new(req.map(|body| Replay::new(body, shared.limits.params.retry.buffer)), strip)),
             attempt: None,
             status: None,
             grpc_status: None,
@@ -488,7 +512,11 @@ fn expired(deadline: &mut Deadline, cx: &mut Context<'_>) -> bool {
 
 impl Shared {
     /// The answer to a request that may not go on.
-    fn refuse(&self, req: &mut Request<IncomingBody>) -> Option<Answer> {
+    fn refuse(&self, req: &mut Request<IncomingBody>, denied: bool) -> Option<Answer> {
+        if denied {
+            self.stats.count_denied();
+            return Some(Answer::forbidden("client is not allowed"));
+        }
         let Params { max_in_flight, max_headers_count, max_uri_length, .. } = self.limits.params;
         if self.limits.in_flight() >= max_in_flight {
             self.stats.count_shed();

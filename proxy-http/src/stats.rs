@@ -24,6 +24,7 @@ pub struct Stats {
     responses: Box<[AtomicU64]>,
     latency: Latency,
     shed: AtomicU64,
+    denied: AtomicU64,
     failfast: AtomicU64,
     queued: Latency,
     retries: [AtomicU64; retry::Reason::ALL.len()],
@@ -143,6 +144,7 @@ impl Default for Stats {
             responses: (0..STATUSES * GRPC_STATUSES).map(|_| AtomicU64::new(0)).collect(),
             latency: Latency::default(),
             shed: AtomicU64::new(0),
+            denied: AtomicU64::new(0),
             failfast: AtomicU64::new(0),
             queued: Latency::default(),
             retries: Default::default(),
@@ -181,6 +183,11 @@ impl Stats {
     /// Requests turned away because too many were in flight or waiting.
     pub fn shed(&self) -> u64 {
         self.shed.load(Relaxed)
+    }
+
+    /// Requests of clients that may not call.
+    pub fn denied(&self) -> u64 {
+        self.denied.load(Relaxed)
     }
 
     /// Requests that found no endpoint ready in the fail-fast time.
@@ -228,6 +235,10 @@ impl Stats {
 
     pub(crate) fn count_shed(&self) {
         self.shed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_denied(&self) {
+        self.denied.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn count_failfast(&self) {
@@ -396,7 +407,8 @@ impl Latency {
         Duration::from_micros(self.sum_us.load(Relaxed))
     }
 
-    fn record(&self, latency: Duration) {
+    /// Adds one.
+    pub fn record(&self, latency: Duration) {
         let bucket = LATENCY_BUCKETS.partition_point(|bound| Duration::from_millis((*bound).into()) < latency);
         self.buckets[bucket].fetch_add(1, Relaxed);
         self.sum_us.fetch_add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), Relaxed);

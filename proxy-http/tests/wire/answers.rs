@@ -23,7 +23,7 @@ use tower::{MakeService, Service};
 
 /// A plain answer of the proxy's own.
 #[track_caller]
-fn is_answer(rsp: &Response<h2::RecvStream>, status: u16) {
+pub(crate) fn is_answer(rsp: &Response<h2::RecvStream>, status: u16) {
     assert_eq!(rsp.status(), status);
     assert_eq!(rsp.headers()["content-length"], "0");
     assert!(rsp.headers().contains_key("proxy-error"));
@@ -32,7 +32,7 @@ fn is_answer(rsp: &Response<h2::RecvStream>, status: u16) {
 
 /// An answer of the proxy's own to a gRPC request: trailers-only.
 #[track_caller]
-fn is_grpc_answer(rsp: &Response<h2::RecvStream>, code: &str) {
+pub(crate) fn is_grpc_answer(rsp: &Response<h2::RecvStream>, code: &str) {
     assert_eq!(rsp.status(), 200);
     assert_eq!(rsp.headers()["content-type"], "application/grpc");
     assert_eq!(rsp.headers()["grpc-status"], code);

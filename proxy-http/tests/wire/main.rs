@@ -2,6 +2,7 @@
 
 mod answers;
 mod balance;
+mod client_cert;
 mod frames;
 mod hygiene;
 mod lifetime;

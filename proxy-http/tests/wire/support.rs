@@ -73,6 +73,26 @@ impl Rig {
         params: proxy::Params,
         buffers: Buffers,
     ) -> Self {
+        Self::build(server, client, params, buffers, proxy::Client::default())
+    }
+
+    /// With what is known of the client.
+    pub(crate) fn for_client(
+        server: &ServerParams,
+        client: &ClientParams,
+        params: proxy::Params,
+        known: proxy::Client,
+    ) -> Self {
+        Self::build(server, client, params, Buffers::default(), known)
+    }
+
+    fn build(
+        server: &ServerParams,
+        client: &ClientParams,
+        params: proxy::Params,
+        buffers: Buffers,
+        known: proxy::Client,
+    ) -> Self {
         let buffers = Arc::new(buffers);
         let (opened, endpoint_ios) = mpsc::unbounded_channel();
         let connector = tower::service_fn(move |_: &str| {
@@ -86,7 +106,7 @@ impl Rig {
             .buffer_in(Arc::clone(&buffers));
         let endpoints = Endpoints::fixed(["endpoint"], &connect, endpoint_params());
         let limits = Arc::new(proxy::Limits::new(params));
-        let proxy = Proxy::new(endpoints, Arc::clone(&limits), Arc::clone(&stats));
+        let proxy = Proxy::new(endpoints, Arc::clone(&limits), Arc::clone(&stats)).for_client(known);
         let server = Server::new(server)
             .unwrap()
             .count_on(Arc::clone(stats.transport(Peer::Client)))
