@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{LogLevel, Process, demo, log};
+use crate::{LogLevel, Process, demo, log, tls};
 use app_env::{Config, Loaded};
 use clap::{Parser, Subcommand};
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -76,7 +76,8 @@ fn load() -> Result<Loaded, ExitCode> {
     for warning in &warnings {
         eprintln!("warning: {warning}");
     }
-    if let Some(Loaded { config: Config { inbound, outbound, log, .. }, .. }) = &loaded {
+    if let Some(Loaded { config, .. }) = &loaded {
+        let Config { inbound, outbound, log, .. } = config;
         if inbound.is_none() && outbound.is_none() {
             errors.push(format!(
                 "{0}OUTBOUND_ENDPOINTS, {0}INBOUND_ENDPOINTS: neither is set, must be host:port[,host:port...] for at \
@@ -87,6 +88,7 @@ fn load() -> Result<Loaded, ExitCode> {
         if let Err(error) = log::parse(log) {
             errors.push(format!("{}LOG: {error}", app_env::PREFIX));
         }
+        errors.extend(tls::check(config));
     }
     for error in &errors {
         eprintln!("error: {error}");
@@ -101,6 +103,14 @@ fn run(loaded: Loaded) -> Result<(), ExitCode> {
         let process = Process::start(loaded, level)?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let reloader = process.reloader();
+        // Ends with the process.
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                reloader.reload();
+            }
+        });
         let shutdown = async {
             tokio::select! {
                 _ = terminate.recv() => {}

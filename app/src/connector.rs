@@ -26,7 +26,7 @@ impl TcpConnector {
     }
 }
 
-impl Service<SocketAddr> for TcpConnector {
+impl<T: Into<SocketAddr>> Service<T> for TcpConnector {
     type Response = TcpStream;
     type Error = io::Error;
     // Boxed once a connection.
@@ -36,8 +36,9 @@ impl Service<SocketAddr> for TcpConnector {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, addr: SocketAddr) -> Self::Future {
+    fn call(&mut self, target: T) -> Self::Future {
         let Self { params } = *self;
+        let addr = target.into();
         Box::pin(async move {
             let stream = TcpStream::connect(addr).await?;
             set_options(&stream, &params);

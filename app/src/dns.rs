@@ -19,7 +19,7 @@ use proxy_http::Endpoint;
 use std::{
     collections::BTreeSet,
     error::Error,
-    fs, io,
+    fmt, fs, io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -58,6 +58,15 @@ struct Servers {
     resolver: TokioResolver,
 }
 
+/// What is connected to: an endpoint's address.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Target {
+    /// The address.
+    pub addr: SocketAddr,
+    /// The host that it was found by, an IP address without brackets or a name. `None`: nobody has asked for it.
+    pub host: Option<Arc<str>>,
+}
+
 /// The addresses of a name.
 #[derive(Debug)]
 struct Answer {
@@ -83,8 +92,10 @@ enum LookupError {
 #[derive(Debug)]
 struct Discovered {
     /// In the order of the endpoints.
-    by_endpoint: Mutex<Vec<Vec<SocketAddr>>>,
-    list: watch::Sender<Vec<Endpoint<SocketAddr>>>,
+    by_endpoint: Mutex<Vec<Vec<Target>>>,
+    list: watch::Sender<Vec<Endpoint<Target>>>,
+    /// Whether targets have their hosts.
+    hosts: bool,
 }
 
 /// However short a TTL or a wait, a name is not looked up more often than this.
@@ -99,16 +110,20 @@ const MOST_BACKOFF: Duration = Duration::from_secs(30);
 /// looked up, which starts at once and goes on, bounded by `bounds`, until all receivers are dropped. No address is in
 /// the list twice; receivers are told of a change only when another set of addresses is the result. Without names
 /// nothing will ever change, and [`changed`](watch::Receiver::changed) is an error.
+///
+/// With `hosts` targets have the host that they were found by, which belongs to them: an address that another endpoint
+/// has now is another target. Of an address that several have at once, the first endpoint's host counts.
 #[must_use]
 pub fn discover(
     endpoints: &[HostPort],
+    hosts: bool,
     bounds: Dns,
     resolver: &Resolver,
-) -> watch::Receiver<Vec<Endpoint<SocketAddr>>> {
-    let literal = |endpoint: &HostPort| endpoint.ip().map(|ip| SocketAddr::new(ip, endpoint.port()));
+) -> watch::Receiver<Vec<Endpoint<Target>>> {
+    let literal = |endpoint: &HostPort| endpoint.ip().map(|ip| Target::new(endpoint, ip, hosts));
     let by_endpoint: Vec<Vec<_>> = endpoints.iter().map(|endpoint| Vec::from_iter(literal(endpoint))).collect();
-    let (list, receiver) = watch::channel(merge(&by_endpoint).0);
-    let discovered = Arc::new(Discovered { by_endpoint: Mutex::new(by_endpoint), list });
+    let (list, receiver) = watch::channel(merge(&by_endpoint));
+    let discovered = Arc::new(Discovered { by_endpoint: Mutex::new(by_endpoint), list, hosts });
     for (index, endpoint) in endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.ip().is_none()) {
         let (endpoint, resolver, discovered) = (endpoint.clone(), resolver.clone(), Arc::clone(&discovered));
         tokio::spawn(async move {
@@ -167,11 +182,31 @@ fn wait_after_failure(bounds: Dns, failures: u32) -> Duration {
     LEAST_WAIT.saturating_mul(2_u32.saturating_pow(failures - 1)).min(most)
 }
 
-/// All addresses in the order of the endpoints, each where it comes first; and as a set.
-fn merge(by_endpoint: &[Vec<SocketAddr>]) -> (Vec<Endpoint<SocketAddr>>, BTreeSet<SocketAddr>) {
-    let mut set = BTreeSet::new();
-    let list = by_endpoint.iter().flatten().copied().filter(|addr| set.insert(*addr)).map(Endpoint::new).collect();
-    (list, set)
+/// All targets in the order of the endpoints, each address where it comes first.
+fn merge(by_endpoint: &[Vec<Target>]) -> Vec<Endpoint<Target>> {
+    let mut seen = BTreeSet::new();
+    by_endpoint.iter().flatten().filter(|target| seen.insert(target.addr)).cloned().map(Endpoint::new).collect()
+}
+
+// === impl Target ===
+
+impl Target {
+    fn new(endpoint: &HostPort, ip: IpAddr, hosts: bool) -> Self {
+        let host = hosts.then(|| endpoint.host().into());
+        Self { addr: SocketAddr::new(ip, endpoint.port()), host }
+    }
+}
+
+impl From<Target> for SocketAddr {
+    fn from(target: Target) -> Self {
+        target.addr
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.addr.fmt(f)
+    }
 }
 
 // === impl Resolver ===
@@ -335,14 +370,15 @@ impl Discovered {
     /// Replaces what one endpoint adds, and tells receivers if that makes a difference.
     fn set(&self, index: usize, endpoint: &HostPort, ips: &[IpAddr]) {
         let mut by_endpoint = self.by_endpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        by_endpoint[index] = ips.iter().map(|ip| SocketAddr::new(*ip, endpoint.port())).collect();
-        let (list, set) = merge(&by_endpoint);
+        by_endpoint[index] = ips.iter().map(|ip| Target::new(endpoint, *ip, self.hosts)).collect();
+        let list = merge(&by_endpoint);
         self.list.send_if_modified(|current| {
-            let before: BTreeSet<SocketAddr> = current.iter().map(|endpoint| endpoint.addr).collect();
+            let set_of = |list: &[Endpoint<Target>]| BTreeSet::from_iter(list.iter().map(|one| one.addr.clone()));
+            let (before, set) = (set_of(current), set_of(&list));
             let changed = before != set;
             if changed {
-                let added: Vec<_> = set.difference(&before).collect();
-                let removed: Vec<_> = before.difference(&set).collect();
+                let added: Vec<_> = set.difference(&before).map(|target| target.addr).collect();
+                let removed: Vec<_> = before.difference(&set).map(|target| target.addr).collect();
                 tracing::info!(%endpoint, ?added, ?removed, addresses = set.len(), "addresses changed");
                 *current = list;
             }

@@ -24,8 +24,9 @@ mod listener;
 mod log;
 mod metrics;
 mod process;
+mod tls;
 mod worker;
 
 pub use listener::BindError;
 pub use log::LogLevel;
-pub use process::{Process, StartError};
+pub use process::{Process, Reloader, StartError};

@@ -1,6 +1,9 @@
 //! The metrics page: the workers' counters, summed up, under the names that linkerd2-proxy gives them.
 
-use crate::worker::{Plan, Worker};
+use crate::{
+    tls::{self, Tls},
+    worker::{Plan, Worker},
+};
 use http::StatusCode;
 use prometheus_client::{
     collector::Collector,
@@ -31,6 +34,7 @@ struct Direction {
     endpoints: Vec<Endpoints>,
     limits: Arc<Limits>,
     buffers: Arc<Buffers>,
+    tls: Tls,
 }
 
 /// One endpoint, as all workers see it.
@@ -68,6 +72,7 @@ impl Metrics {
             endpoints: workers.iter().map(|worker| worker.endpoints[index].clone()).collect(),
             limits: Arc::clone(&plan.limits),
             buffers: Arc::clone(&plan.buffers),
+            tls: plan.tls.clone(),
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Directions(directions.collect())));
@@ -96,7 +101,8 @@ impl Collector for Directions {
         self.balancer(&mut encoder)?;
         self.transports(&mut encoder)?;
         self.limits(&mut encoder)?;
-        self.stalls(&mut encoder)
+        self.stalls(&mut encoder)?;
+        self.tls(&mut encoder)
     }
 }
 
@@ -167,7 +173,8 @@ impl Directions {
     }
 
     fn overload(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let counters: [(_, _, Get<Stats, u64>); 3] = [
+        let counters: [(_, _, Get<Stats, u64>); 4] = [
+            ("http_denied", "Requests of clients that may not call", Stats::denied),
             ("http_shed", "Requests turned away because too many were in flight or waiting", Stats::shed),
             ("http_failfast", "Requests that found no endpoint ready in the fail-fast time", Stats::failfast),
             ("http_retries_over_budget", "Requests not sent again because too many others were", Stats::over_budget),
@@ -315,27 +322,77 @@ impl Directions {
         }
         Ok(())
     }
+
+    fn tls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let sides: Vec<_> = self.0.iter().flat_map(|direction| direction.tls_sides()).collect();
+        let help = "TLS handshakes by result";
+        let mut family = encoder.encode_descriptor("tls_handshakes", help, None, MetricType::Counter)?;
+        for (direction, peer, stats) in &sides {
+            for (result, version, count) in stats.handshakes() {
+                let labels = [("direction", *direction), ("peer", *peer), ("result", result), ("version", version)];
+                family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+            }
+        }
+        let help = "Seconds that TLS handshakes took that were done";
+        let mut family = encoder.encode_descriptor("tls_handshake_seconds", help, None, MetricType::Histogram)?;
+        for (direction, peer, stats) in &sides {
+            let labels = [("direction", *direction), ("peer", *peer)];
+            histogram(&[stats.latency()], 1e3, family.encode_family(&labels)?)?;
+        }
+        let help = "When our certificate expires, in Unix time";
+        let name = "tls_certificate_expiration_timestamp_seconds";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (direction, peer, stats) in &sides {
+            let Some(expires) = stats.expires() else { continue };
+            let labels = [("direction", *direction), ("peer", *peer)];
+            family.encode_family(&labels)?.encode_gauge(&expires)?;
+        }
+        let help = "Times that certificates were read again, by result";
+        let mut family = encoder.encode_descriptor("tls_reloads", help, None, MetricType::Counter)?;
+        for (direction, peer, stats) in &sides {
+            for (result, count) in stats.reloads() {
+                let labels = [("direction", *direction), ("peer", *peer), ("result", result)];
+                family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Direction {
+    /// The sides that have TLS.
+    fn tls_sides(&self) -> impl Iterator<Item = (&'static str, &'static str, &tls::Stats)> {
+        let Tls { server, client } = &self.tls;
+        let server = server.as_ref().map(|server| (self.name, peer_name(Peer::Client), &**server.stats()));
+        server
+            .into_iter()
+            .chain(client.as_ref().map(|client| (self.name, peer_name(Peer::Endpoint), &**client.stats())))
+    }
+
     fn sum(&self, count: impl Fn(&Stats) -> u64) -> u64 {
         self.stats.iter().map(|stats| count(stats)).sum()
     }
 
-    /// Encodes durations in a unit of so many milliseconds.
-    fn histogram(&self, latency: fn(&Stats) -> &Latency, unit_ms: f64, mut metric: MetricEncoder<'_>) -> fmt::Result {
-        let bounds = LATENCY_BUCKETS.iter().map(|bound| f64::from(*bound) / unit_ms).chain([f64::INFINITY]);
-        let mut buckets: Vec<_> = bounds.map(|bound| (bound, 0)).collect();
-        let mut sum = 0.0;
-        for latency in self.stats.iter().map(|stats| latency(stats)) {
-            sum += latency.sum().as_secs_f64() * 1e3 / unit_ms;
-            for ((_, total), count) in buckets.iter_mut().zip(latency.buckets()) {
-                *total += count;
-            }
-        }
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        metric.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)
+    /// Encodes durations of all workers.
+    fn histogram(&self, latency: fn(&Stats) -> &Latency, unit_ms: f64, metric: MetricEncoder<'_>) -> fmt::Result {
+        let latencies: Vec<_> = self.stats.iter().map(|stats| latency(stats)).collect();
+        histogram(&latencies, unit_ms, metric)
     }
+}
+
+/// Encodes durations, added up, in a unit of so many milliseconds.
+fn histogram(latencies: &[&Latency], unit_ms: f64, mut metric: MetricEncoder<'_>) -> fmt::Result {
+    let bounds = LATENCY_BUCKETS.iter().map(|bound| f64::from(*bound) / unit_ms).chain([f64::INFINITY]);
+    let mut buckets: Vec<_> = bounds.map(|bound| (bound, 0)).collect();
+    let mut sum = 0.0;
+    for latency in latencies {
+        sum += latency.sum().as_secs_f64() * 1e3 / unit_ms;
+        for ((_, total), count) in buckets.iter_mut().zip(latency.buckets()) {
+            *total += count;
+        }
+    }
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    metric.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)
 }
 
 /// The endpoints of all workers by address.
@@ -506,6 +563,7 @@ mod tests {
             endpoints: (0..2).map(|_| Endpoints::spawn(list.clone(), &connect, endpoints::Params::default())).collect(),
             limits: Arc::new(proxy::Limits::new(proxy::Params::default())),
             buffers: Arc::default(),
+            tls: Tls::default(),
         };
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Directions(vec![direction])));

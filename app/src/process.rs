@@ -4,6 +4,7 @@ use crate::{
     LogLevel, admin, dns,
     listener::{self, BindError, Refusals},
     metrics::Metrics,
+    tls::{self, Tls},
     worker::{Accepted, Plan, Worker},
 };
 use app_env::{Config, Direction, Loaded};
@@ -24,9 +25,15 @@ pub struct Process {
     workers: Workers,
     admin: TcpListener,
     admin_state: Arc<admin::State>,
+    tls: Vec<Tls>,
+    reload: Reloader,
     stop: watch::Sender<bool>,
     grace: Duration,
 }
+
+/// Has a process read its certificates again; clones do the same.
+#[derive(Clone, Debug, Default)]
+pub struct Reloader(Arc<Notify>);
 
 /// Why a process did not start.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +44,8 @@ pub struct StartError(#[from] StartErrorKind);
 enum StartErrorKind {
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error("cannot use TLS")]
+    Tls(#[from] tls::Errors),
     #[error("cannot start a worker")]
     Worker(#[source] io::Error),
 }
@@ -64,7 +73,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// When an address cannot be listened on, or a thread cannot be started.
+    /// When an address cannot be listened on, a certificate or key cannot be used, or a thread cannot be started.
     pub fn start(loaded: Loaded, log: LogLevel) -> Result<Self, StartError> {
         let Loaded { config, settings, .. } = loaded;
         let Config { inbound, outbound, dns, admin_listen_addr, shutdown_grace_period, cores, log: _, log_format: _ } =
@@ -75,6 +84,7 @@ impl Process {
         let mut names = Vec::new();
         for (name, direction) in [("inbound", inbound), ("outbound", outbound)] {
             let Some(direction) = direction else { continue };
+            let tls = Tls::load(name, &direction).map_err(StartErrorKind::from)?;
             let listener =
                 listener::bind(direction.listen_addr, direction.accept_backlog).map_err(StartErrorKind::from)?;
             let places = Arc::new(Semaphore::new(direction.max_connections));
@@ -94,9 +104,11 @@ impl Process {
                 .expect("params are checked when they are read")
                 .buffer_in(Arc::clone(&buffers));
             // Once for all workers, which then agree on what there is.
-            let endpoints = dns::discover(&direction.endpoints, dns, &resolver);
+            let hosts = tls.client.as_ref().is_some_and(|client| client.needs_hosts());
+            let endpoints = dns::discover(&direction.endpoints, hosts, dns, &resolver);
             let endpoint_params = endpoint_params(&direction, cores);
-            plans.push(Plan { direction: Arc::new(direction), limits, buffers, server, endpoints, endpoint_params });
+            let direction = Arc::new(direction);
+            plans.push(Plan { direction, limits, buffers, server, endpoints, endpoint_params, tls });
         }
         let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG).map_err(StartErrorKind::from)?;
         let (stop, stopping) = watch::channel(false);
@@ -115,7 +127,15 @@ impl Process {
             workers: Arc::clone(&workers.workers),
             shutdown: Notify::new(),
         });
-        Ok(Self { listeners, workers, admin, admin_state, stop, grace: shutdown_grace_period })
+        let tls = plans.into_iter().map(|plan| plan.tls).collect();
+        let reload = Reloader::default();
+        Ok(Self { listeners, workers, admin, admin_state, tls, reload, stop, grace: shutdown_grace_period })
+    }
+
+    /// What has certificates and keys read again while the process runs, without waiting for their files to change.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        self.reload.clone()
     }
 
     /// Where the inbound direction listens. `None`: it is off.
@@ -144,12 +164,14 @@ impl Process {
     /// clients are told by GOAWAY, requests in flight finish. Returns when the last connection has closed, or at the
     /// end of the grace period.
     pub async fn run<F: Future<Output = ()>>(self, shutdown: F) {
-        let Self { listeners, workers, admin, admin_state, stop, grace } = self;
+        let Self { listeners, workers, admin, admin_state, tls, reload, stop, grace } = self;
         for Listener { name, listener, .. } in &listeners {
             tracing::info!(direction = name, addr = ?listener.local_addr().ok(), "listening");
         }
         tracing::info!(addr = ?admin.local_addr().ok(), "admin server listening");
         let admin_task = tokio::spawn(admin::serve(admin, Arc::clone(&admin_state)));
+        let sources = tls.iter().flat_map(Tls::reloads).collect();
+        let reload_task = tokio::spawn(tls::watch(sources, reload.0));
         let accepting: Vec<_> = listeners
             .into_iter()
             .enumerate()
@@ -171,6 +193,7 @@ impl Process {
             Err(_) => tracing::warn!(connections = stop.receiver_count(), "grace period is over, closing the rest"),
         }
         admin_task.abort();
+        reload_task.abort();
     }
 }
 
@@ -210,7 +233,7 @@ async fn accept(direction: usize, listener: Listener, workers: Workers, mut stop
         tokio::select! {
             biased;
             (stream, _) = listener::accept(&listener) => match Arc::clone(&places).try_acquire_owned() {
-                Ok(place) => workers.give(direction, stream, place),
+                Ok(permit) => workers.give(direction, stream, permit),
                 Err(_) => {
                     drop(stream);
                     workers.count_refused(direction);
@@ -223,20 +246,28 @@ async fn accept(direction: usize, listener: Listener, workers: Workers, mut stop
     }
 }
 
+// === impl Reloader ===
+
+impl Reloader {
+    /// Does it, soon.
+    pub fn reload(&self) {
+        self.0.notify_one();
+    }
+}
+
 // === impl Workers ===
 
 impl Workers {
     /// Gives a connection to the worker that has the fewest.
-    fn give(&self, direction: usize, stream: TcpStream, place: OwnedSemaphorePermit) {
+    fn give(&self, direction: usize, stream: TcpStream, permit: OwnedSemaphorePermit) {
         let stream = match stream.into_std() {
             Ok(stream) => stream,
             Err(error) => return tracing::warn!(%error, "cannot hand a connection to a worker"),
         };
         let least = self.workers.iter().zip(&*self.connections).min_by_key(|(worker, _)| worker.load());
         if let Some((worker, connections)) = least {
-            worker.count_given();
             // A worker takes connections for as long as there is a sender.
-            let _ = connections.send(Accepted { direction, stream, place });
+            let _ = connections.send(Accepted { direction, stream, place: worker.place(permit) });
         }
     }
 

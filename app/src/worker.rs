@@ -1,12 +1,19 @@
 //! Workers: threads that each have a runtime, a stack for each direction and their own connections to endpoints, and
 //! share nothing on the path of a request but the count of those in flight.
 
-use crate::{connector::TcpConnector, listener::set_options};
+use crate::{
+    connector::TcpConnector,
+    dns::Target,
+    listener::set_options,
+    tls::{self, Cleartext, Throttle, Tls, TlsConnector},
+};
 use app_env::{Direction, TcpParams};
-use proxy_http::{Buffers, Connect, Endpoint, Endpoints, Proxy, Server, Stats, endpoints, proxy::Limits, stats::Peer};
+use proxy_http::{
+    Buffers, Connect, Endpoint, Endpoints, Proxy, Replay, Server, Stats, endpoints, proxy::Limits, server, stats::Peer,
+};
 use std::{
-    io,
-    net::{self, SocketAddr},
+    error::Error,
+    io, net,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -21,8 +28,8 @@ use tokio::{
 /// What one worker serves, seen from outside of it.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    /// Connections given to the worker so far.
-    given: AtomicU64,
+    /// Connections that clients have open here, those on their way included.
+    open: Arc<AtomicU64>,
     /// One for each direction, as the stacks.
     pub(crate) stats: Vec<Arc<Stats>>,
     pub(crate) endpoints: Vec<Endpoints>,
@@ -35,8 +42,9 @@ pub(crate) struct Plan {
     pub(crate) limits: Arc<Limits>,
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) server: Server,
-    pub(crate) endpoints: watch::Receiver<Vec<Endpoint<SocketAddr>>>,
+    pub(crate) endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
     pub(crate) endpoint_params: endpoints::Params,
+    pub(crate) tls: Tls,
 }
 
 /// A connection on its way to a worker.
@@ -45,8 +53,15 @@ pub(crate) struct Accepted {
     /// The direction's index.
     pub(crate) direction: usize,
     pub(crate) stream: net::TcpStream,
-    /// Its place among those that may be open.
-    pub(crate) place: OwnedSemaphorePermit,
+    /// Holds its place while it is open.
+    pub(crate) place: Place,
+}
+
+/// A connection's place among a worker's, and among those that clients may have open.
+#[derive(Debug)]
+pub(crate) struct Place {
+    open: Arc<AtomicU64>,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// All that serves one direction on one worker.
@@ -54,6 +69,8 @@ struct Stack {
     server: Server,
     proxy: Proxy,
     tcp: TcpParams,
+    tls: Option<Arc<tls::Server>>,
+    log: Arc<Throttle>,
 }
 
 /// Tasks that run before the system is asked for events again. A request takes several, so tokio's 61 asks in the
@@ -81,17 +98,18 @@ impl Worker {
         thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || runtime.block_on(serve(stacks, accepted, stop)))?;
-        Ok((Self { given: AtomicU64::new(0), stats, endpoints }, connections))
+        Ok((Self { open: Arc::default(), stats, endpoints }, connections))
     }
 
     /// Connections that clients have open here, those on their way included.
     pub(crate) fn load(&self) -> u64 {
-        let closed: u64 = self.stats.iter().map(|stats| stats.transport(Peer::Client).close_total()).sum();
-        self.given.load(Relaxed).saturating_sub(closed)
+        self.open.load(Relaxed)
     }
 
-    pub(crate) fn count_given(&self) {
-        self.given.fetch_add(1, Relaxed);
+    /// Takes a place for a connection.
+    pub(crate) fn place(&self, permit: OwnedSemaphorePermit) -> Place {
+        self.open.fetch_add(1, Relaxed);
+        Place { open: Arc::clone(&self.open), _permit: permit }
     }
 }
 
@@ -104,17 +122,29 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::UnboundedReceiver<Accepte
                 continue;
             }
         };
-        let Stack { server, proxy, tcp } = &stacks[direction];
+        let Stack { server, proxy, tcp, tls, log } = &stacks[direction];
         set_options(&stream, tcp);
         let (server, proxy, mut stop) = (server.clone(), proxy.clone(), stop.clone());
-        // Ends when the client closes, or when the process drains. That `stop` lives in it holds the drain up.
-        tokio::spawn(async move {
-            let draining = async { _ = stop.wait_for(|stop| *stop).await };
-            if let Err(error) = server.serve(stream, proxy, draining).await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "connection from client failed");
+        // A task ends when the client closes, or when the process drains. That `stop` lives in it holds the drain up.
+        match tls.clone() {
+            None => {
+                let stream = Cleartext::new(stream, Arc::clone(log));
+                tokio::spawn(async move {
+                    let draining = async { _ = stop.wait_for(|stop| *stop).await };
+                    ended(server.serve(stream, proxy, draining).await);
+                    drop((stop, place));
+                });
             }
-            drop((place, stop));
-        });
+            Some(tls) => {
+                tokio::spawn(async move {
+                    if let Some(tls::Accepted { stream, client }) = tls.accept(stream).await {
+                        let draining = async { _ = stop.wait_for(|stop| *stop).await };
+                        ended(server.serve(stream, proxy.for_client(client), draining).await);
+                    }
+                    drop((stop, place));
+                });
+            }
+        }
     }
     drop(stop);
     // No more will come; those that are open go on until the process ends.
@@ -122,23 +152,49 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::UnboundedReceiver<Accepte
     std::future::pending().await
 }
 
+fn ended(served: Result<(), server::Error>) {
+    if let Err(error) = served {
+        tracing::debug!(error = &error as &dyn Error, "connection from client failed");
+    }
+}
+
+// === impl Place ===
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+}
+
 // === impl Stack ===
 
 impl Stack {
     fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Endpoints) {
-        let Plan { direction, limits, buffers, server, endpoints, endpoint_params } = plan;
-        let app_env::Connect { http2, timeout, tcp, .. } = &direction.connect;
-        let connect = Connect::new(TcpConnector::new(*tcp), http2)
-            .expect("params are checked when they are read")
-            .timeout(*timeout)
-            .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
-            .buffer_in(Arc::clone(buffers));
-        let endpoints = Endpoints::spawn(endpoints.clone(), &connect, *endpoint_params);
+        let Plan { direction, limits, buffers, server, endpoints, endpoint_params, tls } = plan;
+        let tcp = TcpConnector::new(direction.connect.tcp);
+        let (list, params) = (endpoints.clone(), *endpoint_params);
+        let endpoints = match &tls.client {
+            None => Endpoints::spawn(list, &connect(tcp, direction, stats, buffers), params),
+            Some(tls) => {
+                Endpoints::spawn(list, &connect(TlsConnector::new(tcp, Arc::clone(tls)), direction, stats, buffers), params)
+            }
+        };
         let stack = Self {
             server: server.clone().count_on(Arc::clone(stats.transport(Peer::Client))),
             proxy: Proxy::new(endpoints.clone(), Arc::clone(limits), Arc::clone(stats)),
             tcp: direction.accept,
+            tls: tls.server.clone(),
+            log: Arc::default(),
         };
         (stack, endpoints)
     }
+}
+
+fn connect<C>(connector: C, direction: &Direction, stats: &Stats, buffers: &Arc<Buffers>) -> Connect<C, Replay> {
+    let app_env::Connect { http2, timeout, .. } = &direction.connect;
+    Connect::new(connector, http2)
+        .expect("params are checked when they are read")
+        .timeout(*timeout)
+        .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
+        .buffer_in(Arc::clone(buffers))
 }

@@ -1,7 +1,7 @@
 //! Discovery against a DNS server on loopback. The clock stands still but for `pass`, so a TTL costs no time.
 
 use crate::support::PATIENCE;
-use app::dns::{Resolver, discover};
+use app::dns::{Resolver, Target, discover};
 use app_env::{Dns, HostPort};
 use bytes::Bytes;
 use hickory_resolver::proto::{
@@ -33,7 +33,7 @@ use tokio::{
     time::{Instant, advance, timeout},
 };
 
-type List = watch::Receiver<Vec<Endpoint<SocketAddr>>>;
+type List = watch::Receiver<Vec<Endpoint<Target>>>;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -112,7 +112,7 @@ impl Server {
     }
 
     fn discover(&self, endpoints: &[&str], bounds: Dns) -> List {
-        discover(&hosts_and_ports(endpoints), bounds, &self.resolver)
+        discover(&hosts_and_ports(endpoints), false, bounds, &self.resolver)
     }
 
     /// Waits for a question, and tells when it was asked.
@@ -231,7 +231,7 @@ async fn settle() {
 }
 
 fn addrs(list: &List) -> Vec<SocketAddr> {
-    list.borrow().iter().map(|endpoint| endpoint.addr).collect()
+    list.borrow().iter().map(|endpoint| endpoint.addr.addr).collect()
 }
 
 #[track_caller]
@@ -247,7 +247,7 @@ async fn changed(list: &mut List) {
 #[test]
 fn ip_addresses_are_there_at_once_and_need_no_task() {
     let endpoints = hosts_and_ports(&["10.0.0.2:80", "[::1]:80", "10.0.0.1:80"]);
-    let list = discover(&endpoints, UNBOUNDED, &Resolver::system());
+    let list = discover(&endpoints, false, UNBOUNDED, &Resolver::system());
     check(&list, &["10.0.0.2:80", "[::1]:80", "10.0.0.1:80"]);
     assert!(list.has_changed().is_err(), "nothing will ever change");
 }
@@ -467,7 +467,7 @@ async fn a_hosts_file_comes_first_and_is_read_anew() {
 
 #[tokio::test]
 async fn localhost_is_the_systems() {
-    let mut list = discover(&hosts_and_ports(&["localhost:80"]), UNBOUNDED, &Resolver::system());
+    let mut list = discover(&hosts_and_ports(&["localhost:80"]), false, UNBOUNDED, &Resolver::system());
     changed(&mut list).await;
     assert!(addrs(&list).contains(&([127, 0, 0, 1], 80).into()), "{:?}", addrs(&list));
 }
@@ -569,7 +569,8 @@ impl Backends {
 
 /// A client of a proxy to the endpoints of a list.
 async fn client_of(list: List) -> h2::client::SendRequest<Bytes> {
-    let connect = Connect::new(tower::service_fn(TcpStream::connect::<SocketAddr>), &ClientParams::DEFAULT).unwrap();
+    let connector = tower::service_fn(|target: Target| TcpStream::connect(target.addr));
+    let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
     let params = endpoints::Params { slow_start: Duration::ZERO, ..Default::default() };
     let endpoints = Endpoints::spawn(list, &connect, params);
     let limits = Arc::new(proxy::Limits::new(proxy::Params::default()));

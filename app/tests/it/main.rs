@@ -12,3 +12,4 @@ mod listener;
 mod protection;
 mod stalls;
 mod support;
+mod tls;

@@ -7,7 +7,7 @@ use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc as std_mpsc,
+    sync::{Arc, Mutex, mpsc as std_mpsc},
     thread,
     time::Duration,
 };
@@ -23,6 +23,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The binary, running; ended with the value.
 pub(crate) struct App {
     child: Child,
+    /// The lines that it has logged so far.
+    log: Arc<Mutex<Vec<String>>>,
     pub(crate) proxy: SocketAddr,
     pub(crate) admin: SocketAddr,
 }
@@ -44,19 +46,24 @@ pub(crate) fn command() -> Command {
 impl App {
     /// Starts the outbound direction to `endpoint` and waits until the listeners are up.
     pub(crate) fn start(endpoint: SocketAddr, settings: &[(&str, &str)]) -> Self {
-        Self::run(command(), endpoint, settings)
+        Self::start_to(&endpoint.to_string(), settings)
+    }
+
+    /// The same to endpoints that may have names.
+    pub(crate) fn start_to(endpoints: &str, settings: &[(&str, &str)]) -> Self {
+        Self::run(command(), endpoints, settings)
     }
 
     /// The same, with at most so many file descriptors.
     pub(crate) fn start_with_descriptors(most: u32, endpoint: SocketAddr) -> Self {
         let mut shell = Command::new("/bin/sh");
         shell.env_clear().args(["-c", &format!("ulimit -n {most} && exec \"$0\""), env!("CARGO_BIN_EXE_app")]);
-        Self::run(shell, endpoint, &[])
+        Self::run(shell, &endpoint.to_string(), &[])
     }
 
-    fn run(mut command: Command, endpoint: SocketAddr, settings: &[(&str, &str)]) -> Self {
+    fn run(mut command: Command, endpoints: &str, settings: &[(&str, &str)]) -> Self {
         command
-            .env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", endpoint.to_string())
+            .env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", endpoints)
             .env("LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR", "127.0.0.1:0")
             .env("LINKERD2_PROXY_ADMIN_LISTEN_ADDR", "127.0.0.1:0")
             .env("LINKERD2_PROXY_CORES", "2")
@@ -66,9 +73,12 @@ impl App {
         let mut child = command.spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (found, addrs) = std_mpsc::channel();
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let lines = Arc::clone(&log);
         // Reads to the end, so that the process never waits for us.
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(line.clone());
                 let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
                 let fields = &line["fields"];
                 let Some(addr) = fields["addr"].as_str().and_then(|addr| addr.get(5..addr.len() - 1)) else { continue };
@@ -77,7 +87,37 @@ impl App {
         });
         let (first, second) = (addrs.recv_timeout(PATIENCE).unwrap(), addrs.recv_timeout(PATIENCE).unwrap());
         assert!(first.0 && !second.0);
-        Self { child, proxy: first.1, admin: second.1 }
+        Self { child, log, proxy: first.1, admin: second.1 }
+    }
+
+    /// Waits for a line of the log that has all of `words`.
+    pub(crate) async fn logged(&self, words: &[&str]) -> String {
+        let found = async {
+            loop {
+                let has_all = |line: &&String| words.iter().all(|word| line.contains(word));
+                if let Some(line) = self.log().iter().find(has_all) {
+                    return line.clone();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{words:?} not in {:?}", self.log()))
+    }
+
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits for a line of the metrics page.
+    pub(crate) async fn counted(&self, line: &str) {
+        let counted = async {
+            while !admin(self.admin, "GET", "/metrics", "").await.1.lines().any(|found| found == line) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, counted).await.is_err() {
+            panic!("{line} is not in\n{}", admin(self.admin, "GET", "/metrics", "").await.1);
+        }
     }
 
     /// CPU time that the process has spent, user and system.
@@ -92,7 +132,11 @@ impl App {
     }
 
     pub(crate) fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        self.signal("-TERM");
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 

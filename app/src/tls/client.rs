@@ -1,0 +1,281 @@
+//! TLS toward endpoints.
+
+use super::{
+    Errors, H2,
+    cert::expires,
+    files::{self, Variables},
+    provider,
+    reload::{Reload, Reloadable},
+    stats::{Failure, Stats},
+};
+use crate::{connector::TcpConnector, dns::Target};
+use app_env::{ConnectTls, HostPort};
+use proxy_http::BoxError;
+use rustls::{
+    ClientConfig, RootCertStore,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use std::{
+    future::Future,
+    io,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tower_service::Service;
+
+/// One direction's TLS toward endpoints, for all workers.
+#[derive(Debug)]
+pub(crate) struct Client {
+    direction: &'static str,
+    /// Whom all endpoints must be. `None`: each must be the host that it was found by.
+    server_name: Option<ServerName<'static>>,
+    made: Reloadable<Made>,
+    stats: Arc<Stats>,
+}
+
+/// Connects to an endpoint's address, and shakes hands with it.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsConnector {
+    tcp: TcpConnector,
+    tls: Arc<Client>,
+}
+
+/// Why there is no TLS with an endpoint.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("TLS handshake failed: endpoint speaks plain text")]
+    Plaintext,
+    #[error("TLS handshake failed")]
+    Handshake(#[source] io::Error),
+    #[error("endpoint does not speak HTTP/2: it takes none of the protocols offered by ALPN")]
+    NoProtocol,
+    #[error("endpoint does not speak HTTP/2: by ALPN it chose {0}, must be h2")]
+    Protocol(String),
+}
+
+/// What is made of the files.
+#[derive(Debug)]
+struct Made {
+    config: Arc<ClientConfig>,
+    expires: Option<u64>,
+}
+
+/// Takes anybody for the endpoint, as an operator may want while testing.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+// === impl Client ===
+
+impl Client {
+    pub(crate) fn load(direction: &'static str, tls: &ConnectTls, endpoints: &[HostPort]) -> Result<Self, Errors> {
+        let variables = Variables { direction, side: "CONNECT_TLS" };
+        let server_name = Self::server_name(tls, endpoints, variables).map_err(Errors::from);
+        let identity = tls.identity.as_ref().map(|identity| [&identity.cert, &identity.key]);
+        let files: Vec<PathBuf> = tls.ca.iter().chain(identity.into_iter().flatten()).cloned().collect();
+        let tls = tls.clone();
+        let made = Reloadable::load(files, move || Made::new(&tls, variables));
+        let (server_name, made) = Errors::both(server_name, made)?;
+        let stats = Arc::<Stats>::default();
+        stats.set_expires(made.current().expires);
+        Ok(Self { direction, server_name, made, stats })
+    }
+
+    /// The name that endpoints must have, if it is one for all.
+    fn server_name(
+        tls: &ConnectTls,
+        endpoints: &[HostPort],
+        variables: Variables,
+    ) -> Result<Option<ServerName<'static>>, files::Error> {
+        let parse = |name: &str| {
+            ServerName::try_from(name.to_owned()).map_err(|_| {
+                let reason = format!("{name:?} is no name of a certificate, must be a DNS name or an IP address");
+                variables.error("SERVER_NAME", reason)
+            })
+        };
+        match &tls.server_name {
+            Some(name) => parse(name).map(Some),
+            None => endpoints.iter().try_for_each(|endpoint| parse(endpoint.host()).map(drop)).map(|()| None),
+        }
+    }
+
+    /// Whether the host that an endpoint was found by must be known to connect to it.
+    pub(crate) fn needs_hosts(&self) -> bool {
+        self.server_name.is_none()
+    }
+
+    pub(crate) fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    async fn connect(&self, host: Option<&str>, stream: TcpStream) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let handshake = self.stats.start();
+        let name = match (&self.server_name, host) {
+            (Some(name), _) => Ok(name.clone()),
+            (None, host) => ServerName::try_from(host.unwrap_or_default().to_owned()),
+        };
+        let connecting = match name {
+            Ok(name) => tokio_rustls::TlsConnector::from(Arc::clone(&self.made.current().config)).connect(name, stream),
+            Err(error) => {
+                handshake.failed(Failure::Other);
+                return Err(ConnectError::Handshake(io::Error::other(error)));
+            }
+        };
+        let stream = match connecting.await {
+            Ok(stream) => stream,
+            Err(error) => {
+                let failure = Failure::of(&error);
+                handshake.failed(failure);
+                return Err(match failure {
+                    Failure::Plaintext => ConnectError::Plaintext,
+                    Failure::Alpn => ConnectError::NoProtocol,
+                    _ => ConnectError::Handshake(error),
+                });
+            }
+        };
+        let (_, session) = stream.get_ref();
+        match session.alpn_protocol() {
+            Some(H2) => {
+                let version = session.protocol_version();
+                handshake.done(version);
+                Ok(stream)
+            }
+            other => {
+                let other = other.map_or_else(|| "nothing".to_owned(), |name| name.escape_ascii().to_string());
+                handshake.failed(Failure::Alpn);
+                Err(ConnectError::Protocol(other))
+            }
+        }
+    }
+}
+
+impl Reload for Client {
+    fn reload(&self, forced: bool) {
+        if let Some(result) = self.made.reload(forced) {
+            self.stats.reloaded(self.direction, &result);
+            self.stats.set_expires(self.made.current().expires);
+        }
+    }
+}
+
+// === impl TlsConnector ===
+
+impl TlsConnector {
+    pub(crate) fn new(tcp: TcpConnector, tls: Arc<Client>) -> Self {
+        Self { tcp, tls }
+    }
+}
+
+impl Service<Target> for TlsConnector {
+    type Response = TlsStream<TcpStream>;
+    type Error = BoxError;
+    // Boxed once a connection.
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, target: Target) -> Self::Future {
+        let host = target.host.clone();
+        let connecting = self.tcp.call(target);
+        let tls = Arc::clone(&self.tls);
+        Box::pin(async move { Ok(tls.connect(host.as_deref(), connecting.await?).await?) })
+    }
+}
+
+// === impl Made ===
+
+impl Made {
+    fn new(tls: &ConnectTls, variables: Variables) -> Result<Self, Errors> {
+        let ConnectTls { ca, server_name: _, identity, insecure_skip_verify } = tls;
+        let provider = provider();
+        let roots = match ca {
+            _ if *insecure_skip_verify => Ok(RootCertStore::empty()),
+            Some(path) => variables.roots("CA", path),
+            None => system_roots().map_err(|reason| variables.error("CA", reason).into()),
+        };
+        let identity = identity.as_ref().map(|identity| variables.identity(identity)).transpose();
+        let (roots, identity) = Errors::both(roots, identity)?;
+        let expires = identity.as_ref().and_then(|identity| expires(identity.cert.first()?));
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| variables.error("CERT", error.to_string()))?;
+        let builder = if *insecure_skip_verify {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        } else {
+            builder.with_root_certificates(roots)
+        };
+        let mut config = match identity {
+            Some(identity) => {
+                builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(identity)))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        // What endpoints are asked for by HTTP/1.1 joins here.
+        config.alpn_protocols = vec![H2.to_vec()];
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Ok(Self { config: Arc::new(config), expires })
+    }
+}
+
+/// Sessions that are remembered to be resumed, one for each name of an endpoint.
+const SESSIONS: usize = 1_024;
+
+/// What the system trusts.
+fn system_roots() -> Result<RootCertStore, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // Systems have some that webpki does not take.
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        let errors: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
+        return Err(format!("is not set, must be, since the system trusts nobody {errors:?}"));
+    }
+    Ok(roots)
+}
+
+// === impl Anybody ===
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,187 @@
+//! TLS toward clients.
+
+use super::{
+    Errors, H2, Throttle,
+    cert::{Names, expires},
+    files::Variables,
+    provider,
+    reload::{Reload, Reloadable},
+    stats::{Failure, Stats},
+};
+use app_env::{ClientAuth, ClientCert, ServerTls};
+use proxy_http::proxy;
+use rustls::{ServerConfig, ServerConnection, pki_types::CertificateDer, server::WebPkiClientVerifier};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+/// One direction's TLS toward clients, for all workers.
+#[derive(Debug)]
+pub(crate) struct Server {
+    direction: &'static str,
+    handshake_timeout: Duration,
+    client: Option<ClientCert>,
+    made: Reloadable<Made>,
+    stats: Arc<Stats>,
+    log: Throttle,
+}
+
+/// A client that has shown what it must.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) stream: TlsStream<TcpStream>,
+    pub(crate) client: proxy::Client,
+}
+
+/// What is made of the files.
+#[derive(Debug)]
+struct Made {
+    config: Arc<ServerConfig>,
+    /// Who we are, where our certificate says it as a URI.
+    uri: Option<String>,
+    expires: Option<u64>,
+}
+
+// === impl Server ===
+
+impl Server {
+    pub(crate) fn load(direction: &'static str, tls: &ServerTls) -> Result<Self, Errors> {
+        let ServerTls { identity, handshake_timeout, client } = tls.clone();
+        let files = [&identity.cert, &identity.key].into_iter().chain(client.as_ref().map(|client| &client.ca));
+        let files: Vec<PathBuf> = files.cloned().collect();
+        let variables = Variables { direction, side: "SERVER_TLS" };
+        let tls = tls.clone();
+        let made = Reloadable::load(files, move || Made::new(&tls, variables))?;
+        let stats = Arc::<Stats>::default();
+        stats.set_expires(made.current().expires);
+        Ok(Self { direction, handshake_timeout, client, made, stats, log: Throttle::default() })
+    }
+
+    pub(crate) fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Shakes hands with a client, within the time it has. `None`: it failed, and the connection is closed.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> Option<Accepted> {
+        let peer = stream.peer_addr().ok();
+        let handshake = self.stats.start();
+        let made = self.made.current();
+        let accepting = TlsAcceptor::from(Arc::clone(&made.config)).accept(stream);
+        let stream = match tokio::time::timeout(self.handshake_timeout, accepting).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                let failure = Failure::of(&error);
+                handshake.failed(failure);
+                self.log_failure(peer, failure, &error);
+                return None;
+            }
+            Err(_) => {
+                handshake.failed(Failure::Timeout);
+                tracing::debug!(direction = self.direction, ?peer, "TLS handshake takes too long");
+                return None;
+            }
+        };
+        let (_, session) = stream.get_ref();
+        let version = session.protocol_version();
+        match self.identify(session, &made, peer) {
+            Ok(client) => {
+                handshake.done(version);
+                Some(Accepted { stream, client })
+            }
+            Err(error) => {
+                handshake.failed(Failure::Certificate);
+                self.log_failure(peer, Failure::Certificate, &error);
+                None
+            }
+        }
+    }
+
+    /// What is known of a client whose handshake is done.
+    fn identify(
+        &self,
+        session: &ServerConnection,
+        made: &Made,
+        peer: Option<SocketAddr>,
+    ) -> Result<proxy::Client, io::Error> {
+        let Some(params) = &self.client else { return Ok(proxy::Client::default()) };
+        let cert = session.peer_certificates().and_then(<[CertificateDer<'_>]>::first);
+        // A resumed session has the certificate of the one before, which may have expired in the meantime.
+        if cert.and_then(expires).is_some_and(|expires| expires < unix_time()) {
+            let expired = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, expired));
+        }
+        let names = cert.and_then(Names::of);
+        let denied =
+            params.allowed.as_ref().is_some_and(|allowed| !names.as_ref().is_some_and(|n| n.is_one_of(allowed)));
+        if denied {
+            let names = names.as_ref().map(Names::list);
+            tracing::warn!(direction = self.direction, ?peer, ?names, "client is not among those allowed");
+        }
+        let forwarded = names.filter(|_| params.forward).and_then(|names| names.forwarded(made.uri.as_deref()));
+        Ok(proxy::Client { denied, cert: forwarded })
+    }
+
+    fn log_failure(&self, peer: Option<SocketAddr>, failure: Failure, error: &io::Error) {
+        let direction = self.direction;
+        if failure == Failure::Closed || !self.log.admits() {
+            tracing::debug!(direction, ?peer, %error, "TLS handshake with client failed");
+        } else if failure == Failure::Plaintext {
+            tracing::warn!(direction, ?peer, "client speaks plain text to a listener with TLS; closing its connection");
+        } else {
+            tracing::warn!(direction, ?peer, %error, "TLS handshake with client failed");
+        }
+    }
+}
+
+impl Reload for Server {
+    fn reload(&self, forced: bool) {
+        if let Some(result) = self.made.reload(forced) {
+            self.stats.reloaded(self.direction, &result);
+            self.stats.set_expires(self.made.current().expires);
+        }
+    }
+}
+
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
+}
+
+// === impl Made ===
+
+impl Made {
+    fn new(tls: &ServerTls, variables: Variables) -> Result<Self, Errors> {
+        let provider = provider();
+        let verifier = match &tls.client {
+            None => Ok(WebPkiClientVerifier::no_client_auth()),
+            Some(client) => variables.roots("CLIENT_CA", &client.ca).and_then(|roots| {
+                let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+                let builder = match client.auth {
+                    ClientAuth::Required => builder,
+                    ClientAuth::Optional => builder.allow_unauthenticated(),
+                };
+                builder.build().map_err(|error| variables.error("CLIENT_CA", error.to_string()).into())
+            }),
+        };
+        let (identity, verifier) = Errors::both(variables.identity(&tls.identity), verifier)?;
+        let leaf = identity.cert.first();
+        let (uri, expires) =
+            (leaf.and_then(Names::of).and_then(|names| names.uri().map(str::to_owned)), leaf.and_then(expires));
+        let wrong = |error: rustls::Error| variables.error("CERT", error.to_string());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(wrong)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(identity)));
+        // HTTP/1.1 joins here. A client without ALPN knows what it speaks, and so what we speak.
+        config.alpn_protocols = vec![H2.to_vec()];
+        // A new key for tickets: what was verified by old files is verified again by new ones.
+        config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(wrong)?;
+        Ok(Self { config: Arc::new(config), uri, expires })
+    }
+}
