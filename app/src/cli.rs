@@ -33,6 +33,9 @@ enum Command {
         /// End after the table.
         #[arg(long)]
         once: bool,
+        /// With TLS on both sides of the proxy, and a certificate to throw away.
+        #[arg(long)]
+        tls: bool,
         /// How long to send traffic.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
         seconds: u64,
@@ -59,7 +62,7 @@ pub fn main() -> ExitCode {
             }
             Ok(())
         }
-        Command::Demo { once, seconds } => demo(once, Duration::from_secs(seconds)),
+        Command::Demo { once, tls, seconds } => demo(once, tls, Duration::from_secs(seconds)),
     }
     .map_or_else(|code| code, |()| ExitCode::SUCCESS)
 }
@@ -122,8 +125,8 @@ fn run(loaded: Loaded) -> Result<(), ExitCode> {
     })
 }
 
-fn demo(once: bool, time: Duration) -> Result<(), ExitCode> {
-    block_on(demo::run(once, time))
+fn demo(once: bool, tls: bool, time: Duration) -> Result<(), ExitCode> {
+    block_on(demo::run(once, tls, time))
 }
 
 /// Runs `future` on this thread, which accepts connections and serves admin requests; the traffic is the workers'.

@@ -1,6 +1,14 @@
 //! `app demo`: an echo back end, the proxy before it, and traffic through both, on loopback.
 
-use crate::{LogLevel, Process, connector::TcpConnector};
+mod certificate;
+
+use self::certificate::{Certificate, HOST};
+use crate::{
+    LogLevel, Process,
+    connector::TcpConnector,
+    dns::Target,
+    tls::{self, Accepted, TlsConnector},
+};
 use app_env::TcpParams;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use hdrhistogram::Histogram;
@@ -14,10 +22,18 @@ use std::{
     convert::Infallible,
     future::{Future, Ready, ready},
     net::SocketAddr,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::{net::TcpListener, signal::ctrl_c, sync::oneshot, task::JoinSet, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    signal::ctrl_c,
+    sync::oneshot,
+    task::JoinSet,
+    time::Instant,
+};
 use tower_service::Service;
 
 /// One kind of request that the demo sends.
@@ -51,30 +67,50 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Latencies are told up to a minute, to three digits.
 const LONGEST_US: u64 = 60_000_000;
 
-/// Runs the demo: sends traffic for `time`, prints what came of it, and stays up until Ctrl-C unless `once`.
-pub(crate) async fn run(once: bool, time: Duration) -> Result<(), BoxError> {
+/// Runs the demo: sends traffic for `time`, prints what came of it, and stays up until Ctrl-C unless `once`. With `tls`
+/// there is TLS on both sides of the proxy.
+pub(crate) async fn run(once: bool, tls: bool, time: Duration) -> Result<(), BoxError> {
+    let certificate = tls.then(Certificate::new).transpose()?;
     let backend = TcpListener::bind("127.0.0.1:0").await?;
     let backend_addr = backend.local_addr()?;
-    tokio::spawn(serve_backend(backend));
+    let backend_tls = certificate.as_ref().map(Certificate::server).transpose()?.map(Arc::new);
+    tokio::spawn(serve_backend(backend, backend_tls));
 
     let endpoints = backend_addr.to_string();
-    let env = HashMap::from([
+    let paths =
+        certificate.as_ref().map(|Certificate { cert, key, .. }| [cert, key].map(|path| path.to_string_lossy()));
+    let mut env = HashMap::from([
         ("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", endpoints.as_str()),
         ("LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR", "127.0.0.1:0"),
         ("LINKERD2_PROXY_ADMIN_LISTEN_ADDR", "127.0.0.1:0"),
         ("LINKERD2_PROXY_SHUTDOWN_GRACE_PERIOD", "1s"),
     ]);
+    if let Some([cert, key]) = &paths {
+        env.extend([
+            ("LINKERD2_PROXY_OUTBOUND_SERVER_TLS_CERT", &**cert),
+            ("LINKERD2_PROXY_OUTBOUND_SERVER_TLS_KEY", key),
+            ("LINKERD2_PROXY_OUTBOUND_CONNECT_TLS", "on"),
+            ("LINKERD2_PROXY_OUTBOUND_CONNECT_TLS_CA", cert),
+        ]);
+    }
     let process = Process::start(app_env::load(&env)?, LogLevel::fixed())?;
     let (proxy, admin) = process.outbound_addr().zip(process.admin_addr()).ok_or("the proxy has no address")?;
     let (stop, stopped) = oneshot::channel::<()>();
     let proxy_task = tokio::spawn(process.run(async { _ = stopped.await }));
 
     println!("back end on {backend_addr}, proxy before it on {proxy}, admin server on {admin}");
-    let outcomes = load(proxy, time).await?;
+    let tcp = TcpConnector::new(TcpParams::default());
+    let outcomes = match &certificate {
+        None => load(Connect::new(tcp, &ClientParams::DEFAULT)?, proxy, time).await?,
+        Some(certificate) => {
+            let tls = TlsConnector::new(tcp, Arc::new(certificate.client()?));
+            load(Connect::new(tls, &ClientParams::DEFAULT)?, proxy, time).await?
+        }
+    };
     print_table(&outcomes, time);
     let errors: u64 = outcomes.iter().map(|(_, outcome)| outcome.errors).sum();
     if !once {
-        print_commands(proxy, admin);
+        print_commands(proxy, admin, certificate.as_ref());
         ctrl_c().await?;
     }
     let _ = stop.send(());
@@ -82,22 +118,39 @@ pub(crate) async fn run(once: bool, time: Duration) -> Result<(), BoxError> {
     if errors > 0 { Err(format!("{errors} requests failed").into()) } else { Ok(()) }
 }
 
-async fn serve_backend(listener: TcpListener) {
+async fn serve_backend(listener: TcpListener, tls: Option<Arc<tls::Server>>) {
     let server = Server::new(&ServerParams::DEFAULT).expect("defaults are in range");
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
-        let server = server.clone();
-        tokio::spawn(async move { server.serve(stream, Echo, std::future::pending()).await });
+        let (server, tls) = (server.clone(), tls.clone());
+        tokio::spawn(async move {
+            let pending = std::future::pending();
+            match tls {
+                None => _ = server.serve(stream, Echo, pending).await,
+                Some(tls) => {
+                    if let Some(Accepted { stream, .. }) = tls.accept(stream).await {
+                        let _ = server.serve(stream, Echo, pending).await;
+                    }
+                }
+            }
+        });
     }
 }
 
 /// Sends all kinds of traffic at once.
-async fn load(proxy: SocketAddr, time: Duration) -> Result<Vec<(Traffic, Outcome)>, BoxError> {
-    let mut connect = Connect::new(TcpConnector::new(TcpParams::default()), &ClientParams::DEFAULT)?;
+async fn load<C>(
+    mut connect: Connect<C, Full<Bytes>>,
+    proxy: SocketAddr,
+    time: Duration,
+) -> Result<Vec<(Traffic, Outcome)>, BoxError>
+where
+    C: Service<Target, Error: Into<BoxError>, Future: Send + 'static>,
+    C::Response: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let until = Instant::now() + time;
     let mut tasks = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        let client = connect.call(proxy).await?;
+        let client = connect.call(Target { addr: proxy, host: Some(HOST.into()) }).await?;
         for traffic in ALL.into_iter().cycle().take(ALL.len() * STREAMS) {
             let client = client.clone();
             tasks.spawn(async move { (traffic, traffic.send_until(client, until).await) });
@@ -152,15 +205,19 @@ fn print_table(outcomes: &[(Traffic, Outcome)], time: Duration) {
     println!();
 }
 
-fn print_commands(proxy: SocketAddr, admin: SocketAddr) {
+fn print_commands(proxy: SocketAddr, admin: SocketAddr, certificate: Option<&Certificate>) {
+    let (how, scheme) = match certificate {
+        None => ("--http2-prior-knowledge".to_owned(), "http"),
+        Some(certificate) => (format!("--cacert {}", certificate.cert.display()), "https"),
+    };
     println!("Try it, in another terminal:");
     println!();
-    println!("  curl --http2-prior-knowledge http://{proxy}/");
-    println!("  curl --http2-prior-knowledge --data 'anything' http://{proxy}/echo");
+    println!("  curl {how} {scheme}://{proxy}/");
+    println!("  curl {how} --data 'anything' {scheme}://{proxy}/echo");
     println!("  # gRPC: a message of 5 bytes, echoed, with grpc-status in the trailers");
     println!(
-        "  printf '\\0\\0\\0\\0\\5hello' | curl -sv --http2-prior-knowledge -H 'content-type: application/grpc' \
-         -H 'te: trailers' --data-binary @- --output - http://{proxy}/demo.Echo/Unary"
+        "  printf '\\0\\0\\0\\0\\5hello' | curl -sv {how} -H 'content-type: application/grpc' \
+         -H 'te: trailers' --data-binary @- --output - {scheme}://{proxy}/demo.Echo/Unary"
     );
     println!("  curl http://{admin}/metrics");
     println!();

@@ -400,6 +400,17 @@ async fn requests_finish_when_the_process_drains() {
     assert!(app.ended().await.success());
 }
 
+#[test]
+fn demo_has_tls_on_both_sides() {
+    let output = command().args(["demo", "--tls", "--once", "--seconds", "1"]).output().unwrap();
+    let table = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success(), "{table}{}", stderr(&output));
+    for traffic in ["GET", "gRPC unary", "64 KiB echo"] {
+        let row = table.lines().find_map(|line| line.strip_prefix(traffic)).unwrap();
+        assert!(row.split_whitespace().next().unwrap().parse::<u64>().unwrap() > 0, "{table}");
+    }
+}
+
 // === Files ===
 
 /// Makes new connections, with requests on each, until told to stop; counts what fails.
