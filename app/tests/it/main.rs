@@ -4,6 +4,7 @@ mod admin;
 mod bad_input;
 mod balancer;
 mod crates;
+mod deployments;
 mod dns;
 mod drain;
 mod grpc;

@@ -1,6 +1,6 @@
 //! TLS on both sides: who is let in, who is believed, and what happens when files change.
 
-mod pki;
+pub(crate) mod pki;
 
 use crate::support::{App, Endpoint, PATIENCE, admin, command, connect as connect_plain, get};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
-const HOST: &str = "proxy.example";
+pub(crate) const HOST: &str = "proxy.example";
 const CLIENT_CERT: &str = "x-forwarded-client-cert";
 
 /// The binary with a certificate for [`HOST`], before an endpoint that answers at once and says what it was told of the
@@ -76,14 +76,14 @@ impl Rig {
     }
 }
 
-type Failed = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// A response.
 #[derive(Debug, PartialEq)]
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// What the endpoint was told of the client.
-    told: Option<String>,
+    pub(crate) told: Option<String>,
     grpc_status: Option<String>,
     error: Option<String>,
 }
@@ -97,7 +97,7 @@ fn start(endpoint: impl fmt::Display + Copy, settings: &[(&str, &str)]) -> App {
 }
 
 /// An endpoint, with TLS or without.
-async fn endpoint(tls: Option<Arc<ServerConfig>>) -> SocketAddr {
+pub(crate) async fn endpoint(tls: Option<Arc<ServerConfig>>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -129,7 +129,7 @@ async fn answer<I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(io: I) 
     }
 }
 
-async fn connect(addr: SocketAddr, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn connect(addr: SocketAddr, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
     connect_shared(addr, Arc::new(config)).await
 }
 
@@ -138,13 +138,13 @@ async fn connect_shared(addr: SocketAddr, config: Arc<ClientConfig>) -> io::Resu
     TlsConnector::from(config).connect(ServerName::try_from(HOST).unwrap(), stream).await
 }
 
-async fn open(stream: TlsStream<TcpStream>) -> Result<SendRequest<Bytes>, h2::Error> {
+pub(crate) async fn open(stream: TlsStream<TcpStream>) -> Result<SendRequest<Bytes>, h2::Error> {
     let (client, connection) = h2::client::handshake(stream).await?;
     tokio::spawn(async { _ = connection.await });
     Ok(client)
 }
 
-async fn ask(client: &mut SendRequest<Bytes>, req: Request<()>) -> Result<Answer, Failed> {
+pub(crate) async fn ask(client: &mut SendRequest<Bytes>, req: Request<()>) -> Result<Answer, Failed> {
     let (rsp, _) = client.send_request(req, true)?;
     let rsp = timeout(PATIENCE, rsp).await??;
     let text = |name: &str| rsp.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
@@ -157,7 +157,7 @@ async fn ask(client: &mut SendRequest<Bytes>, req: Request<()>) -> Result<Answer
 }
 
 /// What a request gets that is passed on.
-fn served() -> Answer {
+pub(crate) fn served() -> Answer {
     Answer { status: 200, told: None, grpc_status: None, error: None }
 }
 
@@ -409,6 +409,30 @@ fn demo_has_tls_on_both_sides() {
         let row = table.lines().find_map(|line| line.strip_prefix(traffic)).unwrap();
         assert!(row.split_whitespace().next().unwrap().parse::<u64>().unwrap() > 0, "{table}");
     }
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_ends_the_resumption_of_its_sessions() {
+    let clients = Authority::new("clients");
+    let rig = Rig::start_mutual(&clients, &[]).await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let identity = clients.issue_with(&["web.example"], |params| {
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now + 5);
+    });
+    let mut config = rig.ca.client(Some(&identity));
+    config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    let mut answers = Vec::new();
+    let refused = async {
+        loop {
+            match rig.ask(config.clone(), get()).await {
+                Ok(answer) => answers.push(answer),
+                Err(_) => return,
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("it is refused in the end");
+    assert!(answers.len() > 1 && answers.iter().all(|answer| *answer == served()), "{answers:?}");
 }
 
 // === Files ===
