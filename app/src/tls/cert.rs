@@ -3,7 +3,10 @@
 use app_env::ClientName;
 use http::HeaderValue;
 use rustls::pki_types::CertificateDer;
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    time::{SystemTime, UNIX_EPOCH},
+};
 use webpki::EndEntityCert;
 
 /// A certificate's names, and what tells it from all others.
@@ -35,11 +38,16 @@ pub(crate) fn expires(cert: &CertificateDer<'_>) -> Option<u64> {
     match (tag, time) {
         (UTC_TIME, [y, z, rest @ ..]) => {
             let year = digits(&[*y, *z])?;
-            unix_time(if year < 50 { 2000 + year } else { 1900 + year }, rest)
+            in_unix_time(if year < 50 { 2000 + year } else { 1900 + year }, rest)
         }
-        (GENERALIZED_TIME, [a, b, c, d, rest @ ..]) => unix_time(digits(&[*a, *b, *c, *d])?, rest),
+        (GENERALIZED_TIME, [a, b, c, d, rest @ ..]) => in_unix_time(digits(&[*a, *b, *c, *d])?, rest),
         _ => None,
     }
+}
+
+/// Now.
+pub(crate) fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
 /// The content of an element with a tag, and what follows it.
@@ -64,7 +72,7 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 }
 
 /// A time of `MMDDHHMMSSZ`, which is all that certificates may have.
-fn unix_time(year: u64, rest: &[u8]) -> Option<u64> {
+fn in_unix_time(year: u64, rest: &[u8]) -> Option<u64> {
     let (time, b"Z") = rest.split_at_checked(10)? else { return None };
     let mut pairs = time.chunks(2).map(digits);
     let mut pair = || pairs.next().flatten();
@@ -187,10 +195,10 @@ mod tests {
             assert_eq!(expires(&wrong.into()), None);
         }
         for time in ["0001010000Z", "1301010000Z", "01320000000Z", "0101240000Z", "0101000000", "010100000zZ"] {
-            assert_eq!(unix_time(2_000, time.as_bytes()), None, "{time}");
+            assert_eq!(in_unix_time(2_000, time.as_bytes()), None, "{time}");
         }
-        assert_eq!(unix_time(1_969, b"1231235959Z"), None);
-        assert_eq!(unix_time(1_970, b"0101000001Z"), Some(1));
+        assert_eq!(in_unix_time(1_969, b"1231235959Z"), None);
+        assert_eq!(in_unix_time(1_970, b"0101000001Z"), Some(1));
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Client {
         let made = Reloadable::load(files, move || Made::new(&tls, variables));
         let (server_name, made) = Errors::both(server_name, made)?;
         let stats = Arc::<Stats>::default();
-        stats.set_expires(made.current().expires);
+        stats.set_expires(direction, made.current().expires);
         Ok(Self { direction, server_name, made, stats })
     }
 
@@ -161,7 +161,7 @@ impl Reload for Client {
     fn reload(&self, forced: bool) {
         if let Some(result) = self.made.reload(forced) {
             self.stats.reloaded(self.direction, &result);
-            self.stats.set_expires(self.made.current().expires);
+            self.stats.set_expires(self.direction, self.made.current().expires);
         }
     }
 }

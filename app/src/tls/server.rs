@@ -2,7 +2,7 @@
 
 use super::{
     Errors, H2, Throttle,
-    cert::{Names, expires},
+    cert::{Names, expires, unix_time},
     files::Variables,
     provider,
     reload::{Reload, Reloadable},
@@ -11,13 +11,7 @@ use super::{
 use app_env::{ClientAuth, ClientCert, ServerTls};
 use proxy_http::proxy;
 use rustls::{ServerConfig, ServerConnection, pki_types::CertificateDer, server::WebPkiClientVerifier};
-use std::{
-    io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -59,7 +53,7 @@ impl Server {
         let tls = tls.clone();
         let made = Reloadable::load(files, move || Made::new(&tls, variables))?;
         let stats = Arc::<Stats>::default();
-        stats.set_expires(made.current().expires);
+        stats.set_expires(direction, made.current().expires);
         Ok(Self { direction, handshake_timeout, client, made, stats, log: Throttle::default() })
     }
 
@@ -119,7 +113,8 @@ impl Server {
         let names = cert.and_then(Names::of);
         let denied =
             params.allowed.as_ref().is_some_and(|allowed| !names.as_ref().is_some_and(|n| n.is_one_of(allowed)));
-        if denied {
+        // Of those who have shown nothing there may be any number.
+        if denied && (names.is_some() || self.log.admits()) {
             let names = names.as_ref().map(Names::list);
             tracing::warn!(direction = self.direction, ?peer, ?names, "client is not among those allowed");
         }
@@ -143,13 +138,9 @@ impl Reload for Server {
     fn reload(&self, forced: bool) {
         if let Some(result) = self.made.reload(forced) {
             self.stats.reloaded(self.direction, &result);
-            self.stats.set_expires(self.made.current().expires);
+            self.stats.set_expires(self.direction, self.made.current().expires);
         }
     }
-}
-
-fn unix_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
 // === impl Made ===

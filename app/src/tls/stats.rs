@@ -1,6 +1,6 @@
 //! Counters of one side's TLS, for the metrics page.
 
-use super::Errors;
+use super::{Errors, cert::unix_time};
 use proxy_http::stats::Latency;
 use rustls::{AlertDescription as Alert, InvalidMessage, ProtocolVersion};
 use std::{
@@ -74,7 +74,11 @@ impl Stats {
         Some(self.expires.load(Relaxed)).filter(|expires| *expires > 0)
     }
 
-    pub(crate) fn set_expires(&self, expires: Option<u64>) {
+    /// Notes the expiry of our own certificate, and warns if it has expired: others will refuse it.
+    pub(crate) fn set_expires(&self, direction: &str, expires: Option<u64>) {
+        if expires.is_some_and(|expires| expires < unix_time()) {
+            tracing::warn!(direction, "our own certificate has expired");
+        }
         self.expires.store(expires.unwrap_or(0), Relaxed);
     }
 

@@ -275,6 +275,25 @@ async fn names_share_addresses_without_repeating_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_address_has_the_host_it_was_found_by_and_is_another_target_under_another_one() {
+    let server = Server::start().await;
+    server.set_addrs("a.test", 5, &["10.0.0.1", "10.0.0.2"]);
+    server.set_addrs("b.test", 1_000, &["10.0.0.2"]);
+    let endpoints = hosts_and_ports(&["[::1]:80", "A.test:80", "b.test:80"]);
+    let hosts = |list: &[Endpoint<Target>]| -> Vec<_> {
+        list.iter().map(|one| format!("{} {}", one.addr.host.as_deref().unwrap(), one.addr)).collect()
+    };
+    let mut list = discover(&endpoints, true, UNBOUNDED, &server.resolver);
+    let both = ["::1 [::1]:80", "a.test 10.0.0.1:80", "a.test 10.0.0.2:80"];
+    list.wait_for(|list| hosts(list) == both).await.unwrap();
+    server.set_addrs("a.test", 5, &["10.0.0.1"]);
+    pass(5 * SECOND).await;
+    let handed_over = ["::1 [::1]:80", "a.test 10.0.0.1:80", "b.test 10.0.0.2:80"];
+    let there = list.wait_for(|list| hosts(list) == handed_over);
+    timeout(PATIENCE, there).await.expect("it is b's now").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn addresses_change_when_their_ttl_is_over() {
     let mut server = Server::start().await;
     server.set_addrs("a.test", 60, &["10.0.0.1", "10.0.0.2"]);

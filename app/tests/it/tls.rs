@@ -671,6 +671,23 @@ async fn keys_are_nowhere_to_be_seen() {
     assert!(!secrets.is_empty() && secrets.iter().all(|secret| !seen.contains(secret)));
 }
 
+#[tokio::test]
+async fn a_certificate_of_ours_that_has_expired_is_a_warning() {
+    let (ca, files) = (Authority::new("proxies"), Files::new());
+    let [cert, key] = files.identity("proxy", &ca.issue_expired(&[HOST]));
+    let app = start(endpoint(None).await, &[("SERVER_TLS_CERT", &cert), ("SERVER_TLS_KEY", &key)]);
+    app.logged(&["our own certificate has expired", "WARN"]).await;
+    assert!(connect(app.proxy, ca.client(None)).await.is_err());
+    files.identity("proxy", &ca.issue(&[HOST]));
+    app.signal("-HUP");
+    let served_again = async {
+        while connect(app.proxy, ca.client(None)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, served_again).await.expect("the new one is shown");
+}
+
 // === Toward endpoints ===
 
 /// An endpoint at 127.0.0.1 with a certificate, and the binary that connects to it.
