@@ -23,9 +23,13 @@ bench *args:
 smoke: _release
     scripts/smoke
 
-# gRPC from Python through the release binary.
-interop: _release
-    scripts/interop
+# gRPC from Python through the release binary; `just interop --tls` has mutual TLS.
+interop *args: _release
+    scripts/interop {{args}}
+
+# curl, nghttp, openssl and h2load through the release binary's TLS.
+tls: _release
+    scripts/tls
 
 # What 10,000 idle connections cost.
 idle: _release

@@ -1,9 +1,12 @@
 """A gRPC server and a client that tries each kind of call on it; messages are plain bytes, so no .proto is needed.
 
-    interop.py serve        # prints its port
-    interop.py test PORT
+    interop.py serve [DIR]        # prints its port
+    interop.py test PORT [DIR]
+
+DIR has ca.pem, tls.pem and tls.key for mutual TLS; without it there is none.
 """
 
+import pathlib
 import sys
 import threading
 import time
@@ -75,7 +78,12 @@ def broken(request, context):
     context.abort(grpc.StatusCode.DATA_LOSS, "after one")
 
 
-def serve():
+def read(directory):
+    """What is trusted; and what is shown, a key and its certificate."""
+    return [(pathlib.Path(directory) / name).read_bytes() for name in ("ca.pem", "tls.key", "tls.pem")]
+
+
+def serve(directory=None):
     unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
     handlers = {
         "Echo": unary(echo), "Fail": unary(fail),
@@ -86,7 +94,12 @@ def serve():
     }
     server = grpc.server(futures.ThreadPoolExecutor(128), options=OPTIONS)
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("interop.Test", handlers)])
-    port = server.add_insecure_port("127.0.0.1:0")
+    if directory:
+        ca, key, cert = read(directory)
+        credentials = grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=True)
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(port, flush=True)
     server.wait_for_termination()
@@ -186,9 +199,16 @@ def cases(channel):
             deadline, cancel, many_at_once]
 
 
-def test(port):
+def connect(port, directory):
+    target = f"127.0.0.1:{port}"
+    if not directory:
+        return grpc.insecure_channel(target, options=OPTIONS)
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(*read(directory)), options=OPTIONS)
+
+
+def test(port, directory=None):
     failed = 0
-    with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
+    with connect(port, directory) as channel:
         grpc.channel_ready_future(channel).result(timeout=10)
         all_cases = cases(channel)
         for case in all_cases:
@@ -203,4 +223,4 @@ def test(port):
 
 
 if __name__ == "__main__":
-    {"serve": serve, "test": test}[sys.argv[1]](*map(int, sys.argv[2:]))
+    {"serve": serve, "test": test}[sys.argv[1]](*sys.argv[2:])

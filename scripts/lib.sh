@@ -35,3 +35,25 @@ start_app() {
   pids+=("$app_pid")
   await "$1"
 }
+
+# make_certs: an authority, $work/ca.pem, and what it has issued for 127.0.0.1, $work/tls.pem and $work/tls.key.
+make_certs() {
+  local key=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
+  openssl req -x509 "${key[@]}" -days 1 -subj /CN=authority -keyout "$work/ca.key" -out "$work/ca.pem" 2>/dev/null
+  openssl req "${key[@]}" -subj /CN=test -keyout "$work/tls.key" -out "$work/tls.csr" 2>/dev/null
+  echo "subjectAltName=IP:127.0.0.1,DNS:localhost,URI:spiffe://example/test" >"$work/tls.ext"
+  openssl x509 -req -in "$work/tls.csr" -CA "$work/ca.pem" -CAkey "$work/ca.key" -CAcreateserial -days 1 \
+    -extfile "$work/tls.ext" -out "$work/tls.pem" 2>/dev/null
+}
+
+# with_tls COMMAND...: runs it with settings for mutual TLS on both sides of the proxy.
+with_tls() {
+  local direction=LINKERD2_PROXY_OUTBOUND
+  local "${direction}_SERVER_TLS_CERT=$work/tls.pem" "${direction}_SERVER_TLS_KEY=$work/tls.key"
+  local "${direction}_SERVER_TLS_CLIENT_CA=$work/ca.pem"
+  local "${direction}_SERVER_TLS_ALLOWED_CLIENTS=spiffe://example/test"
+  local "${direction}_CONNECT_TLS=on" "${direction}_CONNECT_TLS_CA=$work/ca.pem"
+  local "${direction}_CONNECT_TLS_CERT=$work/tls.pem" "${direction}_CONNECT_TLS_KEY=$work/tls.key"
+  export "${!LINKERD2_PROXY_OUTBOUND_@}"
+  "$@"
+}

@@ -191,6 +191,14 @@ mod tests {
         for end in 0..200 {
             assert_eq!(expires(&whole[..end].into()), None, "{end}");
         }
+        for place in 0..whole.len() {
+            for byte in [0, 1, 0x30, 0x7f, 0x80, 0x82, 0x84, 0xff] {
+                let mut changed = whole.to_vec();
+                changed[place] = byte;
+                // Whatever it says now.
+                let _ = expires(&changed.into());
+            }
+        }
         for wrong in [&[SEQUENCE, 0x84, 0xff, 0xff, 0xff, 0xff][..], &[SEQUENCE, 0x80], &[SEQUENCE, 0xff, 1, 2]] {
             assert_eq!(expires(&wrong.into()), None);
         }
