@@ -7,6 +7,7 @@ use bytes::Bytes;
 use h2::{client::SendRequest, server};
 use http::{Request, Response, StatusCode};
 use pki::{Authority, Files, Identity};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig, pki_types::ServerName};
 use std::{
     fmt, fs, io,
@@ -334,6 +335,9 @@ async fn half_a_handshake_is_closed_and_holds_up_nobody() {
 #[tokio::test]
 async fn a_thousand_handshakes_at_once() {
     const CLIENTS: usize = 1_000;
+    // Here and in the process that is started, which inherits the limit.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     let rig = Rig::start(&[("SERVER_TLS_HANDSHAKE_TIMEOUT", "5m"), ("ACCEPT_BACKLOG", "2048")]).await;
     let config = Arc::new(rig.ca.client(None));
     let proxy = rig.app.proxy;
