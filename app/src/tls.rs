@@ -68,3 +68,36 @@ pub(crate) fn check(config: &Config) -> Vec<String> {
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{files::Variables, *};
+    use app_env::{ConnectTls, ServerTls, TlsIdentity};
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+    use std::{env, fs, process, time::Duration};
+
+    #[test]
+    fn debug_shows_no_key() {
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["a.example".into()]).unwrap();
+        let path = |end: &str| env::temp_dir().join(format!("app-tls-debug-{}.{end}", process::id()));
+        let identity = TlsIdentity { cert: path("pem"), key: path("key") };
+        fs::write(&identity.cert, cert.pem()).unwrap();
+        fs::write(&identity.key, signing_key.serialize_pem()).unwrap();
+        let params = ServerTls { identity: identity.clone(), handshake_timeout: Duration::from_secs(1), client: None };
+        let server = Server::load("inbound", &params).unwrap();
+        let params = ConnectTls { ca: Some(path("pem")), identity: Some(identity.clone()), ..ConnectTls::default() };
+        let client = Client::load("inbound", &params, &[]).unwrap();
+        let made = Variables { direction: "inbound", side: "SERVER_TLS" }.identity(&identity).unwrap();
+        let shown = format!("{:?} {made:?}", Tls { server: Some(Arc::new(server)), client: Some(Arc::new(client)) });
+        fs::remove_file(identity.cert).unwrap();
+        fs::remove_file(identity.key).unwrap();
+
+        // PKCS#8 of P-256 by ring: the secret is the 32 bytes from the 36th on.
+        let secret = &signing_key.serialized_der()[36..68];
+        let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(!shown.contains(&hex) && !shown.contains(&hex.to_uppercase()), "{shown}");
+        // As lists of numbers are printed.
+        assert!(!shown.contains(format!("{secret:?}").trim_matches(['[', ']'])), "{shown}");
+        assert!(shown.contains("app-tls-debug"), "it shows where they are");
+    }
+}

@@ -68,7 +68,7 @@ impl<T> Reloadable<T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Reloadable<T> {
+impl<T> fmt::Debug for Reloadable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reloadable").field("files", &self.files).finish_non_exhaustive()
     }

@@ -12,5 +12,6 @@ mod lifetime;
 mod listener;
 mod protection;
 mod stalls;
+mod matrix;
 mod support;
 mod tls;

@@ -90,7 +90,7 @@ pub(crate) struct Answer {
 }
 
 /// The binary's outbound direction.
-fn start(endpoint: impl fmt::Display + Copy, settings: &[(&str, &str)]) -> App {
+pub(crate) fn start(endpoint: impl fmt::Display + Copy, settings: &[(&str, &str)]) -> App {
     let settings: Vec<_> =
         settings.iter().map(|(name, value)| (format!("LINKERD2_PROXY_OUTBOUND_{name}"), *value)).collect();
     let settings: Vec<_> = settings.iter().map(|(name, value)| (name.as_str(), *value)).collect();
