@@ -47,8 +47,6 @@ pub struct IncomingBody {
     taken: usize,
     /// What came while the reader had stopped. `None`: nothing.
     gathered: Option<Box<Gathered>>,
-    /// What ended the stream then.
-    failed: Option<h2::Error>,
 }
 
 /// Why a body ended before its message was whole.
@@ -95,7 +93,6 @@ impl IncomingBody {
             progress: None,
             taken: 0,
             gathered: None,
-            failed: None,
         }
     }
 
@@ -121,7 +118,8 @@ impl IncomingBody {
     /// To be called where what was taken last cannot be passed on now: takes what comes, as far as the stream's window
     /// lets it, so that frames do not pile up in h2, which ends the connection when there are too many small ones.
     pub(crate) fn hold(&mut self, cx: &mut Context<'_>) -> Held {
-        if !self.ended && !self.data_done && self.failed.is_none() {
+        let failed = self.gathered.as_ref().is_some_and(|gathered| gathered.failed.is_some());
+        if !self.ended && !self.data_done && !failed {
             if let Some(stream) = &mut self.stream {
                 stream.stuck();
             }
@@ -131,7 +129,7 @@ impl IncomingBody {
                     Some(Ok(data)) if data.is_empty() => {}
                     Some(Ok(data)) => self.gathered.get_or_insert_default().push(data),
                     Some(Err(error)) => {
-                        self.failed = Some(error);
+                        self.gathered.get_or_insert_default().failed = Some(error);
                         break;
                     }
                     None => {
@@ -153,12 +151,9 @@ impl IncomingBody {
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         if let Some(gathered) = &mut self.gathered {
-            let data = gathered.pop();
+            let polled = gathered.pop().map(Ok).or_else(|| gathered.failed.take().map(Err));
             self.gathered.take_if(|gathered| gathered.is_empty());
-            return Poll::Ready(data.map(Ok));
-        }
-        if let Some(error) = self.failed.take() {
-            return Poll::Ready(Some(Err(error)));
+            return Poll::Ready(polled);
         }
         self.receive(cx)
     }
@@ -264,7 +259,7 @@ impl Body for IncomingBody {
 
     fn is_end_stream(&self) -> bool {
         // h2 takes a lock to tell; what it told at first is good enough until something has come.
-        self.ended || (self.asked && self.gathered.is_none() && self.failed.is_none() && self.from.is_end_stream())
+        self.ended || (self.asked && self.gathered.is_none() && self.from.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {

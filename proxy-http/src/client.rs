@@ -145,11 +145,11 @@ const DEFAULT_MAX_SEND_BUF_SIZE: usize = 1 << 20;
 const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
 const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// What DATA frames of less than 256 bytes that wait in h2 may cost before it ends the connection with
-/// ENHANCE_YOUR_CALM, in bytes: each costs what is missing of the 256. h2's own choice is half of the connection's window,
-/// which a burst of some 2,000 small gRPC messages is enough for. Bodies take what comes even when their readers have
-/// stopped, so frames wait only from one read to the next poll of their streams, and a burst is what counts. This is
-/// enough for all of a stream's default window in frames of one byte. The price is so much memory, which h2 keeps as long
-/// as the connection lives, for each connection to an endpoint that sends such bursts.
+/// ENHANCE_YOUR_CALM, in bytes: each costs what is missing of the 256. h2's own choice is half of the connection's
+/// window, which a burst of some 2,000 small gRPC messages is enough for. Bodies take what comes even when their readers
+/// have stopped, so frames wait only from one read to the next poll of their streams, and a burst is what counts. This
+/// is enough for all of a stream's default window in frames of one byte. The price is so much memory, which h2 keeps as
+/// long as the connection lives, for each connection to an endpoint that sends such bursts.
 const DATA_FRAME_BUDGET: usize = 16 << 20;
 /// Streams to open before the peer's SETTINGS say how many it takes. None: those above its limit would be refused.
 const INITIAL_MAX_SEND_STREAMS: usize = 0;

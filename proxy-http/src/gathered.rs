@@ -3,13 +3,15 @@
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 
-/// Frames in their order, the small ones put together: each costs h2 as much as 256 bytes, and keeps the buffer that it was
-/// read into from being freed, with what came for other streams.
+/// Frames in their order, the small ones put together: each costs h2 as much as 256 bytes, and keeps the buffer that it
+/// was read into from being freed, with what came for other streams.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     whole: VecDeque<Bytes>,
     /// What came after those.
     small: BytesMut,
+    /// What ended the stream after all of them.
+    pub(crate) failed: Option<h2::Error>,
 }
 
 /// Frames of fewer bytes are copied: half of what h2 reads into at a time.
@@ -30,7 +32,7 @@ impl Gathered {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.whole.is_empty() && self.small.is_empty()
+        self.whole.is_empty() && self.small.is_empty() && self.failed.is_none()
     }
 
     pub(crate) fn pop(&mut self) -> Option<Bytes> {

@@ -55,8 +55,8 @@ pub(crate) enum Piped {
     Lost,
 }
 
-/// How much is sent at most where there is window for a byte, in bytes: the usual size of a frame. h2 keeps what is beyond
-/// the window, and does not tell how it shrinks, so a peer that takes less than this looks as if it took nothing.
+/// How much is sent at most where there is window for a byte, in bytes: the usual size of a frame. h2 keeps what is
+/// beyond the window, and does not tell how it shrinks, so a peer that takes less than this looks as if it took nothing.
 const PIECE: usize = 16 << 10;
 
 // === impl Pipe ===

@@ -155,8 +155,8 @@ const DEFAULT_MAX_SEND_BUF_SIZE: usize = 400 << 10;
 const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
 const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// What DATA frames of less than 256 bytes that wait in h2 may cost, as toward endpoints. They wait for a poll of their
-/// streams only, so a burst is what counts; clients get less than endpoints, since there may be many more of them. It is
-/// enough for 16,000 small messages at once, more than the default stream window holds of gRPC's smallest.
+/// streams only, so a burst is what counts; clients get less than endpoints, since there may be many more of them. It
+/// is enough for 16,000 small messages at once, more than the default stream window holds of gRPC's smallest.
 const DATA_FRAME_BUDGET: usize = 4 << 20;
 
 // === impl Server ===
@@ -210,11 +210,12 @@ impl Server {
     ///
     /// An error of `service` resets the stream, with the code of the first `h2::Error` among its sources or else with
     /// INTERNAL_ERROR. So does a response that HTTP/2 has no form for, such as one with a `connection` field. When a
-    /// client resets its stream, or is lost, the future or the body of its response is dropped. So it is when the client
-    /// takes nothing of the response for the write-stall timeout, or when nothing moves on the stream for the stream idle
-    /// timeout: the stream is reset with CANCEL then; where the head is not there yet, it is answered with 504 (gRPC
-    /// status 4). Envoy answers the latter with 408 where the request is not whole, but that asks clients to send it
-    /// again, and what was done with it nobody knows.
+    /// client resets its stream, or is lost, the future or the body of its response is dropped.
+    ///
+    /// So it is when the client takes nothing of the response for the write-stall timeout, or when nothing moves on the
+    /// stream for the stream idle timeout: the stream is reset with CANCEL then; where the head is not there yet, it is
+    /// answered with 504 (gRPC status 4). Envoy answers the latter with 408 where the request is not whole, but that
+    /// asks clients to send it again, and what was done with it nobody knows.
     ///
     /// # Errors
     ///
