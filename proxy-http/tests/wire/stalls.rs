@@ -610,3 +610,42 @@ async fn nothing_stays_held_whoever_reads_and_whoever_leaves() {
     };
     timeout(60 * SECOND, none).await.expect("all is given back");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_ends_a_stream_while_it_is_stalled_comes_after_its_data() {
+    let mut rig = Rig::defaults();
+    let (mut slow, window) = unwilling(&rig).await;
+    let mut endpoint = endpoint(&mut rig).await;
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let (response, _) = slow.send_request(get(), true).unwrap();
+        let mut body = endpoint.asked().await.answer();
+        send_frames(&mut body, 100, 1_000);
+        sleep(SECOND).await;
+        all.push((response.await.unwrap().into_body(), body));
+    }
+    // One is reset, one ends, and one ends with trailers.
+    all[0].1.send_reset(Reason::REFUSED_STREAM);
+    all[1].1.send_data(Bytes::new(), true).unwrap();
+    let trailer = (http::header::ETAG, "last".parse().unwrap());
+    all[2].1.send_trailers(http::HeaderMap::from_iter([trailer])).unwrap();
+    sleep(SECOND).await;
+    window.send(1 << 20).unwrap();
+    let whole = frames(100, 1_000);
+    let mut bodies = all.into_iter().map(|(body, _)| body);
+    let mut broken = bodies.next().unwrap();
+    let mut read = Vec::new();
+    let reason = loop {
+        match broken.data().await.expect("it does not end") {
+            Ok(data) => read.extend_from_slice(&data),
+            Err(error) => break error.reason(),
+        }
+    };
+    assert_eq!(reason, Some(Reason::REFUSED_STREAM));
+    assert!(whole.starts_with(&read));
+    let (bytes, trailers) = collect(&mut bodies.next().unwrap()).await.unwrap();
+    assert!(bytes == whole && trailers.is_none());
+    let (bytes, trailers) = collect(&mut bodies.next().unwrap()).await.unwrap();
+    assert!(bytes == whole);
+    assert_eq!(trailers.unwrap()["etag"], "last");
+}
