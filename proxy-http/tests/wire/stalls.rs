@@ -576,7 +576,8 @@ async fn nothing_stays_held_whoever_reads_and_whoever_leaves() {
     let mut rig = Rig::new(&ServerParams::DEFAULT, &toward_endpoints(fixed(20_000, 20_000)), PROXY);
     let mut endpoint = endpoint(&mut rig).await;
     let mut builder = h2::client::Builder::new();
-    let (client, connection) = builder.initial_window_size(30_000).handshake::<_, Bytes>(rig.connect()).await.unwrap();
+    let (client, connection) =
+        builder.initial_window_size(30_000).handshake::<_, Bytes>(rig.connect(1 << 20).0).await.unwrap();
     tokio::spawn(connection);
     let mut all = tokio::task::JoinSet::new();
     for stream in 0..200 {
