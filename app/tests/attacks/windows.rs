@@ -42,13 +42,22 @@ async fn windows_that_settings_make_overflow() {
     rig.alone().await;
 }
 
+/// A fault of the stream or of the connection, as the engine finds it (RFC 9113 section 6.9).
 #[tokio::test]
 async fn more_data_than_a_stream_has_window_for() {
     let rig = Rig::start().await;
-    let client = Peer::client(rig.inbound, &[]).await;
+    let mut client = Peer::client(rig.inbound, &[]).await;
     // The endpoint reads none of it.
-    let bytes = [post(1, "/hang"), frame(DATA, 0, 1, &[0; 16_384]).repeat(20)].concat();
-    assert_eq!(rig.beside(client.flood(bytes)).await.go_away, Some(FLOW_CONTROL_ERROR));
+    rig.beside(async {
+        client.send([post(1, "/hang"), frame(DATA, 0, 1, &[0; 16_384]).repeat(20)].concat()).await;
+        let found = match client.from.until(RST_STREAM, 1).await {
+            Ok(reset) => code(&reset.payload),
+            Err(gone) => gone.go_away.expect("it says why"),
+        };
+        assert_eq!(found, FLOW_CONTROL_ERROR);
+    })
+    .await;
+    drop(client);
     rig.alone().await;
     rig.costs_at_most(16);
 }
