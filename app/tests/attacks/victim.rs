@@ -19,7 +19,7 @@ const LEAST: usize = 25;
 const PAUSE: Duration = Duration::from_millis(2);
 /// What the victim's P99 may be in any case: attacker, proxy, endpoint and victim share two cores or so, where a few
 /// milliseconds say little. Whoever is held up by others' readers or frames waits for much longer.
-const FLOOR: Duration = Duration::from_millis(50);
+const FLOOR: Duration = Duration::from_millis(100);
 /// The same where the proxy is a debug build, in which all that the attacker asks for takes ten times as long.
 const DEBUG_FLOOR: Duration = Duration::from_millis(500);
 
