@@ -13,7 +13,7 @@ use std::{
 };
 
 static KNOWN: LazyLock<BTreeSet<OsString>> =
-    LazyLock::new(|| app_env::variables().into_iter().map(|variable| variable.name.into()).collect());
+    LazyLock::new(|| app_env::variables().map(|variable| variable.name.into()).collect());
 
 // Lines of `NAME=value`; the prefix is added.
 fuzz_target!(|input: &[u8]| {

@@ -153,9 +153,11 @@ fn is_authority(authority: &str) -> bool {
 
 /// 1 to 65535, in five digits at most.
 fn is_port(port: &[u8]) -> bool {
-    let digits =
-        port.iter().try_fold(0, |value, byte| byte.is_ascii_digit().then(|| value * 10 + u32::from(byte - b'0')));
-    port.len() <= 5 && digits.is_some_and(|value| (1..=65_535).contains(&value))
+    if port.len() > 5 || !port.iter().all(u8::is_ascii_digit) {
+        return false;
+    }
+    let value = port.iter().fold(0, |value, byte| value * 10 + u32::from(byte - b'0'));
+    (1..=65_535).contains(&value)
 }
 
 /// What in an authority is not simply its host.

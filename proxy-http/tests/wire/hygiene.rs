@@ -225,6 +225,7 @@ fn hosts_and_authorities() {
     bare(b":authority=a.test:65535", "GET a.test:65535 /");
     bare(b":authority=a.test:65536", "400");
     bare(b":authority=a.test:99999", "400");
+    bare(b":authority=a.test:99999999999", "400");
     bare(b":authority=a.test:0", "400");
     bare(b":authority=a.test:", "400");
     bare(b":authority=a.test:+80", "400");
