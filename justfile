@@ -35,6 +35,14 @@ tls: _release
 idle: _release
     scripts/idle
 
+# Attacks of full size on the release binary.
+attacks: _release
+    ATTACKS_FACTOR=10 ATTACKS_APP={{justfile_directory()}}/target/release/app cargo test -p app --test attacks
+
+# Load and faults for a time, and what the release binary holds meanwhile.
+soak seconds="60": _release
+    scripts/soak {{seconds}}
+
 # The back end, the proxy and traffic through both.
 demo *args:
     cargo run --release -p app -- demo {{args}}
