@@ -116,7 +116,8 @@ impl Copy {
         while let (Some((name, _)), Some((value, sensitive))) = (fields.next(), fields.next()) {
             let mut value = HeaderValue::from_bytes(value).expect(VALID);
             value.set_sensitive(sensitive);
-            headers.append(HeaderName::from_bytes(name).expect(VALID), value);
+            // As h2 makes them: what it takes is more than `from_bytes` does.
+            headers.append(HeaderName::from_lowercase(name).expect(VALID), value);
         }
         let (mut head, ()) = Request::new(()).into_parts();
         head.method = self.method.clone();
@@ -179,6 +180,7 @@ mod tests {
                 .header(COOKIE, "a=1")
                 .header("x-bytes", HeaderValue::from_bytes(b"\xff\x80 ").unwrap())
                 .header("x-empty", "")
+                .header(HeaderName::from_lowercase(b"x-quote\"").unwrap(), "1")
                 .header(COOKIE, "b=2")
                 .header(AUTHORIZATION, secret.clone())
                 .header("x-long", "v".repeat(70_000));
