@@ -24,8 +24,8 @@ use tokio_rustls::TlsAcceptor;
 /// An endpoint, the binary before it, and a client's connection.
 struct Rig {
     client: SendRequest<Bytes>,
-    /// The codes that requests which hang are reset with.
-    resets: mpsc::UnboundedReceiver<Reason>,
+    /// Of requests that hang: that they came, and the codes that they are reset with.
+    hanging: mpsc::UnboundedReceiver<Option<Reason>>,
     _files: Files,
     _app: App,
 }
@@ -44,14 +44,14 @@ impl Rig {
         if endpoint_tls {
             settings.extend([("CONNECT_TLS", "on"), ("CONNECT_TLS_CA", &*ca_path)]);
         }
-        let (addr, resets) = endpoint(endpoint_tls.then(|| Authority::server(&identity, &["h2"], None))).await;
+        let (addr, hanging) = endpoint(endpoint_tls.then(|| Authority::server(&identity, &["h2"], None))).await;
         let app = start(addr, &settings);
         let client = if client_tls {
             open(connect(app.proxy, ca.client(None)).await.unwrap()).await
         } else {
             open(TcpStream::connect(app.proxy).await.unwrap()).await
         };
-        Self { client, resets, _files: files, _app: app }
+        Self { client, hanging, _files: files, _app: app }
     }
 
     /// Sends a request with a body and trailers, if there are any, and returns what comes back.
@@ -101,10 +101,10 @@ async fn collect(body: &mut RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
     (bytes, body.trailers().await.unwrap())
 }
 
-async fn endpoint(tls: Option<Arc<ServerConfig>>) -> (SocketAddr, mpsc::UnboundedReceiver<Reason>) {
+async fn endpoint(tls: Option<Arc<ServerConfig>>) -> (SocketAddr, mpsc::UnboundedReceiver<Option<Reason>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let (told, resets) = mpsc::unbounded_channel();
+    let (told, hanging) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (tls, told) = (tls.clone(), told.clone());
@@ -116,10 +116,10 @@ async fn endpoint(tls: Option<Arc<ServerConfig>>) -> (SocketAddr, mpsc::Unbounde
             });
         }
     });
-    (addr, resets)
+    (addr, hanging)
 }
 
-async fn serve<I: AsyncRead + AsyncWrite + Unpin>(io: I, told: mpsc::UnboundedSender<Reason>) {
+async fn serve<I: AsyncRead + AsyncWrite + Unpin>(io: I, told: mpsc::UnboundedSender<Option<Reason>>) {
     let Ok(mut connection) = server::handshake(io).await else { return };
     while let Some(Ok((req, respond))) = connection.accept().await {
         tokio::spawn(answer(req, respond, told.clone()));
@@ -129,7 +129,7 @@ async fn serve<I: AsyncRead + AsyncWrite + Unpin>(io: I, told: mpsc::UnboundedSe
 async fn answer(
     req: Request<RecvStream>,
     mut respond: server::SendResponse<Bytes>,
-    told: mpsc::UnboundedSender<Reason>,
+    told: mpsc::UnboundedSender<Option<Reason>>,
 ) {
     let (head, mut body) = req.into_parts();
     let rsp = Response::builder();
@@ -137,8 +137,9 @@ async fn answer(
         "/none" => _ = respond.send_response(rsp.status(204).body(()).unwrap(), true).unwrap(),
         "/head" => _ = respond.send_response(rsp.header("content-length", 5).body(()).unwrap(), true).unwrap(),
         "/hang" => {
+            told.send(None).unwrap();
             let reason = poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
-            told.send(reason).unwrap();
+            told.send(Some(reason)).unwrap();
         }
         // What comes is sent back as it comes.
         _ => {
@@ -180,9 +181,11 @@ async fn check(client_tls: bool, endpoint_tls: bool) {
     let req = Request::post("http://test.example/hang").body(()).unwrap();
     let (response, mut to) = rig.client.send_request(req, false).unwrap();
     to.send_data("some".into(), false).unwrap();
+    // What is reset before the proxy has seen it goes no further.
+    assert_eq!(timeout(PATIENCE, rig.hanging.recv()).await.expect("it comes"), Some(None));
     to.send_reset(Reason::CANCEL);
     drop(response);
-    assert_eq!(timeout(PATIENCE, rig.resets.recv()).await.expect("it is told"), Some(Reason::CANCEL));
+    assert_eq!(timeout(PATIENCE, rig.hanging.recv()).await.expect("it is told"), Some(Some(Reason::CANCEL)));
     // And the connection goes on.
     assert_eq!(rig.ask(Method::GET, "/", None).await.1, b"greeting");
 }
