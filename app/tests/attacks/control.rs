@@ -3,7 +3,7 @@
 use crate::{
     frames::{
         CANCEL, DATA, ENHANCE_YOUR_CALM, INITIAL_WINDOW_SIZE, PING, PRIORITY, Peer, RST_STREAM, SETTINGS, UNKNOWN,
-        frame, get, ids, post, setting, window_update,
+        check_said, frame, get, ids, post, setting, window_update,
     },
     rig::{PATIENCE, Rig, factor},
 };
@@ -24,7 +24,7 @@ async fn flood(opening: &[u8], frame: &[u8]) {
     let bytes = [opening, &frame.repeat(frames())].concat();
     let client = Peer::client(rig.inbound, &[]).await;
     let end = rig.beside(client.flood(&bytes)).await;
-    assert_eq!(end.go_away, Some(ENHANCE_YOUR_CALM));
+    check_said(end.go_away, ENHANCE_YOUR_CALM);
     rig.alone().await;
 
     let mut client = Peer::client(rig.inbound, &[]).await;
@@ -36,6 +36,7 @@ async fn flood(opening: &[u8], frame: &[u8]) {
     // It does not wait for the client to read that it has hung up.
     rig.alone().await;
     rig.costs_at_most(32);
+    assert_eq!(rig.beyond_limits().await, 2);
     drop(client);
 }
 

@@ -177,6 +177,13 @@ impl Frames {
     }
 }
 
+/// Checks what GOAWAY said, if it came: a connection that is closed with bytes unread is reset, and what was sent last is
+/// lost then. That it was closed is seen before.
+#[track_caller]
+pub(crate) fn check_said(go_away: Option<u32>, code: u32) {
+    assert!(go_away.is_none_or(|said| said == code), "{go_away:?} instead of {code}");
+}
+
 pub(crate) fn code(payload: &[u8]) -> u32 {
     u32::from_be_bytes(payload[..4].try_into().unwrap())
 }

@@ -45,7 +45,7 @@ async fn a_thousand_that_read_nothing() {
 #[tokio::test]
 async fn tiny_data_to_those_that_read_nothing() {
     let rig = Rig::start().await;
-    let count = 4_000;
+    let count = 1_000;
     let mut clients = rig.beside(stall(&rig, 1, 8, &format!("/tiny/{count}"))).await;
     rig.beside(async {}).await;
     rig.costs_at_most(48);

@@ -149,14 +149,20 @@ impl Rig {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
-    /// The value of a metric that has these labels; zero if there is none.
+    /// How often clients went beyond a limit.
+    pub(crate) async fn beyond_limits(&self) -> u64 {
+        self.metric("http2_connection_limit_total", "direction=\"inbound\"").await
+    }
+
+    /// The sum of a metric's values with labels that begin with these.
     pub(crate) async fn metric(&self, name: &str, labels: &str) -> u64 {
         let mut stream = TcpStream::connect(self.admin).await.unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).await.unwrap();
-        let start = format!("{name}{{{labels}}} ");
-        page.lines().find_map(|line| line.strip_prefix(&start)).map_or(0, |value| value.parse().unwrap())
+        let start = format!("{name}{{{labels}");
+        let values = page.lines().filter(|line| line.starts_with(&start)).filter_map(|line| line.rsplit(' ').next());
+        values.map(|value| value.parse::<u64>().unwrap()).sum()
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::{
     frames::{
-        DATA, FLOW_CONTROL_ERROR, HEADERS, INITIAL_WINDOW_SIZE, PING, PROTOCOL_ERROR, Peer, RST_STREAM, SETTINGS, code,
-        frame, get, ids, post, setting, window_update,
+        DATA, FLOW_CONTROL_ERROR, HEADERS, INITIAL_WINDOW_SIZE, PING, PROTOCOL_ERROR, Peer, RST_STREAM, SETTINGS,
+        check_said, code, frame, get, ids, post, setting, window_update,
     },
     rig::Rig,
 };
@@ -15,7 +15,7 @@ async fn window_of_a_connection_that_overflows() {
     let rig = Rig::start().await;
     let client = Peer::client(rig.inbound, &[]).await;
     let end = rig.beside(client.flood([get(1, "/hang"), window_update(0, MOST)].concat())).await;
-    assert_eq!(end.go_away, Some(FLOW_CONTROL_ERROR));
+    check_said(end.go_away, FLOW_CONTROL_ERROR);
     rig.alone().await;
 }
 
@@ -38,7 +38,7 @@ async fn windows_that_settings_make_overflow() {
     let client = Peer::client(rig.inbound, &[]).await;
     let settings = frame(SETTINGS, 0, 0, &setting(INITIAL_WINDOW_SIZE, MOST));
     let bytes = [get(1, "/hang"), window_update(1, 1 << 16), settings].concat();
-    assert_eq!(rig.beside(client.flood(bytes)).await.go_away, Some(FLOW_CONTROL_ERROR));
+    check_said(rig.beside(client.flood(bytes)).await.go_away, FLOW_CONTROL_ERROR);
     rig.alone().await;
 }
 
@@ -51,10 +51,10 @@ async fn more_data_than_a_stream_has_window_for() {
     rig.beside(async {
         client.send([post(1, "/hang"), frame(DATA, 0, 1, &[0; 16_384]).repeat(20)].concat()).await;
         let found = match client.from.until(RST_STREAM, 1).await {
-            Ok(reset) => code(&reset.payload),
-            Err(gone) => gone.go_away.expect("it says why"),
+            Ok(reset) => Some(code(&reset.payload)),
+            Err(gone) => gone.go_away,
         };
-        assert_eq!(found, FLOW_CONTROL_ERROR);
+        check_said(found, FLOW_CONTROL_ERROR);
     })
     .await;
     drop(client);
@@ -70,7 +70,7 @@ async fn more_data_than_a_connection_has_window_for() {
     // The endpoint reads none of it, and each stream keeps within its own window, which is a sixteenth.
     let stream = |id| [post(id, "/hang"), frame(DATA, 0, id, &[0; 16_000]).repeat(4)].concat();
     let end = rig.beside(client.flood(ids().take(100).flat_map(stream).collect::<Vec<_>>())).await;
-    assert_eq!(end.go_away, Some(FLOW_CONTROL_ERROR));
+    check_said(end.go_away, FLOW_CONTROL_ERROR);
     rig.alone().await;
     rig.costs_at_most(16);
 }
