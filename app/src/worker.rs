@@ -175,9 +175,11 @@ impl Stack {
         let (list, params) = (endpoints.clone(), *endpoint_params);
         let endpoints = match &tls.client {
             None => Endpoints::spawn(list, &connect(tcp, direction, stats, buffers), params),
-            Some(tls) => {
-                Endpoints::spawn(list, &connect(TlsConnector::new(tcp, Arc::clone(tls)), direction, stats, buffers), params)
-            }
+            Some(tls) => Endpoints::spawn(
+                list,
+                &connect(TlsConnector::new(tcp, Arc::clone(tls)), direction, stats, buffers),
+                params,
+            ),
         };
         let stack = Self {
             server: server.clone().count_on(Arc::clone(stats.transport(Peer::Client))),
