@@ -354,9 +354,9 @@ fn starvation(data: &Data) -> String {
         others.len(),
         others.iter().filter(|cell| held_up(**cell)).count(),
     );
-    if starved == 0 {
-        text += "The proxy gives a connection as much window more as its readers that stopped hold (`D_MAX_BUFFERED_BYTES` at most, for \
-                 all\nconnections).\n";
+    if starved * 2 < may_starve.len() {
+        text += "The proxy gives a connection as much window more as its readers that stopped hold, at most `D_MAX_BUFFERED_BYTES` for \
+                 all\nconnections: 256 MiB unless set, which 256 readers with windows of 1 MiB use up.\n";
     }
     text
 }
