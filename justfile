@@ -31,6 +31,10 @@ interop *args: _release
 tls: _release
     scripts/tls
 
+# curl and h2load over HTTP/1.1 and HTTP/2 through the release binary.
+curl: _release
+    scripts/curl
+
 # What 10,000 idle connections cost.
 idle: _release
     scripts/idle

@@ -32,6 +32,10 @@ pub struct Direction {
     pub listen_addr: SocketAddr,
     /// Where requests go to: at least one, none twice.
     pub endpoints: Vec<HostPort>,
+    /// How long a client may take to show which protocol it speaks; above zero.
+    pub detect_timeout: Duration,
+    /// How long a client may take for the head of an HTTP/1.1 request; above zero.
+    pub server_http1_header_read_timeout: Duration,
     /// HTTP/2 toward clients; `flow_control`, `max_connection_idle` and `write_stall_timeout` are always set.
     pub server: ServerParams,
     /// TCP toward clients.
@@ -69,6 +73,10 @@ pub struct Direction {
 /// How endpoints are connected to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Connect {
+    /// What is spoken with endpoints.
+    pub protocol: EndpointProtocol,
+    /// HTTP/1.1 toward endpoints.
+    pub http1: ConnectHttp1,
     /// HTTP/2 toward endpoints; `flow_control`, `max_concurrent_reset_streams` and `write_stall_timeout` are always set.
     pub http2: ClientParams,
     /// How long a connection may take to open; above zero.
@@ -142,6 +150,29 @@ pub enum ClientAuth {
     Required,
     /// It may.
     Optional,
+}
+
+/// What is spoken with endpoints.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum EndpointProtocol {
+    /// HTTP/2; the default.
+    #[default]
+    Http2,
+    /// HTTP/1.1.
+    Http1,
+    /// What the client of each request speaks.
+    Same,
+}
+
+/// Connections of HTTP/1.1 to one endpoint, which have one request at a time.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ConnectHttp1 {
+    /// Over all workers; above zero.
+    pub max_connections: usize,
+    /// Those without a request, over all workers; above zero.
+    pub max_idle: usize,
+    /// How long one may go without a request; above zero.
+    pub max_connection_idle: Duration,
 }
 
 /// When an endpoint is left alone, and for how long.

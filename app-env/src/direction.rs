@@ -1,7 +1,7 @@
 //! One direction: its listener, its endpoints and the bounds between them.
 
 use crate::{
-    Backoff, Breaker, Connect, Direction, Error, HostPort, Origin, Retry, TcpParams,
+    Backoff, Breaker, Connect, ConnectHttp1, Direction, Error, HostPort, Origin, Retry, TcpParams,
     error::plain,
     grammar::{Grammar, Number, Time},
     http2::{self, Shared},
@@ -9,11 +9,13 @@ use crate::{
     table::{
         ACCEPT_BACKLOG, ACCEPT_KEEPALIVE, ACCEPT_USER_TIMEOUT, BREAKER_CONSECUTIVE_FAILURES, BREAKER_MAX_EJECTION,
         BREAKER_MIN_EJECTION, CONNECT_EXP_BACKOFF_JITTER, CONNECT_EXP_BACKOFF_MAX, CONNECT_EXP_BACKOFF_MIN,
-        CONNECT_KEEPALIVE, CONNECT_MAX_CONNECTION_IDLE, CONNECT_MAX_STREAMS_PER_CONNECTION, CONNECT_TIMEOUT,
-        CONNECT_USER_TIMEOUT, ENDPOINTS, HTTP_FAILFAST_TIMEOUT, HTTP_MAX_HEADERS_COUNT, HTTP_MAX_URI_LENGTH,
-        HTTP_QUEUE_CAPACITY, HTTP_REQUEST_TIMEOUT, HTTP_RETRY_BUDGET_MIN_PER_SECOND, HTTP_RETRY_BUDGET_RATIO,
-        HTTP_RETRY_BUFFER_SIZE, HTTP_RETRY_GATEWAY_ERRORS, HTTP_RETRY_GRPC_UNAVAILABLE, LISTEN_ADDR,
-        MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ENDPOINT, MAX_IN_FLIGHT, SLOW_START,
+        CONNECT_HTTP1_MAX_CONNECTION_IDLE, CONNECT_HTTP1_MAX_CONNECTIONS, CONNECT_HTTP1_MAX_IDLE, CONNECT_KEEPALIVE,
+        CONNECT_MAX_CONNECTION_IDLE, CONNECT_MAX_STREAMS_PER_CONNECTION, CONNECT_PROTOCOL, CONNECT_TIMEOUT,
+        CONNECT_USER_TIMEOUT, DETECT_TIMEOUT, ENDPOINTS, HTTP_FAILFAST_TIMEOUT, HTTP_MAX_HEADERS_COUNT,
+        HTTP_MAX_URI_LENGTH, HTTP_QUEUE_CAPACITY, HTTP_REQUEST_TIMEOUT, HTTP_RETRY_BUDGET_MIN_PER_SECOND,
+        HTTP_RETRY_BUDGET_RATIO, HTTP_RETRY_BUFFER_SIZE, HTTP_RETRY_GATEWAY_ERRORS, HTTP_RETRY_GRPC_UNAVAILABLE,
+        LISTEN_ADDR, MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ENDPOINT, MAX_IN_FLIGHT,
+        SERVER_HTTP1_HEADER_READ_TIMEOUT, SLOW_START,
     },
     tls,
     variable::{Scope, Var},
@@ -26,12 +28,20 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
     let direction = Direction {
         listen_addr: env.read_or_default(&LISTEN_ADDR, scope),
         endpoints: endpoints.unwrap_or_default(),
+        detect_timeout: env.read_or_default(&DETECT_TIMEOUT, scope),
+        server_http1_header_read_timeout: env.read_or_default(&SERVER_HTTP1_HEADER_READ_TIMEOUT, scope),
         server: http2::read_server(env, scope),
         accept: read_tcp(env, scope, &ACCEPT_KEEPALIVE, &ACCEPT_USER_TIMEOUT),
         accept_backlog: env.read_or_default(&ACCEPT_BACKLOG, scope),
         max_connections: read_bound(env, scope, &MAX_CONNECTIONS),
         server_tls: tls::read_server(env, scope),
         connect: Connect {
+            protocol: env.read_or_default(&CONNECT_PROTOCOL, scope),
+            http1: ConnectHttp1 {
+                max_connections: read_bound(env, scope, &CONNECT_HTTP1_MAX_CONNECTIONS),
+                max_idle: read_bound(env, scope, &CONNECT_HTTP1_MAX_IDLE),
+                max_connection_idle: env.read_or_default(&CONNECT_HTTP1_MAX_CONNECTION_IDLE, scope),
+            },
             http2: http2::read_client(env, scope, shared),
             timeout: env.read_or_default(&CONNECT_TIMEOUT, scope),
             backoff: read_backoff(env, scope),

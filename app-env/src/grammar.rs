@@ -2,7 +2,7 @@
 //!
 //! `Display` of a grammar completes the sentence "must be …" and fills the tables of variables.
 
-use crate::{ClientAuth, ClientName, HostPort, LogFormat, host_port::parse_host};
+use crate::{ClientAuth, ClientName, EndpointProtocol, HostPort, LogFormat, host_port::parse_host};
 use http_h2::Setting;
 use std::{
     fmt,
@@ -80,6 +80,9 @@ pub(crate) type Auth = Word<ClientAuth>;
 
 /// A word for a [`LogFormat`], in any case, as linkerd2-proxy has it.
 pub(crate) struct Format;
+
+/// A word for an [`EndpointProtocol`].
+pub(crate) struct Protocols;
 
 /// Any text.
 pub(crate) struct Text;
@@ -415,6 +418,36 @@ impl Grammar for Format {
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("plain or json")
+    }
+}
+
+// === impl Protocols ===
+
+impl Grammar for Protocols {
+    type Value = EndpointProtocol;
+
+    fn parse(&self, text: &str) -> Result<EndpointProtocol, Refused> {
+        match text {
+            "http2" => Ok(EndpointProtocol::Http2),
+            "http1" => Ok(EndpointProtocol::Http1),
+            "same" => Ok(EndpointProtocol::Same),
+            _ => Err(Refused::default()),
+        }
+    }
+
+    fn print(&self, value: &EndpointProtocol) -> String {
+        let word = match value {
+            EndpointProtocol::Http2 => "http2",
+            EndpointProtocol::Http1 => "http1",
+            EndpointProtocol::Same => "same",
+        };
+        word.to_owned()
+    }
+}
+
+impl fmt::Display for Protocols {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("http2, http1 or same")
     }
 }
 

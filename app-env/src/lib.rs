@@ -67,8 +67,8 @@ mod variable;
 
 pub use client_name::{ClientName, InvalidClientName};
 pub use config::{
-    Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectTls, Direction, Dns, LogFormat, Retry, ServerTls,
-    TcpParams, TlsIdentity,
+    Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectHttp1, ConnectTls, Direction, Dns,
+    EndpointProtocol, LogFormat, Retry, ServerTls, TcpParams, TlsIdentity,
 };
 pub use error::{Error, Errors, Warning};
 pub use host_port::{HostPort, InvalidHostPort};

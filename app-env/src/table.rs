@@ -5,7 +5,10 @@
 
 use crate::{
     ClientAuth,
-    grammar::{Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, Host, Number, Ratio, Switch, Text, Time},
+    grammar::{
+        Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, Host, Number, Protocols, Ratio, Switch, Text,
+        Time,
+    },
     variable::{
         DefaultText::{Computed, Is, PerDirection, Unset},
         Empty, Group, Var, Words,
@@ -97,6 +100,15 @@ declare! {
     ours SERVER_TLS_FORWARD_CLIENT_CERT: Bool = Direction "SERVER_TLS_FORWARD_CLIENT_CERT" {
         Bool, default: Is("false"),
         "whether endpoints are told of the client's certificate in x-forwarded-client-cert; true needs the clients' CA"
+    }
+
+    linkerd DETECT_TIMEOUT: Time = Direction "DETECT_TIMEOUT" {
+        Time::ABOVE_ZERO, default: Is("10s"),
+        "how long a client may take to show whether it speaks HTTP/2 or HTTP/1.1, before its connection is closed"
+    }
+    ours SERVER_HTTP1_HEADER_READ_TIMEOUT: Time = Direction "SERVER_HTTP1_HEADER_READ_TIMEOUT" {
+        Time::ABOVE_ZERO, default: Is("30s"),
+        "how long a client may take for the head of an HTTP/1.1 request from its first byte on"
     }
 
     linkerd SERVER_ADAPTIVE_FLOW_CONTROL: Bool = ServerHttp2 "ADAPTIVE_FLOW_CONTROL" {
@@ -262,6 +274,23 @@ declare! {
     ours CONNECT_MAX_CONNECTION_IDLE: Time = ConnectHttp2 "MAX_CONNECTION_IDLE" {
         Time::ABOVE_ZERO, default: Is("1m"),
         "time without a request after which a connection is closed; each endpoint keeps one"
+    }
+
+    ours CONNECT_PROTOCOL: Protocols = Direction "CONNECT_PROTOCOL" {
+        Protocols, default: Is("http2"),
+        "what is spoken with endpoints: http2, http1, or what the client of each request speaks"
+    }
+    ours CONNECT_HTTP1_MAX_CONNECTIONS: Number = Direction "CONNECT_HTTP1_MAX_CONNECTIONS" {
+        Number::ABOVE_ZERO, default: Is("1024"),
+        "HTTP/1.1 connections to one endpoint, shared by all workers, but one for each at least"
+    }
+    ours CONNECT_HTTP1_MAX_IDLE: Number = Direction "CONNECT_HTTP1_MAX_IDLE" {
+        Number::ABOVE_ZERO, default: Is("64"),
+        "HTTP/1.1 connections to one endpoint kept without a request, shared by all workers, but one for each at least"
+    }
+    ours CONNECT_HTTP1_MAX_CONNECTION_IDLE: Time = Direction "CONNECT_HTTP1_MAX_CONNECTION_IDLE" {
+        Time::ABOVE_ZERO, default: Is("30s"),
+        "time without a request after which an HTTP/1.1 connection is closed; each endpoint keeps one"
     }
 
     linkerd CONNECT_TIMEOUT: Time = Direction "CONNECT_TIMEOUT" {

@@ -7,6 +7,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use proxy_http::Endpoints;
 use std::{convert::Infallible, sync::Arc};
 use tokio::{net::TcpListener, sync::Notify};
 
@@ -83,7 +84,10 @@ impl State {
 
     /// Whether each worker can reach an endpoint in each direction.
     fn is_ready(&self) -> bool {
-        self.workers.iter().flat_map(|worker| &worker.endpoints).all(|endpoints| endpoints.is_ready())
+        self.workers
+            .iter()
+            .flat_map(|worker| &worker.endpoints)
+            .all(|protocols| protocols.iter().any(Endpoints::is_ready))
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use http_h2::{ClientParams, ServerParams};
 use indicatif::{ProgressBar, ProgressStyle};
-use proxy_http::{BoxError, Connect, IncomingBody, SendRequest, Server, body};
+use proxy_http::{BoxError, Connect, IncomingBody, Protocol, SendRequest, Server, body};
 use std::{
     collections::HashMap,
     convert::Infallible,
@@ -103,7 +103,7 @@ pub(crate) async fn run(once: bool, tls: bool, time: Duration) -> Result<(), Box
     let outcomes = match &certificate {
         None => load(Connect::new(tcp, &ClientParams::DEFAULT)?, proxy, time).await?,
         Some(certificate) => {
-            let tls = TlsConnector::new(tcp, Arc::new(certificate.client()?));
+            let tls = TlsConnector::new(tcp, Arc::new(certificate.client()?), Protocol::Http2);
             load(Connect::new(tls, &ClientParams::DEFAULT)?, proxy, time).await?
         }
     };

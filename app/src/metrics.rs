@@ -69,7 +69,7 @@ impl Metrics {
         let directions = names.iter().zip(plans).enumerate().map(|(index, (name, plan))| Direction {
             name,
             stats: workers.iter().map(|worker| Arc::clone(&worker.stats[index])).collect(),
-            endpoints: workers.iter().map(|worker| worker.endpoints[index].clone()).collect(),
+            endpoints: workers.iter().flat_map(|worker| worker.endpoints[index].clone()).collect(),
             limits: Arc::clone(&plan.limits),
             buffers: Arc::clone(&plan.buffers),
             tls: plan.tls.clone(),
@@ -456,6 +456,8 @@ fn limit_name(limit: Limit) -> &'static str {
         Limit::Engine => "engine",
         Limit::HeadersCount => "max_headers_count",
         Limit::UriLength => "max_uri_length",
+        Limit::Detect => "detect_timeout",
+        Limit::HeaderRead => "header_read_timeout",
     }
 }
 

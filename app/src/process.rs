@@ -9,7 +9,7 @@ use crate::{
 };
 use app_env::{Config, Direction, Loaded};
 use proxy_http::{
-    Buffers, Server, breaker, endpoints, proxy, retry,
+    Buffers, Server, breaker, endpoints, http1, proxy, retry,
     stats::{Limit, Peer},
 };
 use std::{future::Future, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
@@ -100,15 +100,22 @@ impl Process {
                 retry: retry_params(&direction.http_retry),
             }));
             let buffers = Arc::new(Buffers::new(direction.max_buffered_bytes));
+            let http1 = http1::Params {
+                header_read_timeout: direction.server_http1_header_read_timeout,
+                https: tls.server.is_some(),
+            };
             let server = Server::new(&direction.server)
                 .expect("params are checked when they are read")
-                .buffer_in(Arc::clone(&buffers));
+                .buffer_in(Arc::clone(&buffers))
+                .http1(&http1)
+                .detect_timeout(direction.detect_timeout);
             // Once for all workers, which then agree on what there is.
             let hosts = tls.client.as_ref().is_some_and(|client| client.needs_hosts());
             let endpoints = dns::discover(&direction.endpoints, hosts, dns, &resolver);
             let endpoint_params = endpoint_params(&direction, cores);
+            let http1_params = http1_endpoint_params(&direction, cores);
             let direction = Arc::new(direction);
-            plans.push(Plan { direction, limits, buffers, server, endpoints, endpoint_params, tls });
+            plans.push(Plan { direction, limits, buffers, server, endpoints, endpoint_params, http1_params, tls });
         }
         let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG).map_err(StartErrorKind::from)?;
         let (stop, stopping) = watch::channel(false);
@@ -199,8 +206,18 @@ impl Process {
 
 /// One worker's part of what a direction may have.
 fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> endpoints::Params {
-    let app_env::Connect { backoff, max_connections, max_streams, max_idle, http2: _, timeout: _, tcp: _, tls: _ } =
-        direction.connect;
+    let app_env::Connect {
+        backoff,
+        max_connections,
+        max_streams,
+        max_idle,
+        protocol: _,
+        http1: _,
+        http2: _,
+        timeout: _,
+        tcp: _,
+        tls: _,
+    } = direction.connect;
     let app_env::Backoff { min, max, jitter } = backoff;
     let app_env::Breaker { consecutive_failures, min_ejection, max_ejection } = direction.breaker;
     endpoints::Params {
@@ -208,8 +225,21 @@ fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> endpoints::Par
         max_connections: NonZeroUsize::new(max_connections / cores).unwrap_or(NonZeroUsize::MIN),
         max_streams: max_streams.and_then(NonZeroUsize::new),
         max_idle: Some(max_idle),
+        max_idle_connections: None,
         slow_start: direction.slow_start,
         breaker: breaker::Params { consecutive_failures, min_ejection, max_ejection },
+    }
+}
+
+/// The same, of what is spoken to in HTTP/1.1.
+fn http1_endpoint_params(direction: &Direction, cores: NonZeroUsize) -> endpoints::Params {
+    let app_env::ConnectHttp1 { max_connections, max_idle, max_connection_idle } = direction.connect.http1;
+    endpoints::Params {
+        max_connections: NonZeroUsize::new(max_connections / cores).unwrap_or(NonZeroUsize::MIN),
+        max_streams: None,
+        max_idle: Some(max_connection_idle),
+        max_idle_connections: Some(max_idle / cores),
+        ..endpoint_params(direction, cores)
     }
 }
 
@@ -232,8 +262,8 @@ async fn accept(direction: usize, listener: Listener, workers: Workers, mut stop
     loop {
         tokio::select! {
             biased;
-            (stream, _) = listener::accept(&listener) => match Arc::clone(&places).try_acquire_owned() {
-                Ok(permit) => workers.give(direction, stream, permit),
+            (stream, peer) = listener::accept(&listener) => match Arc::clone(&places).try_acquire_owned() {
+                Ok(permit) => workers.give(direction, stream, peer, permit),
                 Err(_) => {
                     drop(stream);
                     workers.count_refused(direction);
@@ -259,7 +289,7 @@ impl Reloader {
 
 impl Workers {
     /// Gives a connection to the worker that has the fewest.
-    fn give(&self, direction: usize, stream: TcpStream, permit: OwnedSemaphorePermit) {
+    fn give(&self, direction: usize, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
         let stream = match stream.into_std() {
             Ok(stream) => stream,
             Err(error) => return tracing::warn!(%error, "cannot hand a connection to a worker"),
@@ -267,7 +297,7 @@ impl Workers {
         let least = self.workers.iter().zip(&*self.connections).min_by_key(|(worker, _)| worker.load());
         if let Some((worker, connections)) = least {
             // A worker takes connections for as long as there is a sender.
-            let _ = connections.send(Accepted { direction, stream, place: worker.place(permit) });
+            let _ = connections.send(Accepted { direction, stream, peer, place: worker.place(permit) });
         }
     }
 

@@ -4,7 +4,6 @@
 //! is open keeps the configuration that it was opened with.
 
 mod cert;
-mod cleartext;
 mod client;
 mod files;
 mod reload;
@@ -12,7 +11,6 @@ mod server;
 mod stats;
 mod throttle;
 
-pub(crate) use cleartext::Cleartext;
 pub(crate) use client::{Client, TlsConnector};
 pub(crate) use files::Errors;
 pub(crate) use reload::{Reload, watch};
@@ -35,6 +33,8 @@ pub(crate) struct Tls {
 
 /// HTTP/2 in ALPN (RFC 9113 section 3.2).
 const H2: &[u8] = b"h2";
+/// HTTP/1.1 in ALPN (RFC 7301 section 6).
+const HTTP_1_1: &[u8] = b"http/1.1";
 
 // === impl Tls ===
 

@@ -5,15 +5,17 @@ use crate::{
     connector::TcpConnector,
     dns::Target,
     listener::set_options,
-    tls::{self, Cleartext, Throttle, Tls, TlsConnector},
+    tls::{self, Throttle, Tls, TlsConnector},
 };
-use app_env::{Direction, TcpParams};
+use app_env::{Direction, EndpointProtocol, TcpParams};
 use proxy_http::{
-    Buffers, Connect, Endpoint, Endpoints, Proxy, Replay, Server, Stats, endpoints, proxy::Limits, server, stats::Peer,
+    Buffers, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, endpoints, proxy::Limits, server,
+    stats::Peer,
 };
 use std::{
     error::Error,
-    io, net,
+    io,
+    net::{self, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -32,7 +34,8 @@ pub(crate) struct Worker {
     open: Arc<AtomicU64>,
     /// One for each direction, as the stacks.
     pub(crate) stats: Vec<Arc<Stats>>,
-    pub(crate) endpoints: Vec<Endpoints>,
+    /// Those of each direction: one for each protocol that is spoken with them.
+    pub(crate) endpoints: Vec<Vec<Endpoints>>,
 }
 
 /// What a worker needs to build its stack of one direction.
@@ -45,6 +48,7 @@ pub(crate) struct Plan {
     pub(crate) endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
     pub(crate) endpoint_params: endpoints::Params,
     pub(crate) tls: Tls,
+    pub(crate) http1_params: endpoints::Params,
 }
 
 /// A connection on its way to a worker.
@@ -53,6 +57,8 @@ pub(crate) struct Accepted {
     /// The direction's index.
     pub(crate) direction: usize,
     pub(crate) stream: net::TcpStream,
+    /// The client.
+    pub(crate) peer: SocketAddr,
     /// Holds its place while it is open.
     pub(crate) place: Place,
 }
@@ -114,7 +120,7 @@ impl Worker {
 }
 
 async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::UnboundedReceiver<Accepted>, stop: watch::Receiver<bool>) {
-    while let Some(Accepted { direction, stream, place }) = accepted.recv().await {
+    while let Some(Accepted { direction, stream, peer, place }) = accepted.recv().await {
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {
@@ -128,18 +134,29 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::UnboundedReceiver<Accepte
         // A task ends when the client closes, or when the process drains. That `stop` lives in it holds the drain up.
         match tls.clone() {
             None => {
-                let stream = Cleartext::new(stream, Arc::clone(log));
+                let log = Arc::clone(log);
                 tokio::spawn(async move {
                     let draining = async { _ = stop.wait_for(|stop| *stop).await };
-                    ended(server.serve(stream, proxy, draining).await);
+                    let served = server.serve(stream, proxy, draining).await;
+                    if served.as_ref().is_err_and(server::Error::is_tls) && log.admits() {
+                        tracing::warn!(
+                            ?peer,
+                            "client speaks TLS to a listener that has no certificate; closing its connection"
+                        );
+                    }
+                    ended(served);
                     drop((stop, place));
                 });
             }
             Some(tls) => {
                 tokio::spawn(async move {
-                    if let Some(tls::Accepted { stream, client }) = tls.accept(stream).await {
+                    if let Some(tls::Accepted { stream, client, protocol }) = tls.accept(stream).await {
                         let draining = async { _ = stop.wait_for(|stop| *stop).await };
-                        ended(server.serve(stream, proxy.for_client(client), draining).await);
+                        let proxy = proxy.for_client(client);
+                        ended(match protocol {
+                            Some(protocol) => server.serve_protocol(protocol, stream, proxy, draining).await,
+                            None => server.serve(stream, proxy, draining).await,
+                        });
                     }
                     drop((stop, place));
                 });
@@ -169,34 +186,59 @@ impl Drop for Place {
 // === impl Stack ===
 
 impl Stack {
-    fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Endpoints) {
-        let Plan { direction, limits, buffers, server, endpoints, endpoint_params, tls } = plan;
-        let tcp = TcpConnector::new(direction.connect.tcp);
-        let (list, params) = (endpoints.clone(), *endpoint_params);
-        let endpoints = match &tls.client {
-            None => Endpoints::spawn(list, &connect(tcp, direction, stats, buffers), params),
-            Some(tls) => Endpoints::spawn(
-                list,
-                &connect(TlsConnector::new(tcp, Arc::clone(tls)), direction, stats, buffers),
-                params,
-            ),
+    fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Vec<Endpoints>) {
+        let Plan { direction, limits, server, tls, .. } = plan;
+        let spawn = |protocol| plan.endpoints(protocol, stats);
+        let (limits, requests) = (Arc::clone(limits), Arc::clone(stats));
+        let (proxy, endpoints) = match direction.connect.protocol {
+            EndpointProtocol::Http2 | EndpointProtocol::Http1 => {
+                let http2 = direction.connect.protocol == EndpointProtocol::Http2;
+                let endpoints = spawn(if http2 { Protocol::Http2 } else { Protocol::Http1 });
+                (Proxy::new(endpoints.clone(), limits, requests), vec![endpoints])
+            }
+            EndpointProtocol::Same => {
+                let (http2, http1) = (spawn(Protocol::Http2), spawn(Protocol::Http1));
+                let proxy = Proxy::by_protocol(http2.clone(), http1.clone(), limits, requests);
+                (proxy, vec![http2, http1])
+            }
         };
-        let stack = Self {
-            server: server.clone().count_on(Arc::clone(stats.transport(Peer::Client))),
-            proxy: Proxy::new(endpoints.clone(), Arc::clone(limits), Arc::clone(stats)),
-            tcp: direction.accept,
-            tls: tls.server.clone(),
-            log: Arc::default(),
-        };
-        (stack, endpoints)
+        let asked = endpoints[0].clone();
+        let server = server
+            .clone()
+            .count_on(Arc::clone(stats.transport(Peer::Client)))
+            .extended_connect(move || asked.take_extended_connect());
+        let log = Arc::default();
+        (Self { server, proxy, tcp: direction.accept, tls: tls.server.clone(), log }, endpoints)
     }
 }
 
-fn connect<C>(connector: C, direction: &Direction, stats: &Stats, buffers: &Arc<Buffers>) -> Connect<C, Replay> {
-    let app_env::Connect { http2, timeout, .. } = &direction.connect;
-    Connect::new(connector, http2)
-        .expect("params are checked when they are read")
-        .timeout(*timeout)
-        .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
-        .buffer_in(Arc::clone(buffers))
+// === impl Plan ===
+
+impl Plan {
+    /// One worker's connections to the endpoints that are spoken to in `protocol`.
+    fn endpoints(&self, protocol: Protocol, stats: &Stats) -> Endpoints {
+        let Self { direction, endpoints, endpoint_params, http1_params, tls, .. } = self;
+        let tcp = TcpConnector::new(direction.connect.tcp);
+        let params = match protocol {
+            Protocol::Http2 => *endpoint_params,
+            Protocol::Http1 => *http1_params,
+        };
+        match &tls.client {
+            None => Endpoints::spawn(endpoints.clone(), &self.connect(tcp, protocol, stats), params),
+            Some(tls) => {
+                let connector = TlsConnector::new(tcp, Arc::clone(tls), protocol);
+                Endpoints::spawn(endpoints.clone(), &self.connect(connector, protocol, stats), params)
+            }
+        }
+    }
+
+    fn connect<C>(&self, connector: C, protocol: Protocol, stats: &Stats) -> Connect<C, Replay> {
+        let app_env::Connect { http2, timeout, .. } = &self.direction.connect;
+        Connect::new(connector, http2)
+            .expect("params are checked when they are read")
+            .protocol(protocol)
+            .timeout(*timeout)
+            .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
+            .buffer_in(Arc::clone(&self.buffers))
+    }
 }

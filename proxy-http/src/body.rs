@@ -3,6 +3,7 @@
 use crate::{
     activity::{Activity, OpenStream},
     gathered::Gathered,
+    http1::fields,
     hygiene,
     idle::Progress,
     pipe::Held,
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, header::CONTENT_LENGTH};
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use std::{
     error::Error as StdError,
     fmt, mem,
@@ -25,9 +27,12 @@ use std::{
 /// It ends without an error only if the peer ended its stream: by END_STREAM, by trailers, or by all bytes of its
 /// content-length. Window is given back to the peer for data that was taken once more is asked for: who asks has passed
 /// it on, so what is held on the way is never more than the stream's window.
+///
+/// In HTTP/1.1 it ends by the last chunk, by all bytes of the content-length, or, where a response has neither, when the
+/// connection does.
 #[derive(Debug)]
 pub struct IncomingBody {
-    from: RecvStream,
+    from: Source,
     side: Side,
     /// What is missing of the content-length. `None`: the message gives none.
     remaining: Option<u64>,
@@ -47,6 +52,13 @@ pub struct IncomingBody {
     taken: usize,
     /// What came while the reader had stopped. `None`: nothing.
     gathered: Option<Box<Gathered>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Http2(RecvStream),
+    /// Boxed, so that the other is not the larger for it.
+    Http1(Box<Incoming>),
 }
 
 /// Why a body ended before its message was whole.
@@ -80,6 +92,15 @@ impl IncomingBody {
         // h2 has checked it, against the data too.
         let length = if ended { None } else { headers.get(CONTENT_LENGTH) };
         let remaining = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        Self::of(side, ended, Source::Http2(from), remaining, activity)
+    }
+
+    /// The body of an HTTP/1.1 message, from a peer of that side. hyper knows its length.
+    pub(crate) fn http1(side: Side, from: Incoming) -> Self {
+        Self::of(side, from.is_end_stream(), Source::Http1(Box::new(from)), None, None)
+    }
+
+    fn of(side: Side, ended: bool, from: Source, remaining: Option<u64>, activity: Option<Arc<Activity>>) -> Self {
         Self {
             from,
             side,
@@ -117,7 +138,12 @@ impl IncomingBody {
 
     /// To be called where what was taken last cannot be passed on now: takes what comes, as far as the stream's window
     /// lets it, so that frames do not pile up in h2, which ends the connection when there are too many small ones.
+    ///
+    /// In HTTP/1.1 what comes waits in its connection, which has nothing else.
     pub(crate) fn hold(&mut self, cx: &mut Context<'_>) -> Held {
+        if let Source::Http1(from) = &self.from {
+            return if self.ended || from.is_end_stream() { Held::End } else { Held::Data };
+        }
         let failed = self.gathered.as_ref().is_some_and(|gathered| gathered.failed.is_some());
         if !self.ended && !self.data_done && !failed {
             if let Some(stream) = &mut self.stream {
@@ -159,11 +185,17 @@ impl IncomingBody {
     }
 
     fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
-        let polled = self.from.poll_data(cx);
+        let Source::Http2(from) = &mut self.from else { return Poll::Ready(None) };
+        let polled = from.poll_data(cx);
         if let (Poll::Ready(Some(Ok(_))), Some(progress)) = (&polled, &self.progress) {
             progress.mark();
         }
         polled
+    }
+
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, h2::Error>> {
+        let Source::Http2(from) = &mut self.from else { return Poll::Ready(Ok(None)) };
+        from.poll_trailers(cx)
     }
 
     /// The body of a message that has none: it ends, and before that there is no data.
@@ -186,9 +218,11 @@ impl IncomingBody {
 
     fn give_back(&mut self) {
         let taken = mem::take(&mut self.taken);
-        if taken > 0 {
+        if taken > 0
+            && let Source::Http2(from) = &mut self.from
+        {
             // Fails only if the stream has ended, and then there is nothing to give back.
-            let _ = self.from.flow_control().release_capacity(taken);
+            let _ = from.flow_control().release_capacity(taken);
         }
     }
 
@@ -215,6 +249,10 @@ impl Body for IncomingBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if self.ended {
             return Poll::Ready(None);
+        }
+        let side = self.side;
+        if let Source::Http1(from) = &mut self.from {
+            return poll_http1(from, side, cx);
         }
         self.asked = true;
         self.give_back();
@@ -248,7 +286,7 @@ impl Body for IncomingBody {
                 None => self.data_done = true,
             }
         }
-        Poll::Ready(match ready!(self.from.poll_trailers(cx)) {
+        Poll::Ready(match ready!(self.poll_trailers(cx)) {
             Ok(trailers) => trailers.map(|trailers| match hygiene::trailers(&trailers) {
                 Ok(()) => Ok(Frame::trailers(trailers)),
                 Err(_) => Err(self.malformed()),
@@ -259,15 +297,38 @@ impl Body for IncomingBody {
 
     fn is_end_stream(&self) -> bool {
         // h2 takes a lock to tell; what it told at first is good enough until something has come.
-        self.ended || (self.asked && self.gathered.is_none() && self.from.is_end_stream())
+        if self.ended {
+            return true;
+        }
+        match &self.from {
+            Source::Http2(from) => self.asked && self.gathered.is_none() && from.is_end_stream(),
+            Source::Http1(from) => from.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         if self.is_end_stream() {
             return SizeHint::with_exact(0);
         }
-        self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
+        match &self.from {
+            Source::Http2(_) => self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Source::Http1(from) => from.size_hint(),
+        }
     }
+}
+
+/// hyper ends a body without an error only if all of it has come.
+fn poll_http1(from: &mut Incoming, side: Side, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    let frame = ready!(Pin::new(from).poll_frame(cx));
+    Poll::Ready(frame.map(|frame| match frame {
+        Ok(mut frame) => {
+            if let Some(trailers) = frame.trailers_mut() {
+                fields::strip_trailers(trailers);
+            }
+            Ok(frame)
+        }
+        Err(_) => Err(Error { kind: Kind::Lost, passed_on: side.lost().into() }),
+    }))
 }
 
 // === impl Error ===

@@ -6,11 +6,13 @@ use crate::{
     announced::Announced,
     credit::{Buffers, Credit},
     head::Head,
+    http1::{self, upload::Upload},
     hygiene,
     io::Io,
     ping::{self, Finding},
     pipe::{Pipe, Piped},
     reason::{self, Side},
+    server::Protocol,
     stats::Transport,
 };
 use bytes::Bytes;
@@ -24,7 +26,10 @@ use std::{
     future::{Future, poll_fn},
     marker::PhantomData,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -34,15 +39,16 @@ use tokio::{
 };
 use tower_service::Service;
 
-/// Makes HTTP/2 connections to targets: a `Service<Target>` whose response is the connection's service.
+/// Makes connections to targets: a `Service<Target>` whose response is the connection's service.
 ///
-/// A connection is made when its peer's SETTINGS have come, and say that it takes streams.
+/// A connection of HTTP/2 is made when its peer's SETTINGS have come, and say that it takes streams.
 ///
 /// `C` is the connector, a tower service that turns a target into an `AsyncRead + AsyncWrite`. `B` is the body of the
 /// requests to be sent.
 pub struct Connect<C, B> {
     connector: C,
     params: ClientParams,
+    protocol: Protocol,
     builder: h2::client::Builder,
     timeout: Option<Duration>,
     transport: Arc<Transport>,
@@ -50,16 +56,23 @@ pub struct Connect<C, B> {
     body: PhantomData<fn(B)>,
 }
 
-/// One HTTP/2 connection to an endpoint, as a service; clones share the connection.
+/// One connection to an endpoint, as a service; clones share the connection.
 ///
+/// A connection of HTTP/1.1 has one stream at a time; one that nobody waits for any more closes it.
 /// The connection closes when all clones are dropped and the streams on it have ended. A request without authority
 /// is sent without `:authority`. A response future that is dropped resets its stream with CANCEL.
 pub struct SendRequest<B> {
-    h2: h2::client::SendRequest<Bytes>,
+    engine: Engine,
     activity: Arc<Activity>,
     closed: watch::Receiver<()>,
     write_stall: Duration,
     body: PhantomData<fn(B)>,
+}
+
+#[derive(Clone)]
+enum Engine {
+    Http2(h2::client::SendRequest<Bytes>),
+    Http1(http1::client::Handle),
 }
 
 /// A response that is on its way; if it fails, its request is given back.
@@ -71,13 +84,18 @@ pub(crate) struct Outgoing<B> {
     head: Head,
     upload: Pipe<B>,
     sent: Option<Result<Sent, Error>>,
+    /// Where the body goes in HTTP/1.1. `None`: it goes nowhere, or to a stream of HTTP/2.
+    http1: Option<Upload>,
 }
 
-struct Sent {
-    response: h2::client::ResponseFuture,
-    stream: OpenStream,
-    /// Who wants to know of the response's data.
-    activity: Option<Arc<Activity>>,
+enum Sent {
+    Http2 {
+        response: h2::client::ResponseFuture,
+        stream: OpenStream,
+        /// Who wants to know of the response's data.
+        activity: Option<Arc<Activity>>,
+    },
+    Http1(http1::client::Sent),
 }
 
 /// A response that is on its way.
@@ -100,7 +118,7 @@ pub struct ConnectError {
 enum ConnectErrorKind {
     #[error("could not connect")]
     Transport,
-    #[error("HTTP/2 handshake failed")]
+    #[error("HTTP handshake failed")]
     Handshake,
     #[error("connecting took longer than {0:?}")]
     TimedOut(Duration),
@@ -110,9 +128,9 @@ enum ConnectErrorKind {
 #[derive(Debug)]
 pub struct Error {
     /// `None`: `fault` says it all.
-    source: Option<h2::Error>,
+    source: Option<Source>,
     sent: bool,
-    /// `None`: h2's error says it.
+    /// `None`: the source says it.
     fault: Option<Fault>,
 }
 
@@ -123,6 +141,12 @@ enum Fault {
     RequestTooLarge,
     Stalled,
     ResponseMalformed,
+}
+
+#[derive(Debug)]
+enum Source {
+    Http2(h2::Error),
+    Http1(http1::client::Failure),
 }
 
 /// A request that got no response, given back.
@@ -167,6 +191,7 @@ impl<C, B> Connect<C, B> {
         Ok(Self {
             connector,
             params: *params,
+            protocol: Protocol::Http2,
             builder: builder(params),
             timeout: None,
             transport: Arc::default(),
@@ -184,6 +209,16 @@ impl<C, B> Connect<C, B> {
         let params = self.params.override_from(overrides);
         params.validate()?;
         Ok(Self { params, builder: builder(&params), ..self })
+    }
+
+    /// Speaks `protocol`. Not set: HTTP/2. Of the params, `max_header_list_size` alone holds for HTTP/1.1.
+    #[must_use]
+    pub fn protocol(self, protocol: Protocol) -> Self {
+        Self { protocol, ..self }
+    }
+
+    pub(crate) fn is_http1(&self) -> bool {
+        self.protocol == Protocol::Http1
     }
 
     /// Gives up when transport and handshake take longer than `timeout`. Not set: no limit.
@@ -274,23 +309,42 @@ where
         let builder = self.builder.clone();
         let transport = Arc::clone(&self.transport);
         let buffers = Arc::clone(&self.buffers);
-        let ClientParams { keep_alive, flow_control, max_local_error_reset_streams, write_stall_timeout, .. } =
-            self.params;
+        let ClientParams {
+            keep_alive,
+            flow_control,
+            max_local_error_reset_streams,
+            max_header_list_size,
+            write_stall_timeout,
+            ..
+        } = self.params;
         let max_malformed = max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS) / 2;
         let write_stall = write_stall_timeout.unwrap_or(DEFAULT_WRITE_STALL_TIMEOUT);
         let adaptive = flow_control == Some(FlowControl::Adaptive);
         let timeout = self.timeout;
+        let protocol = self.protocol;
         let connected = async move {
             let io = connecting.await.map_err(ConnectError::transport)?;
             let activity = Activity::new(adaptive);
-            let io = Io::new(Announced::new(io, &activity), &transport, &activity);
-            let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
-            activity.ping(connection.ping_pong(), keep_alive);
-            let mut credit = Credit::new(buffers, windows(flow_control));
-            settings(&mut connection, &h2, &activity, &mut credit).await?;
             let (open, closed) = watch::channel(());
-            tokio::spawn(drive(connection, h2.clone(), Arc::clone(&activity), credit, open, max_malformed));
-            Ok(SendRequest { h2, activity, closed, write_stall, body: PhantomData })
+            let engine = match protocol {
+                Protocol::Http2 => {
+                    let io = Io::new(Announced::new(io, &activity), &transport, &activity);
+                    let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
+                    activity.ping(connection.ping_pong(), keep_alive);
+                    let mut credit = Credit::new(buffers, windows(flow_control));
+                    settings(&mut connection, &h2, &activity, &mut credit).await?;
+                    tokio::spawn(drive(connection, h2.clone(), Arc::clone(&activity), credit, open, max_malformed));
+                    Engine::Http2(h2)
+                }
+                Protocol::Http1 => {
+                    let io = Io::new(io, &transport, &activity);
+                    let max_head = max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
+                    let max_head = usize::try_from(max_head).unwrap_or(usize::MAX);
+                    let made = http1::client::connect(io, max_head, open).await;
+                    Engine::Http1(made.map_err(ConnectError::handshake)?)
+                }
+            };
+            Ok(SendRequest { engine, activity, closed, write_stall, body: PhantomData })
         };
         Box::pin(async move {
             let Some(limit) = timeout else { return connected.await };
@@ -304,6 +358,7 @@ impl<C: Clone, B> Clone for Connect<C, B> {
         Self {
             connector: self.connector.clone(),
             params: self.params,
+            protocol: self.protocol,
             builder: self.builder.clone(),
             timeout: self.timeout,
             transport: Arc::clone(&self.transport),
@@ -422,10 +477,32 @@ impl<B> SendRequest<B> {
         self.activity.streams()
     }
 
-    /// Streams that the peer takes at once: its SETTINGS_MAX_CONCURRENT_STREAMS.
+    /// Streams that the peer takes at once: its SETTINGS_MAX_CONCURRENT_STREAMS. In HTTP/1.1 one, and none while the last
+    /// one is not quite over.
     #[must_use]
     pub fn max_streams(&self) -> usize {
-        self.activity.max_streams()
+        match &self.engine {
+            Engine::Http2(_) => self.activity.max_streams(),
+            Engine::Http1(http1) => http1.is_ready().into(),
+        }
+    }
+
+    /// Whether the peer takes extended CONNECT (RFC 8441 section 3).
+    pub(crate) fn takes_extended_connect(&self) -> bool {
+        match &self.engine {
+            Engine::Http2(h2) => h2.is_extended_connect_protocol_enabled(),
+            Engine::Http1(_) => false,
+        }
+    }
+
+    /// Whether the connection was of use, as known at any later time: in HTTP/1.1, where it may well end with its first
+    /// response.
+    pub(crate) fn worked(&self) -> impl Fn() -> bool + Send + use<B> {
+        let worked: Option<Arc<AtomicBool>> = match &self.engine {
+            Engine::Http2(_) => None,
+            Engine::Http1(http1) => Some(http1.worked()),
+        };
+        move || worked.as_ref().is_some_and(|worked| worked.load(Relaxed))
     }
 
     /// Completes when the connection takes no more requests.
@@ -454,24 +531,35 @@ where
         request.sent = Some(self.start(request));
     }
 
-    fn start(&mut self, Outgoing { head, upload, .. }: &mut Outgoing<B>) -> Result<Sent, Error> {
+    fn start(&mut self, Outgoing { head, upload, http1, .. }: &mut Outgoing<B>) -> Result<Sent, Error> {
+        let h2 = match &mut self.engine {
+            Engine::Http2(h2) => h2,
+            Engine::Http1(handle) => {
+                let stream = self.activity.open_stream();
+                let sent = handle.send(head.take(), upload.body_mut(), stream, self.write_stall);
+                let (sent, to) = sent.map_err(Error::http1)?;
+                *http1 = Some(to);
+                return Ok(Sent::Http1(sent));
+            }
+        };
         let ended = upload.body_mut().is_end_stream();
         let request = outgoing(head);
         // Some endpoints would end the connection for it.
         if head.list_size().is_some_and(|size| size > self.activity.max_header_list()) {
             return Err(Error::REQUEST_TOO_LARGE);
         }
-        let sent = match self.h2.send_request(request, ended) {
+        let sent = match h2.send_request(request, ended) {
             // The last request waits to be sent. A handle has one such at most, but there may be many handles.
-            Err(_) if self.h2.poll_ready(&mut Context::from_waker(Waker::noop())).is_pending() => {
-                self.h2 = self.h2.clone();
-                self.h2.send_request(outgoing(head), ended)
+            Err(_) if h2.poll_ready(&mut Context::from_waker(Waker::noop())).is_pending() => {
+                *h2 = h2.clone();
+                h2.send_request(outgoing(head), ended)
             }
             sent => sent,
         };
         let (response, to) = sent.map_err(Error::unsent)?;
         upload.send_to(to, self.write_stall);
-        Ok(Sent { response, stream: self.activity.open_stream(), activity: self.activity.if_adaptive() })
+        let (stream, activity) = (self.activity.open_stream(), self.activity.if_adaptive());
+        Ok(Sent::Http2 { response, stream, activity })
     }
 }
 
@@ -494,7 +582,10 @@ where
     type Future = ResponseFuture<B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.h2.poll_ready(cx).map_err(Error::unsent)
+        match &mut self.engine {
+            Engine::Http2(h2) => h2.poll_ready(cx).map_err(Error::unsent),
+            Engine::Http1(http1) => http1.poll_ready(cx).map_err(Error::http1),
+        }
     }
 
     fn call(&mut self, req: Request<B>) -> ResponseFuture<B> {
@@ -505,7 +596,7 @@ where
 impl<B> Clone for SendRequest<B> {
     fn clone(&self) -> Self {
         Self {
-            h2: self.h2.clone(),
+            engine: self.engine.clone(),
             activity: Arc::clone(&self.activity),
             closed: self.closed.clone(),
             write_stall: self.write_stall,
@@ -530,7 +621,8 @@ where
     /// `strip`: see [`Head::Whole`].
     pub(crate) fn new(req: Request<B>, strip: bool) -> Self {
         let (head, body) = req.into_parts();
-        Self { head: Head::Whole { head, strip }, upload: Pipe::new(body, Reason::CANCEL), sent: None }
+        let head = Head::Whole { head, strip };
+        Self { head, upload: Pipe::new(body, Reason::CANCEL), sent: None, http1: None }
     }
 
     pub(crate) fn body_mut(&mut self) -> &mut B {
@@ -540,11 +632,12 @@ where
     /// Sends nothing more, until it is sent again.
     pub(crate) fn stop(&mut self) {
         self.upload.stop();
+        self.http1 = None;
     }
 
     /// Ready with the response when it has been sent; the request may still be on its way then.
     pub(crate) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
-        if let Some(Ok(Sent { response, .. })) = &mut self.sent {
+        if let Some(Ok(Sent::Http2 { response, .. })) = &mut self.sent {
             let responded = match self.upload.poll(cx) {
                 Poll::Ready(Piped::Broken) => Err(Error::REQUEST_BROKEN),
                 Poll::Ready(Piped::Stalled) => Err(Error::STALLED),
@@ -552,7 +645,7 @@ where
                     hygiene::response(&mut rsp).map(|()| rsp).map_err(|_| Error::RESPONSE_MALFORMED)
                 }),
             };
-            let Some(Ok(Sent { stream, activity, .. })) = self.sent.take() else { unreachable!() };
+            let Some(Ok(Sent::Http2 { stream, activity, .. })) = self.sent.take() else { unreachable!() };
             if responded.as_ref().is_err_and(Error::is_response_malformed) {
                 stream.malformed();
             }
@@ -563,6 +656,19 @@ where
                 Response::from_parts(head, body.counted(stream).alone(self.upload.is_done()))
             }));
         }
+        if let Some(Ok(Sent::Http1(sent))) = &mut self.sent {
+            let sending = self.http1.as_mut().map(|to| to.poll(self.upload.body_mut(), cx));
+            let responded = match sending {
+                Some(Poll::Ready(Piped::Broken)) => Err(Error::REQUEST_BROKEN),
+                Some(Poll::Ready(Piped::Stalled)) => Err(Error::STALLED),
+                _ => ready!(sent.poll(cx)).map_err(Error::http1),
+            };
+            let Some(Ok(Sent::Http1(sent))) = self.sent.take() else { unreachable!() };
+            return Poll::Ready(
+                responded
+                    .map(|rsp| rsp.map(|body| IncomingBody::http1(Side::Endpoint, body).counted(sent.into_stream()))),
+            );
+        }
         match self.sent.take() {
             Some(Err(error)) => Poll::Ready(Err(error)),
             _ => panic!("a response was polled before its request was sent, or after its end"),
@@ -571,12 +677,15 @@ where
 
     /// Whether all of the request has been sent.
     pub(crate) fn is_done(&self) -> bool {
-        self.upload.is_done()
+        self.upload.is_done() && self.http1.as_ref().is_none_or(Upload::is_done)
     }
 
     /// Sends the rest of the request by itself, and tells how that ended.
     pub(crate) fn go_on(self, ended: impl FnOnce(Piped) + Send + 'static) {
-        self.upload.go_on(ended);
+        match self.http1 {
+            None => self.upload.go_on(ended),
+            Some(http1) => http1.go_on(self.upload.into_body(), ended),
+        }
     }
 
     /// What can be sent again, if anything.
@@ -670,13 +779,26 @@ impl Error {
     const RESPONSE_MALFORMED: Self = Self { source: None, sent: true, fault: Some(Fault::ResponseMalformed) };
 
     fn unsent(source: h2::Error) -> Self {
-        Self { source: Some(source), sent: false, fault: None }
+        Self { source: Some(Source::Http2(source)), sent: false, fault: None }
     }
 
     fn unanswered(source: h2::Error) -> Self {
         // h2 resets what is malformed.
         let fault = (source.is_reset() && source.is_library()).then_some(Fault::ResponseMalformed);
-        Self { source: Some(source), sent: true, fault }
+        Self { source: Some(Source::Http2(source)), sent: true, fault }
+    }
+
+    fn http1(source: http1::client::Failure) -> Self {
+        let sent = !source.is_unsent();
+        let fault = source.is_bad().then_some(Fault::ResponseMalformed);
+        Self { source: Some(Source::Http1(source)), sent, fault }
+    }
+
+    fn http2(&self) -> Option<&h2::Error> {
+        match &self.source {
+            Some(Source::Http2(source)) => Some(source),
+            _ => None,
+        }
     }
 
     /// The request's own body broke, so that its stream was reset; the endpoint has done nothing wrong.
@@ -722,15 +844,26 @@ impl Error {
         !self.sent
     }
 
-    /// h2 finds that the request cannot be sent, by this connection or another.
+    /// The request cannot be sent, by this connection or another: h2 finds so, or it has no form in HTTP/1.1.
     pub(crate) fn is_malformed(&self) -> bool {
         let closed = |source: &h2::Error| source.is_io() || source.is_go_away();
-        !self.sent && self.source.as_ref().is_some_and(|source| !closed(source))
+        !self.sent && self.http2().is_some_and(|source| !closed(source)) || self.is_refused()
+    }
+
+    /// The request has no form in HTTP/1.1.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(&self.source, Some(Source::Http1(source)) if source.is_refused())
+    }
+
+    /// A connection of HTTP/1.1 was lost on which there had been other requests: its peer may have closed it before it
+    /// saw this one.
+    pub(crate) fn is_stale(&self) -> bool {
+        matches!(&self.source, Some(Source::Http1(source)) if source.is_stale())
     }
 
     /// The endpoint's GOAWAY leaves the request out.
     pub(crate) fn is_left_out(&self) -> bool {
-        self.source.as_ref().is_some_and(|source| source.is_go_away() && source.is_remote())
+        self.http2().is_some_and(|source| source.is_go_away() && source.is_remote())
     }
 
     /// The connection was lost before the response's head arrived.
@@ -740,7 +873,7 @@ impl Error {
     }
 
     pub(crate) fn remote_reset(&self) -> Option<Reason> {
-        self.source.as_ref().and_then(reason::remote_reset)
+        self.http2().and_then(reason::remote_reset)
     }
 }
 
@@ -753,14 +886,21 @@ impl fmt::Display for Error {
             None if self.is_request_broken() => f.write_str("the request's body broke"),
             None if self.is_stalled() => f.write_str("endpoint took no more of the request"),
             None if self.is_left_out() => f.write_str("endpoint went away before it processed the request"),
-            None => f.write_str("connection to endpoint was lost"),
+            None => match &self.source {
+                Some(Source::Http1(source)) => source.fmt(f),
+                _ => f.write_str("connection to endpoint was lost"),
+            },
         }
     }
 }
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_ref().map(|source| source as _)
+        match self.source.as_ref()? {
+            Source::Http2(source) => Some(source),
+            // It is what `Display` shows.
+            Source::Http1(source) => source.source(),
+        }
     }
 }
 

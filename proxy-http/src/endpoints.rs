@@ -51,6 +51,9 @@ pub struct Params {
     pub max_streams: Option<NonZeroUsize>,
     /// How long a connection may go without a request before it is closed; the last one stays. `None`: for ever.
     pub max_idle: Option<Duration>,
+    /// Connections of HTTP/1.1 to one endpoint that are kept without a request; more are closed when their request ends,
+    /// but for the last. `None`: as many as there are.
+    pub max_idle_connections: Option<usize>,
     /// How long an endpoint that has just come gets less than its share. Zero: it gets all of it at once.
     pub slow_start: Duration,
     /// When an endpoint that keeps failing is left alone.
@@ -83,6 +86,8 @@ pub(crate) struct Attempt {
 #[derive(Debug)]
 struct Shared {
     params: Params,
+    /// Endpoints are spoken to in HTTP/1.1.
+    http1: bool,
     started: Instant,
     state: Mutex<State>,
     /// Told when there may be room for one more request.
@@ -184,6 +189,7 @@ impl Endpoints {
     {
         let shared = Arc::new(Shared {
             params,
+            http1: connect.is_http1(),
             started: Instant::now(),
             state: Mutex::new(State { nodes: Vec::new(), next_id: 0, batch: None, down_since: Some(Instant::now()) }),
             room: Notify::new(),
@@ -228,6 +234,19 @@ impl Endpoints {
     pub fn status(&self) -> Vec<Status> {
         let now = Instant::now();
         self.shared.lock().nodes.iter().map(|node| node.status(self.shared.nanos(now))).collect()
+    }
+
+    /// Whether all endpoints that are connected take extended CONNECT (RFC 8441), and at least one is.
+    #[must_use]
+    pub fn take_extended_connect(&self) -> bool {
+        let state = self.shared.lock();
+        let mut connections = state.nodes.iter().flat_map(|node| &node.connections).peekable();
+        connections.peek().is_some() && connections.all(|connection| connection.handle.takes_extended_connect())
+    }
+
+    /// Whether endpoints are spoken to in HTTP/1.1.
+    pub(crate) fn is_http1(&self) -> bool {
+        self.shared.http1
     }
 
     /// Requests that wait for an endpoint.
@@ -297,11 +316,16 @@ impl Endpoints {
 
     /// A request has ended, perhaps after an attempt; so there may be room for one that waits.
     pub(crate) fn ended(&self, attempt: Option<Attempt>) {
+        let endpoint = attempt.as_ref().map(Attempt::endpoint);
         if let Some(attempt) = attempt {
             self.shared.learn(attempt);
         }
         if self.shared.waiting.load(Relaxed) > 0 {
             self.shared.room.notify_one();
+        } else if self.shared.http1
+            && let Some(endpoint) = endpoint
+        {
+            self.shared.trim(endpoint);
         }
     }
 }
@@ -433,6 +457,22 @@ impl Shared {
         breaker.ended(outcome, may_eject, &self.params.breaker, now);
     }
 
+    /// Closes connections without a request that are above the bound.
+    fn trim(&self, id: u64) {
+        let Some(max) = self.params.max_idle_connections else { return };
+        let mut state = self.lock();
+        let Some(node) = state.nodes.iter_mut().find(|node| node.id == id) else { return };
+        let idle = |connection: &Connection| connection.room(&self.params) > 0;
+        let mut over = node.connections.iter().filter(|connection| idle(connection)).count().saturating_sub(max.max(1));
+        // The first ones are those that requests take.
+        while over > 0
+            && let Some(last) = node.connections.iter().rposition(idle)
+        {
+            node.connections.remove(last);
+            over -= 1;
+        }
+    }
+
     /// Changes a node, unless it is gone.
     fn update(&self, id: u64, change: impl FnOnce(&mut Node)) {
         let mut state = self.lock();
@@ -452,8 +492,8 @@ struct Keeper {
     params: Params,
     shared: Weak<Shared>,
     demand: Arc<Notify>,
-    /// The connections that are open: each tells when it closes, and when it opened.
-    open: FuturesUnordered<Pin<Box<dyn Future<Output = Instant> + Send>>>,
+    /// The connections that are open: each tells when it closes, and whether it was of use.
+    open: FuturesUnordered<Pin<Box<dyn Future<Output = bool> + Send>>>,
     /// Attempts that failed, and connections that were lost at once, in a row.
     failures: u32,
     /// Before the next attempt.
@@ -474,8 +514,8 @@ impl Keeper {
         loop {
             if !self.open.is_empty() {
                 tokio::select! {
-                    Some(opened) = self.open.next() => {
-                        self.closed(opened);
+                    Some(was_of_use) = self.open.next() => {
+                        self.closed(was_of_use);
                         continue;
                     }
                     () = self.demand.notified(), if self.open.len() < max => {}
@@ -489,7 +529,7 @@ impl Keeper {
             let made = loop {
                 tokio::select! {
                     made = &mut attempt => break made,
-                    Some(opened) = self.open.next() => self.closed(opened),
+                    Some(was_of_use) = self.open.next() => self.closed(was_of_use),
                 }
             };
             self.made(made);
@@ -502,10 +542,10 @@ impl Keeper {
                 if self.open.is_empty() {
                     tracing::info!(endpoint = %self.addr, "endpoint is ready");
                 }
-                let (opened, closed) = (Instant::now(), handle.closed());
+                let (opened, closed, worked) = (Instant::now(), handle.closed(), handle.worked());
                 self.open.push(Box::pin(async move {
                     closed.await;
-                    opened
+                    opened.elapsed() >= STABLE || worked()
                 }));
                 self.pause = Duration::ZERO;
                 self.update(|node| {
@@ -526,13 +566,13 @@ impl Keeper {
         }
     }
 
-    /// A connection that was opened then is closed, or takes no more requests.
-    fn closed(&mut self, opened: Instant) {
+    /// A connection is closed, or takes no more requests.
+    fn closed(&mut self, was_of_use: bool) {
         self.update(|node| node.connections.retain(|connection| !connection.handle.is_closed()));
         if self.open.is_empty() {
             tracing::info!(endpoint = %self.addr, "connection to endpoint has closed");
         }
-        if opened.elapsed() >= STABLE {
+        if was_of_use {
             (self.failures, self.pause) = (0, Duration::ZERO);
         } else {
             self.back_off();
@@ -602,6 +642,8 @@ impl State {
             && now.duration_since(*came) < TOGETHER
             && avoid.is_none()
             && self.nodes[*node].has_room(params)
+            // Or there is nothing left for it to come together with.
+            && self.nodes[*node].streams() > 0
             && let Some(less) = left.checked_sub(1)
         {
             *left = less;
@@ -768,6 +810,7 @@ impl Default for Params {
             max_connections: NonZeroUsize::new(16).expect("16 is not zero"),
             max_streams: None,
             max_idle: Some(Duration::from_secs(60)),
+            max_idle_connections: None,
             slow_start: Duration::from_secs(10),
             breaker: breaker::Params::default(),
         }

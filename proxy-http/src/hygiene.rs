@@ -4,7 +4,7 @@
 //! bytes, fields that speak of one connection, content-lengths that contradict each other or the data. This is the rest.
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONTENT_LENGTH, HOST},
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -48,6 +48,8 @@ pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
         }
         // The one request that is about no authority (RFC 9113 section 8.3.1).
         (None, None) if req.uri().path() == "*" => {}
+        // HTTP/1.0 has requests without (RFC 9112 section 3.2), and whether HTTP/1.1 may has been seen to.
+        (None, None) if req.version() < Version::HTTP_2 => {}
         (None, None) => return Err("neither authority nor host"),
     }
     if lengths > 1 {

@@ -1,6 +1,7 @@
 //! HTTP/2 servers and clients for proxies, as tower services.
 //!
-//! - [`Server`] serves any `AsyncRead + AsyncWrite` with a tower service, tuned by [`http_h2::ServerParams`].
+//! - [`Server`] serves any `AsyncRead + AsyncWrite` with a tower service, tuned by [`http_h2::ServerParams`]. Clients
+//!   may speak HTTP/1.1, too.
 //! - [`Connect`] is a tower `Service<Target>` whose response, [`SendRequest`], is again a service; so
 //!   `tower::MakeService` holds. It is tuned by [`http_h2::ClientParams`].
 //! - [`IncomingBody`] is the body of either side. It ends without an error only when its peer ended the stream cleanly,
@@ -10,7 +11,7 @@
 //! - [`Buffers`] bounds what all connections hold for readers that have stopped.
 //! - [`Stats`] counts what goes through, without locks.
 //!
-//! h2 does the protocol; none of its types is part of this interface.
+//! h2 does the protocol, hyper HTTP/1.1; none of their types is part of this interface.
 //!
 //! # Examples
 //!
@@ -58,11 +59,13 @@ pub mod body;
 pub mod breaker;
 pub mod client;
 mod credit;
+mod detect;
 pub mod endpoint;
 pub mod endpoints;
 mod gathered;
 mod grpc;
 mod head;
+pub mod http1;
 mod hygiene;
 mod idle;
 mod io;
@@ -77,6 +80,7 @@ mod reason;
 mod replay;
 mod resets;
 pub mod retry;
+mod rewind;
 pub mod server;
 mod stall;
 pub mod stats;
@@ -89,7 +93,7 @@ pub use endpoint::Endpoint;
 pub use endpoints::Endpoints;
 pub use proxy::Proxy;
 pub use replay::Replay;
-pub use server::Server;
+pub use server::{Protocol, Server};
 pub use stats::Stats;
 
 /// An error of any type, for the seams where tower leaves it open.

@@ -62,17 +62,17 @@ const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 // === impl Lifetime ===
 
 impl Lifetime {
-    /// The life of a connection that starts now.
+    /// The life of a connection that was made at `started`.
     pub(crate) fn new(
         age: Option<MaxConnectionAge>,
         idle: Option<Duration>,
         protection: &Protection,
         seen: Arc<Seen>,
+        started: Instant,
     ) -> Self {
-        let now = Instant::now();
-        let age = age.map(|age| Age::new(age, now));
-        let idle = idle.map(|max| Idle { max, since: now, has_streams: false });
-        let greets_by = after(now, protection.handshake_timeout);
+        let age = age.map(|age| Age::new(age, started));
+        let idle = idle.map(|max| Idle { max, since: started, has_streams: false });
+        let greets_by = after(started, protection.handshake_timeout);
         let timer = Box::pin(tokio::time::sleep_until(greets_by));
         let mut this = Self {
             age,
@@ -84,7 +84,15 @@ impl Lifetime {
             timer,
             waker: None,
         };
-        this.reset_timer(now);
+        this.reset_timer(started);
+        this
+    }
+
+    /// That of one with nobody who follows frames, or sends any.
+    pub(crate) fn without_frames(age: Option<MaxConnectionAge>, idle: Option<Duration>, started: Instant) -> Self {
+        let mut this = Self::new(age, idle, &Protection::DEFAULT, Arc::default(), started);
+        this.greets_by = None;
+        this.reset_timer(started);
         this
     }
 
@@ -236,6 +244,6 @@ mod tests {
 
     fn lifetime(age: Option<MaxConnectionAge>, idle: Option<Duration>) -> Lifetime {
         let protection = Protection { handshake_timeout: Duration::MAX, ..Protection::DEFAULT };
-        Lifetime::new(age, idle, &protection, Arc::default())
+        Lifetime::new(age, idle, &protection, Arc::default(), Instant::now())
     }
 }

@@ -187,7 +187,7 @@ fn finish<B: 'static>(body: &mut B) {
 }
 
 /// Has a body of ours take what comes while there is no room for it.
-fn hold<B: 'static>(body: &mut B, cx: &mut Context<'_>) -> Held {
+pub(crate) fn hold<B: 'static>(body: &mut B, cx: &mut Context<'_>) -> Held {
     // Bodies of others have nothing to hold, and no trait of ours. Which of them `B` is the compiler knows.
     let body: &mut dyn Any = body;
     if let Some(body) = body.downcast_mut::<proxy::Body>() {

@@ -18,7 +18,7 @@ use crate::{
 };
 use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, uri::PathAndQuery};
 use http_body::{Frame, SizeHint};
 use std::{
     fmt,
@@ -59,8 +59,9 @@ use tower_service::Service;
 /// | deadline after the head | RST_STREAM(CANCEL) |
 ///
 /// A request that was certainly not processed is sent again, and some others as [`retry::Params`] say. gRPC requests
-/// are answered with HTTP status 200 and the gRPC status, without messages. `x-forwarded-client-cert` is never passed
-/// on as a client sent it.
+/// are answered with HTTP status 200 and the gRPC status, without messages. A client of HTTP/1.1 gets 502 or, where the
+/// request was not processed, 503 instead of a reset before the head; after it its connection is closed.
+/// `x-forwarded-client-cert` is never passed on as a client sent it.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
@@ -123,6 +124,8 @@ pub struct ResponseFuture(Progress);
 #[derive(Debug)]
 struct Shared {
     endpoints: Endpoints,
+    /// Where requests of HTTP/1.1 clients go. `None`: where all go.
+    http1: Option<Endpoints>,
     limits: Arc<Limits>,
     stats: Arc<Stats>,
     budget: Budget,
@@ -135,6 +138,8 @@ struct Exchange {
     started: Instant,
     deadline: Deadline,
     grpc: bool,
+    /// The client speaks HTTP/1.1, in which there is no reset to answer with.
+    http1: bool,
     /// `None`: it is answered.
     request: Option<Outgoing<Replay>>,
     tries: Tries,
@@ -173,7 +178,16 @@ enum Verdict {
 impl Proxy {
     /// A proxy to `endpoints` that counts on `stats` and against `limits`.
     pub fn new(endpoints: Endpoints, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
-        let shared = Arc::new(Shared { endpoints, limits, stats, budget: Budget::new() });
+        Self::build(endpoints, None, limits, stats)
+    }
+
+    /// The same, with other endpoints for the requests of HTTP/1.1 clients: the same ones, spoken to in HTTP/1.1.
+    pub fn by_protocol(http2: Endpoints, http1: Endpoints, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
+        Self::build(http2, Some(http1), limits, stats)
+    }
+
+    fn build(endpoints: Endpoints, http1: Option<Endpoints>, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
+        let shared = Arc::new(Shared { endpoints, http1, limits, stats, budget: Budget::new() });
         Self { shared, client: Client::default() }
     }
 
@@ -204,7 +218,7 @@ impl Service<Request<IncomingBody>> for Proxy {
             return ResponseFuture(Progress::Later(Box::pin(future::ready(Ok(exchange.answer(answer))))));
         }
         // Behind those that wait already.
-        let sent = shared.endpoints.waiting() == 0 && exchange.send(exchange.started, None);
+        let sent = exchange.endpoints().waiting() == 0 && exchange.send(exchange.started, None);
         ResponseFuture(if sent { Progress::Sent(exchange) } else { Progress::later(exchange) })
     }
 }
@@ -305,6 +319,7 @@ impl Exchange {
             started: now(),
             deadline: shared.limits.deadline(grpc, req.headers()),
             grpc,
+            http1: is_http1(&req),
             tries: Tries::new(req.method(), grpc),
             request: Some(Outgoing::new(req.map(|body| Replay::new(body, shared.limits.params.retry.buffer)), strip)),
             attempt: None,
@@ -314,10 +329,14 @@ impl Exchange {
         })
     }
 
+    fn endpoints(&self) -> &Endpoints {
+        self.shared.endpoints(self.http1)
+    }
+
     /// Sends the request if there is room for it.
     fn send(&mut self, now: Instant, avoid: Option<u64>) -> bool {
         let request = self.request.as_mut().expect(UNANSWERED);
-        self.attempt = self.shared.endpoints.send(request, now, avoid);
+        self.attempt = self.shared.endpoints(self.http1).send(request, now, avoid);
         self.attempt.is_some()
     }
 
@@ -357,7 +376,8 @@ impl Exchange {
 
     async fn send_when_ready(&mut self) -> Result<(), Answer> {
         let shared = Arc::clone(&self.shared);
-        let Shared { endpoints, limits, stats, .. } = &*shared;
+        let Shared { limits, stats, .. } = &*shared;
+        let endpoints = shared.endpoints(self.http1);
         let last = self.attempt.take();
         let avoid = last.as_ref().map(Attempt::endpoint);
         endpoints.ended(last);
@@ -376,11 +396,11 @@ impl Exchange {
 
     /// Whether an attempt's response is passed on, or its request sent again.
     fn judge(&mut self, responded: Result<Response<IncomingBody>, client::Error>) -> Verdict {
-        let Self { shared, request, attempt, tries, .. } = self;
+        let Self { shared, request, attempt, tries, http1, .. } = self;
         let (policy, attempt) = (&shared.limits.params.retry, attempt.as_mut().expect("it was sent"));
         let reason = match &responded {
             Ok(rsp) => {
-                shared.endpoints.answered(attempt);
+                shared.endpoints(*http1).answered(attempt);
                 policy.after_response(rsp, tries)
             }
             Err(error) => {
@@ -449,14 +469,27 @@ impl Exchange {
     }
 
     fn fail(mut self: Box<Self>, error: &client::Error) -> Result<Response<Body>, Error> {
+        let endpoint = self.shared.stats.transport(Side::Endpoint);
         if let Some(reason) = error.remote_reset() {
-            self.shared.stats.transport(Side::Endpoint).reset(Some(reason));
+            endpoint.reset(Some(reason));
+        }
+        if error.is_refused() {
+            Ok(self.answer(Answer::bad_request(error.to_string())))
+        } else if error.is_request_too_large() {
+            Ok(self.answer(Answer::head_too_large()))
+        } else if error.is_stalled() {
+            endpoint.stream_limit(StreamLimit::WriteStall);
+            Ok(self.answer(Answer::stalled()))
+        } else if error.is_response_malformed() {
+            Ok(self.answer(Answer::bad_gateway("endpoint's response is malformed")))
+        } else if self.http1 && error.is_unprocessed() {
+            Ok(self.answer(Answer::unavailable("endpoint refused the request")))
+        } else if self.http1 {
+            Ok(self.answer(Answer::bad_gateway(error.to_string())))
+        } else if let Some(reason) = error.remote_reset() {
             Err(Error { source: Side::Endpoint.passed_on(reason).into() })
         } else if error.is_left_out() {
             Err(Error { source: Reason::REFUSED_STREAM.into() })
-        } else if error.is_stalled() {
-            self.shared.stats.transport(Side::Endpoint).stream_limit(StreamLimit::WriteStall);
-            Ok(self.answer(Answer::stalled()))
         } else if error.is_request_broken() {
             let reason = if self.request.as_mut().expect(UNANSWERED).body_mut().is_malformed() {
                 self.shared.stats.transport(Side::Client).count_malformed();
@@ -466,10 +499,6 @@ impl Exchange {
                 Reason::CANCEL
             };
             Err(Error { source: reason.into() })
-        } else if error.is_request_too_large() {
-            Ok(self.answer(Answer::head_too_large()))
-        } else if error.is_response_malformed() {
-            Ok(self.answer(Answer::bad_gateway("endpoint's response is malformed")))
         } else {
             Ok(self.answer(Answer::bad_gateway("connection to endpoint was lost")))
         }
@@ -492,9 +521,11 @@ impl fmt::Debug for Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let Shared { endpoints, limits, stats, .. } = &*self.shared;
+        let Shared { limits, stats, .. } = &*self.shared;
         limits.in_flight.fetch_sub(1, Relaxed);
-        endpoints.ended(self.attempt.take());
+        // The response's body first: its connection is free from then on.
+        self.body = None;
+        self.shared.endpoints(self.http1).ended(self.attempt.take());
         if let Some(status) = self.status {
             stats.response(status, self.grpc_status, now() - self.started);
         }
@@ -502,6 +533,11 @@ impl Drop for Exchange {
 }
 
 const UNANSWERED: &str = "the request is kept until it is answered";
+
+/// Whether the client speaks HTTP/1.1.
+fn is_http1<B>(req: &Request<B>) -> bool {
+    req.version() < Version::HTTP_2
+}
 
 /// Whether there is a deadline and it has passed; if not, `cx` is woken when it does.
 fn expired(deadline: &mut Deadline, cx: &mut Context<'_>) -> bool {
@@ -531,12 +567,24 @@ impl Shared {
             client.limit(Limit::UriLength);
             return Some(Answer::uri_too_long());
         }
-        if req.method() == Method::CONNECT {
+        // Extended CONNECT is a request like others; that endpoints take it was said by the SETTINGS that allowed it.
+        if req.method() == Method::CONNECT && req.extensions().get::<h2::ext::Protocol>().is_none() {
             return Some(Answer::unimplemented("CONNECT is not supported"));
+        }
+        if self.endpoints(is_http1(req)).is_http1() && grpc::is_grpc(req.headers()) {
+            return Some(Answer::unimplemented("gRPC needs HTTP/2, and the endpoint is spoken to in HTTP/1.1"));
         }
         let malformed = hygiene::request(req).err()?;
         client.count_malformed();
         Some(Answer::bad_request(malformed))
+    }
+
+    /// Where requests go, of clients of HTTP/1.1 or of HTTP/2.
+    fn endpoints(&self, http1: bool) -> &Endpoints {
+        match &self.http1 {
+            Some(endpoints) if http1 => endpoints,
+            _ => &self.endpoints,
+        }
     }
 
     /// Makes a request ready to be sent again, if it may be.

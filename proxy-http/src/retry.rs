@@ -8,7 +8,9 @@ use tokio::time::Instant;
 /// Which requests are sent to another endpoint, or again to the same one.
 ///
 /// Those that were certainly not processed always are: nothing of them was sent, or the endpoint refused them
-/// (REFUSED_STREAM), or its GOAWAY leaves them out. `gateway_errors` and `unavailable` add some that may have been.
+/// (REFUSED_STREAM), or its GOAWAY leaves them out. So are those of idempotent methods that had no response on a
+/// connection of HTTP/1.1 that others had used before: its endpoint may have closed it. `gateway_errors` and `unavailable`
+/// add some that may have been processed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Params {
     /// Bytes of a request's body that are kept until it is answered, where each frame after the first counts as 256 at
@@ -48,6 +50,8 @@ pub(crate) struct Tries {
     pub(crate) grpc: bool,
     /// GET or HEAD.
     pub(crate) safe: bool,
+    /// To do it twice is to do it once (RFC 9110 section 9.2.2).
+    pub(crate) idempotent: bool,
 }
 
 /// How many retries there may be: some for each request, and some a second.
@@ -94,7 +98,9 @@ impl Params {
         } else if error.is_unprocessed() {
             Some(Reason::Refused)
         } else {
-            let may = (self.gateway_errors && tries.safe) || (self.unavailable && tries.grpc);
+            // RFC 9112 section 9.3.1.
+            let stale = error.is_stale() && tries.idempotent;
+            let may = stale || (self.gateway_errors && tries.safe) || (self.unavailable && tries.grpc);
             (error.is_connection_lost() && may).then_some(Reason::ConnectionLost)
         }
     }
@@ -143,7 +149,8 @@ impl fmt::Display for Reason {
 
 impl Tries {
     pub(crate) fn new(method: &Method, grpc: bool) -> Self {
-        Self { left: MAX_RETRIES, grpc, safe: matches!(*method, Method::GET | Method::HEAD) }
+        let safe = matches!(*method, Method::GET | Method::HEAD);
+        Self { left: MAX_RETRIES, grpc, safe, idempotent: method.is_idempotent() }
     }
 }
 

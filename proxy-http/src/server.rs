@@ -5,7 +5,8 @@ use crate::{
     activity::Activity,
     answer::Answer,
     credit::{Buffers, Credit},
-    grpc,
+    detect::{Detected, detect},
+    grpc, http1,
     idle::{Idle, Progress},
     io::Io,
     lifetime::Lifetime,
@@ -15,12 +16,16 @@ use crate::{
     pipe::{Pipe, Piped},
     reason::{self, Side},
     resets::Resets,
+    rewind::{Ahead, Rewind},
     stall::Stall,
     stats::{Limit, StreamLimit, Transport},
     wake::Wake,
 };
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, Stream};
+use futures_util::{
+    future::{MaybeDone, maybe_done},
+    stream::{FuturesUnordered, Stream},
+};
 use h2::{
     Reason,
     server::{Connection, Handshake, SendResponse},
@@ -30,9 +35,10 @@ use http_body::Body;
 use http_h2::{ClientKeepAlive, FlowControl, KeepAlive, MaxConnectionAge, OutOfRange, Protection, ServerParams};
 use pin_project_lite::pin_project;
 use std::{
+    fmt,
     future::{Future, poll_fn},
-    mem,
-    pin::Pin,
+    io, mem,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
@@ -43,10 +49,16 @@ use tokio::{
 };
 use tower_service::Service;
 
-/// Serves HTTP/2 with prior knowledge on any transport.
+pub use crate::detect::Protocol;
+
+/// Serves HTTP/2 with prior knowledge, and HTTP/1.1, on any transport.
 #[derive(Clone, Debug)]
 pub struct Server {
     builder: h2::server::Builder,
+    http1: http1::Serve,
+    max_head: usize,
+    detect_timeout: Duration,
+    extended_connect: ExtendedConnect,
     keep_alive: Option<ClientKeepAlive>,
     adaptive: bool,
     max_age: Option<MaxConnectionAge>,
@@ -59,6 +71,10 @@ pub struct Server {
     buffers: Arc<Buffers>,
 }
 
+/// Asked once for each connection.
+#[derive(Clone)]
+struct ExtendedConnect(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+
 /// Why a connection ended other than by its client closing it.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
@@ -68,11 +84,26 @@ pub struct Error(#[from] ErrorKind);
 enum ErrorKind {
     #[error("connection from client failed")]
     Failed(#[source] h2::Error),
+    #[error("connection from client failed")]
+    Http1(#[source] hyper::Error),
+    #[error("connection from client failed")]
+    Io(#[source] io::Error),
     /// No PING was answered in time.
     #[error("keep-alive timed out")]
     TimedOut,
+    #[error("client speaks TLS, which is not spoken here")]
+    Tls,
     #[error("client went beyond a limit: {0:?}")]
     Limit(Limit),
+}
+
+/// A connection of which it is known what is spoken on it.
+struct Opened<I> {
+    io: Io<I>,
+    /// What was read to find that out.
+    ahead: Ahead,
+    activity: Arc<Activity>,
+    started: Instant,
 }
 
 /// One connection with all its streams, which end with it.
@@ -114,8 +145,8 @@ struct Flush {
 }
 
 enum Phase<I> {
-    Handshaking(Handshake<Io<I>, Bytes>),
-    Open(Connection<Io<I>, Bytes>),
+    Handshaking(Handshake<Rewind<Io<I>>, Bytes>),
+    Open(Connection<Rewind<Io<I>>, Bytes>),
 }
 
 pin_project! {
@@ -146,6 +177,8 @@ pin_project! {
 const DRAIN_SILENCE: Duration = Duration::from_secs(5);
 /// How long a client that went beyond a limit may take to read that it did.
 const CLOSING: Duration = Duration::from_secs(1);
+/// linkerd2-proxy's.
+const DEFAULT_DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 // What `ServerParams` say of an unset one.
 const DEFAULT_WINDOW: u32 = 1 << 20;
 const DEFAULT_MAX_CONCURRENT_STREAMS: u32 = 200;
@@ -169,8 +202,14 @@ impl Server {
     /// The first of `params` that is out of its range.
     pub fn new(params: &ServerParams) -> Result<Self, OutOfRange> {
         params.validate()?;
+        let max_head = params.max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
+        let max_head = usize::try_from(max_head).unwrap_or(usize::MAX);
         Ok(Self {
             builder: builder(params),
+            http1: http1::Serve::new(&http1::Params::default(), max_head),
+            max_head,
+            detect_timeout: DEFAULT_DETECT_TIMEOUT,
+            extended_connect: ExtendedConnect(None),
             keep_alive: params.keep_alive.map(|KeepAlive { interval, timeout }| ClientKeepAlive {
                 interval,
                 timeout,
@@ -200,13 +239,37 @@ impl Server {
         Self { buffers, ..self }
     }
 
-    /// Serves one connection until the client closes it, or until it is drained.
+    /// Serves HTTP/1.1 clients as `params` say. Not set: their defaults.
+    ///
+    /// Of the params for HTTP/2, those hold for HTTP/1.1 that limit the size of heads, the life of connections, and how long
+    /// one may stand still.
+    #[must_use]
+    pub fn http1(self, params: &http1::Params) -> Self {
+        Self { http1: http1::Serve::new(params, self.max_head), ..self }
+    }
+
+    /// Announces extended CONNECT (RFC 8441), as for WebSocket, to a client of HTTP/2 if `allowed` says so when its
+    /// connection opens. Not set: to none.
+    #[must_use]
+    pub fn extended_connect(self, allowed: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { extended_connect: ExtendedConnect(Some(Arc::new(allowed))), ..self }
+    }
+
+    /// Closes connections whose clients have not said after `timeout` which protocol they speak. Not set: 10 s.
+    #[must_use]
+    pub fn detect_timeout(self, timeout: Duration) -> Self {
+        Self { detect_timeout: timeout, ..self }
+    }
+
+    /// Serves one connection until the client closes it, or until it is drained. Its first bytes tell whether it is
+    /// HTTP/2: by the preface (RFC 9113 section 3.4).
     ///
     /// Draining starts when `drain` completes, or when the connection reaches the age or the idle time that the params
     /// set: the client is told by GOAWAY to open no more streams, those that it had sent by then are served, and the
-    /// connection closes when the last one ends. A client that does not play along is closed once no stream is open and
-    /// nothing has moved for five seconds. At the end of the grace after its age a connection is closed in any case,
-    /// whatever is still open on it and whatever it is drained for.
+    /// connection closes when the last one ends. In HTTP/1.1 it closes after the request that is being answered. A
+    /// client that does not play along is closed once no stream is open and nothing has moved for five seconds. At the
+    /// end of the grace after its age a connection is closed in any case, whatever is still open on it and whatever it
+    /// is drained for.
     ///
     /// An error of `service` resets the stream, with the code of the first `h2::Error` among its sources or else with
     /// INTERNAL_ERROR. So does a response that HTTP/2 has no form for, such as one with a `connection` field. When a
@@ -216,6 +279,9 @@ impl Server {
     /// stream for the stream idle timeout: the stream is reset with CANCEL then; where the head is not there yet, it is
     /// answered with 504 (gRPC status 4). Envoy answers the latter with 408 where the request is not whole, but that
     /// asks clients to send it again, and what was done with it nobody knows.
+    ///
+    /// In HTTP/1.1 an error of `service` or of the response's body closes the connection, so that the client sees no whole
+    /// response, as do these timeouts.
     ///
     /// # Errors
     ///
@@ -230,56 +296,85 @@ impl Server {
         B::Error: Into<BoxError>,
         D: Future<Output = ()>,
     {
-        let seen = Arc::<Seen>::default();
-        let lifetime = Lifetime::new(self.max_age, self.max_idle, &self.protection, Arc::clone(&seen));
-        let closes_at = lifetime.closes_at();
+        let started = Instant::now();
         let activity = Activity::new(self.adaptive);
-        let meter = Meter::new(self.protection.max_control_frames, &seen);
-        let io = Io::new(io, &self.transport, &activity).metered(meter);
-        let wake = Arc::<Wake>::default();
-        let mut serving = Serving {
-            phase: Phase::Handshaking(self.builder.handshake(io)),
-            service,
-            streams: FuturesUnordered::new(),
-            keep_alive: self.keep_alive,
-            lifetime,
-            idle: self.stream_idle.map(Idle::new),
-            write_stall: self.write_stall,
-            flush: Flush { stall: Stall::new(self.write_stall), moves: 0 },
-            credit: Credit::new(Arc::clone(&self.buffers), self.windows),
-            seen,
-            resets: Resets::new(self.protection.max_premature_resets, Instant::now()),
-            opened: 0,
-            used: false,
-            exceeded: None,
-            draining: false,
-            waker: Waker::from(Arc::clone(&wake)),
-            wake,
-            activity: Arc::clone(&activity),
-            transport: Arc::clone(&self.transport),
+        let mut io = Io::new(io, &self.transport, &activity);
+        let mut drain = pin!(maybe_done(drain));
+        let detected = tokio::select! {
+            biased;
+            detected = tokio::time::timeout(self.detect_timeout, detect(&mut io)) => detected,
+            // What is on its way is still served.
+            () = async {
+                drain.as_mut().await;
+                tokio::time::sleep(DRAIN_SILENCE).await;
+            } => return Ok(()),
         };
-        tokio::select! {
-            biased;
-            served = poll_fn(|cx| serving.poll(cx)) => match served? {
-                None => return Ok(()),
-                Some(limit) => serving.reached(limit).await?,
-            },
-            () = drain => {}
-        }
-        serving.drain();
-        tokio::select! {
-            biased;
-            served = poll_fn(|cx| serving.poll(cx)) => match served? {
-                None => Ok(()),
-                Some(limit) => serving.reached(limit).await,
-            },
-            limit = silence(&activity, closes_at) => {
-                if let Some(limit) = limit {
-                    self.transport.limit(limit);
-                    // Or they would count as lost, which is what clients do.
-                    serving.streams.clear();
-                }
+        match detected {
+            Ok(Ok(Detected::Http(protocol, ahead))) => {
+                let opened = Opened { io, ahead, activity, started };
+                self.serve_as(protocol, opened, service, drain).await
+            }
+            Ok(Ok(Detected::Gone)) => Ok(()),
+            Ok(Ok(Detected::Tls)) => Err(ErrorKind::Tls.into()),
+            Ok(Err(error)) => Err(ErrorKind::Io(error).into()),
+            Err(_) => {
+                self.transport.limit(Limit::Detect);
                 Ok(())
+            }
+        }
+    }
+
+    /// Serves one connection like [`serve`](Self::serve), of which it is known what is spoken on it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`serve`](Self::serve).
+    pub async fn serve_protocol<I, S, B, D>(&self, protocol: Protocol, io: I, service: S, drain: D) -> Result<(), Error>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+        S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: Into<BoxError>,
+        D: Future<Output = ()>,
+    {
+        let activity = Activity::new(self.adaptive);
+        let io = Io::new(io, &self.transport, &activity);
+        let opened = Opened { io, ahead: Ahead::default(), activity, started: Instant::now() };
+        self.serve_as(protocol, opened, service, pin!(maybe_done(drain))).await
+    }
+
+    async fn serve_as<I, S, B, D>(
+        &self,
+        protocol: Protocol,
+        opened: Opened<I>,
+        service: S,
+        drain: Pin<&mut MaybeDone<D>>,
+    ) -> Result<(), Error>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+        S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: Into<BoxError>,
+        D: Future<Output = ()>,
+    {
+        match protocol {
+            Protocol::Http2 => {
+                let mut serving = Serving::new(self, opened, service);
+                serving.serve(drain).await
+            }
+            Protocol::Http1 => {
+                let Opened { io, ahead, activity, started } = opened;
+                let lifetime = Lifetime::without_frames(self.max_age, self.max_idle, started);
+                let life = http1::Life {
+                    lifetime,
+                    write_stall: self.write_stall,
+                    stream_idle: self.stream_idle,
+                    transport: &self.transport,
+                };
+                // Boxed, so that connections of HTTP/2 are not the larger for it.
+                Box::pin(self.http1.serve(Rewind::new(io, ahead), service, activity, life, drain)).await
             }
         }
     }
@@ -341,7 +436,7 @@ fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
 
 /// Completes when, for [`DRAIN_SILENCE`], no stream was open and not a byte moved; or else, with a limit, when it is
 /// time to close in any case.
-async fn silence(activity: &Activity, closes_at: Option<Instant>) -> Option<Limit> {
+pub(crate) async fn silence(activity: &Activity, closes_at: Option<Instant>) -> Option<Limit> {
     loop {
         let before = activity.moves();
         let silent_at = Instant::now() + DRAIN_SILENCE;
@@ -355,6 +450,20 @@ async fn silence(activity: &Activity, closes_at: Option<Instant>) -> Option<Limi
     }
 }
 
+// === impl ExtendedConnect ===
+
+impl ExtendedConnect {
+    fn is_allowed(&self) -> bool {
+        self.0.as_ref().is_some_and(|allowed| allowed())
+    }
+}
+
+impl fmt::Debug for ExtendedConnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ExtendedConnect").field(&self.0.is_some()).finish()
+    }
+}
+
 // === impl Serving ===
 
 impl<I, S, B> Serving<I, S, B>
@@ -365,6 +474,70 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
+    fn new(server: &Server, opened: Opened<I>, service: S) -> Self {
+        let Opened { io, ahead, activity, started } = opened;
+        let seen = Arc::<Seen>::default();
+        let mut meter = Meter::new(server.protection.max_control_frames, &seen);
+        // It has not seen what was read before.
+        meter.read(ahead.bytes());
+        let io = Rewind::new(io.metered(meter), ahead);
+        let wake = Arc::<Wake>::default();
+        Self {
+            phase: Phase::Handshaking(if server.extended_connect.is_allowed() {
+                server.builder.clone().enable_connect_protocol().handshake(io)
+            } else {
+                server.builder.handshake(io)
+            }),
+            service,
+            streams: FuturesUnordered::new(),
+            keep_alive: server.keep_alive,
+            lifetime: Lifetime::new(server.max_age, server.max_idle, &server.protection, Arc::clone(&seen), started),
+            idle: server.stream_idle.map(Idle::new),
+            write_stall: server.write_stall,
+            flush: Flush { stall: Stall::new(server.write_stall), moves: 0 },
+            credit: Credit::new(Arc::clone(&server.buffers), server.windows),
+            seen,
+            resets: Resets::new(server.protection.max_premature_resets, started),
+            opened: 0,
+            used: false,
+            exceeded: None,
+            draining: false,
+            waker: Waker::from(Arc::clone(&wake)),
+            wake,
+            activity,
+            transport: Arc::clone(&server.transport),
+        }
+    }
+
+    async fn serve<D: Future<Output = ()>>(&mut self, drain: Pin<&mut MaybeDone<D>>) -> Result<(), Error> {
+        let closes_at = self.lifetime.closes_at();
+        tokio::select! {
+            biased;
+            served = poll_fn(|cx| self.poll(cx)) => match served? {
+                None => return Ok(()),
+                Some(limit) => self.reached(limit).await?,
+            },
+            () = drain => {}
+        }
+        self.drain();
+        let activity = Arc::clone(&self.activity);
+        tokio::select! {
+            biased;
+            served = poll_fn(|cx| self.poll(cx)) => match served? {
+                None => Ok(()),
+                Some(limit) => self.reached(limit).await,
+            },
+            limit = silence(&activity, closes_at) => {
+                if let Some(limit) = limit {
+                    self.transport.limit(limit);
+                    // Or they would count as lost, which is what clients do.
+                    self.streams.clear();
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// Serves until the connection is closed (`None`) or has reached a limit.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Limit>, Error>> {
         let _stopped = now::Stopped::new();
@@ -667,10 +840,23 @@ where
 // === impl Error ===
 
 impl Error {
-    /// The client was gone before it sent the HTTP/2 preface, or while nothing was open: nothing to worry about.
+    pub(crate) fn http1(source: hyper::Error) -> Self {
+        ErrorKind::Http1(source).into()
+    }
+
+    pub(crate) fn io(source: io::Error) -> Self {
+        ErrorKind::Io(source).into()
+    }
+
+    /// The client was gone before it sent a whole request, or while nothing was open: nothing to worry about.
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
-        matches!(&self.0, ErrorKind::Failed(error) if error.is_io())
+        match &self.0 {
+            ErrorKind::Failed(source) => source.is_io(),
+            ErrorKind::Http1(source) => source.is_incomplete_message() || source.is_closed(),
+            ErrorKind::Io(_) => true,
+            ErrorKind::TimedOut | ErrorKind::Tls | ErrorKind::Limit(_) => false,
+        }
     }
 
     /// The limit that the client went beyond, if that is why.
@@ -680,5 +866,11 @@ impl Error {
             ErrorKind::Limit(limit) => Some(limit),
             _ => None,
         }
+    }
+
+    /// The client speaks TLS, and is served in clear text.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        matches!(self.0, ErrorKind::Tls)
     }
 }

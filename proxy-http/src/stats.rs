@@ -105,10 +105,14 @@ pub enum Limit {
     /// What the engine limits by itself: streams reset before they were accepted or for protocol errors, frames of one
     /// header block, header lists far too large, empty and tiny DATA that waits to be read.
     Engine,
-    /// A request had too many fields, and so it was answered with 431.
+    /// A request had too many fields, or in HTTP/1.1 too large a head, and so it was answered with 431.
     HeadersCount,
     /// A request's path and query were too long, and so it was answered with 414.
     UriLength,
+    /// Its client took too long to say which protocol it speaks, and so it was closed.
+    Detect,
+    /// Its client took too long to send the head of an HTTP/1.1 request, and so it was closed.
+    HeaderRead,
 }
 
 /// What limits how long a stream may stand still.
@@ -357,7 +361,7 @@ impl Transport {
 
 impl Limit {
     /// In the order of their declaration, by which they index counters.
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 18] = [
         Self::Age,
         Self::AgeGrace,
         Self::Idle,
@@ -374,12 +378,21 @@ impl Limit {
         Self::Engine,
         Self::HeadersCount,
         Self::UriLength,
+        Self::Detect,
+        Self::HeaderRead,
     ];
 
     /// The code of the GOAWAY that closes a connection for it. `None`: it is drained, or stays.
     pub(crate) fn code(self) -> Option<Reason> {
         match self {
-            Self::Age | Self::AgeGrace | Self::Idle | Self::Connections | Self::HeadersCount | Self::UriLength => None,
+            Self::Age
+            | Self::AgeGrace
+            | Self::Idle
+            | Self::Connections
+            | Self::HeadersCount
+            | Self::UriLength
+            | Self::Detect
+            | Self::HeaderRead => None,
             // Our SETTINGS are out, and have no answer.
             Self::Handshake => Some(Reason::SETTINGS_TIMEOUT),
             _ => Some(Reason::ENHANCE_YOUR_CALM),

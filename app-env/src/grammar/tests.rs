@@ -132,6 +132,16 @@ fn endpoints_report_each_item_that_is_wrong() {
 }
 
 #[test]
+fn protocols_are_words() {
+    check(&Protocols, "http2", Some(EndpointProtocol::Http2));
+    check(&Protocols, "http1", Some(EndpointProtocol::Http1));
+    check(&Protocols, "same", Some(EndpointProtocol::Same));
+    for text in ["HTTP2", "http1.1", "h2", "http"] {
+        check(&Protocols, text, None);
+    }
+}
+
+#[test]
 fn formats_are_words_in_any_case() {
     check(&Format, "plain", Some(LogFormat::Plain));
     check(&Format, "PLAIN", Some(LogFormat::Plain));

@@ -12,6 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn names_are_linkerds_or_marked_as_ours() {
     let linkerds = [
         "LISTEN_ADDR",
+        "DETECT_TIMEOUT",
         "SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL",
         "SERVER_HTTP2_INITIAL_STREAM_WINDOW_SIZE",
         "SERVER_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE",

@@ -2,8 +2,8 @@
 
 use crate::support::{Vars, add_needed, config, effective, full, loaded, on, vars};
 use app_env::{
-    Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectTls, Direction, Dns, LogFormat, Origin, Process,
-    Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
+    Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectHttp1, ConnectTls, Direction, Dns,
+    EndpointProtocol, LogFormat, Origin, Process, Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
 };
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
 use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, thread::available_parallelism, time::Duration};
@@ -34,6 +34,8 @@ fn everything() -> Vars {
             ("LISTEN_ADDR", format!("127.0.0.{tens}:100{tens}")),
             ("ENDPOINTS", format!("a{tens}.example:80,[::{tens}]:81")),
             ("ACCEPT_BACKLOG", format!("{tens}01")),
+            ("DETECT_TIMEOUT", format!("{tens}48ms")),
+            ("SERVER_HTTP1_HEADER_READ_TIMEOUT", format!("{tens}49ms")),
             ("SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL", "false".to_owned()),
             ("SERVER_HTTP2_INITIAL_STREAM_WINDOW_SIZE", format!("{tens}02")),
             ("SERVER_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE", format!("{tens}03")),
@@ -61,6 +63,10 @@ fn everything() -> Vars {
             ("CONNECT_HTTP2_MAX_HEADER_LIST_SIZE", format!("{tens}20")),
             ("CONNECT_HTTP2_HEADER_TABLE_SIZE", format!("{tens}21")),
             ("CONNECT_HTTP2_MAX_SEND_BUF_SIZE", format!("{tens}22")),
+            ("CONNECT_PROTOCOL", if tens == 1 { "http1" } else { "same" }.to_owned()),
+            ("CONNECT_HTTP1_MAX_CONNECTIONS", format!("{tens}50")),
+            ("CONNECT_HTTP1_MAX_IDLE", format!("{tens}51")),
+            ("CONNECT_HTTP1_MAX_CONNECTION_IDLE", format!("{tens}52ms")),
             ("CONNECT_TIMEOUT", format!("{tens}23ms")),
             ("CONNECT_EXP_BACKOFF_MIN", format!("{tens}24ms")),
             ("CONNECT_EXP_BACKOFF_MAX", format!("{tens}25ms")),
@@ -142,6 +148,8 @@ fn everything_of(tens: u8) -> Direction {
                 forward: true,
             }),
         }),
+        detect_timeout: time(48),
+        server_http1_header_read_timeout: time(49),
         server: ServerParams {
             flow_control: Some(FlowControl::Fixed {
                 initial_stream_window_size: n(2),
@@ -168,6 +176,8 @@ fn everything_of(tens: u8) -> Direction {
         },
         accept: TcpParams { keepalive: Some(secs(n(27).into())), user_timeout: Some(time(29)) },
         connect: Connect {
+            protocol: if tens == 1 { EndpointProtocol::Http1 } else { EndpointProtocol::Same },
+            http1: ConnectHttp1 { max_connections: size(50), max_idle: size(51), max_connection_idle: time(52) },
             http2: ClientParams {
                 flow_control: Some(FlowControl::Fixed {
                     initial_stream_window_size: n(13),
@@ -247,7 +257,11 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
         accept_backlog: 1024,
         max_connections: 100_000,
         server_tls: None,
+        detect_timeout: secs(10),
+        server_http1_header_read_timeout: secs(30),
         connect: Connect {
+            protocol: EndpointProtocol::Http2,
+            http1: ConnectHttp1 { max_connections: 1_024, max_idle: 64, max_connection_idle: secs(30) },
             http2: ClientParams {
                 flow_control: Some(FlowControl::DEFAULT),
                 max_concurrent_reset_streams: Some(10_000),

@@ -1,7 +1,7 @@
 //! TLS toward endpoints.
 
 use super::{
-    Errors, H2,
+    Errors, H2, HTTP_1_1,
     cert::expires,
     files::{self, Variables},
     provider,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{connector::TcpConnector, dns::Target};
 use app_env::{ConnectTls, HostPort};
-use proxy_http::BoxError;
+use proxy_http::{BoxError, Protocol};
 use rustls::{
     ClientConfig, RootCertStore,
     client::{
@@ -47,6 +47,7 @@ pub(crate) struct Client {
 pub(crate) struct TlsConnector {
     tcp: TcpConnector,
     tls: Arc<Client>,
+    protocol: Protocol,
 }
 
 /// Why there is no TLS with an endpoint.
@@ -56,16 +57,19 @@ enum ConnectError {
     Plaintext,
     #[error("TLS handshake failed")]
     Handshake(#[source] io::Error),
-    #[error("endpoint does not speak HTTP/2: it takes none of the protocols offered by ALPN")]
-    NoProtocol,
-    #[error("endpoint does not speak HTTP/2: by ALPN it chose {0}, must be h2")]
-    Protocol(String),
+    #[error("endpoint does not speak {}: it takes none of the protocols offered by ALPN", name(*.0))]
+    NoProtocol(Protocol),
+    #[error("endpoint does not speak {}: by ALPN it chose {chosen}, must be {}", name(*.asked), alpn(*.asked).escape_ascii())]
+    Protocol { asked: Protocol, chosen: String },
 }
 
 /// What is made of the files.
 #[derive(Debug)]
 struct Made {
-    config: Arc<ClientConfig>,
+    /// To speak HTTP/2.
+    http2: Arc<ClientConfig>,
+    /// To speak HTTP/1.1.
+    http1: Arc<ClientConfig>,
     expires: Option<u64>,
 }
 
@@ -116,14 +120,22 @@ impl Client {
         &self.stats
     }
 
-    async fn connect(&self, host: Option<&str>, stream: TcpStream) -> Result<TlsStream<TcpStream>, ConnectError> {
+    async fn connect(
+        &self,
+        host: Option<&str>,
+        stream: TcpStream,
+        protocol: Protocol,
+    ) -> Result<TlsStream<TcpStream>, ConnectError> {
         let handshake = self.stats.start();
         let name = match (&self.server_name, host) {
             (Some(name), _) => Ok(name.clone()),
             (None, host) => ServerName::try_from(host.unwrap_or_default().to_owned()),
         };
         let connecting = match name {
-            Ok(name) => tokio_rustls::TlsConnector::from(Arc::clone(&self.made.current().config)).connect(name, stream),
+            Ok(name) => {
+                let config = self.made.current().config(protocol);
+                tokio_rustls::TlsConnector::from(config).connect(name, stream)
+            }
             Err(error) => {
                 handshake.failed(Failure::Other);
                 return Err(ConnectError::Handshake(io::Error::other(error)));
@@ -136,24 +148,22 @@ impl Client {
                 handshake.failed(failure);
                 return Err(match failure {
                     Failure::Plaintext => ConnectError::Plaintext,
-                    Failure::Alpn => ConnectError::NoProtocol,
+                    Failure::Alpn => ConnectError::NoProtocol(protocol),
                     _ => ConnectError::Handshake(error),
                 });
             }
         };
         let (_, session) = stream.get_ref();
-        match session.alpn_protocol() {
-            Some(H2) => {
-                let version = session.protocol_version();
-                handshake.done(version);
-                Ok(stream)
-            }
-            other => {
-                let other = other.map_or_else(|| "nothing".to_owned(), |name| name.escape_ascii().to_string());
-                handshake.failed(Failure::Alpn);
-                Err(ConnectError::Protocol(other))
-            }
+        let chosen = session.alpn_protocol();
+        // Servers that speak nothing else need not know of ALPN.
+        if chosen == Some(alpn(protocol)) || (protocol == Protocol::Http1 && chosen.is_none()) {
+            let version = session.protocol_version();
+            handshake.done(version);
+            return Ok(stream);
         }
+        let chosen = chosen.map_or_else(|| "nothing".to_owned(), |name| name.escape_ascii().to_string());
+        handshake.failed(Failure::Alpn);
+        Err(ConnectError::Protocol { asked: protocol, chosen })
     }
 }
 
@@ -169,8 +179,8 @@ impl Reload for Client {
 // === impl TlsConnector ===
 
 impl TlsConnector {
-    pub(crate) fn new(tcp: TcpConnector, tls: Arc<Client>) -> Self {
-        Self { tcp, tls }
+    pub(crate) fn new(tcp: TcpConnector, tls: Arc<Client>, protocol: Protocol) -> Self {
+        Self { tcp, tls, protocol }
     }
 }
 
@@ -187,8 +197,8 @@ impl Service<Target> for TlsConnector {
     fn call(&mut self, target: Target) -> Self::Future {
         let host = target.host.clone();
         let connecting = self.tcp.call(target);
-        let tls = Arc::clone(&self.tls);
-        Box::pin(async move { Ok(tls.connect(host.as_deref(), connecting.await?).await?) })
+        let (tls, protocol) = (Arc::clone(&self.tls), self.protocol);
+        Box::pin(async move { Ok(tls.connect(host.as_deref(), connecting.await?, protocol).await?) })
     }
 }
 
@@ -220,10 +230,34 @@ impl Made {
             }
             None => builder.with_no_client_auth(),
         };
-        // What endpoints are asked for by HTTP/1.1 joins here.
-        config.alpn_protocols = vec![H2.to_vec()];
-        config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        Ok(Self { config: Arc::new(config), expires })
+        let mut offering = |protocol| {
+            config.alpn_protocols = vec![alpn(protocol).to_vec()];
+            // Each their own: a session is resumed with what it was agreed for.
+            config.resumption = Resumption::in_memory_sessions(SESSIONS);
+            Arc::new(config.clone())
+        };
+        Ok(Self { http2: offering(Protocol::Http2), http1: offering(Protocol::Http1), expires })
+    }
+
+    fn config(&self, protocol: Protocol) -> Arc<ClientConfig> {
+        Arc::clone(match protocol {
+            Protocol::Http2 => &self.http2,
+            Protocol::Http1 => &self.http1,
+        })
+    }
+}
+
+fn alpn(protocol: Protocol) -> &'static [u8] {
+    match protocol {
+        Protocol::Http2 => H2,
+        Protocol::Http1 => HTTP_1_1,
+    }
+}
+
+fn name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http2 => "HTTP/2",
+        Protocol::Http1 => "HTTP/1.1",
     }
 }
 

@@ -1,7 +1,7 @@
 //! TLS toward clients.
 
 use super::{
-    Errors, H2, Throttle,
+    Errors, H2, HTTP_1_1, Throttle,
     cert::{Names, expires, unix_time},
     files::Variables,
     provider,
@@ -9,7 +9,7 @@ use super::{
     stats::{Failure, Stats},
 };
 use app_env::{ClientAuth, ClientCert, ServerTls};
-use proxy_http::proxy;
+use proxy_http::{Protocol, proxy};
 use rustls::{ServerConfig, ServerConnection, pki_types::CertificateDer, server::WebPkiClientVerifier};
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
@@ -31,6 +31,8 @@ pub(crate) struct Server {
 pub(crate) struct Accepted {
     pub(crate) stream: TlsStream<TcpStream>,
     pub(crate) client: proxy::Client,
+    /// What was agreed on by ALPN. `None`: nothing.
+    pub(crate) protocol: Option<Protocol>,
 }
 
 /// What is made of the files.
@@ -86,7 +88,11 @@ impl Server {
         match self.identify(session, &made, peer) {
             Ok(client) => {
                 handshake.done(version);
-                Some(Accepted { stream, client })
+                let protocol = session.alpn_protocol().map(|name| match name {
+                    H2 => Protocol::Http2,
+                    _ => Protocol::Http1,
+                });
+                Some(Accepted { stream, client, protocol })
             }
             Err(error) => {
                 handshake.failed(Failure::Certificate);
@@ -169,8 +175,8 @@ impl Made {
             .map_err(wrong)?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(identity)));
-        // HTTP/1.1 joins here. A client without ALPN knows what it speaks, and so what we speak.
-        config.alpn_protocols = vec![H2.to_vec()];
+        // The first that the client has, too, is chosen. What a client without ALPN speaks it shows.
+        config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
         // A new key for tickets: what was verified by old files is verified again by new ones.
         config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(wrong)?;
         Ok(Self { config: Arc::new(config), uri, expires })

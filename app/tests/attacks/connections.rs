@@ -11,8 +11,11 @@ use tokio::{
 };
 
 /// What is to come soon has two seconds.
-const HASTY: &[(&str, &str)] =
-    &[("INBOUND_SERVER_HTTP2_HANDSHAKE_TIMEOUT", "2s"), ("INBOUND_SERVER_HTTP2_HEADER_TIMEOUT", "2s")];
+const HASTY: &[(&str, &str)] = &[
+    ("INBOUND_DETECT_TIMEOUT", "2s"),
+    ("INBOUND_SERVER_HTTP2_HANDSHAKE_TIMEOUT", "2s"),
+    ("INBOUND_SERVER_HTTP2_HEADER_TIMEOUT", "2s"),
+];
 
 /// Clients that send so many bytes of this, one by one, and then nothing.
 async fn check_hung_up_on(bytes: &[u8]) {

@@ -8,6 +8,7 @@ mod deployments;
 mod dns;
 mod drain;
 mod grpc;
+mod http1;
 mod lifetime;
 mod listener;
 mod matrix;

@@ -68,6 +68,7 @@ async fn nothing_is_left_of_clients_that_are_closed() {
     let endpoint = Endpoint::start().await;
     endpoint.answer.send_replace(true);
     let settings = [
+        ("LINKERD2_PROXY_OUTBOUND_DETECT_TIMEOUT", "100ms"),
         ("LINKERD2_PROXY_OUTBOUND_SERVER_HTTP2_HANDSHAKE_TIMEOUT", "100ms"),
         ("LINKERD2_PROXY_OUTBOUND_SERVER_HTTP2_HEADER_TIMEOUT", "100ms"),
         ("LINKERD2_PROXY_OUTBOUND_SERVER_HTTP2_MAX_PREMATURE_RESETS", "10"),
@@ -91,15 +92,16 @@ async fn nothing_is_left_of_clients_that_are_closed() {
         })
         .collect();
     let attacks = [
-        ("handshake_timeout", Vec::new()),
-        ("handshake_timeout", PREFACE_AND_SETTINGS[..10].to_vec()),
+        ("detect_timeout", Vec::new()),
+        ("detect_timeout", PREFACE_AND_SETTINGS[..10].to_vec()),
+        ("handshake_timeout", PREFACE_AND_SETTINGS[..30].to_vec()),
         ("header_timeout", [PREFACE_AND_SETTINGS, block].concat()),
         ("max_control_frames_ping", [PREFACE_AND_SETTINGS, &pings].concat()),
         ("max_premature_resets", [PREFACE_AND_SETTINGS, &resets].concat()),
     ];
     // They stay open on their side.
     let mut attackers = Vec::new();
-    for (_, bytes) in attacks.iter().cycle().take(50) {
+    for (_, bytes) in attacks.iter().cycle().take(60) {
         let mut stream = TcpStream::connect(app.proxy).await.unwrap();
         // It may be closed before all is sent.
         let _ = stream.write_all(bytes).await;
@@ -110,7 +112,8 @@ async fn nothing_is_left_of_clients_that_are_closed() {
     }
     until("all descriptors are closed", async || app.descriptors() == before).await;
     for (name, count) in [
-        ("handshake_timeout", 20),
+        ("detect_timeout", 20),
+        ("handshake_timeout", 10),
         ("header_timeout", 10),
         ("max_control_frames_ping", 10),
         ("max_premature_resets", 10),

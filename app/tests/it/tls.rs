@@ -173,7 +173,8 @@ fn stderr(output: &Output) -> String {
 // === Toward clients ===
 
 #[tokio::test]
-async fn alpn_is_h2_or_nothing() {
+async fn alpn_is_h2_or_http_1_1_or_nothing() {
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: test.example\r\nconnection: close\r\n\r\n";
     let rig = Rig::start(&[]).await;
     for (offered, chosen) in [(&["http/1.1", "h2"][..], Some(&b"h2"[..])), (&[], None)] {
         let mut config = rig.ca.client(None);
@@ -182,13 +183,24 @@ async fn alpn_is_h2_or_nothing() {
         assert_eq!(stream.get_ref().1.alpn_protocol(), chosen);
         assert_eq!(ask(&mut open(stream).await.unwrap(), get()).await.unwrap(), served());
     }
+    // Without ALPN the first bytes tell.
+    for offered in [&["http/1.1"][..], &[]] {
+        let mut config = rig.ca.client(None);
+        config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let mut stream = connect(rig.app.proxy, config).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), offered.first().map(|name| name.as_bytes()));
+        stream.write_all(GET).await.unwrap();
+        let mut rsp = String::new();
+        let _ = timeout(PATIENCE, stream.read_to_string(&mut rsp)).await.expect("it closes");
+        assert!(rsp.starts_with("HTTP/1.1 200 OK\r\n"), "{rsp}");
+    }
     let mut config = rig.ca.client(None);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"http/1.0".to_vec()];
     let error = connect(rig.app.proxy, config).await.unwrap_err().to_string();
     assert!(error.contains("NoApplicationProtocol"), "{error}");
     rig.handshakes("alpn", "", 1).await;
-    rig.handshakes("ok", "1.3", 2).await;
-    rig.counted("tls_handshake_seconds_count{direction=\"outbound\",peer=\"src\"}", 2).await;
+    rig.handshakes("ok", "1.3", 4).await;
+    rig.counted("tls_handshake_seconds_count{direction=\"outbound\",peer=\"src\"}", 4).await;
 }
 
 #[tokio::test]

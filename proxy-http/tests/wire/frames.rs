@@ -40,10 +40,15 @@ impl Peer {
     /// A client's end of a connection, after the prefaces.
     pub(crate) async fn greet(io: DuplexStream) -> (Self, BTreeMap<u16, u32>) {
         let mut peer = Self(io);
-        peer.0.write_all(PREFACE).await.unwrap();
-        peer.send(SETTINGS, 0, 0, &[]).await;
+        peer.send_preface().await;
         let settings = peer.settings().await;
         (peer, settings)
+    }
+
+    /// A client's preface and SETTINGS.
+    pub(crate) async fn send_preface(&mut self) {
+        self.0.write_all(PREFACE).await.unwrap();
+        self.send(SETTINGS, 0, 0, &[]).await;
     }
 
     /// A server of a client with these params, after the prefaces.

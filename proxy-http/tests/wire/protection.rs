@@ -74,6 +74,13 @@ impl Scene {
         self.rig.stats.transport(Side::Client).limits().find(|(known, _)| *known == limit).unwrap().1
     }
 
+    /// A client was closed that has not shown what it speaks.
+    async fn undetected(self, served: JoinHandle<Result<(), Error>>) {
+        timeout(PATIENCE, served).await.expect("it is closed").unwrap().unwrap();
+        assert_eq!(self.limit(Limit::Detect), 1);
+        self.others.finish().await;
+    }
+
     /// An attacker was closed for one limit; of it nothing is left, and the others go on.
     async fn closed_for(mut self, served: JoinHandle<Result<(), Error>>, limit: Limit) {
         let error = timeout(PATIENCE, served).await.expect("it is closed").unwrap().unwrap_err();
@@ -189,7 +196,11 @@ async fn a_client_has_ten_seconds_to_greet() {
         // With HTTP/2 up it is told why.
         let told = rest.windows(4).any(|code| code == u32::from(Reason::SETTINGS_TIMEOUT).to_be_bytes());
         assert_eq!(told, sent >= PREFACE.len(), "{sent}");
-        scene.closed_for(served, Limit::Handshake).await;
+        if told {
+            scene.closed_for(served, Limit::Handshake).await;
+        } else {
+            scene.undetected(served).await;
+        }
     }
 }
 
@@ -205,6 +216,18 @@ async fn trickling_gains_no_time() {
         sleep(SECOND).await;
     }
     assert_eq!(started.elapsed().as_secs(), 11, "the first write that fails comes a second later");
+    scene.undetected(served).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_to_greet_starts_with_the_connection() {
+    let scene = Scene::new(&ServerParams::DEFAULT).await;
+    let (mut io, served) = scene.rig.connect(PIPE);
+    let started = Instant::now();
+    sleep(9 * SECOND).await;
+    io.write_all(PREFACE).await.unwrap();
+    io.read_to_end(&mut Vec::new()).await.unwrap();
+    assert_eq!(started.elapsed().as_secs(), 10);
     scene.closed_for(served, Limit::Handshake).await;
 }
 

@@ -5,12 +5,14 @@ use h2::{Reason, RecvStream, SendStream, client, server};
 use http::{Request, Response};
 use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
-    Buffers, Connect, Endpoints, Proxy, Server, Stats, endpoints, proxy, retry, server as server_end, stats::Peer,
+    Buffers, Connect, Endpoints, Protocol, Proxy, Replay, Server, Stats, endpoints, proxy, retry, server as server_end,
+    stats::Peer,
 };
 use std::{
-    future::{pending, ready},
+    future::{Ready, pending, ready},
     io,
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{io::DuplexStream, sync::mpsc, task::JoinHandle};
@@ -46,7 +48,26 @@ pub(crate) struct Rig {
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) limits: Arc<proxy::Limits>,
     server: Server,
-    proxy: Proxy,
+    pub(crate) proxy: Proxy,
+}
+
+/// Opens pipes, and hands their far ends out.
+#[derive(Clone)]
+pub(crate) struct Opens(pub(crate) mpsc::UnboundedSender<DuplexStream>);
+
+impl tower::Service<&'static str> for Opens {
+    type Response = DuplexStream;
+    type Error = io::Error;
+    type Future = Ready<io::Result<DuplexStream>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: &'static str) -> Self::Future {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        ready(self.0.send(far).map(|()| near).map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused)))
+    }
 }
 
 /// A stream as the endpoint sees it.
@@ -62,6 +83,11 @@ pub(crate) struct Endpoint {
     goaway: mpsc::UnboundedSender<()>,
 }
 
+/// The one endpoint of most rigs.
+fn one() -> impl FnOnce(Connect<Opens, Replay>) -> Endpoints {
+    |connect| Endpoints::fixed(["endpoint"], &connect, endpoint_params())
+}
+
 impl Rig {
     pub(crate) fn new(server: &ServerParams, client: &ClientParams, params: proxy::Params) -> Self {
         Self::buffering(server, client, params, Buffers::default())
@@ -73,7 +99,7 @@ impl Rig {
         params: proxy::Params,
         buffers: Buffers,
     ) -> Self {
-        Self::build(server, client, params, buffers, proxy::Client::default())
+        Self::build(server, client, params, buffers, proxy::Client::default(), one())
     }
 
     /// With what is known of the client.
@@ -83,7 +109,23 @@ impl Rig {
         params: proxy::Params,
         known: proxy::Client,
     ) -> Self {
-        Self::build(server, client, params, Buffers::default(), known)
+        Self::build(server, client, params, Buffers::default(), known, one())
+    }
+
+    /// One whose endpoint is spoken to in `protocol`.
+    pub(crate) fn to(protocol: Protocol, endpoint_params: endpoints::Params) -> Self {
+        Self::of(&ServerParams::DEFAULT, &ClientParams::DEFAULT, PROXY, |connect| {
+            Endpoints::fixed(["endpoint"], &connect.protocol(protocol), endpoint_params)
+        })
+    }
+
+    pub(crate) fn of(
+        server: &ServerParams,
+        client: &ClientParams,
+        params: proxy::Params,
+        endpoints: impl FnOnce(Connect<Opens, Replay>) -> Endpoints,
+    ) -> Self {
+        Self::build(server, client, params, Buffers::default(), proxy::Client::default(), endpoints)
     }
 
     fn build(
@@ -92,21 +134,18 @@ impl Rig {
         params: proxy::Params,
         buffers: Buffers,
         known: proxy::Client,
+        endpoints: impl FnOnce(Connect<Opens, Replay>) -> Endpoints,
     ) -> Self {
         let buffers = Arc::new(buffers);
         let (opened, endpoint_ios) = mpsc::unbounded_channel();
-        let connector = tower::service_fn(move |_: &str| {
-            let (near, far) = tokio::io::duplex(1 << 20);
-            ready(opened.send(far).map(|()| near).map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused)))
-        });
+        let connector = Opens(opened);
         let stats = Arc::<Stats>::default();
         let connect = Connect::new(connector, client)
             .unwrap()
             .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
             .buffer_in(Arc::clone(&buffers));
-        let endpoints = Endpoints::fixed(["endpoint"], &connect, endpoint_params());
         let limits = Arc::new(proxy::Limits::new(params));
-        let proxy = Proxy::new(endpoints, Arc::clone(&limits), Arc::clone(&stats)).for_client(known);
+        let proxy = Proxy::new(endpoints(connect), Arc::clone(&limits), Arc::clone(&stats)).for_client(known);
         let server = Server::new(server)
             .unwrap()
             .count_on(Arc::clone(stats.transport(Peer::Client)))

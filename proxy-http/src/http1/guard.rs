@@ -1,0 +1,483 @@
+//! Sees to it that what a client sends as HTTP/1.1 has one meaning.
+//!
+//! hyper takes what RFC 9112 allows to be lenient about: lines that end with LF alone, `content-length` beside
+//! `transfer-encoding`, other codings before `chunked`, a length that is repeated. Who stands before this proxy may read
+//! the same bytes in another way, and so let one request hide in the body of another (request smuggling). The guard
+//! follows heads and bodies as the bytes come in, and puts a NUL in the place of the first that will not do: no head and
+//! no chunk's size may have one, so that hyper answers with 400 and closes the connection, or breaks the body off.
+
+use super::fields::is_length;
+use crate::activity::{Activity, OpenStream};
+use std::{
+    io, mem,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+/// A client's transport.
+pub(super) struct Guard<I> {
+    inner: I,
+    scan: Scan,
+    heads: Arc<Heads>,
+    /// A head is spoilt, and hyper looks at it only once it has come to its end.
+    end_due: bool,
+    activity: Arc<Activity>,
+    /// A response is not over while the client does not take its last bytes, though hyper has them all.
+    unwritten: Option<OpenStream>,
+}
+
+/// Since when a head is being read, and whether what is written is taken.
+#[derive(Debug)]
+pub(super) struct Heads {
+    started: Instant,
+    /// Nanoseconds from `started` on; 0: none is.
+    since: AtomicU64,
+    blocked: AtomicBool,
+}
+
+/// Follows the framing of requests.
+#[derive(Debug, Default)]
+struct Scan {
+    at: At,
+    framing: Framing,
+    line: Line,
+}
+
+/// What the next byte belongs to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum At {
+    /// A line of a head.
+    #[default]
+    Head,
+    /// So many bytes of a body.
+    Body(u64),
+    /// The line of a chunk's size.
+    Size(Size),
+    /// So many bytes of a chunk.
+    Chunk(u64),
+    /// The CR and the LF behind a chunk.
+    ChunkEnd { cr: bool },
+    /// A line of trailers.
+    Trailers,
+    /// It does not matter any more.
+    Spoilt,
+}
+
+/// How far a chunk's size is read.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Size {
+    bytes: u64,
+    /// Whether there was a digit.
+    some: bool,
+    /// The digits are over.
+    extension: bool,
+    cr: bool,
+}
+
+/// What a head has said of its body.
+#[derive(Clone, Copy, Debug, Default)]
+struct Framing {
+    /// There was a line other than an empty one.
+    begun: bool,
+    length: Option<u64>,
+    chunked: bool,
+}
+
+/// The line that is being read.
+#[derive(Debug)]
+struct Line {
+    /// The start of it, enough for the fields that matter.
+    kept: [u8; 64],
+    len: usize,
+    cr: bool,
+}
+
+/// A byte that will not do.
+struct Spoilt;
+
+const HEAD_END: &[u8] = b"\r\n\r\n";
+const CONTENT_LENGTH: &[u8] = b"content-length";
+const TRANSFER_ENCODING: &[u8] = b"transfer-encoding";
+
+// === impl Heads ===
+
+impl Heads {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { started: Instant::now(), since: AtomicU64::new(0), blocked: AtomicBool::new(false) })
+    }
+
+    /// When the head that is being read began. `None`: the client owes us nothing.
+    pub(super) fn since(&self) -> Option<Instant> {
+        let since = self.since.load(Relaxed);
+        (since > 0).then(|| self.started + Duration::from_nanos(since))
+    }
+
+    /// Whether the client takes nothing of what is to be written.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Relaxed)
+    }
+
+    /// Has a head that is being read begin now.
+    pub(super) fn restart(&self) {
+        if self.since().is_some() {
+            self.begin();
+        }
+    }
+
+    fn begin(&self) {
+        let nanos = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.since.store(nanos.max(1), Relaxed);
+    }
+
+    fn end(&self) {
+        self.since.store(0, Relaxed);
+    }
+}
+
+// === impl Guard ===
+
+impl<I> Guard<I> {
+    pub(super) fn new(inner: I, heads: Arc<Heads>, activity: Arc<Activity>) -> Self {
+        Self { inner, scan: Scan::default(), heads, end_due: false, activity, unwritten: None }
+    }
+
+    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.heads.blocked.store(written.is_pending(), Relaxed);
+        if written.is_ready() {
+            self.unwritten = None;
+        } else if self.unwritten.is_none() {
+            self.unwritten = Some(self.activity.open_stream());
+        }
+        written
+    }
+
+    /// The transport, where no more requests come. `None`: some of what has come since the last one is spoilt.
+    pub(super) fn into_inner(self) -> Option<I> {
+        (self.scan.at != At::Spoilt).then_some(self.inner)
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { inner, scan, heads, end_due, .. } = &mut *self;
+        if *end_due && buf.remaining() >= HEAD_END.len() {
+            *end_due = false;
+            buf.put_slice(HEAD_END);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(inner).poll_read(cx, buf))?;
+        *end_due |= scan.read(&mut buf.filled_mut()[before..]);
+        match (scan.is_in_head(), heads.since()) {
+            (true, None) => heads.begin(),
+            // Of one that is spoilt the end is not known.
+            (false, Some(_)) if scan.at != At::Spoilt => heads.end(),
+            _ => {}
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+// === impl Scan ===
+
+impl Scan {
+    /// Whether a head has begun that has not ended.
+    fn is_in_head(&self) -> bool {
+        self.at == At::Head && (self.framing.begun || !self.line.is_empty())
+    }
+
+    /// Follows what was read, and spoils the first byte that will not do. Tells whether it was one of a head.
+    fn read(&mut self, bytes: &mut [u8]) -> bool {
+        let (mut next, mut in_head) = (0, false);
+        while next < bytes.len() && self.at != At::Spoilt {
+            if let At::Body(left) | At::Chunk(left) = &mut self.at {
+                let skipped = (bytes.len() - next).min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= skipped as u64;
+                next += skipped;
+                if *left == 0 {
+                    self.at = if matches!(self.at, At::Body(_)) { At::Head } else { At::ChunkEnd { cr: false } };
+                }
+                continue;
+            }
+            self.at = self.step(bytes[next]).unwrap_or_else(|Spoilt| {
+                bytes[next] = 0;
+                in_head = self.at == At::Head;
+                At::Spoilt
+            });
+            next += 1;
+        }
+        in_head
+    }
+
+    fn step(&mut self, byte: u8) -> Result<At, Spoilt> {
+        match self.at {
+            At::Head => self.head(byte),
+            At::Trailers => Ok(if self.line.push(byte)? == Some(0) { At::Head } else { At::Trailers }),
+            At::Size(size) => size.push(byte),
+            At::ChunkEnd { cr: false } if byte == b'\r' => Ok(At::ChunkEnd { cr: true }),
+            At::ChunkEnd { cr: true } if byte == b'\n' => Ok(At::Size(Size::default())),
+            At::ChunkEnd { .. } => Err(Spoilt),
+            At::Body(_) | At::Chunk(_) | At::Spoilt => Ok(self.at),
+        }
+    }
+
+    fn head(&mut self, byte: u8) -> Result<At, Spoilt> {
+        // Looked at before the line's end, which must not be a line's end then.
+        if byte == b'\r' && self.framing.begun {
+            self.framing.field(self.line.start(), self.line.is_whole())?;
+        }
+        match self.line.push(byte)? {
+            // Empty lines before a request are passed over (RFC 9112 section 2.2).
+            Some(0) if self.framing.begun => Ok(mem::take(&mut self.framing).body()),
+            Some(len) => {
+                self.framing.begun |= len > 0;
+                Ok(At::Head)
+            }
+            None => Ok(At::Head),
+        }
+    }
+}
+
+// === impl Size ===
+
+impl Size {
+    fn push(mut self, byte: u8) -> Result<At, Spoilt> {
+        match byte {
+            b'\n' if self.cr => return Ok(if self.bytes == 0 { At::Trailers } else { At::Chunk(self.bytes) }),
+            _ if self.cr => return Err(Spoilt),
+            // It ends the body with an error as it is, where hyper would take a NUL for a part of an extension.
+            b'\n' => return Ok(At::Spoilt),
+            b'\r' if self.some => self.cr = true,
+            b';' | b' ' | b'\t' if self.some => self.extension = true,
+            _ if self.extension => {}
+            _ => {
+                let digit = char::from(byte).to_digit(16).ok_or(Spoilt)?;
+                let shifted = self.bytes.checked_mul(16).ok_or(Spoilt)?;
+                (self.bytes, self.some) = (shifted + u64::from(digit), true);
+            }
+        }
+        Ok(At::Size(self))
+    }
+}
+
+// === impl Framing ===
+
+impl Framing {
+    /// Takes notice of a field, of which the line's start may be all that is known.
+    fn field(&mut self, line: &[u8], whole: bool) -> Result<(), Spoilt> {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Ok(()) };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let is_length = name.eq_ignore_ascii_case(CONTENT_LENGTH);
+        if !is_length && !name.eq_ignore_ascii_case(TRANSFER_ENCODING) {
+            return Ok(());
+        }
+        // Only one of them, only once.
+        if !whole || self.chunked || self.length.is_some() {
+            return Err(Spoilt);
+        }
+        if is_length {
+            self.length = Some(length(value).ok_or(Spoilt)?);
+        } else if value.eq_ignore_ascii_case(b"chunked") {
+            self.chunked = true;
+        } else {
+            return Err(Spoilt);
+        }
+        Ok(())
+    }
+
+    /// What follows the head.
+    fn body(self) -> At {
+        match self.length {
+            _ if self.chunked => At::Size(Size::default()),
+            Some(length) if length > 0 => At::Body(length),
+            _ => At::Head,
+        }
+    }
+}
+
+fn length(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value).ok().filter(|_| is_length(value))?.parse().ok()
+}
+
+// === impl Line ===
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { kept: [0; 64], len: 0, cr: false }
+    }
+}
+
+impl Line {
+    fn is_empty(&self) -> bool {
+        self.len == 0 && !self.cr
+    }
+
+    /// As much of it as is kept.
+    fn start(&self) -> &[u8] {
+        &self.kept[..self.len.min(self.kept.len())]
+    }
+
+    fn is_whole(&self) -> bool {
+        self.len <= self.kept.len()
+    }
+
+    /// Takes a byte. `Some`: it ends the line, which has so many bytes.
+    fn push(&mut self, byte: u8) -> Result<Option<usize>, Spoilt> {
+        match (byte, self.cr) {
+            (b'\n', true) => {
+                self.cr = false;
+                return Ok(Some(mem::take(&mut self.len)));
+            }
+            (b'\n', false) | (_, true) => return Err(Spoilt),
+            (b'\r', false) => self.cr = true,
+            (byte, false) => {
+                if let Some(place) = self.kept.get_mut(self.len) {
+                    *place = byte;
+                }
+                self.len = self.len.saturating_add(1);
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is left of bytes, read in pieces of that size; a spoilt byte shows as `~`.
+    fn scanned(bytes: &str, piece: usize) -> (String, Scan) {
+        let mut scan = Scan::default();
+        let mut bytes = bytes.as_bytes().to_vec();
+        bytes.chunks_mut(piece).for_each(|piece| _ = scan.read(piece));
+        (String::from_utf8(bytes).unwrap().replace('\0', "~"), scan)
+    }
+
+    #[track_caller]
+    fn check(bytes: &str, expect: &str) {
+        for piece in [1, 3, bytes.len()] {
+            let (seen, scan) = scanned(&bytes.replace('|', "\r\n"), piece);
+            assert_eq!(seen.replace("\r\n", "|"), expect, "pieces of {piece}");
+            assert_eq!(scan.at == At::Spoilt, bytes != expect, "pieces of {piece}: {:?}", scan.at);
+            assert!(scan.at == At::Spoilt || (scan.at == At::Head && !scan.is_in_head()), "{:?}", scan.at);
+        }
+    }
+
+    #[track_caller]
+    fn passes(bytes: &str) {
+        check(bytes, bytes);
+    }
+
+    #[test]
+    fn requests_pass_as_they_are() {
+        passes("GET / HTTP/1.1|host: a||");
+        passes("||GET / HTTP/1.1|host: a||");
+        passes("POST / HTTP/1.1|Content-Length: 5||a\nb\u{1}cGET / HTTP/1.1||");
+        passes("POST / HTTP/1.1|content-length:\t 007 ||POST / ");
+        passes("POST / HTTP/1.1|content-length: 0||GET / HTTP/1.1||");
+        passes("POST / HTTP/1.1|Transfer-Encoding:  Chunked ||6|a\nb|c|A;x=\"y\";z|0123456789|0|||GET / HTTP/1.1||");
+        passes("POST / HTTP/1.1|transfer-encoding: chunked||0|a: b|content-length: 7|||GET / HTTP/1.1||");
+        passes("content-length: 5|x: y||GET / HTTP/1.1||");
+    }
+
+    #[test]
+    fn the_first_byte_that_has_two_meanings_is_spoilt() {
+        check("GET / HTTP/1.1\nhost: a||", "GET / HTTP/1.1~host: a||");
+        check("\nGET / HTTP/1.1||", "~GET / HTTP/1.1||");
+        check("GET / HTTP/1.1|a: b\n\nGET", "GET / HTTP/1.1|a: b~\nGET");
+        check("GET / HTTP/1.1|a: b\rc||", "GET / HTTP/1.1|a: b\r~||");
+        for (first, second) in [
+            ("content-length: 5", "content-length: 6"),
+            ("content-length: 5", "Content-Length: 5"),
+            ("content-length: 5", "transfer-encoding: chunked"),
+            ("transfer-encoding: chunked", "content-length: 5"),
+            ("transfer-encoding: chunked", "transfer-encoding: chunked"),
+            ("a: b", "content-length: 5, 5"),
+            ("a: b", "content-length: +5"),
+            ("a: b", "content-length:"),
+            ("a: b", "content-length: 99999999999999999999"),
+            ("a: b", "transfer-encoding: gzip, chunked"),
+            ("a: b", "transfer-encoding: chunked, identity"),
+            ("a: b", "transfer-encoding:                                                        chunked"),
+        ] {
+            let head = format!("POST / HTTP/1.1|{first}|a: b|{second}");
+            check(&format!("{head}||"), &format!("{head}~\n|"));
+        }
+    }
+
+    #[test]
+    fn chunks_that_have_two_meanings_are_spoilt() {
+        let head = "POST / HTTP/1.1|transfer-encoding: chunked||";
+        for (body, expect) in [
+            ("5\nabcde", "5\nabcde"),
+            ("5;x\nabcde", "5;x\nabcde"),
+            ("5\rabcde", "5\r~bcde"),
+            ("|5", "~\n5"),
+            ("0x5|", "0~5|"),
+            ("-5|", "~5|"),
+            ("11111111111111111|", "1111111111111111~|"),
+            ("5|abcdef|", "5|abcde~|"),
+            ("5|abcde\n0", "5|abcde~0"),
+            ("0|a: b\n\n", "0|a: b~\n"),
+        ] {
+            let (seen, scan) = scanned(&format!("{head}{body}").replace('|', "\r\n"), 1);
+            assert_eq!(seen.replace("\r\n", "|"), format!("{head}{expect}"));
+            assert_eq!(scan.at, At::Spoilt, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_lasts_from_its_first_byte_to_its_last() {
+        let in_head = |bytes: &str| scanned(&bytes.replace('|', "\r\n"), 1).1.is_in_head();
+        for (bytes, expect) in [
+            ("", false),
+            ("|", false),
+            ("G", true),
+            ("GET / HTTP/1.1|", true),
+            ("GET / HTTP/1.1|a: b|\r", true),
+            ("GET / HTTP/1.1||", false),
+            ("GET / HTTP/1.1||G", true),
+            ("POST / HTTP/1.1|content-length: 5||abcd", false),
+            ("POST / HTTP/1.1|transfer-encoding: chunked||", false),
+        ] {
+            assert_eq!(in_head(bytes), expect, "{bytes:?}");
+        }
+    }
+}

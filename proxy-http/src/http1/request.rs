@@ -1,0 +1,159 @@
+//! Requests of HTTP/1.1 clients as HTTP/2 has them, and requests of any clients as HTTP/1.1 has them.
+
+use super::{
+    Asked,
+    fields::{self, Invalid},
+    tunnel::Upgrade,
+};
+use http::{
+    HeaderMap, HeaderValue, Method, Uri, Version, header,
+    request::Parts,
+    uri::{self, Authority, PathAndQuery, Scheme},
+};
+use std::mem;
+
+/// Makes a head of HTTP/1.1 one that can be sent in either version: the target has scheme and authority, and what
+/// concerned the connection is gone (RFC 9112 sections 3.2 and 3.3).
+///
+/// `scheme`: of a target that has none. `ended`: there is no body.
+pub(super) fn accept(head: &mut Parts, scheme: &Scheme, ended: bool) -> Result<Asked, Invalid> {
+    let host = host(&head.headers, head.version)?;
+    if head.method != Method::CONNECT {
+        head.uri = target(&head.method, mem::take(&mut head.uri), scheme, host)?;
+    }
+    head.headers.remove(header::HOST);
+    fields::check_length(&mut head.headers)?;
+    // What hyper keeps there is of use to hyper alone.
+    head.extensions.clear();
+    let is_http11 = head.version == Version::HTTP_11;
+    // Without a body, behind which it would be hard to tell where HTTP ends.
+    let upgrade = Upgrade::of(&head.headers).filter(|_| is_http11 && head.method == Method::GET && ended);
+    let trailers = fields::strip(&mut head.headers) && is_http11;
+    let asked = Asked { trailers, last: head.method == Method::CONNECT, upgrade: upgrade.is_some() };
+    if let Some(upgrade) = upgrade {
+        head.extensions.insert(upgrade);
+    }
+    Ok(asked)
+}
+
+/// The one `host`. `None`: it is empty, or a client of HTTP/1.0 has sent none.
+fn host(headers: &HeaderMap, version: Version) -> Result<Option<Authority>, Invalid> {
+    let mut hosts = headers.get_all(header::HOST).into_iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.as_bytes(),
+        (None, _) if version == Version::HTTP_10 => return Ok(None),
+        (None, _) => return Err(Invalid("no host")),
+        (Some(_), Some(_)) => return Err(Invalid("several hosts")),
+    };
+    if host.is_empty() { Ok(None) } else { authority(host).map(Some) }
+}
+
+fn authority(text: &[u8]) -> Result<Authority, Invalid> {
+    // `http` would have been a user's name and password, which have no place here (RFC 9110 section 4.2.4).
+    if text.contains(&b'@') {
+        return Err(Invalid("userinfo in the authority"));
+    }
+    Authority::try_from(text).map_err(|_| Invalid("bad host"))
+}
+
+/// The target with its scheme and authority, where it has one.
+fn target(method: &Method, target: Uri, default: &Scheme, host: Option<Authority>) -> Result<Uri, Invalid> {
+    let uri::Parts { scheme, authority: named, path_and_query, .. } = target.into_parts();
+    let path = path_and_query.ok_or(Invalid("no path"))?;
+    let mut parts = uri::Parts::default();
+    match (scheme, named) {
+        // The absolute form, whose authority wins.
+        (Some(scheme), Some(named)) => {
+            if ![Scheme::HTTP, Scheme::HTTPS].contains(&scheme) {
+                return Err(Invalid("scheme is neither http nor https"));
+            }
+            parts.authority = Some(authority(named.as_str().as_bytes())?);
+            parts.scheme = Some(scheme);
+        }
+        (None, None) => {
+            if !is_path(method, &path) {
+                return Err(Invalid("bad target"));
+            }
+            parts.scheme = host.is_some().then(|| default.clone());
+            parts.authority = host;
+        }
+        _ => return Err(Invalid("bad target")),
+    }
+    parts.path_and_query = Some(path);
+    Uri::from_parts(parts).map_err(|_| Invalid("bad target"))
+}
+
+/// Whether this is a target in the origin form, or the asterisk form.
+fn is_path(method: &Method, path: &PathAndQuery) -> bool {
+    path.as_str().starts_with('/') || (path == "*" && *method == Method::OPTIONS)
+}
+
+/// Makes a head one that can be sent as HTTP/1.1 and read there in one way only (RFC 9113 section 8.3.1, RFC 9112
+/// section 3.2.1). Tells whether it asks for an upgrade. `ended`: there is no body.
+pub(super) fn send(head: &mut Parts, ended: bool) -> Result<bool, Invalid> {
+    let uri::Parts { authority: named, path_and_query, .. } = mem::take(&mut head.uri).into_parts();
+    let path = path_and_query.filter(|path| is_path(&head.method, path)).ok_or(Invalid("bad path"))?;
+    let mut headers = mem::take(&mut head.headers);
+    let host = send_host(named, &headers)?;
+    headers.remove(header::HOST);
+    fields::check_length(&mut headers)?;
+    join_cookies(&mut headers)?;
+    let trailers = fields::strip(&mut headers);
+    // It comes first (RFC 9110 section 7.2).
+    head.headers.reserve(headers.len() + 2);
+    head.headers.insert(header::HOST, host);
+    head.headers.extend(headers);
+    if trailers {
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    let upgrade = head.extensions.remove::<Upgrade>();
+    let upgrades = upgrade.is_some();
+    if let Some(upgrade) = upgrade {
+        upgrade.put(&mut head.headers);
+    }
+    let has_length = head.headers.contains_key(header::CONTENT_LENGTH);
+    match head.method {
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE | Method::TRACE if ended => {}
+        _ if has_length => {}
+        // Or some servers would ask for it, with 411.
+        _ if ended => _ = head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0")),
+        // hyper would leave the body of a GET out.
+        _ => _ = head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
+    }
+    head.extensions.clear();
+    head.version = Version::HTTP_11;
+    head.uri = Uri::from(path);
+    Ok(upgrades)
+}
+
+/// The host, which is the authority where there is one, and then no other.
+fn send_host(named: Option<Authority>, headers: &HeaderMap) -> Result<HeaderValue, Invalid> {
+    let mut hosts = headers.get_all(header::HOST).into_iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return Err(Invalid("several hosts")),
+        (host, None) => host,
+    };
+    let Some(named) = named else {
+        let host = host.map_or(&b""[..], HeaderValue::as_bytes);
+        if !host.is_empty() {
+            authority(host)?;
+        }
+        return HeaderValue::from_bytes(host).map_err(|_| Invalid("bad host"));
+    };
+    if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes())) {
+        return Err(Invalid("host is not the authority"));
+    }
+    authority(named.as_str().as_bytes())?;
+    HeaderValue::from_str(named.as_str()).map_err(|_| Invalid("bad authority"))
+}
+
+/// HTTP/2 may have a field for each cookie, HTTP/1.1 has one for all (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) -> Result<(), Invalid> {
+    let cookies: Vec<_> = headers.get_all(header::COOKIE).into_iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1 {
+        let mut joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..])).map_err(|_| Invalid("bad cookie"))?;
+        joined.set_sensitive(headers.get(header::COOKIE).is_some_and(HeaderValue::is_sensitive));
+        headers.insert(header::COOKIE, joined);
+    }
+    Ok(())
+}

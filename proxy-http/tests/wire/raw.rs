@@ -1,0 +1,101 @@
+//! HTTP/1.1 by hand: bytes as they are on the wire.
+
+use std::{collections::HashMap, time::Duration};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+    time::timeout,
+};
+
+/// One end of a pipe.
+pub(crate) struct Raw {
+    pub(crate) io: DuplexStream,
+    pub(crate) read: Vec<u8>,
+}
+
+/// A response as it is on the wire, its chunks put together.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) status: u16,
+    pub(crate) fields: HashMap<String, String>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) trailers: String,
+}
+
+impl Raw {
+    pub(crate) fn new(io: DuplexStream) -> Self {
+        Self { io, read: Vec::new() }
+    }
+
+    /// Sends text, in which `|` stands for a line's end.
+    pub(crate) async fn send(&mut self, text: &str) {
+        self.io.write_all(text.replace('|', "\r\n").as_bytes()).await.unwrap();
+    }
+
+    /// Says that nothing more comes.
+    pub(crate) async fn shut_down(&mut self) {
+        self.io.shutdown().await.unwrap();
+    }
+
+    pub(crate) async fn more(&mut self) -> bool {
+        self.io.read_buf(&mut self.read).await.is_ok_and(|n| n > 0)
+    }
+
+    pub(crate) async fn until(&mut self, end: &str) -> String {
+        loop {
+            if let Some(at) = self.read.windows(end.len()).position(|window| window == end.as_bytes()) {
+                let text = self.read.drain(..at + end.len()).collect();
+                return String::from_utf8(text).unwrap();
+            }
+            assert!(self.more().await, "no {end:?} in {:?}", String::from_utf8_lossy(&self.read));
+        }
+    }
+
+    pub(crate) async fn exactly(&mut self, n: usize) -> Vec<u8> {
+        while self.read.len() < n {
+            assert!(self.more().await, "{n} bytes, but {}", self.read.len());
+        }
+        self.read.drain(..n).collect()
+    }
+
+    pub(crate) async fn head(&mut self) -> Received {
+        let head = self.until("\r\n\r\n").await;
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().unwrap();
+        assert!(status.starts_with("HTTP/1."), "{status:?}");
+        let fields = lines.map(|line| line.split_once(": ").unwrap()).map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let status = status[9..12].parse().unwrap();
+        Received { status, fields: fields.collect(), body: Vec::new(), trailers: String::new() }
+    }
+
+    pub(crate) async fn receive(&mut self) -> Received {
+        let mut rsp = self.head().await;
+        if rsp.fields.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+            loop {
+                let size = self.until("\r\n").await;
+                let size = usize::from_str_radix(size.trim_end(), 16).unwrap();
+                if size == 0 {
+                    break;
+                }
+                rsp.body.extend(self.exactly(size).await);
+                assert_eq!(self.exactly(2).await, b"\r\n");
+            }
+            loop {
+                let line = self.until("\r\n").await;
+                if line == "\r\n" {
+                    break;
+                }
+                rsp.trailers += &line;
+            }
+        } else {
+            let length = rsp.fields.get("content-length").expect("a response on a connection that stays has a length");
+            rsp.body = self.exactly(length.parse().unwrap()).await;
+        }
+        rsp
+    }
+
+    /// All that comes until the connection is closed.
+    pub(crate) async fn rest(mut self) -> String {
+        timeout(Duration::from_secs(3_600), async { while self.more().await {} }).await.expect("it is closed");
+        String::from_utf8(self.read).unwrap()
+    }
+}
