@@ -1,10 +1,7 @@
 //! What a run measured, by cell.
 
-use crate::{
-    load::Workload,
-    matrix::{Cell, Machine, Record, Sample},
-};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use crate::matrix::{Cell, Machine, Record, Sample};
+use std::collections::{HashMap, HashSet};
 
 /// All that was measured.
 #[derive(Clone, Debug, Default)]
@@ -81,23 +78,19 @@ impl Data {
         measured.samples.push(sample);
     }
 
-    /// The commits that were measured, each with the workloads that only it was measured with, if any.
+    /// The commits that were measured, with how many cells if there are several.
     pub fn commits(&self) -> Vec<String> {
-        let mut commits = Vec::<(&str, BTreeSet<Workload>)>::new();
-        for Measured { cell, commit, .. } in &self.cells {
+        let mut commits = Vec::<(&str, usize)>::new();
+        for Measured { commit, .. } in &self.cells {
             match commits.iter_mut().find(|(other, _)| other == commit) {
-                Some((_, workloads)) => _ = workloads.insert(cell.workload),
-                None => commits.push((commit, [cell.workload].into())),
+                Some((_, cells)) => *cells += 1,
+                None => commits.push((commit, 1)),
             }
         }
-        let name = |(at, (commit, workloads)): (usize, &(&str, BTreeSet<Workload>))| {
-            if at == 0 {
-                return (*commit).to_owned();
-            }
-            let names: Vec<_> = workloads.iter().map(|workload| workload.name()).collect();
-            format!("{commit} for {}", names.join(", "))
-        };
-        commits.iter().enumerate().map(name).collect()
+        match commits[..] {
+            [(commit, _)] => vec![commit.to_owned()],
+            _ => commits.iter().map(|(commit, cells)| format!("{commit} ({cells} cells)")).collect(),
+        }
     }
 
     /// All cells, as they were first measured.
@@ -143,7 +136,10 @@ impl Spread {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::{Side, Windows};
+    use crate::{
+        load::Workload,
+        matrix::{Side, Windows},
+    };
 
     fn run(commit: &str, command: &str, cells: &[(Workload, f64)]) -> Vec<Record> {
         let machine = Machine { commit: commit.to_owned(), command: command.to_owned(), ..Machine::default() };
@@ -160,7 +156,7 @@ mod tests {
         let mut data = Data::new(run("a", "first", &[(Workload::Unary, 1.0), (Workload::Bidi, 2.0)]));
         assert_eq!(data.commits(), ["a"]);
         data.add_run(run("b", "second", &[(Workload::Bidi, 3.0), (Workload::Bidi, 4.0)]));
-        assert_eq!(data.commits(), ["a", "b for bidi"]);
+        assert_eq!(data.commits(), ["a (1 cells)", "b (1 cells)"]);
         assert_eq!(data.commands, ["first", "second"]);
         let rps: Vec<Vec<_>> =
             data.cells().iter().map(|cell| cell.samples.iter().map(|sample| sample.rps).collect()).collect();
