@@ -19,6 +19,15 @@ docs:
 bench *args:
     cargo bench -p benches -- {{args}}
 
+# What windows do over links; `just matrix --quick` in half a minute, without it the whole plan. Then the report.
+matrix *args:
+    cargo run --release -p benches -- matrix {{args}}
+    cargo run --release -p benches -- report
+
+# h2load and ghz against the set-up of the benches.
+outside *args:
+    cargo run --release -p benches -- outside {{args}}
+
 # 100,000 requests of h2load through the release binary.
 smoke: _release
     scripts/smoke
