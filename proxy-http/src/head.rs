@@ -23,6 +23,8 @@ pub(crate) enum Head {
 /// A head in one piece of memory.
 pub(crate) struct Copy {
     method: Method,
+    /// As it came: an empty one is none to `http`'s parser.
+    scheme: Option<Scheme>,
     version: Version,
     extensions: Extensions,
     /// Fields, without those of scheme, authority and path.
@@ -96,7 +98,8 @@ impl Copy {
             head.headers.remove(CLIENT_CERT);
         }
         let (method, extensions) = (head.method.clone(), head.extensions.clone());
-        Self { method, version: head.version, extensions, count: head.headers.len(), fields }
+        let scheme = head.uri.scheme().cloned();
+        Self { method, scheme, version: head.version, extensions, count: head.headers.len(), fields }
     }
 
     fn list_size(&self) -> usize {
@@ -109,7 +112,9 @@ impl Copy {
         let mut fields = self.fields.iter();
         let mut part = || fields.next().map(|(part, _)| part).filter(|part| !part.is_empty());
         let mut uri = uri::Parts::default();
-        uri.scheme = part().map(|scheme| Scheme::try_from(scheme).expect(VALID));
+        // It is among the fields for their size alone.
+        let _ = part();
+        uri.scheme.clone_from(&self.scheme);
         uri.authority = part().map(|authority| Authority::try_from(authority).expect(VALID));
         uri.path_and_query = part().map(|path| PathAndQuery::try_from(path).expect(VALID));
         let mut headers = HeaderMap::new();
@@ -186,6 +191,11 @@ mod tests {
                 .header("x-long", "v".repeat(70_000));
             check(&req.body(()).unwrap().into_parts().0);
         }
+        let mut odd = uri::Parts::default();
+        odd.scheme = Some("".parse().unwrap());
+        odd.authority = Some("a.example".parse().unwrap());
+        odd.path_and_query = Some("/".parse().unwrap());
+        check(&Request::get(Uri::from_parts(odd).unwrap()).body(()).unwrap().into_parts().0);
         check(&Request::new(()).into_parts().0);
     }
 

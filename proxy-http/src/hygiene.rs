@@ -30,6 +30,9 @@ pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
     if !is_path(req.uri(), req.method()) {
         return Err("path is malformed");
     }
+    if req.uri().scheme_str() == Some("") {
+        return Err("scheme is empty");
+    }
     if hosts > 1 {
         return Err("more than one host");
     }

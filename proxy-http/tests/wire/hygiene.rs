@@ -240,6 +240,7 @@ fn hosts_and_authorities() {
     bare(b":authority=a\xc3\xa9", RESET);
     check(b":method=GET|:scheme=https|:path=/|:authority=a.test:443|host=a.test", "GET a.test:443 / host=a.test");
     check(b":method=GET|:scheme=https|:path=/|:authority=a.test|host=a.test:80", "400");
+    check(b":method=GET|:scheme=|:path=/|:authority=a.test", "400");
     check(b":method=OPTIONS|:scheme=http|:path=*", "OPTIONS - *");
     check(b":method=OPTIONS|:scheme=http|:path=*|host=a.test", "OPTIONS a.test *");
     check(b":method=OPTIONS|:scheme=http|:path=/", "400");
