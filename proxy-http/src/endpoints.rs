@@ -642,8 +642,6 @@ impl State {
             && now.duration_since(*came) < TOGETHER
             && avoid.is_none()
             && self.nodes[*node].has_room(params)
-            // Or there is nothing left for it to come together with.
-            && self.nodes[*node].streams() > 0
             && let Some(less) = left.checked_sub(1)
         {
             *left = less;
