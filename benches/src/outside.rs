@@ -165,7 +165,7 @@ async fn ghz(options: &Options, echo: SocketAddr, scratch: &Path) -> io::Result<
 }
 
 fn wrk2() -> String {
-    let why = "it speaks HTTP/1.1 only, which the proxy does not yet; `Load::rate` does what it is for";
+    let why = "it speaks HTTP/1.1 only, and this compares HTTP/2; `Load::rate` does what it is for";
     match find("wrk2") {
         Some(_) => format!("not run: {why}"),
         None => format!("not on PATH, and not worth getting for this: {why}"),
