@@ -144,6 +144,18 @@ impl Rig {
         }
     }
 
+    /// Waits until no more descriptors are open than there were. Who asked for a metric may still hold one.
+    pub(crate) async fn descriptors_are_back_at(&self, before: usize) {
+        let reached = async {
+            while self.descriptors() > before {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if timeout(PATIENCE, reached).await.is_err() {
+            panic!("{before} descriptors before, {} now", self.descriptors());
+        }
+    }
+
     /// Descriptors that the process has open.
     pub(crate) fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
