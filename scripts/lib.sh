@@ -4,8 +4,17 @@ app=${APP:-target/release/app}
 work=$(mktemp -d)
 pids=()
 
+# Ends what was started, the last first.
+stop() {
+  local at
+  for ((at = ${#pids[@]} - 1; at >= 0; at--)); do
+    kill "${pids[at]}" 2>/dev/null && wait "${pids[at]}" 2>/dev/null || true
+  done
+  pids=()
+}
+
 finish() {
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true; done
+  stop
   rm -rf "$work"
 }
 trap finish EXIT
