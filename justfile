@@ -44,6 +44,10 @@ tls: _release
 curl: _release
     scripts/curl
 
+# Chromium through the release binary.
+browser: _release
+    scripts/browser
+
 # What 10,000 idle connections cost.
 idle: _release
     scripts/idle
