@@ -11,7 +11,7 @@ use crate::{
 };
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, header::CONTENT_LENGTH};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
@@ -44,6 +44,8 @@ pub struct IncomingBody {
     /// Who wants to know of data.
     activity: Option<Arc<Activity>>,
     stream: Option<OpenStream>,
+    /// Whether its reader may stop without a word, so that it counts as stopped whenever it is not asking.
+    unread: bool,
     /// Whether nobody else has a part of the stream: then h2 gives back what is taken when the body is dropped.
     alone: bool,
     /// Who wants to know when something moves.
@@ -86,12 +88,16 @@ enum Kind {
 // === impl IncomingBody ===
 
 impl IncomingBody {
-    /// The body of a message with these headers, from a peer of that side. `activity` is told of data.
-    pub(crate) fn new(side: Side, headers: &HeaderMap, from: RecvStream, activity: Option<Arc<Activity>>) -> Self {
+    /// The body of a message whose content-length is `length`, from a peer of that side. `activity` is told of data.
+    pub(crate) fn new(
+        side: Side,
+        length: impl FnOnce() -> Option<u64>,
+        from: RecvStream,
+        activity: Option<Arc<Activity>>,
+    ) -> Self {
         let ended = from.is_end_stream();
         // h2 has checked it, against the data too.
-        let length = if ended { None } else { headers.get(CONTENT_LENGTH) };
-        let remaining = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let remaining = if ended { None } else { length() };
         Self::of(side, ended, Source::Http2(from), remaining, activity)
     }
 
@@ -110,6 +116,7 @@ impl IncomingBody {
             ended,
             activity,
             stream: None,
+            unread: false,
             alone: false,
             progress: None,
             taken: 0,
@@ -117,11 +124,22 @@ impl IncomingBody {
         }
     }
 
-    /// Keeps `stream` counted as long as the body lives, and as one that is held while the body is not read.
-    pub(crate) fn counted(mut self, mut stream: OpenStream) -> Self {
-        stream.set_held(!self.ended);
+    /// Keeps `stream` counted as long as the body lives, and as one that is held while its reader has stopped.
+    pub(crate) fn counted(mut self, stream: OpenStream) -> Self {
         self.stream = Some(stream);
         self
+    }
+
+    /// Takes its reader for stopped whenever it is not asking. Not called: it has when it says so, by [`hold`](Self::hold).
+    pub(crate) fn unread(mut self) -> Self {
+        self.unread = true;
+        self.set_held(!self.ended);
+        self
+    }
+
+    /// Says that from its next read on the reader calls [`hold`](Self::hold).
+    pub(crate) fn will_hold(&mut self) {
+        self.unread = false;
     }
 
     /// Says that the other direction of the stream has ended.
@@ -263,7 +281,8 @@ impl Body for IncomingBody {
             };
             match polled {
                 Some(Ok(data)) => {
-                    self.set_held(true);
+                    let unread = self.unread;
+                    self.set_held(unread);
                     self.taken = data.len();
                     if let Some(remaining) = &mut self.remaining {
                         // Only of a message without content; h2 has checked the others.

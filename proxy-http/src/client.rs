@@ -17,7 +17,7 @@ use crate::{
 };
 use bytes::Bytes;
 use h2::Reason;
-use http::{Request, Response, Version};
+use http::{Request, Response, Version, request::Parts};
 use http_body::Body;
 use http_h2::{ClientParams, FlowControl, OutOfRange};
 use std::{
@@ -521,7 +521,8 @@ where
     ///
     /// Beyond the streams that the peer takes at once, it waits for one of them to end.
     pub fn try_send(&mut self, req: Request<B>) -> Sending<B> {
-        let mut request = Box::new(Outgoing::new(req, false));
+        let (head, body) = req.into_parts();
+        let mut request = Box::new(Outgoing::new(head, body, false));
         self.send(&mut request);
         Sending(Some(request))
     }
@@ -619,8 +620,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// `strip`: see [`Head::Whole`].
-    pub(crate) fn new(req: Request<B>, strip: bool) -> Self {
-        let (head, body) = req.into_parts();
+    pub(crate) fn new(head: Parts, body: B, strip: bool) -> Self {
         let head = Head::Whole { head, strip };
         Self { head, upload: Pipe::new(body, Reason::CANCEL), sent: None, http1: None }
     }
@@ -642,16 +642,17 @@ where
                 Poll::Ready(Piped::Broken) => Err(Error::REQUEST_BROKEN),
                 Poll::Ready(Piped::Stalled) => Err(Error::STALLED),
                 _ => ready!(Pin::new(response).poll(cx)).map_err(Error::unanswered).and_then(|mut rsp| {
-                    hygiene::response(&mut rsp).map(|()| rsp).map_err(|_| Error::RESPONSE_MALFORMED)
+                    let length = hygiene::response(&mut rsp).map_err(|_| Error::RESPONSE_MALFORMED)?;
+                    Ok((rsp, length))
                 }),
             };
             let Some(Ok(Sent::Http2 { stream, activity, .. })) = self.sent.take() else { unreachable!() };
             if responded.as_ref().is_err_and(Error::is_response_malformed) {
                 stream.malformed();
             }
-            return Poll::Ready(responded.map(|rsp| {
+            return Poll::Ready(responded.map(|(rsp, length)| {
                 let (head, body) = rsp.into_parts();
-                let body = IncomingBody::new(Side::Endpoint, &head.headers, body, activity);
+                let body = IncomingBody::new(Side::Endpoint, || length, body, activity);
                 let body = if hygiene::has_no_content(head.status) { body.without_content() } else { body };
                 Response::from_parts(head, body.counted(stream).alone(self.upload.is_done()))
             }));
@@ -711,7 +712,7 @@ where
         Poll::Ready(match responded {
             Ok(response) => {
                 request.go_on(|_| {});
-                Ok(response)
+                Ok(response.map(IncomingBody::unread))
             }
             Err(error) => Err(SendError { request: request.give_back(&error), error }),
         })

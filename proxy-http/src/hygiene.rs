@@ -16,6 +16,8 @@ struct Seen<'a> {
     /// The first one.
     host: Option<&'a HeaderValue>,
     hosts: u32,
+    /// The first one.
+    length: Option<&'a HeaderValue>,
     lengths: u32,
 }
 
@@ -26,7 +28,7 @@ struct Seen<'a> {
 ///
 /// What is wrong with it.
 pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
-    let Seen { host, hosts, lengths } = look(req.headers())?;
+    let Seen { host, hosts, lengths, .. } = look(req.headers())?;
     if !is_path(req.uri(), req.method()) {
         return Err("path is malformed");
     }
@@ -61,21 +63,31 @@ pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Checks a response that is to be passed on. Of several equal content-lengths one stays, and none where there can be no
-/// content (RFC 9110 section 8.6).
+/// Checks a response that is to be passed on, and tells its content-length. Of several equal ones one stays, and none
+/// where there can be no content (RFC 9110 section 8.6).
 ///
 /// # Errors
 ///
 /// What is wrong with it.
-pub(crate) fn response<B>(rsp: &mut Response<B>) -> Result<(), &'static str> {
-    let Seen { lengths, .. } = look(rsp.headers())?;
+pub(crate) fn response<B>(rsp: &mut Response<B>) -> Result<Option<u64>, &'static str> {
+    let Seen { length, lengths, .. } = look(rsp.headers())?;
+    let length = length.and_then(parse);
     if lengths > 1 {
         keep_one_length(rsp.headers_mut())?;
     }
     if lengths > 0 && rsp.status() == StatusCode::NO_CONTENT {
         rsp.headers_mut().remove(CONTENT_LENGTH);
     }
-    Ok(())
+    Ok(length)
+}
+
+/// The first content-length of a head, if it is one.
+pub(crate) fn content_length(fields: &HeaderMap) -> Option<u64> {
+    fields.get(CONTENT_LENGTH).and_then(parse)
+}
+
+fn parse(length: &HeaderValue) -> Option<u64> {
+    length.to_str().ok()?.parse().ok()
 }
 
 /// Checks trailers of either side: what frames or routes a message comes too late there (RFC 9110 section 6.5.1).
@@ -107,6 +119,7 @@ fn look(fields: &HeaderMap) -> Result<Seen<'_>, &'static str> {
                 seen.host.get_or_insert(value);
             }
             14 if *name == CONTENT_LENGTH => {
+                seen.length.get_or_insert(value);
                 seen.lengths += 1;
                 if value.is_empty() || !value.as_bytes().iter().all(u8::is_ascii_digit) {
                     return Err("content-length is malformed");

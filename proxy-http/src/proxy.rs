@@ -18,7 +18,7 @@ use crate::{
 };
 use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, response, uri::PathAndQuery};
 use http_body::{Frame, SizeHint};
 use std::{
     fmt,
@@ -165,7 +165,8 @@ enum Progress {
 
 /// What comes of an attempt.
 enum Verdict {
-    Answered(Response<IncomingBody>),
+    /// The response's body is kept with its request.
+    Answered(response::Parts),
     /// The request is to be sent again.
     Again,
     Failed(client::Error),
@@ -313,15 +314,16 @@ impl Exchange {
     fn start(shared: &Arc<Shared>, req: Request<IncomingBody>, strip: bool) -> Box<Self> {
         shared.stats.request();
         shared.limits.in_flight.fetch_add(1, Relaxed);
-        let grpc = grpc::is_grpc(req.headers());
+        let (head, body) = req.into_parts();
+        let grpc = grpc::is_grpc(&head.headers);
         Box::new(Self {
             shared: Arc::clone(shared),
             started: now(),
-            deadline: shared.limits.deadline(grpc, req.headers()),
+            deadline: shared.limits.deadline(grpc, &head.headers),
             grpc,
-            http1: is_http1(&req),
-            tries: Tries::new(req.method(), grpc),
-            request: Some(Outgoing::new(req.map(|body| Replay::new(body, shared.limits.params.retry.buffer)), strip)),
+            http1: is_http1(head.version),
+            tries: Tries::new(&head.method, grpc),
+            request: Some(Outgoing::new(head, Replay::new(body, shared.limits.params.retry.buffer), strip)),
             attempt: None,
             status: None,
             grpc_status: None,
@@ -423,20 +425,27 @@ impl Exchange {
             request.stop();
             return Verdict::Again;
         }
-        responded.map_or_else(Verdict::Failed, Verdict::Answered)
+        match responded {
+            Ok(rsp) => {
+                let (head, body) = rsp.into_parts();
+                self.body = Some(body);
+                Verdict::Answered(head)
+            }
+            Err(error) => Verdict::Failed(error),
+        }
     }
 
     /// Ends the request with a response, or with its reset.
     fn end(self: Box<Self>, verdict: Verdict) -> Result<Response<Body>, Error> {
         match verdict {
-            Verdict::Answered(rsp) => Ok(self.pass_on(rsp)),
+            Verdict::Answered(head) => Ok(self.pass_on(head)),
             Verdict::Answer(answer) => Ok(self.answer(answer)),
             Verdict::Failed(error) => self.fail(&error),
             Verdict::Again => unreachable!("who asks for more is not at the end"),
         }
     }
 
-    fn pass_on(mut self: Box<Self>, rsp: Response<IncomingBody>) -> Response<Body> {
+    fn pass_on(mut self: Box<Self>, head: response::Parts) -> Response<Body> {
         if let Some(mut request) = self.request.take_if(|request| !request.is_done()) {
             request.body_mut().forget();
             let endpoint = Arc::clone(self.shared.stats.transport(Side::Endpoint));
@@ -447,14 +456,11 @@ impl Exchange {
             });
         }
         self.request = None;
-        self.status = Some(rsp.status());
-        self.grpc_status = if self.grpc { grpc::status(rsp.headers()) } else { None };
-        let failed = retry::is_gateway_error(rsp.status()) || self.is_unavailable();
+        self.status = Some(head.status);
+        self.grpc_status = if self.grpc { grpc::status(&head.headers) } else { None };
+        let failed = retry::is_gateway_error(head.status) || self.is_unavailable();
         self.set(if failed { Outcome::Failure } else { Outcome::Success });
-        rsp.map(|body| {
-            self.body = Some(body);
-            Body(self)
-        })
+        Response::from_parts(head, Body(self))
     }
 
     fn is_unavailable(&self) -> bool {
@@ -535,8 +541,8 @@ impl Drop for Exchange {
 const UNANSWERED: &str = "the request is kept until it is answered";
 
 /// Whether the client speaks HTTP/1.1.
-fn is_http1<B>(req: &Request<B>) -> bool {
-    req.version() < Version::HTTP_2
+fn is_http1(version: Version) -> bool {
+    version < Version::HTTP_2
 }
 
 /// Whether there is a deadline and it has passed; if not, `cx` is woken when it does.
@@ -571,7 +577,7 @@ impl Shared {
         if req.method() == Method::CONNECT && req.extensions().get::<h2::ext::Protocol>().is_none() {
             return Some(Answer::unimplemented("CONNECT is not supported"));
         }
-        if self.endpoints(is_http1(req)).is_http1() && grpc::is_grpc(req.headers()) {
+        if self.endpoints(is_http1(req.version())).is_http1() && grpc::is_grpc(req.headers()) {
             return Some(Answer::unimplemented("gRPC needs HTTP/2, and the endpoint is spoken to in HTTP/1.1"));
         }
         let malformed = hygiene::request(req).err()?;

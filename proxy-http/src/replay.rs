@@ -49,7 +49,8 @@ const SMALL: usize = 4 << 10;
 impl Replay {
     /// Remembers at most `limit` bytes of `inner`.
     #[must_use]
-    pub fn new(inner: IncomingBody, limit: usize) -> Self {
+    pub fn new(mut inner: IncomingBody, limit: usize) -> Self {
+        inner.will_hold();
         Self { inner, room: Some(limit), past: None, malformed: false }
     }
 

@@ -6,7 +6,7 @@ use crate::{
     answer::Answer,
     credit::{Buffers, Credit},
     detect::{Detected, detect},
-    grpc, http1,
+    grpc, http1, hygiene,
     idle::{Idle, Progress},
     io::Io,
     lifetime::Lifetime,
@@ -156,7 +156,6 @@ pin_project! {
         respond: SendResponse<Bytes>,
         // `None`: it may be idle for any time.
         progress: Option<Arc<Progress>>,
-        write_stall: Duration,
         #[pin]
         state: State<S, F, B>,
     }
@@ -166,8 +165,8 @@ pin_project! {
     #[project = StateProj]
     #[project_replace = StateReplace]
     enum State<S, F, B> {
-        Unready { waiting: Option<Box<(S, Request<IncomingBody>)>> },
-        Called { #[pin] response: F },
+        Unready { waiting: Option<Box<(S, Request<IncomingBody>)>>, write_stall: Duration },
+        Called { #[pin] response: F, write_stall: Duration },
         Sending { pipe: Pipe<B> },
     }
 }
@@ -595,16 +594,17 @@ where
                 continue;
             }
             let (head, body) = req.into_parts();
-            let mut body = IncomingBody::new(Side::Client, &head.headers, body, self.activity.if_adaptive());
+            let length = || hygiene::content_length(&head.headers);
+            let mut body = IncomingBody::new(Side::Client, length, body, self.activity.if_adaptive());
             if !body.is_end_stream() {
-                body = body.counted(self.activity.open_stream());
+                body = body.counted(self.activity.open_stream()).unread();
             }
             let progress = self.idle.as_ref().map(|_| Progress::new(grpc::is_grpc(&head.headers)));
             if let Some(progress) = &progress {
                 body = body.watched(Arc::clone(progress));
             }
-            let state = State::call(&mut self.service, Request::from_parts(head, body));
-            self.streams.push(Answering { started, respond, progress, write_stall: self.write_stall, state });
+            let state = State::call(&mut self.service, Request::from_parts(head, body), self.write_stall);
+            self.streams.push(Answering { started, respond, progress, state });
             accepted = true;
         }
         while let Poll::Ready(found) = self.activity.poll_pings(cx) {
@@ -764,20 +764,20 @@ where
             progress.mark();
         }
         loop {
-            let polled = match this.state.as_mut().project() {
+            let (polled, write_stall) = match this.state.as_mut().project() {
                 StateProj::Sending { pipe } => return pipe.poll(cx),
-                StateProj::Called { response } => response.poll(cx),
-                StateProj::Unready { waiting } => {
+                StateProj::Called { response, write_stall } => (response.poll(cx), *write_stall),
+                StateProj::Unready { waiting, write_stall } => {
                     let (service, _) = &mut **waiting.as_mut().expect("a service is called once");
                     match service.poll_ready(cx) {
                         Poll::Ready(Ok(())) => {
                             let (mut service, req) = *waiting.take().expect("seen above");
-                            let response = service.call(req);
-                            this.state.as_mut().project_replace(State::Called { response });
+                            let (response, write_stall) = (service.call(req), *write_stall);
+                            this.state.as_mut().project_replace(State::Called { response, write_stall });
                             continue;
                         }
-                        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                        Poll::Pending => Poll::Pending,
+                        Poll::Ready(Err(error)) => (Poll::Ready(Err(error)), *write_stall),
+                        Poll::Pending => (Poll::Pending, *write_stall),
                     }
                 }
             };
@@ -793,7 +793,7 @@ where
                     to.map(|to| {
                         (!ended).then(|| {
                             let mut pipe = Pipe::new(body, Reason::INTERNAL_ERROR);
-                            pipe.send_to(to, *this.write_stall);
+                            pipe.send_to(to, write_stall);
                             pipe
                         })
                     })
@@ -825,13 +825,13 @@ impl<S, B> State<S, S::Future, B>
 where
     S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
 {
-    fn call(service: &mut S, req: Request<IncomingBody>) -> Self {
+    fn call(service: &mut S, req: Request<IncomingBody>, write_stall: Duration) -> Self {
         // Nearly always ready; if not, the request waits by itself, with a waker of its own.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => Self::Called { response: service.call(req) },
+            Poll::Ready(Ok(())) => Self::Called { response: service.call(req), write_stall },
             Poll::Ready(Err(_)) | Poll::Pending => {
                 let clone = service.clone();
-                Self::Unready { waiting: Some(Box::new((mem::replace(service, clone), req))) }
+                Self::Unready { waiting: Some(Box::new((mem::replace(service, clone), req))), write_stall }
             }
         }
     }
