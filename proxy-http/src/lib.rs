@@ -81,6 +81,7 @@ mod replay;
 mod resets;
 pub mod retry;
 mod rewind;
+mod running;
 pub mod server;
 mod stall;
 pub mod stats;

@@ -17,15 +17,13 @@ use crate::{
     reason::{self, Side},
     resets::Resets,
     rewind::{Ahead, Rewind},
+    running::Running,
     stall::Stall,
     stats::{Limit, StreamLimit, Transport},
     wake::Wake,
 };
 use bytes::Bytes;
-use futures_util::{
-    future::{MaybeDone, maybe_done},
-    stream::{FuturesUnordered, Stream},
-};
+use futures_util::future::{MaybeDone, maybe_done};
 use h2::{
     Reason,
     server::{Connection, Handshake, SendResponse},
@@ -113,7 +111,7 @@ where
 {
     phase: Phase<I>,
     service: S,
-    streams: FuturesUnordered<Answering<S, S::Future, B>>,
+    streams: Running<Answering<S, S::Future, B>>,
     keep_alive: Option<ClientKeepAlive>,
     lifetime: Lifetime,
     /// `None`: streams may be idle for any time.
@@ -488,7 +486,7 @@ where
                 server.builder.handshake(io)
             }),
             service,
-            streams: FuturesUnordered::new(),
+            streams: Running::new(),
             keep_alive: server.keep_alive,
             lifetime: Lifetime::new(server.max_age, server.max_idle, &server.protection, Arc::clone(&seen), started),
             idle: server.stream_idle.map(Idle::new),
@@ -623,7 +621,7 @@ where
         }
         if let Some(idle) = &mut self.idle {
             while idle.poll(!self.streams.is_empty(), cx).is_ready() {
-                idle.look(Pin::new(&self.streams).iter_pin_ref().filter_map(|stream| stream.progress.clone()));
+                idle.look(self.streams.iter().filter_map(|stream| stream.progress.clone()));
             }
         }
         // Responses may be whole, and wait in h2 for their client all the same: at most a piece of each, for which nobody
@@ -645,20 +643,19 @@ where
     }
 
     fn poll_streams(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some((ended, started))) = Pin::new(&mut self.streams).poll_next(cx) {
-            match ended {
-                Piped::Done | Piped::Broken => {}
-                Piped::Stalled => self.transport.stream_limit(StreamLimit::WriteStall),
-                Piped::Idle => self.transport.stream_limit(StreamLimit::Idle),
-                Piped::Reset(reason) => {
-                    self.transport.reset(Some(reason));
-                    if self.resets.reset(started, now::now(), self.opened) {
-                        self.exceeded = Some(Limit::PrematureResets);
-                    }
+        let Self { streams, transport, resets, opened, exceeded, .. } = self;
+        streams.poll(cx, |(ended, started)| match ended {
+            Piped::Done | Piped::Broken => {}
+            Piped::Stalled => transport.stream_limit(StreamLimit::WriteStall),
+            Piped::Idle => transport.stream_limit(StreamLimit::Idle),
+            Piped::Reset(reason) => {
+                transport.reset(Some(reason));
+                if resets.reset(started, now::now(), *opened) {
+                    *exceeded = Some(Limit::PrematureResets);
                 }
-                Piped::Lost => self.transport.reset(None),
             }
-        }
+            Piped::Lost => transport.reset(None),
+        });
     }
 
     /// Counts a limit; if the client is at fault, which is the error, the connection is closed with all its streams.
