@@ -1,0 +1,221 @@
+//! What is known of each endpoint, and the choice among them.
+
+use super::{Chain, Params, Task};
+use crate::{
+    Replay, SendRequest,
+    answer::Answer,
+    breaker::Breaker,
+    client::ConnectError,
+    endpoint::{State as EndpointState, Status},
+    load::Load,
+};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use tokio::{sync::Notify, time::Instant};
+
+/// What all tasks know together.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) nodes: Vec<Node>,
+    pub(super) next_id: u64,
+    /// Where requests go that come together with the one before. `None`: each is for itself.
+    batch: Option<Batch>,
+    /// Since when no endpoint has had a connection. `None`: one has.
+    pub(super) down_since: Option<Instant>,
+}
+
+/// One endpoint.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: u64,
+    pub(super) addr: Arc<str>,
+    pub(super) labels: Vec<(String, String)>,
+    pub(super) weight: f64,
+    pub(super) connections: Vec<Connection>,
+    pub(super) failed: Option<Arc<ConnectError>>,
+    pub(super) health: Arc<Health>,
+    /// Asks for another connection.
+    pub(super) demand: Arc<Notify>,
+    pub(super) _task: Task,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) handle: SendRequest<Replay>,
+    pub(super) used: Instant,
+}
+
+/// What past requests tell of an endpoint.
+#[derive(Debug)]
+pub(super) struct Health {
+    pub(super) load: Load,
+    pub(super) breaker: Breaker,
+}
+
+/// Requests that came together and go to one endpoint: then their answers come together, too, and many are written at
+/// once. That saves most of what several endpoints cost more than one.
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    node: usize,
+    came: Instant,
+    left: usize,
+}
+
+/// Endpoints whose latencies differ by less than this factor are taken for equal: on fast networks noise is larger.
+const EQUAL: f64 = 2.0;
+/// Requests that come within this time of the first go to one endpoint, up to so many. A quiet proxy's come further apart.
+const TOGETHER: Duration = Duration::from_micros(250);
+const MAX_BATCH: usize = 64;
+/// But only to one that answers within this, so that a batch does not wait long. With what it has to wait, the endpoint
+/// is not fast any more, and the next requests are spread.
+const FAST: Duration = Duration::from_millis(2);
+
+// === impl State ===
+
+impl State {
+    /// Without endpoints.
+    pub(super) fn new() -> Self {
+        Self { nodes: Vec::new(), next_id: 0, batch: None, down_since: Some(Instant::now()) }
+    }
+
+    /// The endpoint to send a request to.
+    pub(super) fn choose(&mut self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>) -> Option<usize> {
+        if self.nodes.len() < 2 {
+            return self.nodes.first().filter(|node| node.has_room(params)).map(|_| 0);
+        }
+        if let Some(Batch { node, came, left }) = &mut self.batch
+            && now.duration_since(*came) < TOGETHER
+            && avoid.is_none()
+            && self.nodes[*node].has_room(params)
+            && let Some(less) = left.checked_sub(1)
+        {
+            *left = less;
+            return Some(*node);
+        }
+        let node = self.choose_anew(params, now, nanos, avoid)?;
+        let fast = self.nodes[node].health.load.cost(nanos).is_some_and(|cost| cost < FAST.as_secs_f64());
+        // The few requests of a quiet proxy are spread.
+        let busy = fast && self.nodes.iter().any(|node| node.streams() > 0);
+        self.batch = busy.then_some(Batch { node, came: now, left: MAX_BATCH - 1 });
+        Some(node)
+    }
+
+    /// The better of two endpoints taken at random, or any that takes a request.
+    fn choose_anew(&self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>) -> Option<usize> {
+        let n = self.nodes.len();
+        let takes = |index: usize, avoid: Option<u64>| {
+            let node = &self.nodes[index];
+            Some(node.id) != avoid && node.has_room(params) && node.health.breaker.admits(&params.breaker, now)
+        };
+        let first = fastrand::usize(..n);
+        let second = (first + fastrand::usize(1..n)) % n;
+        match (takes(first, avoid), takes(second, avoid)) {
+            (true, true) => {
+                let costs = Node::costs(&self.nodes[first], &self.nodes[second], params, nanos);
+                let asked = |i: usize, index: usize| costs[i] * (self.nodes[index].streams() + 1) as f64;
+                Some(if asked(1, second) < asked(0, first) { second } else { first })
+            }
+            (true, false) => Some(first),
+            (false, true) => Some(second),
+            (false, false) => {
+                let others = || (0..n).map(|i| (first + i) % n);
+                others().find(|&i| takes(i, avoid)).or_else(|| others().find(|&i| takes(i, None)))
+            }
+        }
+    }
+
+    /// Takes notice of a change, and tells those who wait for one.
+    pub(super) fn reckon(&mut self, room: &Notify) {
+        self.batch = None;
+        if self.nodes.iter().any(Node::is_ready) {
+            self.down_since = None;
+        } else {
+            self.down_since.get_or_insert_with(Instant::now);
+        }
+        room.notify_waiters();
+    }
+
+    /// What to answer when no endpoint got ready in time: why, if all have failed, or else just that.
+    pub(super) fn unready(&self) -> Answer {
+        let Some(failures) = self.nodes.iter().map(|node| node.failed.as_ref()).collect::<Option<Vec<_>>>() else {
+            return Answer::unavailable("no endpoint is ready");
+        };
+        match failures.first() {
+            None => Answer::unavailable("no endpoints"),
+            Some(error) if failures.iter().all(|error| error.is_timeout()) => {
+                Answer::connect_timeout(format!("no endpoint can be reached: {}", Chain(&***error)))
+            }
+            Some(error) => Answer::bad_gateway(format!("no endpoint can be reached: {}", Chain(&***error))),
+        }
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    pub(super) fn is_ready(&self) -> bool {
+        self.connections.iter().any(|connection| !connection.handle.is_closed())
+    }
+
+    pub(super) fn has_room(&self, params: &Params) -> bool {
+        self.connections.iter().any(|connection| connection.room(params) > 0)
+    }
+
+    /// The connection with the fewest streams among those with room, and whether this takes the last room of all.
+    pub(super) fn connection(&mut self, params: &Params) -> Option<(&mut Connection, bool)> {
+        let mut rooms = 0_usize;
+        let mut best = None;
+        for (index, connection) in self.connections.iter().enumerate() {
+            let room = connection.room(params);
+            rooms = rooms.saturating_add(room);
+            let streams = connection.handle.streams();
+            if room > 0 && best.is_none_or(|(_, fewest)| streams < fewest) {
+                best = Some((index, streams));
+            }
+        }
+        let (index, _) = best?;
+        Some((&mut self.connections[index], rooms == 1))
+    }
+
+    /// What a request in flight on each of two endpoints counts.
+    fn costs(a: &Self, b: &Self, params: &Params, now: u64) -> [f64; 2] {
+        let costs = match [a, b].map(|node| node.health.load.cost(now)) {
+            [Some(a), Some(b)] if a > EQUAL * b || b > EQUAL * a => [a, b],
+            _ => [1.0, 1.0],
+        };
+        let share = |node: &Self| node.weight * node.health.load.share(params.slow_start, now);
+        [costs[0] / share(a), costs[1] / share(b)]
+    }
+
+    pub(super) fn streams(&self) -> usize {
+        self.connections.iter().map(|connection| connection.handle.streams()).sum()
+    }
+
+    pub(super) fn status(&self, now: u64) -> Status {
+        let open = || self.connections.iter().filter(|connection| !connection.handle.is_closed());
+        let state = match (open().next(), &self.failed) {
+            (Some(_), _) if !self.health.breaker.is_closed() => EndpointState::Ejected,
+            (Some(_), _) => EndpointState::Ready,
+            (None, Some(_)) => EndpointState::Failed,
+            (None, None) => EndpointState::Connecting,
+        };
+        Status {
+            addr: self.addr.to_string(),
+            labels: self.labels.clone(),
+            state,
+            connections: open().count(),
+            streams: self.streams(),
+            latency: self.health.load.cost(now),
+        }
+    }
+}
+
+impl Connection {
+    /// Streams that it may still take.
+    pub(super) fn room(&self, params: &Params) -> usize {
+        if self.handle.is_closed() {
+            return 0;
+        }
+        let max = params.max_streams.map_or(usize::MAX, NonZeroUsize::get);
+        self.handle.max_streams().min(max).saturating_sub(self.handle.streams())
+    }
+}
