@@ -146,6 +146,10 @@ where
                     },
                 },
                 Some(Err(error)) => {
+                    // Perhaps because the peer has reset the stream.
+                    if let Poll::Ready(ended) = poll_reset(to, cx) {
+                        return Poll::Ready(ended);
+                    }
                     let error = error.into();
                     to.send_reset(reason::first(&*error).unwrap_or(self.broken));
                     return Poll::Ready(Piped::Broken);
