@@ -86,7 +86,9 @@ async fn serve(io: DuplexStream) {
 
 fn check_request(request: &Request<RecvStream>) {
     let (uri, headers) = (request.uri(), request.headers());
-    let path = uri.path_and_query().unwrap().as_str();
+    let is_connect = request.method() == Method::CONNECT;
+    let path = if is_connect { "/" } else { uri.path_and_query().unwrap().as_str() };
+    assert!(!is_connect || (uri.port_u16().is_some() && !headers.contains_key(header::CONTENT_LENGTH)));
     match uri.authority() {
         Some(authority) => {
             let authority = authority.as_str();

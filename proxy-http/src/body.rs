@@ -3,7 +3,7 @@
 use crate::{
     activity::{Activity, OpenStream},
     gathered::Gathered,
-    http1::fields,
+    http1::{self, fields, upload::Broken},
     hygiene,
     idle::Progress,
     pipe::Held,
@@ -13,7 +13,6 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use std::{
     error::Error as StdError,
     fmt, mem,
@@ -60,7 +59,7 @@ pub struct IncomingBody {
 enum Source {
     Http2(RecvStream),
     /// Boxed, so that the other is not the larger for it.
-    Http1(Box<Incoming>),
+    Http1(Box<http1::Incoming>),
 }
 
 /// Why a body ended before its message was whole.
@@ -101,8 +100,8 @@ impl IncomingBody {
         Self::of(side, ended, Source::Http2(from), remaining, activity)
     }
 
-    /// The body of an HTTP/1.1 message, from a peer of that side. hyper knows its length.
-    pub(crate) fn http1(side: Side, from: Incoming) -> Self {
+    /// The body of an HTTP/1.1 message, or what is in the place of one, from a peer of that side.
+    pub(crate) fn http1(side: Side, from: http1::Incoming) -> Self {
         Self::of(side, from.is_end_stream(), Source::Http1(Box::new(from)), None, None)
     }
 
@@ -336,9 +335,12 @@ impl Body for IncomingBody {
     }
 }
 
-/// hyper ends a body without an error only if all of it has come.
-fn poll_http1(from: &mut Incoming, side: Side, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-    let frame = ready!(Pin::new(from).poll_frame(cx));
+fn poll_http1(
+    from: &mut http1::Incoming,
+    side: Side,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    let frame = ready!(from.poll_frame(cx));
     Poll::Ready(frame.map(|frame| match frame {
         Ok(mut frame) => {
             if let Some(trailers) = frame.trailers_mut() {
@@ -346,7 +348,8 @@ fn poll_http1(from: &mut Incoming, side: Side, cx: &mut Context<'_>) -> Poll<Opt
             }
             Ok(frame)
         }
-        Err(_) => Err(Error { kind: Kind::Lost, passed_on: side.lost().into() }),
+        Err(Broken::Lost) => Err(Error { kind: Kind::Lost, passed_on: side.lost().into() }),
+        Err(Broken::GivenUp) => Err(Error { kind: Kind::GivenUp, passed_on: Reason::CANCEL.into() }),
     }))
 }
 

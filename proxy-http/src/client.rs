@@ -6,7 +6,7 @@ use crate::{
     announced::Announced,
     credit::{Buffers, Credit},
     head::Head,
-    http1::{self, upload::Upload},
+    http1::{self, client::To},
     hygiene,
     io::Io,
     ping::{self, Finding},
@@ -85,7 +85,7 @@ pub(crate) struct Outgoing<B> {
     upload: Pipe<B>,
     sent: Option<Result<Sent, Error>>,
     /// Where the body goes in HTTP/1.1. `None`: it goes nowhere, or to a stream of HTTP/2.
-    http1: Option<Upload>,
+    http1: Option<To>,
 }
 
 enum Sent {
@@ -491,7 +491,8 @@ impl<B> SendRequest<B> {
     pub(crate) fn takes_extended_connect(&self) -> bool {
         match &self.engine {
             Engine::Http2(h2) => h2.is_extended_connect_protocol_enabled(),
-            Engine::Http1(_) => false,
+            // It is made an upgrade, and what comes of that is up to each request.
+            Engine::Http1(_) => true,
         }
     }
 
@@ -665,9 +666,12 @@ where
                 _ => ready!(sent.poll(cx)).map_err(Error::http1),
             };
             let Some(Ok(Sent::Http1(sent))) = self.sent.take() else { unreachable!() };
+            let (stream, to) = sent.into_parts();
+            if to.is_some() {
+                self.http1 = to;
+            }
             return Poll::Ready(
-                responded
-                    .map(|rsp| rsp.map(|body| IncomingBody::http1(Side::Endpoint, body).counted(sent.into_stream()))),
+                responded.map(|rsp| rsp.map(|body| IncomingBody::http1(Side::Endpoint, body).counted(stream))),
             );
         }
         match self.sent.take() {
@@ -678,7 +682,12 @@ where
 
     /// Whether all of the request has been sent.
     pub(crate) fn is_done(&self) -> bool {
-        self.upload.is_done() && self.http1.as_ref().is_none_or(Upload::is_done)
+        self.upload.is_done() && self.http1.as_ref().is_none_or(To::is_done)
+    }
+
+    /// Whether it asks for a tunnel.
+    pub(crate) fn is_connect(&self) -> bool {
+        self.head.is_connect()
     }
 
     /// Sends the rest of the request by itself, and tells how that ended.
@@ -860,6 +869,11 @@ impl Error {
     /// saw this one.
     pub(crate) fn is_stale(&self) -> bool {
         matches!(&self.source, Some(Source::Http1(source)) if source.is_stale())
+    }
+
+    /// So was one that had a WebSocket's handshake, which is a GET, though to us it is none.
+    pub(crate) fn is_handshake(&self) -> bool {
+        matches!(&self.source, Some(Source::Http1(source)) if source.is_handshake())
     }
 
     /// The endpoint's GOAWAY leaves the request out.

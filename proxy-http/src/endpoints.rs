@@ -177,12 +177,18 @@ impl Endpoints {
         self.shared.lock().nodes.iter().map(|node| node.status(self.shared.nanos(now))).collect()
     }
 
-    /// Whether all endpoints that are connected take extended CONNECT (RFC 8441), and at least one is.
+    /// Whether all endpoints that are connected take extended CONNECT (RFC 8441), and at least one is. Those that are spoken
+    /// to in HTTP/1.1 always do, since there it is an upgrade.
     #[must_use]
     pub fn take_extended_connect(&self) -> bool {
+        self.shared.http1 || (self.is_ready() && !self.refuse_extended_connect())
+    }
+
+    /// Whether an endpoint is connected that does not take it.
+    pub(crate) fn refuse_extended_connect(&self) -> bool {
         let state = self.shared.lock();
-        let mut connections = state.nodes.iter().flat_map(|node| &node.connections).peekable();
-        connections.peek().is_some() && connections.all(|connection| connection.handle.takes_extended_connect())
+        let mut connections = state.nodes.iter().flat_map(|node| &node.connections);
+        connections.any(|connection| !connection.handle.takes_extended_connect())
     }
 
     /// Whether endpoints are spoken to in HTTP/1.1.

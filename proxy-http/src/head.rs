@@ -58,6 +58,14 @@ impl Head {
         mem::replace(self, copy).into_parts()
     }
 
+    pub(crate) fn is_connect(&self) -> bool {
+        let method = match self {
+            Self::Whole { head, .. } => &head.method,
+            Self::Taken(copy) => &copy.method,
+        };
+        *method == Method::CONNECT
+    }
+
     /// The size of a head that was taken, as RFC 9113 section 6.5.2 counts it.
     pub(crate) fn list_size(&self) -> Option<usize> {
         match self {

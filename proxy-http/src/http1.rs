@@ -14,9 +14,9 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::MaybeDone;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header, uri::Scheme};
-use http_body::Body;
-use hyper::{body::Incoming, server::conn::http1};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header, response::Parts, uri::Scheme};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{body, server::conn::http1};
 use hyper_util::rt::TokioIo;
 use pin_project_lite::pin_project;
 use std::{
@@ -42,12 +42,15 @@ mod sending;
 mod still;
 mod tunnel;
 pub(crate) mod upload;
+pub(crate) mod websocket;
 
 use fields::Invalid;
 use guard::{Guard, Heads};
 use sending::{Sending, Slot};
 use still::Still;
-use tunnel::{Place, Tunnel};
+use tunnel::{Broken, Place, Tunnel};
+use upload::{Feed, Uploading};
+use websocket::Key;
 
 /// How HTTP/1.1 clients are served.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -91,6 +94,8 @@ pin_project! {
     struct Answering<S, F, B> {
         asked: Asked,
         stream: Option<OpenStream>,
+        // The way of what the client sends in a tunnel. `None`: it has asked for none.
+        tunnel: Option<Feed>,
         places: Places<B>,
         #[pin]
         state: State<S, F>,
@@ -114,14 +119,31 @@ struct Places<B> {
 }
 
 /// What the response to a request depends on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Asked {
     /// The client takes trailers.
     trailers: bool,
-    /// What comes next on the connection may be no request.
-    last: bool,
-    /// The client wants to go on with another protocol.
-    upgrade: bool,
+    wants: Wanted,
+}
+
+/// What a client asks for.
+#[derive(Debug, Default, Eq, PartialEq)]
+enum Wanted {
+    #[default]
+    Response,
+    /// With its key. `None`: it has sent none, or more than one.
+    Websocket(Option<Key>),
+    /// CONNECT: what comes next on the connection is no request, whatever the response is.
+    Tunnel,
+}
+
+/// What a peer sends.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// The body of a message, of which hyper knows the length.
+    Message(body::Incoming),
+    /// What comes through a tunnel.
+    Tunnel(Uploading),
 }
 
 /// Why a connection ends that hyper would go on with.
@@ -280,7 +302,17 @@ impl Serve {
         let http1::Parts { io, read_buf, .. } = connection.into_parts();
         let Some(io) = io.into_inner().into_inner() else { return Ok(()) };
         tokio::select! {
-            ended = tunnel.run(io, read_buf) => ended.map_err(Error::io),
+            ended = tunnel.run(io, read_buf, Still::new(write_stall, stream_idle)) => match ended {
+                Ok(()) | Err(Broken::Body) => Ok(()),
+                Err(Broken::Still(limit)) => {
+                    transport.stream_limit(limit);
+                    Ok(())
+                }
+                Err(Broken::Io(error)) => {
+                    transport.reset(None);
+                    Err(Error::io(error))
+                }
+            },
             () = at(closes_at) => {
                 transport.limit(Limit::AgeGrace);
                 Ok(())
@@ -340,7 +372,7 @@ impl HeadTimeout {
 
 // === impl Adapter ===
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for Adapter<S, B>
+impl<S, B> hyper::service::Service<Request<body::Incoming>> for Adapter<S, B>
 where
     S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
     B: Body<Data = Bytes>,
@@ -349,7 +381,7 @@ where
     type Error = S::Error;
     type Future = Answering<S, S::Future, B>;
 
-    fn call(&self, req: Request<Incoming>) -> Self::Future {
+    fn call(&self, req: Request<body::Incoming>) -> Self::Future {
         let (stream, places) = (Some(self.activity.open_stream()), self.places.clone());
         let (mut head, body) = req.into_parts();
         let asked = match request::accept(&mut head, &self.scheme, body.is_end_stream()) {
@@ -357,8 +389,14 @@ where
             Err(Invalid(reason)) => {
                 tracing::debug!(reason, "bad request");
                 self.transport.count_malformed();
-                return Answering { asked: Asked::default(), stream, places, state: State::Refused };
+                return Answering { asked: Asked::default(), stream, tunnel: None, places, state: State::Refused };
             }
+        };
+        let (tunnel, body) = if asked.wants == Wanted::Response {
+            (None, Incoming::Message(body))
+        } else {
+            let (tunnel, uploading) = Feed::new(false);
+            (Some(tunnel), Incoming::Tunnel(uploading))
         };
         let request = Request::from_parts(head, IncomingBody::http1(Side::Client, body));
         let mut service = self.service.clone();
@@ -366,7 +404,7 @@ where
             Poll::Ready(Ok(())) => State::Called { response: service.call(request) },
             Poll::Ready(Err(_)) | Poll::Pending => State::Unready { service, request: Some(request) },
         };
-        Answering { asked, stream, places, state }
+        Answering { asked, stream, tunnel, places, state }
     }
 }
 
@@ -386,7 +424,12 @@ where
                 StateProj::Refused => return Poll::Ready(Ok(refusal(StatusCode::BAD_REQUEST, this.stream.take()))),
                 StateProj::Called { response } => {
                     let rsp = ready!(response.poll(cx))?;
-                    return Poll::Ready(Ok(this.asked.respond(rsp, this.stream.take(), this.places)));
+                    return Poll::Ready(Ok(this.asked.respond(
+                        rsp,
+                        this.stream.take(),
+                        this.tunnel.take(),
+                        this.places,
+                    )));
                 }
                 StateProj::Unready { service, request } => {
                     ready!(service.poll_ready(cx))?;
@@ -413,19 +456,20 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 impl Asked {
     /// The response as HTTP/1.1 has it.
     fn respond<B: Body>(
-        self,
+        &self,
         rsp: Response<B>,
         stream: Option<OpenStream>,
+        tunnel: Option<Feed>,
         places: &Places<B>,
     ) -> Response<Sending<B>> {
         let (mut head, body) = rsp.into_parts();
-        if self.upgrade
-            && head.status == StatusCode::SWITCHING_PROTOCOLS
-            && let Some(endpoint) = head.extensions.remove()
-        {
-            places.tunnel.put(Tunnel::new(endpoint, body, stream));
-            head.version = Version::HTTP_11;
-            return Response::from_parts(head, Sending::empty(None));
+        if let Some(tunnel) = tunnel {
+            if self.wants.agree(&mut head) {
+                places.tunnel.put(Tunnel::new(body, tunnel, stream));
+                head.version = Version::HTTP_11;
+                return Response::from_parts(head, Sending::empty(None));
+            }
+            tunnel.end();
         }
         let checked = if head.status.is_informational() {
             Err(Invalid("a final status below 200"))
@@ -440,9 +484,60 @@ impl Asked {
         if self.trailers && grpc::is_grpc(&head.headers) && !body.is_end_stream() {
             head.headers.append(header::TRAILER, GRPC_TRAILERS);
         }
-        if self.last {
+        if self.wants == Wanted::Tunnel {
             head.headers.insert(header::CONNECTION, CLOSE);
         }
         Response::from_parts(head, Sending::new(body, &places.body, stream))
+    }
+}
+
+// === impl Wanted ===
+
+impl Wanted {
+    /// Whether this is the head of the response that a tunnel follows; if so, makes it one of HTTP/1.1.
+    fn agree(&self, head: &mut Parts) -> bool {
+        let agreed = match self {
+            Self::Response => false,
+            // An HTTP/1.1 endpoint has answered to the key itself. Of HTTP/2, success has it agreed.
+            Self::Websocket(_) if head.status == StatusCode::SWITCHING_PROTOCOLS => true,
+            Self::Websocket(Some(key)) if head.status.is_success() && head.version == Version::HTTP_2 => {
+                head.status = StatusCode::SWITCHING_PROTOCOLS;
+                key.answer(&mut head.headers);
+                true
+            }
+            Self::Websocket(_) => false,
+            Self::Tunnel => head.status.is_success(),
+        };
+        if agreed {
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
+        agreed
+    }
+}
+
+// === impl Incoming ===
+
+impl Incoming {
+    /// The next frame. An error says that not all has come.
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, upload::Broken>>> {
+        match self {
+            // hyper ends a body without an error only if all of it has come.
+            Self::Message(body) => Pin::new(body).poll_frame(cx).map_err(|_| upload::Broken::Lost),
+            Self::Tunnel(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Message(body) => body.is_end_stream(),
+            Self::Tunnel(body) => body.is_end_stream(),
+        }
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Message(body) => body.size_hint(),
+            Self::Tunnel(body) => body.size_hint(),
+        }
     }
 }

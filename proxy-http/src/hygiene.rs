@@ -63,6 +63,26 @@ pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Checks a CONNECT that is to be forwarded: it names a host and a port, and has no body (RFC 9110 section 9.3.6, RFC 9113
+/// section 8.5).
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(crate) fn connect<B>(req: &Request<B>) -> Result<(), &'static str> {
+    let Seen { host, hosts, lengths, .. } = look(req.headers())?;
+    let Some(authority) = req.uri().authority().filter(|authority| authority.port().is_some()) else {
+        return Err("CONNECT without a port");
+    };
+    if !is_authority(authority.as_str()) {
+        return Err("authority is malformed");
+    }
+    if hosts > 1 || host.is_some_and(|host| !is_same(authority.as_str(), host.as_bytes(), None)) {
+        return Err("host is not the authority");
+    }
+    if lengths > 0 { Err("CONNECT with a body") } else { Ok(()) }
+}
+
 /// Checks a response that is to be passed on, and tells its content-length. Of several equal ones one stays, and none
 /// where there can be no content (RFC 9110 section 8.6).
 ///

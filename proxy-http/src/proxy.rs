@@ -9,6 +9,7 @@ use crate::{
     endpoints::Attempt,
     grpc,
     head::CLIENT_CERT,
+    http1::websocket,
     hygiene,
     now::now,
     pipe::{Held, Piped},
@@ -17,7 +18,7 @@ use crate::{
     stats::{Limit, StreamLimit},
 };
 use bytes::Bytes;
-use h2::Reason;
+use h2::{Reason, ext::Protocol};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, response, uri::PathAndQuery};
 use http_body::{Frame, SizeHint};
 use std::{
@@ -447,6 +448,10 @@ impl Exchange {
 
     fn pass_on(mut self: Box<Self>, head: response::Parts) -> Response<Body> {
         if let Some(mut request) = self.request.take_if(|request| !request.is_done()) {
+            // A tunnel lasts as long as both sides want.
+            if request.is_connect() && (head.status.is_success() || head.status == StatusCode::SWITCHING_PROTOCOLS) {
+                self.deadline = None;
+            }
             request.body_mut().forget();
             let endpoint = Arc::clone(self.shared.stats.transport(Side::Endpoint));
             request.go_on(move |ended| {
@@ -573,15 +578,35 @@ impl Shared {
             client.limit(Limit::UriLength);
             return Some(Answer::uri_too_long());
         }
-        // Extended CONNECT is a request like others; that endpoints take it was said by the SETTINGS that allowed it.
-        if req.method() == Method::CONNECT && req.extensions().get::<h2::ext::Protocol>().is_none() {
-            return Some(Answer::unimplemented("CONNECT is not supported"));
+        if req.method() == Method::CONNECT {
+            return self.refuse_tunnel(req);
         }
         if self.endpoints(is_http1(req.version())).is_http1() && grpc::is_grpc(req.headers()) {
             return Some(Answer::unimplemented("gRPC needs HTTP/2, and the endpoint is spoken to in HTTP/1.1"));
         }
         let malformed = hygiene::request(req).err()?;
         client.count_malformed();
+        Some(Answer::bad_request(malformed))
+    }
+
+    /// The answer to a request for a tunnel that may not go on. It goes to an endpoint like others, whatever it names.
+    fn refuse_tunnel(&self, req: &mut Request<IncomingBody>) -> Option<Answer> {
+        let from_http1 = is_http1(req.version());
+        let endpoints = self.endpoints(from_http1);
+        let checked = match req.extensions().get::<Protocol>() {
+            None => hygiene::connect(req),
+            Some(protocol) if endpoints.is_http1() && !websocket::is_websocket(protocol) => {
+                return Some(Answer::unimplemented("of extended CONNECT, HTTP/1.1 has a form for WebSocket alone"));
+            }
+            Some(_) if endpoints.is_http1() || !from_http1 => hygiene::request(req),
+            // To clients of HTTP/2 it was said that the endpoints take it.
+            Some(_) if endpoints.refuse_extended_connect() => {
+                return Some(Answer::unimplemented("the endpoint does not take WebSocket over HTTP/2"));
+            }
+            Some(_) => hygiene::request(req).and_then(|()| websocket::to_http2(req)),
+        };
+        let malformed = checked.err()?;
+        self.stats.transport(Side::Client).count_malformed();
         Some(Answer::bad_request(malformed))
     }
 

@@ -99,7 +99,7 @@ impl Params {
             Some(Reason::Refused)
         } else {
             // RFC 9112 section 9.3.1.
-            let stale = error.is_stale() && tries.idempotent;
+            let stale = error.is_stale() && (tries.idempotent || error.is_handshake());
             let may = stale || (self.gateway_errors && tries.safe) || (self.unavailable && tries.grpc);
             (error.is_connection_lost() && may).then_some(Reason::ConnectionLost)
         }

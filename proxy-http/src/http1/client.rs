@@ -1,15 +1,19 @@
 //! A connection to an endpoint that speaks HTTP/1.1, by hyper: one request at a time.
 
 use super::{
+    Incoming,
     fields::Invalid,
     request, response,
-    upload::{Upload, Uploading},
+    tunnel::Agreed,
+    upload::{Feed, Upload, Uploading},
+    websocket::Key,
 };
-use crate::{activity::OpenStream, io::Io};
+use crate::{activity::OpenStream, io::Io, pipe::Piped};
+use bytes::Bytes;
 use http::{Request, Response, request::Parts};
 use http_body::Body;
 use hyper::{
-    body::Incoming,
+    body,
     client::conn::{TrySendError, http1},
 };
 use hyper_util::rt::TokioIo;
@@ -32,7 +36,8 @@ use tokio::{
 /// The way to one connection; clones share it.
 #[derive(Clone)]
 pub(crate) struct Handle {
-    hyper: Arc<Mutex<http1::SendRequest<Uploading>>>,
+    /// `None`: the connection takes no more requests after the one that it has.
+    hyper: Arc<Mutex<Option<http1::SendRequest<Uploading>>>>,
     /// The connection has answered a request.
     worked: Arc<AtomicBool>,
 }
@@ -44,11 +49,33 @@ pub(crate) struct Sent {
     worked: Arc<AtomicBool>,
     /// The connection had answered others before.
     reused: bool,
-    /// The request asks for an upgrade.
-    upgrades: bool,
+    asks: Asks,
+    /// Where the request's body goes now. `None`: where it went before.
+    to: Option<To>,
+    write_stall: Duration,
 }
 
-type Responding = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<Uploading>>>> + Send>>;
+/// Where a request's body goes.
+#[derive(Debug)]
+pub(crate) enum To {
+    Upload(Upload),
+    /// The endpoint has agreed to a tunnel. Boxed, since few do.
+    Tunnel(Box<Agreed>),
+}
+
+/// What a request asks its endpoint for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Asks {
+    Response,
+    /// With the client's own key, which the client checks the answer to.
+    Upgrade,
+    /// With a key of the proxy's.
+    Websocket(Key),
+    Connect,
+}
+
+type Responding =
+    Pin<Box<dyn Future<Output = Result<Response<body::Incoming>, TrySendError<Request<Uploading>>>> + Send>>;
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +93,7 @@ enum Kind {
     #[error("connection to endpoint was closed before the request was sent")]
     Unsent,
     #[error("connection to endpoint was lost")]
-    Lost { reused: bool },
+    Lost { reused: bool, handshake: bool },
     #[error("endpoint's response is not HTTP/1.1: {0}")]
     Bad(&'static str),
 }
@@ -93,7 +120,7 @@ where
     });
     // Until the task has run, it does not take requests.
     poll_fn(|cx| hyper.poll_ready(cx)).await?;
-    Ok(Handle { hyper: Arc::new(Mutex::new(hyper)), worked: Arc::default() })
+    Ok(Handle { hyper: Arc::new(Mutex::new(Some(hyper))), worked: Arc::default() })
 }
 
 // === impl Handle ===
@@ -101,11 +128,13 @@ where
 impl Handle {
     /// Whether the connection takes a request now: the last one and its response have ended.
     pub(crate) fn is_ready(&self) -> bool {
-        self.hyper.lock().expect(UNPOISONED).is_ready()
+        self.hyper.lock().expect(UNPOISONED).as_ref().is_some_and(http1::SendRequest::is_ready)
     }
 
     pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.hyper.lock().expect(UNPOISONED).poll_ready(cx).map_err(Failure::unsent)
+        let mut hyper = self.hyper.lock().expect(UNPOISONED);
+        let hyper = hyper.as_mut().ok_or(Failure::CLOSED)?;
+        hyper.poll_ready(cx).map_err(Failure::unsent)
     }
 
     /// Whether the connection has answered a request, as known at any later time.
@@ -113,23 +142,33 @@ impl Handle {
         Arc::clone(&self.worked)
     }
 
-    /// Sends a request whose body is `body`; the rest of that has to be sent by [`Upload::poll`], which gives up when
-    /// the endpoint takes nothing of it for `write_stall`.
+    /// Sends a request whose body is `body`; the rest of that has to be sent by [`To::poll`], which gives up when the
+    /// endpoint takes nothing of it for `write_stall`.
     pub(crate) fn send<B: Body>(
         &self,
         mut head: Parts,
         body: &B,
         stream: OpenStream,
         write_stall: Duration,
-    ) -> Result<(Sent, Upload), Failure> {
+    ) -> Result<(Sent, To), Failure> {
         let ended = body.is_end_stream();
-        let upgrades = request::send(&mut head, ended).map_err(Failure::refused)?;
-        let (upload, uploading) = Upload::new(ended, write_stall);
+        let asks = request::send(&mut head, ended).map_err(Failure::refused)?;
+        // What goes through a tunnel waits until there is one.
+        let (upload, uploading) = Upload::new(ended || asks != Asks::Response, write_stall);
         let req = Request::from_parts(head, uploading);
-        let response = Box::pin(self.hyper.lock().expect(UNPOISONED).try_send_request(req));
+        let response = {
+            let mut hyper = self.hyper.lock().expect(UNPOISONED);
+            let sending = hyper.as_mut().ok_or(Failure::CLOSED)?;
+            let response = Box::pin(sending.try_send_request(req));
+            // Where an endpoint takes for a tunnel what is none to us, nothing may follow.
+            if asks == Asks::Connect {
+                *hyper = None;
+            }
+            response
+        };
         let worked = self.worked();
         let reused = worked.load(Relaxed);
-        Ok((Sent { response, stream, worked, reused, upgrades }, upload))
+        Ok((Sent { response, stream, worked, reused, asks, to: None, write_stall }, To::Upload(upload)))
     }
 }
 
@@ -147,23 +186,75 @@ impl Sent {
         Poll::Ready(match ready!(self.response.as_mut().poll(cx)) {
             Ok(mut rsp) => {
                 self.worked.store(true, Relaxed);
-                response::accept(&mut rsp, self.upgrades).map(|()| rsp).map_err(Failure::bad)
+                match response::accept(&mut rsp, &self.asks).map_err(Failure::bad)? {
+                    None => Ok(rsp.map(Incoming::Message)),
+                    Some(endpoint) => {
+                        let (to, received) = Feed::new(false);
+                        self.to = Some(To::Tunnel(Box::new(Agreed { endpoint, to, write_stall: self.write_stall })));
+                        Ok(rsp.map(|_| Incoming::Tunnel(received)))
+                    }
+                }
             }
             Err(mut error) => Err(match error.take_message() {
                 Some(_) => Failure::unsent(error.into_error()),
-                None => Failure::lost(error.into_error(), self.reused),
+                None => Failure::lost(error.into_error(), self.reused, self.asks.is_get()),
             }),
         })
     }
 
-    pub(crate) fn into_stream(self) -> OpenStream {
-        self.stream
+    /// What is to be counted as long as the response's body lives, and where the request's goes from now on if it does not
+    /// go where it went before.
+    pub(crate) fn into_parts(self) -> (OpenStream, Option<To>) {
+        (self.stream, self.to)
+    }
+}
+
+// === impl To ===
+
+impl To {
+    /// Whether all of the body is on its way.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self, Self::Upload(upload) if upload.is_done())
+    }
+
+    /// Sends of `body` what is taken before the response has come.
+    pub(crate) fn poll<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Piped>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+    {
+        match self {
+            Self::Upload(upload) => upload.poll(body, cx),
+            Self::Tunnel(_) => Poll::Pending,
+        }
+    }
+
+    /// Sends the rest of `body` by itself, and tells how that ended.
+    pub(crate) fn go_on<B>(self, body: B, ended: impl FnOnce(Piped) + Send + 'static)
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+    {
+        match self {
+            Self::Upload(upload) => upload.go_on(body, ended),
+            Self::Tunnel(agreed) => agreed.go_on(body, ended),
+        }
+    }
+}
+
+// === impl Asks ===
+
+impl Asks {
+    /// Whether the request is a GET, though the proxy has it as CONNECT.
+    fn is_get(&self) -> bool {
+        matches!(self, Self::Upgrade | Self::Websocket(_))
     }
 }
 
 // === impl Failure ===
 
 impl Failure {
+    /// The connection has had its last request.
+    const CLOSED: Self = Self { kind: Kind::Unsent, source: None };
+
     fn refused(Invalid(reason): Invalid) -> Self {
         Self { kind: Kind::Refused(reason), source: None }
     }
@@ -176,8 +267,9 @@ impl Failure {
         Self { kind: Kind::Unsent, source: Some(source) }
     }
 
-    fn lost(source: hyper::Error, reused: bool) -> Self {
-        let kind = if source.is_parse() { Kind::Bad("it cannot be parsed") } else { Kind::Lost { reused } };
+    fn lost(source: hyper::Error, reused: bool, handshake: bool) -> Self {
+        let lost = Kind::Lost { reused, handshake };
+        let kind = if source.is_parse() { Kind::Bad("it cannot be parsed") } else { lost };
         Self { kind, source: Some(source) }
     }
 
@@ -198,6 +290,11 @@ impl Failure {
 
     /// The connection had been idle, and the endpoint may have closed it before it saw the request.
     pub(crate) fn is_stale(&self) -> bool {
-        self.kind == Kind::Lost { reused: true }
+        matches!(self.kind, Kind::Lost { reused: true, .. })
+    }
+
+    /// The request was a WebSocket's handshake, which is a GET.
+    pub(crate) fn is_handshake(&self) -> bool {
+        matches!(self.kind, Kind::Lost { handshake: true, .. })
     }
 }

@@ -68,6 +68,8 @@ enum At {
     ChunkEnd { cr: bool },
     /// A line of trailers.
     Trailers,
+    /// What follows CONNECT, whatever becomes of that: no request.
+    Tunnel,
     /// It does not matter any more.
     Spoilt,
 }
@@ -90,6 +92,7 @@ struct Framing {
     begun: bool,
     length: Option<u64>,
     chunked: bool,
+    connect: bool,
 }
 
 /// The line that is being read.
@@ -104,6 +107,7 @@ struct Line {
 /// A byte that will not do.
 struct Spoilt;
 
+const CONNECT: &[u8] = b"CONNECT ";
 const HEAD_END: &[u8] = b"\r\n\r\n";
 const CONTENT_LENGTH: &[u8] = b"content-length";
 const TRANSFER_ENCODING: &[u8] = b"transfer-encoding";
@@ -226,7 +230,7 @@ impl Scan {
     /// Follows what was read, and spoils the first byte that will not do. Tells whether it was one of a head.
     fn read(&mut self, bytes: &mut [u8]) -> bool {
         let (mut next, mut in_head) = (0, false);
-        while next < bytes.len() && self.at != At::Spoilt {
+        while next < bytes.len() && !matches!(self.at, At::Spoilt | At::Tunnel) {
             if let At::Body(left) | At::Chunk(left) = &mut self.at {
                 let skipped = (bytes.len() - next).min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= skipped as u64;
@@ -254,7 +258,7 @@ impl Scan {
             At::ChunkEnd { cr: false } if byte == b'\r' => Ok(At::ChunkEnd { cr: true }),
             At::ChunkEnd { cr: true } if byte == b'\n' => Ok(At::Size(Size::default())),
             At::ChunkEnd { .. } => Err(Spoilt),
-            At::Body(_) | At::Chunk(_) | At::Spoilt => Ok(self.at),
+            At::Body(_) | At::Chunk(_) | At::Tunnel | At::Spoilt => Ok(self.at),
         }
     }
 
@@ -262,6 +266,8 @@ impl Scan {
         // Looked at before the line's end, which must not be a line's end then.
         if byte == b'\r' && self.framing.begun {
             self.framing.field(self.line.start(), self.line.is_whole())?;
+        } else if byte == b'\r' {
+            self.framing.connect = self.line.start().starts_with(CONNECT);
         }
         match self.line.push(byte)? {
             // Empty lines before a request are passed over (RFC 9112 section 2.2).
@@ -325,6 +331,7 @@ impl Framing {
     /// What follows the head.
     fn body(self) -> At {
         match self.length {
+            _ if self.connect => At::Tunnel,
             _ if self.chunked => At::Size(Size::default()),
             Some(length) if length > 0 => At::Body(length),
             _ => At::Head,
@@ -415,6 +422,19 @@ mod tests {
         passes("POST / HTTP/1.1|Transfer-Encoding:  Chunked ||6|a\nb|c|A;x=\"y\";z|0123456789|0|||GET / HTTP/1.1||");
         passes("POST / HTTP/1.1|transfer-encoding: chunked||0|a: b|content-length: 7|||GET / HTTP/1.1||");
         passes("content-length: 5|x: y||GET / HTTP/1.1||");
+    }
+
+    #[test]
+    fn what_follows_connect_is_not_looked_at() {
+        let head = "||CONNECT a:80 HTTP/1.1|host: a|content-length: 5||".replace('|', "\r\n");
+        let after = "\ncontent-length: 5\r~";
+        let (seen, scan) = scanned(&format!("{head}{after}"), 1);
+        assert_eq!((seen, scan.at, scan.is_in_head()), (format!("{head}{after}"), At::Tunnel, false));
+        // It is the method alone.
+        check("GET /CONNECT HTTP/1.1|a: CONNECT ||\n", "GET /CONNECT HTTP/1.1|a: CONNECT ||~");
+        check("CONNECTS a:80 HTTP/1.1|CONNECT : 1||\n", "CONNECTS a:80 HTTP/1.1|CONNECT : 1||~");
+        let (seen, _) = scanned("CONNECT a:80 HTTP/1.1\r\nhost: a\n", 1);
+        assert_eq!(seen, "CONNECT a:80 HTTP/1.1\r\nhost: a~");
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Requests of HTTP/1.1 clients as HTTP/2 has them, and requests of any clients as HTTP/1.1 has them.
 
 use super::{
-    Asked,
+    Asked, Wanted,
+    client::Asks,
     fields::{self, Invalid},
-    tunnel::Upgrade,
+    websocket::{self, Key, Upgrade},
 };
+use h2::ext::Protocol;
 use http::{
     HeaderMap, HeaderValue, Method, Uri, Version, header,
     request::Parts,
@@ -12,13 +14,16 @@ use http::{
 };
 use std::mem;
 
-/// Makes a head of HTTP/1.1 one that can be sent in either version: the target has scheme and authority, and what
-/// concerned the connection is gone (RFC 9112 sections 3.2 and 3.3).
+/// Makes a head of HTTP/1.1 one that can be sent in either version: the target has scheme and authority, what concerned
+/// the connection is gone (RFC 9112 sections 3.2 and 3.3), and what asks for a WebSocket is extended CONNECT.
 ///
 /// `scheme`: of a target that has none. `ended`: there is no body.
 pub(super) fn accept(head: &mut Parts, scheme: &Scheme, ended: bool) -> Result<Asked, Invalid> {
     let host = host(&head.headers, head.version)?;
-    if head.method != Method::CONNECT {
+    let is_connect = head.method == Method::CONNECT;
+    if is_connect {
+        check_connect(&head.uri, &head.headers)?;
+    } else {
         head.uri = target(&head.method, mem::take(&mut head.uri), scheme, host)?;
     }
     head.headers.remove(header::HOST);
@@ -29,11 +34,32 @@ pub(super) fn accept(head: &mut Parts, scheme: &Scheme, ended: bool) -> Result<A
     // Without a body, behind which it would be hard to tell where HTTP ends.
     let upgrade = Upgrade::of(&head.headers).filter(|_| is_http11 && head.method == Method::GET && ended);
     let trailers = fields::strip(&mut head.headers) && is_http11;
-    let asked = Asked { trailers, last: head.method == Method::CONNECT, upgrade: upgrade.is_some() };
-    if let Some(upgrade) = upgrade {
-        head.extensions.insert(upgrade);
+    let wants = match upgrade {
+        None if is_connect => Wanted::Tunnel,
+        None => Wanted::Response,
+        Some(upgrade) => {
+            head.method = Method::CONNECT;
+            head.extensions.insert(Upgrade::PROTOCOL);
+            head.extensions.insert(upgrade);
+            // The least that it can be, but of a tunnel it would be the most.
+            head.headers.remove(header::CONTENT_LENGTH);
+            Wanted::Websocket(Key::of(&head.headers))
+        }
+    };
+    Ok(Asked { trailers, wants })
+}
+
+/// CONNECT names an authority and nothing else, and has no body that others could see in what follows (RFC 9112 section
+/// 3.2.3, RFC 9110 section 9.3.6).
+fn check_connect(target: &Uri, headers: &HeaderMap) -> Result<(), Invalid> {
+    if target.scheme().is_some() || target.path_and_query().is_some() {
+        return Err(Invalid("bad target"));
     }
-    Ok(asked)
+    authority(target.authority().map_or("", Authority::as_str).as_bytes())?;
+    if headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err(Invalid("CONNECT with a body"));
+    }
+    Ok(())
 }
 
 /// The one `host`. `None`: it is empty, or a client of HTTP/1.0 has sent none.
@@ -89,10 +115,19 @@ fn is_path(method: &Method, path: &PathAndQuery) -> bool {
 }
 
 /// Makes a head one that can be sent as HTTP/1.1 and read there in one way only (RFC 9113 section 8.3.1, RFC 9112
-/// section 3.2.1). Tells whether it asks for an upgrade. `ended`: there is no body.
-pub(super) fn send(head: &mut Parts, ended: bool) -> Result<bool, Invalid> {
+/// section 3.2.1). Tells what it asks for. `ended`: there is no body.
+pub(super) fn send(head: &mut Parts, ended: bool) -> Result<Asks, Invalid> {
     let uri::Parts { authority: named, path_and_query, .. } = mem::take(&mut head.uri).into_parts();
-    let path = path_and_query.filter(|path| is_path(&head.method, path)).ok_or(Invalid("bad path"))?;
+    let is_tunnel = head.method == Method::CONNECT;
+    let is_connect = is_tunnel && head.extensions.get::<Protocol>().is_none();
+    if is_tunnel && !is_connect {
+        head.method = Method::GET;
+    }
+    let uri = if is_connect {
+        Uri::from(named.clone().ok_or(Invalid("no authority"))?)
+    } else {
+        Uri::from(path_and_query.filter(|path| is_path(&head.method, path)).ok_or(Invalid("bad path"))?)
+    };
     let mut headers = mem::take(&mut head.headers);
     let host = send_host(named, &headers)?;
     headers.remove(header::HOST);
@@ -106,24 +141,39 @@ pub(super) fn send(head: &mut Parts, ended: bool) -> Result<bool, Invalid> {
     if trailers {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
-    let upgrade = head.extensions.remove::<Upgrade>();
-    let upgrades = upgrade.is_some();
-    if let Some(upgrade) = upgrade {
-        upgrade.put(&mut head.headers);
-    }
-    let has_length = head.headers.contains_key(header::CONTENT_LENGTH);
-    match head.method {
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE | Method::TRACE if ended => {}
-        _ if has_length => {}
-        // Or some servers would ask for it, with 411.
-        _ if ended => _ = head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0")),
-        // hyper would leave the body of a GET out.
-        _ => _ = head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
-    }
+    let asks = if is_tunnel {
+        tunnel(head, is_connect)
+    } else {
+        let has_length = head.headers.contains_key(header::CONTENT_LENGTH);
+        match head.method {
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE | Method::TRACE if ended => {}
+            _ if has_length => {}
+            // Or some servers would ask for it, with 411.
+            _ if ended => _ = head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0")),
+            // hyper would leave the body of a GET out.
+            _ => _ = head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
+        }
+        Asks::Response
+    };
     head.extensions.clear();
     head.version = Version::HTTP_11;
-    head.uri = Uri::from(path);
-    Ok(upgrades)
+    head.uri = uri;
+    Ok(asks)
+}
+
+/// Has a head ask for a tunnel. What it has of a length would be one of a body, behind which others may see a request.
+fn tunnel(head: &mut Parts, is_connect: bool) -> Asks {
+    head.headers.remove(header::CONTENT_LENGTH);
+    if is_connect {
+        return Asks::Connect;
+    }
+    match head.extensions.remove::<Upgrade>() {
+        Some(upgrade) => {
+            upgrade.put(&mut head.headers);
+            Asks::Upgrade
+        }
+        None => Asks::Websocket(websocket::to_http1(&mut head.headers)),
+    }
 }
 
 /// The host, which is the authority where there is one, and then no other.

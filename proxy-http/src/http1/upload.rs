@@ -1,4 +1,4 @@
-//! A request's body on its way to the task of its connection, frame by frame.
+//! A body on its way to the task of a connection, or from it, frame by frame.
 
 use crate::{
     pipe::{Held, Piped, hold},
@@ -15,21 +15,30 @@ use std::{
     time::Duration,
 };
 
-/// The end that a body's frames go in at.
+/// A body, and how it is sent: as fast as its frames are taken.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    shared: Arc<Shared>,
+    feed: Feed,
     stall: Stall,
 }
+
+/// The end that a body's frames go in at.
+#[derive(Debug)]
+pub(crate) struct Feed(Arc<Shared>);
 
 /// The end that hyper takes them from.
 #[derive(Debug)]
 pub(crate) struct Uploading(Arc<Shared>);
 
-/// The body broke, and so the request is not whole.
-#[derive(Debug, thiserror::Error)]
-#[error("the request's body broke")]
-pub(crate) struct Broken;
+/// The body broke, and so what it is of is not whole.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("the body broke")]
+    Lost,
+    /// For what became of the other direction.
+    #[error("the body was given up")]
+    GivenUp,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -53,14 +62,13 @@ struct Slot {
 impl Upload {
     /// Both ends. `ended`: there is no body. `stall`: how long nothing may be taken of it.
     pub(crate) fn new(ended: bool, stall: Duration) -> (Self, Uploading) {
-        let slot = Mutex::new(Slot { frame: None, end: ended.then_some(Ok(())), closed: false });
-        let shared = Arc::new(Shared { slot, sender: AtomicWaker::new(), receiver: AtomicWaker::new() });
-        (Self { shared: Arc::clone(&shared), stall: Stall::new(stall) }, Uploading(shared))
+        let (feed, uploading) = Feed::new(ended);
+        (Self { feed, stall: Stall::new(stall) }, uploading)
     }
 
     /// Whether all of the body is on its way.
     pub(crate) fn is_done(&self) -> bool {
-        self.shared.lock().end.is_some()
+        self.feed.0.lock().end.is_some()
     }
 
     /// Sends of `body` what is taken.
@@ -69,46 +77,31 @@ impl Upload {
         B: Body<Data = Bytes> + Unpin + 'static,
     {
         loop {
-            let waits = {
-                // Before the look: who takes a frame then wakes this task.
-                self.shared.sender.register(cx.waker());
-                let slot = self.shared.lock();
-                if slot.end.is_some() {
-                    return Poll::Ready(Piped::Done);
+            match self.feed.poll_room(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(ended)) => return Poll::Ready(ended),
+                Poll::Pending => {
+                    let ended = match hold(body, cx) {
+                        Held::Expired => Piped::Broken,
+                        Held::Data | Held::End => {
+                            ready!(self.stall.poll(cx));
+                            Piped::Stalled
+                        }
+                    };
+                    self.feed.put(None, Some(Err(Broken::Lost)));
+                    return Poll::Ready(ended);
                 }
-                if slot.closed {
-                    return Poll::Ready(Piped::Lost);
-                }
-                slot.frame.is_some()
-            };
-            if waits {
-                let ended = match hold(body, cx) {
-                    Held::Expired => Piped::Broken,
-                    Held::Data | Held::End => {
-                        ready!(self.stall.poll(cx));
-                        Piped::Stalled
-                    }
-                };
-                self.put(None, Some(Err(Broken)));
-                return Poll::Ready(ended);
             }
             self.stall.over();
             match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                Some(Ok(frame)) => self.put(Some(frame), body.is_end_stream().then_some(Ok(()))),
-                None => self.put(None, Some(Ok(()))),
+                Some(Ok(frame)) => self.feed.put(Some(frame), body.is_end_stream().then_some(Ok(()))),
+                None => self.feed.put(None, Some(Ok(()))),
                 Some(Err(_)) => {
-                    self.put(None, Some(Err(Broken)));
+                    self.feed.put(None, Some(Err(Broken::Lost)));
                     return Poll::Ready(Piped::Broken);
                 }
             }
         }
-    }
-
-    fn put(&self, frame: Option<Frame<Bytes>>, end: Option<Result<(), Broken>>) {
-        let mut slot = self.shared.lock();
-        (slot.frame, slot.end) = (frame, end);
-        drop(slot);
-        self.shared.receiver.wake();
     }
 
     /// Sends the rest of `body` by itself, and tells how that ended.
@@ -122,11 +115,64 @@ impl Upload {
     }
 }
 
+// === impl Feed ===
+
+impl Feed {
+    /// Both ends. `ended`: there is no body.
+    pub(crate) fn new(ended: bool) -> (Self, Uploading) {
+        let slot = Mutex::new(Slot { frame: None, end: ended.then_some(Ok(())), closed: false });
+        let shared = Arc::new(Shared { slot, sender: AtomicWaker::new(), receiver: AtomicWaker::new() });
+        (Self(Arc::clone(&shared)), Uploading(shared))
+    }
+
+    /// Ready when there is room for a frame, or else how the body ended.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<(), Piped>> {
+        // Before the look: who takes a frame then wakes this task.
+        self.0.sender.register(cx.waker());
+        let slot = self.0.lock();
+        if slot.end.is_some() {
+            Poll::Ready(Err(Piped::Done))
+        } else if slot.closed {
+            Poll::Ready(Err(Piped::Lost))
+        } else if slot.frame.is_some() {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Sends data, for which there must be room.
+    pub(crate) fn send(&self, data: Bytes) {
+        self.put(Some(Frame::data(data)), None);
+    }
+
+    /// Says that no more follows what was sent.
+    pub(crate) fn end(&self) {
+        self.end_with(Ok(()));
+    }
+
+    /// Says that more would have followed, but for the other direction.
+    pub(crate) fn give_up(&self) {
+        self.end_with(Err(Broken::GivenUp));
+    }
+
+    fn end_with(&self, end: Result<(), Broken>) {
+        self.0.lock().end.get_or_insert(end);
+        self.0.receiver.wake();
+    }
+
+    fn put(&self, frame: Option<Frame<Bytes>>, end: Option<Result<(), Broken>>) {
+        let mut slot = self.0.lock();
+        (slot.frame, slot.end) = (frame, end);
+        drop(slot);
+        self.0.receiver.wake();
+    }
+}
+
 /// A body that is given up before its end is none.
-impl Drop for Upload {
+impl Drop for Feed {
     fn drop(&mut self) {
-        self.shared.lock().end.get_or_insert(Err(Broken));
-        self.shared.receiver.wake();
+        self.end_with(Err(Broken::Lost));
     }
 }
 
@@ -144,10 +190,10 @@ impl Body for Uploading {
             self.0.sender.wake();
             return Poll::Ready(Some(Ok(frame)));
         }
-        match &slot.end {
+        match slot.end {
             None => Poll::Pending,
             Some(Ok(())) => Poll::Ready(None),
-            Some(Err(Broken)) => Poll::Ready(Some(Err(Broken))),
+            Some(Err(broken)) => Poll::Ready(Some(Err(broken))),
         }
     }
 

@@ -233,15 +233,6 @@ async fn messages_pass_as_they_came() {
 }
 
 #[tokio::test]
-async fn connect_is_501() {
-    let mut rig = Rig::defaults();
-    let (mut client, _endpoint) = (rig.client().await, rig.endpoint().await);
-    let req = Request::connect("test.example:443").body(()).unwrap();
-    let (response, _) = client.send_request(req, false).unwrap();
-    assert_eq!(response.await.unwrap().status(), 501);
-}
-
-#[tokio::test]
 async fn requests_go_to_a_new_connection_when_the_old_one_is_lost() {
     let mut rig = Rig::defaults();
     let (mut client, first) = (rig.client().await, rig.endpoint().await);

@@ -253,7 +253,7 @@ async fn what_goes_out_is_what_a_strict_reader_sees_come_in() {
         // Where something is missing, nothing comes any more.
         let _ = timeout(Duration::from_secs(60), async { while client.more().await {} }).await;
         // Whoever has a proxy keeps its connections.
-        drop((client, rig.proxy));
+        drop((client, rig.proxy, rig.server, rig.endpoints));
         timeout(Duration::from_secs(60), endpoints).await.expect("the proxy is gone").unwrap();
 
         let seen = seen.lock().unwrap().clone();

@@ -377,16 +377,6 @@ async fn a_client_that_goes_cancels_its_request() {
     }
 }
 
-#[tokio::test]
-async fn connect_is_refused_and_what_follows_is_no_request() {
-    let mut rig = Rig::defaults();
-    let (mut client, _endpoint) = connect(&mut rig).await;
-    client.send("CONNECT a:80 HTTP/1.1|host: a:80||GET / HTTP/1.1|host: a||").await;
-    let rest = client.rest().await;
-    assert!(rest.starts_with("HTTP/1.1 501 Not Implemented\r\n") && rest.contains("connection: close\r\n"), "{rest}");
-    assert_eq!(rig.stats.requests(), 1);
-}
-
 /// How often each of the last two limits was reached.
 fn limits(rig: &Rig) -> [u64; 2] {
     let limits: HashMap<_, _> = rig.stats.transport(Peer::Client).limits().collect();

@@ -362,15 +362,22 @@ fn connect_never_ends_the_connection() {
     let connect = |fields: &[u8], data: Option<&[u8]>, expect: &str| {
         check_message(&Message { head: &[b":method=CONNECT|", fields].concat(), data, trailers: None }, expect);
     };
-    connect(b":authority=a.test:443", None, "501");
-    connect(b":authority=a.test:443", Some(b"ab"), "501");
-    connect(b"", None, "501");
-    connect(b":authority=a.test:443|content-length=0", None, "501");
+    connect(b":authority=a.test:443", None, "CONNECT a.test:443 -");
+    connect(b":authority=a.test:443", Some(b"ab"), "CONNECT a.test:443 - [ab]");
+    connect(b":authority=a.test:443|host=A.test:443|x=1", None, "CONNECT a.test:443 - host=A.test:443 x=1");
+    connect(b":authority=a.test:443|host=a.test", None, "400");
+    connect(b":authority=a.test:443|x=1 ", None, "400");
+    connect(b"", None, "400");
+    connect(b":authority=a.test", None, "400");
+    connect(b":authority=a.test:", None, "400");
+    connect(b":authority=a.test:0", None, "400");
+    connect(b":authority=a.test:443|content-length=0", None, "400");
     connect(b":authority=a.test:443|content-length=5", None, RESET);
-    connect(b":authority=a.test:443|content-length=2", Some(b"ab"), "501");
+    connect(b":authority=a.test:443|content-length=2", Some(b"ab"), "400");
     connect(b":authority=a.test:443|content-length=5", Some(b"ab"), RESET);
     connect(b":authority=a.test:443|content-length=1", Some(b"ab"), RESET);
-    connect(b":authority=u@a.test:99999", None, "501");
+    connect(b":authority=u@a.test:99999", None, "400");
+    connect(b":authority=u@a.test:443", None, "400");
     connect(b":scheme=http|:path=/|:authority=a.test:443", None, RESET);
     connect(b":path=/|:authority=a.test:443", None, RESET);
     connect(b":scheme=http|:authority=a.test:443", None, RESET);

@@ -3,6 +3,7 @@
 mod answers;
 mod balance;
 mod client_cert;
+mod connect;
 mod extended_connect;
 mod frames;
 mod framing;
@@ -20,3 +21,4 @@ mod stalls;
 mod support;
 mod truncation;
 mod turns;
+mod websockets;

@@ -47,7 +47,8 @@ pub(crate) struct Rig {
     /// Where both sides' connections buffer.
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) limits: Arc<proxy::Limits>,
-    server: Server,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) server: Server,
     pub(crate) proxy: Proxy,
 }
 
@@ -145,12 +146,15 @@ impl Rig {
             .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
             .buffer_in(Arc::clone(&buffers));
         let limits = Arc::new(proxy::Limits::new(params));
-        let proxy = Proxy::new(endpoints(connect), Arc::clone(&limits), Arc::clone(&stats)).for_client(known);
+        let endpoints = endpoints(connect);
+        let asked = endpoints.clone();
+        let proxy = Proxy::new(endpoints.clone(), Arc::clone(&limits), Arc::clone(&stats)).for_client(known);
         let server = Server::new(server)
             .unwrap()
+            .extended_connect(move || asked.take_extended_connect())
             .count_on(Arc::clone(stats.transport(Peer::Client)))
             .buffer_in(Arc::clone(&buffers));
-        let mut rig = Self { client_io: None, endpoint_ios, stats, buffers, limits, server, proxy };
+        let mut rig = Self { client_io: None, endpoint_ios, stats, buffers, limits, endpoints, server, proxy };
         rig.client_io = Some(rig.connect(1 << 20).0);
         rig
     }
