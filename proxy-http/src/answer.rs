@@ -80,6 +80,11 @@ impl Answer {
         Self { status: StatusCode::NOT_IMPLEMENTED, code: grpc::Code::Unimplemented, reason: reason.into() }
     }
 
+    /// The endpoint takes no extended CONNECT.
+    pub(crate) fn no_extended_connect() -> Self {
+        Self::unimplemented("the endpoint does not take WebSocket over HTTP/2")
+    }
+
     /// The response's head, to go with an empty body: for gRPC one without messages ("trailers-only").
     pub(crate) fn into_response(self, grpc: bool) -> Response<()> {
         let mut rsp = Response::new(());

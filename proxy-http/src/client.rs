@@ -16,7 +16,7 @@ use crate::{
     stats::Transport,
 };
 use bytes::Bytes;
-use h2::Reason;
+use h2::{Reason, ext};
 use http::{Request, Response, Version, request::Parts};
 use http_body::Body;
 use http_h2::{ClientParams, FlowControl, OutOfRange};
@@ -688,6 +688,11 @@ where
     /// Whether it asks for a tunnel.
     pub(crate) fn is_connect(&self) -> bool {
         self.head.is_connect()
+    }
+
+    /// Whether it asks for one as RFC 8441 has it.
+    pub(crate) fn is_extended_connect(&self) -> bool {
+        self.head.is_connect() && self.head.extensions().get::<ext::Protocol>().is_some()
     }
 
     /// Sends the rest of the request by itself, and tells how that ended.

@@ -66,6 +66,13 @@ impl Head {
         *method == Method::CONNECT
     }
 
+    pub(crate) fn extensions(&self) -> &Extensions {
+        match self {
+            Self::Whole { head, .. } => &head.extensions,
+            Self::Taken(copy) => &copy.extensions,
+        }
+    }
+
     /// The size of a head that was taken, as RFC 9113 section 6.5.2 counts it.
     pub(crate) fn list_size(&self) -> Option<usize> {
         match self {

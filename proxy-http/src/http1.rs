@@ -40,7 +40,7 @@ mod request;
 mod response;
 mod sending;
 mod still;
-mod tunnel;
+pub(crate) mod tunnel;
 pub(crate) mod upload;
 pub(crate) mod websocket;
 

@@ -9,7 +9,7 @@ use crate::{
     endpoints::Attempt,
     grpc,
     head::CLIENT_CERT,
-    http1::websocket,
+    http1::{tunnel, websocket},
     hygiene,
     now::now,
     pipe::{Held, Piped},
@@ -56,13 +56,15 @@ use tower_service::Service;
 /// | trailers of a gRPC response have no status, as those above the header list size | RST_STREAM(INTERNAL_ERROR) |
 /// | too many header fields, or a path and query too long | 431 or 414, gRPC status 8 |
 /// | the client may not call | 403, gRPC status 7 |
+/// | extended CONNECT (RFC 8441), or a WebSocket of HTTP/1.1, that an endpoint does not take | 501 |
 /// | deadline before the head | 504, gRPC status 4 |
 /// | deadline after the head | RST_STREAM(CANCEL) |
 ///
 /// A request that was certainly not processed is sent again, and some others as [`retry::Params`] say. gRPC requests
 /// are answered with HTTP status 200 and the gRPC status, without messages. A client of HTTP/1.1 gets 502 or, where the
 /// request was not processed, 503 instead of a reset before the head; after it its connection is closed.
-/// `x-forwarded-client-cert` is never passed on as a client sent it.
+/// `x-forwarded-client-cert` is never passed on as a client sent it. CONNECT goes to an endpoint like other requests, whatever
+/// host it names.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
@@ -391,6 +393,10 @@ impl Exchange {
         loop {
             let room = endpoints.room(limits.params.failfast_timeout).await;
             room.inspect_err(|_| stats.count_failfast())?;
+            // Those that are connected by now may be others. One that is sent it all the same might end the connection.
+            if self.request.as_ref().expect(UNANSWERED).is_extended_connect() && endpoints.refuse_extended_connect() {
+                return Err(Answer::no_extended_connect());
+            }
             if self.send(Instant::now(), avoid) {
                 return Ok(());
             }
@@ -449,7 +455,7 @@ impl Exchange {
     fn pass_on(mut self: Box<Self>, head: response::Parts) -> Response<Body> {
         if let Some(mut request) = self.request.take_if(|request| !request.is_done()) {
             // A tunnel lasts as long as both sides want.
-            if request.is_connect() && (head.status.is_success() || head.status == StatusCode::SWITCHING_PROTOCOLS) {
+            if request.is_connect() && tunnel::follows(head.status) {
                 self.deadline = None;
             }
             request.body_mut().forget();
@@ -598,12 +604,11 @@ impl Shared {
             Some(protocol) if endpoints.is_http1() && !websocket::is_websocket(protocol) => {
                 return Some(Answer::unimplemented("of extended CONNECT, HTTP/1.1 has a form for WebSocket alone"));
             }
-            Some(_) if endpoints.is_http1() || !from_http1 => hygiene::request(req),
-            // To clients of HTTP/2 it was said that the endpoints take it.
-            Some(_) if endpoints.refuse_extended_connect() => {
-                return Some(Answer::unimplemented("the endpoint does not take WebSocket over HTTP/2"));
+            Some(_) if endpoints.refuse_extended_connect() => return Some(Answer::no_extended_connect()),
+            Some(_) if from_http1 && !endpoints.is_http1() => {
+                hygiene::request(req).and_then(|()| websocket::to_http2(req))
             }
-            Some(_) => hygiene::request(req).and_then(|()| websocket::to_http2(req)),
+            Some(_) => hygiene::request(req),
         };
         let malformed = checked.err()?;
         self.stats.transport(Side::Client).count_malformed();

@@ -9,6 +9,7 @@ use crate::{
     stats::StreamLimit,
 };
 use bytes::{Buf as _, Bytes};
+use http::StatusCode;
 use http_body::Body;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -84,6 +85,11 @@ enum Written {
 /// How much is read at once, in bytes. It is copied, so that a tunnel on which nothing comes keeps no room for it.
 const PIECE: usize = 16 << 10;
 const UNPOISONED: &str = "nothing panics with the lock held";
+
+/// Whether a response with this status to a request for a tunnel is the last of HTTP.
+pub(crate) fn follows(status: StatusCode) -> bool {
+    status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS
+}
 
 // === impl Tunnel ===
 

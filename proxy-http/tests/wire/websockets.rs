@@ -212,6 +212,33 @@ async fn they_are_refused_where_the_endpoint_does_not_announce_them() {
 }
 
 #[tokio::test]
+async fn they_are_refused_by_what_is_connected_when_it_is() {
+    let mut rig = Rig::defaults();
+    let mut client = Raw::new(rig.client_io.take().unwrap());
+    client.send(UPGRADE).await;
+    while rig.limits.waiting() == 0 {
+        yield_now().await;
+    }
+    let mut endpoint = rig.endpoint().await;
+    assert_eq!(client.receive().await.status, 501);
+    client.send("GET / HTTP/1.1|host: a||").await;
+    assert_eq!(endpoint.asked().await.request.method(), Method::GET, "it is the first");
+}
+
+#[tokio::test]
+async fn of_http_2_they_are_refused_where_an_endpoint_has_changed() {
+    let mut rig = Rig::defaults();
+    let first = http2_endpoint(&mut rig).await;
+    let mut client = http2_client(&mut rig).await;
+    first.kill();
+    let mut second = rig.endpoint().await;
+    let (response, _to) = client.send_request(extended("websocket").body(()).unwrap(), false).unwrap();
+    assert_eq!(response.await.unwrap().status(), 501);
+    let (_response, _) = client.send_request(crate::support::get(), true).unwrap();
+    assert_eq!(second.asked().await.request.method(), Method::GET, "it is the first");
+}
+
+#[tokio::test]
 async fn handshakes_that_http_2_has_no_form_for_are_400() {
     for (from, to) in [
         ("sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==|", ""),
