@@ -16,3 +16,4 @@ mod protection;
 mod stalls;
 mod support;
 mod tls;
+mod tunnels;
