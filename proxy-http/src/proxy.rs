@@ -19,7 +19,10 @@ use crate::{
 };
 use bytes::Bytes;
 use h2::{Reason, ext::Protocol};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, response, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::CONTENT_LENGTH, response,
+    uri::PathAndQuery,
+};
 use http_body::{Frame, SizeHint};
 use std::{
     fmt,
@@ -452,11 +455,12 @@ impl Exchange {
         }
     }
 
-    fn pass_on(mut self: Box<Self>, head: response::Parts) -> Response<Body> {
+    fn pass_on(mut self: Box<Self>, mut head: response::Parts) -> Response<Body> {
         if let Some(mut request) = self.request.take_if(|request| !request.is_done()) {
-            // A tunnel lasts as long as both sides want.
+            // A tunnel lasts as long as both sides want, and has no length.
             if request.is_connect() && tunnel::follows(head.status) {
                 self.deadline = None;
+                head.headers.remove(CONTENT_LENGTH);
             }
             request.body_mut().forget();
             let endpoint = Arc::clone(self.shared.stats.transport(Side::Endpoint));
