@@ -348,6 +348,8 @@ fn poll_http1(
             }
             Ok(frame)
         }
+        // RFC 8441 section 5.
+        Err(Broken::Reset) => Err(Error { kind: Kind::Reset(Reason::CANCEL), passed_on: Reason::CANCEL.into() }),
         Err(Broken::Lost) => Err(Error { kind: Kind::Lost, passed_on: side.lost().into() }),
         Err(Broken::GivenUp) => Err(Error { kind: Kind::GivenUp, passed_on: Reason::CANCEL.into() }),
     }))
@@ -376,7 +378,8 @@ impl Error {
         Self { kind: Kind::CutOff, passed_on: Reason::INTERNAL_ERROR.into() }
     }
 
-    /// The code of the peer's RST_STREAM, where that is what ended the body.
+    /// The code of the peer's RST_STREAM, where that is what ended the body; CANCEL for a tunnel of HTTP/1.1 whose connection
+    /// was reset.
     #[must_use]
     pub fn reset(&self) -> Option<u32> {
         match self.kind {

@@ -456,6 +456,12 @@ impl Exchange {
     }
 
     fn pass_on(mut self: Box<Self>, mut head: response::Parts) -> Response<Body> {
+        let outcome = match retry::is_gateway_error(head.status) {
+            // It speaks of the host that is named, not of the endpoint.
+            true if self.is_plain_connect() => Outcome::Unknown,
+            true => Outcome::Failure,
+            false => Outcome::Success,
+        };
         if let Some(mut request) = self.request.take_if(|request| !request.is_done()) {
             // A tunnel lasts as long as both sides want, and has no length.
             if request.is_connect() && tunnel::follows(head.status) {
@@ -473,9 +479,12 @@ impl Exchange {
         self.request = None;
         self.status = Some(head.status);
         self.grpc_status = if self.grpc { grpc::status(&head.headers) } else { None };
-        let failed = retry::is_gateway_error(head.status) || self.is_unavailable();
-        self.set(if failed { Outcome::Failure } else { Outcome::Success });
+        self.set(if self.is_unavailable() { Outcome::Failure } else { outcome });
         Response::from_parts(head, Body(self))
+    }
+
+    fn is_plain_connect(&self) -> bool {
+        self.request.as_ref().is_some_and(|request| request.is_connect() && !request.is_extended_connect())
     }
 
     fn is_unavailable(&self) -> bool {

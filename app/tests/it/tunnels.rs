@@ -9,9 +9,10 @@ use crate::{
 };
 use bytes::Bytes;
 use data_encoding::BASE64;
-use h2::{RecvStream, SendStream, client, ext::Protocol, server};
+use h2::{Reason, RecvStream, SendStream, client, ext::Protocol, server};
 use http::{Method, Request, Response};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use socket2::SockRef;
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -19,6 +20,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::mpsc,
     time::timeout,
 };
 
@@ -45,6 +47,9 @@ async fn http1_endpoint() -> SocketAddr {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let head = head(&mut stream).await;
+                if head.is_empty() {
+                    return;
+                }
                 let rsp = match head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")) {
                     Some(key) => format!(
                         "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
@@ -89,11 +94,12 @@ async fn http2_endpoint() -> SocketAddr {
     addr
 }
 
-/// A head, and not a byte more.
+/// A head, and not a byte more. Empty: the connection was closed.
 async fn head(io: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(io.read_u8().await.unwrap());
+        let Ok(byte) = io.read_u8().await else { return String::new() };
+        head.push(byte);
     }
     String::from_utf8(head).unwrap()
 }
@@ -194,6 +200,49 @@ async fn tunnels_of_http_1_1_reach_an_endpoint_of_either_version() {
         assert_eq!(head, "HTTP/1.1 200 OK\r\n\r\n", "{protocol}");
         echoes(stream).await;
     }
+}
+
+#[tokio::test]
+async fn a_tcp_reset_is_a_reset_of_the_stream_and_the_other_way_round() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = tls::start(listener.local_addr().unwrap(), &[("CONNECT_PROTOCOL", "http1")]);
+    // Each worker has connections, of which few get a request.
+    let (asked, mut streams) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let asked = asked.clone();
+            tokio::spawn(async move {
+                if !head(&mut stream).await.is_empty() {
+                    let _ = asked.send(stream);
+                }
+            });
+        }
+    });
+    for endpoint_resets in [true, false] {
+        let mut client = crate::support::connect(app.proxy).await;
+        let (response, mut to) =
+            client.send_request(Request::connect("test.example:443").body(()).unwrap(), false).unwrap();
+        let mut stream = timeout(PATIENCE, streams.recv()).await.expect("it is asked").unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello").await.unwrap();
+        let mut rsp = timeout(PATIENCE, response).await.expect("it is answered").unwrap().into_body();
+        assert_eq!(rsp.data().await.unwrap().unwrap(), "hello");
+        if endpoint_resets {
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(stream);
+            let error = timeout(PATIENCE, rsp.data()).await.expect("it ends").unwrap().unwrap_err();
+            assert!(error.is_reset() && error.reason() == Some(Reason::CANCEL), "{error}");
+        } else {
+            to.send_reset(Reason::CONNECT_ERROR);
+            let read = timeout(PATIENCE, stream.read(&mut [0])).await.expect("it ends");
+            assert!(matches!(read, Ok(0) | Err(_)));
+        }
+    }
+
+    let app = App::start(http2_endpoint().await, &[]);
+    let (stream, _) = open(&app, "CONNECT test.example:443 HTTP/1.1\r\nhost: test.example:443\r\n\r\n").await;
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    app.counted("http2_resets_total{direction=\"outbound\",peer=\"src\",code=\"unknown\"} 1").await;
 }
 
 #[tokio::test]

@@ -30,11 +30,14 @@ pub(crate) struct Feed(Arc<Shared>);
 #[derive(Debug)]
 pub(crate) struct Uploading(Arc<Shared>);
 
-/// The body broke, and so what it is of is not whole.
+/// Why a body is not whole.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum Broken {
-    #[error("the body broke")]
+    #[error("the message broke off")]
     Lost,
+    /// Who sends it has given it up, as after a reset.
+    #[error("the body was reset")]
+    Reset,
     /// For what became of the other direction.
     #[error("the body was given up")]
     GivenUp,
@@ -88,7 +91,7 @@ impl Upload {
                             Piped::Stalled
                         }
                     };
-                    self.feed.put(None, Some(Err(Broken::Lost)));
+                    self.feed.put(None, Some(Err(Broken::Reset)));
                     return Poll::Ready(ended);
                 }
             }
@@ -97,7 +100,7 @@ impl Upload {
                 Some(Ok(frame)) => self.feed.put(Some(frame), body.is_end_stream().then_some(Ok(()))),
                 None => self.feed.put(None, Some(Ok(()))),
                 Some(Err(_)) => {
-                    self.feed.put(None, Some(Err(Broken::Lost)));
+                    self.feed.put(None, Some(Err(Broken::Reset)));
                     return Poll::Ready(Piped::Broken);
                 }
             }
@@ -172,7 +175,7 @@ impl Feed {
 /// A body that is given up before its end is none.
 impl Drop for Feed {
     fn drop(&mut self) {
-        self.end_with(Err(Broken::Lost));
+        self.end_with(Err(Broken::Reset));
     }
 }
 

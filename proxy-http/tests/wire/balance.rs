@@ -361,6 +361,27 @@ async fn failing_endpoints_are_left_alone_but_not_the_last_half() {
 }
 
 #[tokio::test]
+async fn endpoints_are_not_blamed_for_the_hosts_that_clients_connect_to() {
+    let fail = |mut asked: Asked| async move {
+        let _ = asked.respond.send_response(Response::builder().status(502).body(()).unwrap(), true);
+    };
+    let endpoints = [endpoint(None, fail).await, endpoint(None, fail).await];
+    let breaker = breaker::Params { consecutive_failures: 3, ..breaker::Params::default() };
+    let mut rig = Rig::new(&sockets(&endpoints), endpoints::Params { breaker, ..params() }, PARAMS).await;
+    let ejected = |rig: &Rig| rig.endpoints.status().iter().any(|one| one.state == State::Ejected);
+    for _ in 0..50 {
+        let connect = http::Request::connect("down.example:443").body(()).unwrap();
+        let (response, _to) = rig.client.send_request(connect, false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 502);
+        assert!(!ejected(&rig));
+    }
+    for _ in 0..50 {
+        rig.send().await.unwrap();
+    }
+    assert!(ejected(&rig), "for others they are");
+}
+
+#[tokio::test]
 async fn one_request_tries_whether_an_ejected_endpoint_is_back() {
     let (well, is_well) = watch::channel(false);
     let sometimes = move |mut asked: Asked| {
