@@ -9,6 +9,7 @@ mod files;
 mod reload;
 mod server;
 mod stats;
+mod stream;
 mod throttle;
 
 pub(crate) use client::{Client, TlsConnector};

@@ -7,6 +7,7 @@ use super::{
     provider,
     reload::{Reload, Reloadable},
     stats::{Failure, Stats},
+    stream::Stream,
 };
 use crate::{connector::TcpConnector, dns::Target};
 use app_env::{ConnectTls, HostPort};
@@ -125,7 +126,7 @@ impl Client {
         host: Option<&str>,
         stream: TcpStream,
         protocol: Protocol,
-    ) -> Result<TlsStream<TcpStream>, ConnectError> {
+    ) -> Result<Stream<TlsStream<TcpStream>>, ConnectError> {
         let handshake = self.stats.start();
         let name = match (&self.server_name, host) {
             (Some(name), _) => Ok(name.clone()),
@@ -159,7 +160,7 @@ impl Client {
         if chosen == Some(alpn(protocol)) || (protocol == Protocol::Http1 && chosen.is_none()) {
             let version = session.protocol_version();
             handshake.done(version);
-            return Ok(stream);
+            return Ok(Stream::new(stream, protocol == Protocol::Http2));
         }
         let chosen = chosen.map_or_else(|| "nothing".to_owned(), |name| name.escape_ascii().to_string());
         handshake.failed(Failure::Alpn);
@@ -185,7 +186,7 @@ impl TlsConnector {
 }
 
 impl Service<Target> for TlsConnector {
-    type Response = TlsStream<TcpStream>;
+    type Response = Stream<TlsStream<TcpStream>>;
     type Error = BoxError;
     // Boxed once a connection.
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;

@@ -7,6 +7,7 @@ use super::{
     provider,
     reload::{Reload, Reloadable},
     stats::{Failure, Stats},
+    stream::Stream,
 };
 use app_env::{ClientAuth, ClientCert, ServerTls};
 use proxy_http::{Protocol, proxy};
@@ -29,7 +30,7 @@ pub(crate) struct Server {
 /// A client that has shown what it must.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    pub(crate) stream: TlsStream<TcpStream>,
+    pub(crate) stream: Stream<TlsStream<TcpStream>>,
     pub(crate) client: proxy::Client,
     /// What was agreed on by ALPN. `None`: nothing.
     pub(crate) protocol: Option<Protocol>,
@@ -92,6 +93,7 @@ impl Server {
                     H2 => Protocol::Http2,
                     _ => Protocol::Http1,
                 });
+                let stream = Stream::new(stream, protocol == Some(Protocol::Http2));
                 Some(Accepted { stream, client, protocol })
             }
             Err(error) => {
