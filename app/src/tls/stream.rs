@@ -16,7 +16,8 @@ use tokio_rustls::{client, server};
 /// A connection whose handshake is done.
 #[derive(Debug)]
 pub(crate) struct Stream<S> {
-    inner: S,
+    /// In a box, since its kilobyte would be in each future that it is handed to on its way, as long as the task lives.
+    inner: Box<S>,
     /// Whether flushes may wait for what follows.
     batches: bool,
     /// Whether something follows the last write.
@@ -47,11 +48,11 @@ impl<S: Session> Stream<S> {
         if http2 {
             inner.set_limit(LIMIT);
         }
-        Self { inner, batches: http2, more: false, taken: 0 }
+        Self { inner: Box::new(inner), batches: http2, more: false, taken: 0 }
     }
 
     fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        ready!(Pin::new(&mut *self.inner).poll_flush(cx))?;
         self.taken = 0;
         Poll::Ready(Ok(()))
     }
@@ -59,7 +60,7 @@ impl<S: Session> Stream<S> {
 
 impl<S: Session> AsyncRead for Stream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_read(cx, buf)
+        Pin::new(&mut *self.get_mut().inner).poll_read(cx, buf)
     }
 }
 
@@ -75,7 +76,7 @@ impl<S: Session> AsyncWrite for Stream<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if !this.batches {
-            return Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
+            return Pin::new(&mut *this.inner).poll_write_vectored(cx, bufs);
         }
         if this.taken >= BATCH {
             ready!(this.poll_write_all(cx))?;
@@ -101,7 +102,7 @@ impl<S: Session> AsyncWrite for Stream<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+        Pin::new(&mut *self.get_mut().inner).poll_shutdown(cx)
     }
 }
 
