@@ -72,7 +72,8 @@ pub(crate) struct Place {
 
 /// All that serves one direction on one worker.
 struct Stack {
-    server: Server,
+    /// Each connection's task would hold its half a kilobyte.
+    server: Arc<Server>,
     proxy: Proxy,
     tcp: TcpParams,
     tls: Option<Arc<tls::Server>>,
@@ -130,7 +131,7 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::UnboundedReceiver<Accepte
         };
         let Stack { server, proxy, tcp, tls, log } = &stacks[direction];
         set_options(&stream, tcp);
-        let (server, proxy, mut stop) = (server.clone(), proxy.clone(), stop.clone());
+        let (server, proxy, mut stop) = (Arc::clone(server), proxy.clone(), stop.clone());
         // A task ends when the client closes, or when the process drains. That `stop` lives in it holds the drain up.
         match tls.clone() {
             None => {
@@ -208,6 +209,7 @@ impl Stack {
             .count_on(Arc::clone(stats.transport(Peer::Client)))
             .extended_connect(move || asked.take_extended_connect());
         let log = Arc::default();
+        let server = Arc::new(server);
         (Self { server, proxy, tcp: direction.accept, tls: tls.server.clone(), log }, endpoints)
     }
 }
