@@ -6,7 +6,7 @@ use http_h2::ClientKeepAlive;
 use std::{
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
 };
@@ -43,6 +43,8 @@ pub(crate) struct Streams {
     waker: Mutex<Option<Waker>>,
     /// Those that were reset because what came on them is malformed.
     malformed: AtomicUsize,
+    /// The peer has sent an interim response, or what may be one.
+    interim: AtomicBool,
 }
 
 /// One open stream, counted while it lives: its reference is the count.
@@ -175,6 +177,11 @@ impl Streams {
         self.held.fetch_sub(1, Relaxed);
     }
 
+    /// The peer sends interim responses.
+    pub(crate) fn expect_interim(&self) {
+        self.interim.store(true, Relaxed);
+    }
+
     /// One that is held will be for some time: wakes the connection if that makes too many.
     pub(crate) fn stuck(&self) {
         if self.held() >= self.wakes_at.load(Relaxed)
@@ -204,6 +211,11 @@ impl OpenStream {
             self.held = held;
             if held { self.streams.hold() } else { self.streams.let_go() }
         }
+    }
+
+    /// Whether interim responses may come.
+    pub(crate) fn expects_interim(&self) -> bool {
+        self.streams.interim.load(Relaxed)
     }
 
     /// What came on it is malformed.

@@ -1,6 +1,6 @@
-//! What an endpoint's first SETTINGS announce that h2 keeps to itself.
+//! What an endpoint says that h2 keeps to itself: what its first SETTINGS announce, and that it sends interim responses.
 
-use crate::activity::Activity;
+use crate::{activity::Activity, interim::Scan};
 use pin_project_lite::pin_project;
 use std::{
     io::{self, IoSlice},
@@ -11,15 +11,17 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pin_project! {
-    /// A transport from an endpoint, the first frame of which is looked at.
+    /// A transport from an endpoint, the first frame of which is looked at, and the start of others.
     ///
-    /// That is its SETTINGS (RFC 9113 section 3.4). What it says later is not seen: endpoints say it once.
+    /// The first is its SETTINGS (RFC 9113 section 3.4). What it announces later is not seen: endpoints do so once.
     #[derive(Debug)]
     pub(crate) struct Announced<I> {
         #[pin]
         inner: I,
         // What has come of the frame. `None`: all of it, or it is none.
         first: Option<Vec<u8>>,
+        // `None`: there was an interim response.
+        scan: Option<Scan>,
         activity: Arc<Activity>,
     }
 }
@@ -35,7 +37,7 @@ const MAX_HEADER_LIST_SIZE: u16 = 6;
 impl<I> Announced<I> {
     /// Notes on `activity` what comes.
     pub(crate) fn new(inner: I, activity: &Arc<Activity>) -> Self {
-        Self { inner, first: Some(Vec::new()), activity: Arc::clone(activity) }
+        Self { inner, first: Some(Vec::new()), scan: Some(Scan::default()), activity: Arc::clone(activity) }
     }
 }
 
@@ -44,6 +46,12 @@ impl<I: AsyncRead> AsyncRead for Announced<I> {
         let this = self.project();
         let before = buf.filled().len();
         ready!(this.inner.poll_read(cx, buf))?;
+        if let Some(scan) = this.scan
+            && scan.read(&buf.filled()[before..])
+        {
+            this.activity.open_streams().expect_interim();
+            *this.scan = None;
+        }
         if let Some(first) = this.first {
             first.extend_from_slice(&buf.filled()[before..]);
             match settings(first) {

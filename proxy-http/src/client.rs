@@ -8,6 +8,7 @@ use crate::{
     head::Head,
     http1::{self, client::To},
     hygiene,
+    interim::Room,
     io::Io,
     ping::{self, Finding},
     pipe::{Pipe, Piped},
@@ -86,6 +87,7 @@ pub(crate) struct Outgoing<B> {
     sent: Option<Result<Sent, Error>>,
     /// Where the body goes in HTTP/1.1. `None`: it goes nowhere, or to a stream of HTTP/2.
     http1: Option<To>,
+    interim: Room,
 }
 
 enum Sent {
@@ -623,7 +625,7 @@ where
     /// `strip`: see [`Head::Whole`].
     pub(crate) fn new(head: Parts, body: B, strip: bool) -> Self {
         let head = Head::Whole { head, strip };
-        Self { head, upload: Pipe::new(body, Reason::CANCEL), sent: None, http1: None }
+        Self { head, upload: Pipe::new(body, Reason::CANCEL), sent: None, http1: None, interim: Room::new() }
     }
 
     pub(crate) fn body_mut(&mut self) -> &mut B {
@@ -638,14 +640,21 @@ where
 
     /// Ready with the response when it has been sent; the request may still be on its way then.
     pub(crate) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
-        if let Some(Ok(Sent::Http2 { response, .. })) = &mut self.sent {
+        if let Some(Ok(Sent::Http2 { response, stream, .. })) = &mut self.sent {
             let responded = match self.upload.poll(cx) {
                 Poll::Ready(Piped::Broken) => Err(Error::REQUEST_BROKEN),
                 Poll::Ready(Piped::Stalled) => Err(Error::STALLED),
-                _ => ready!(Pin::new(response).poll(cx)).map_err(Error::unanswered).and_then(|mut rsp| {
-                    let length = hygiene::response(&mut rsp).map_err(|_| Error::RESPONSE_MALFORMED)?;
-                    Ok((rsp, length))
-                }),
+                _ => {
+                    while stream.expects_interim()
+                        && let Poll::Ready(Some(Ok(rsp))) = response.poll_informational(cx)
+                    {
+                        self.interim.pass(rsp);
+                    }
+                    ready!(Pin::new(response).poll(cx)).map_err(Error::unanswered).and_then(|mut rsp| {
+                        let length = hygiene::response(&mut rsp).map_err(|_| Error::RESPONSE_MALFORMED)?;
+                        Ok((rsp, length))
+                    })
+                }
             };
             let Some(Ok(Sent::Http2 { stream, activity, .. })) = self.sent.take() else { unreachable!() };
             if responded.as_ref().is_err_and(Error::is_response_malformed) {
@@ -659,7 +668,7 @@ where
             }));
         }
         if let Some(Ok(Sent::Http1(sent))) = &mut self.sent {
-            let sending = self.http1.as_mut().map(|to| to.poll(self.upload.body_mut(), cx));
+            let sending = self.http1.as_mut().map(|to| to.poll(self.upload.body_mut(), &mut self.interim, cx));
             let responded = match sending {
                 Some(Poll::Ready(Piped::Broken)) => Err(Error::REQUEST_BROKEN),
                 Some(Poll::Ready(Piped::Stalled)) => Err(Error::STALLED),

@@ -68,6 +68,7 @@ mod head;
 pub mod http1;
 mod hygiene;
 mod idle;
+mod interim;
 mod io;
 mod lifetime;
 mod load;

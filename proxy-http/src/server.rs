@@ -8,6 +8,7 @@ use crate::{
     detect::{Detected, detect},
     grpc, http1, hygiene,
     idle::{Idle, Progress},
+    interim,
     io::Io,
     lifetime::Lifetime,
     meter::{Meter, Seen},
@@ -280,6 +281,9 @@ impl Server {
     /// A client of HTTP/1.1 that asks for a WebSocket comes to `service` as one of HTTP/2 does, with extended CONNECT (RFC 8441),
     /// and 2xx of version HTTP/2 has it agreed. What follows that, or 2xx to CONNECT, are bytes for either side until both
     /// have ended.
+    ///
+    /// Interim responses (1xx) that come in to a [`SendRequest`](crate::SendRequest) while `service`'s future is polled go on
+    /// to a client of HTTP/2.
     ///
     /// In HTTP/1.1 an error of `service` or of the response's body closes the connection, so that the client sees no whole
     /// response, as do these timeouts.
@@ -767,7 +771,13 @@ where
         loop {
             let (polled, write_stall) = match this.state.as_mut().project() {
                 StateProj::Sending { pipe } => return pipe.poll(cx),
-                StateProj::Called { response, write_stall } => (response.poll(cx), *write_stall),
+                StateProj::Called { response, write_stall } => {
+                    let (polled, interim) = interim::during(|| response.poll(cx));
+                    if interim {
+                        send_interim(this.respond, cx);
+                    }
+                    (polled, *write_stall)
+                }
                 StateProj::Unready { waiting, write_stall } => {
                     let (service, _) = &mut **waiting.as_mut().expect("a service is called once");
                     match service.poll_ready(cx) {
@@ -816,6 +826,17 @@ where
                     return Poll::Ready(Piped::Done);
                 }
             };
+        }
+    }
+}
+
+/// Sends what came before a response.
+#[cold]
+fn send_interim(respond: &mut SendResponse<Bytes>, cx: &mut Context<'_>) {
+    for head in interim::take() {
+        // h2 would send it on a stream that is reset, too.
+        if respond.poll_reset(cx).is_pending() {
+            let _ = respond.send_informational(head);
         }
     }
 }

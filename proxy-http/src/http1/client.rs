@@ -8,9 +8,9 @@ use super::{
     upload::{Feed, Upload, Uploading},
     websocket::Key,
 };
-use crate::{activity::OpenStream, io::Io, pipe::Piped};
+use crate::{activity::OpenStream, interim::Room, io::Io, pipe::Piped};
 use bytes::Bytes;
-use http::{Request, Response, request::Parts};
+use http::{Request, Response, Version, request::Parts};
 use http_body::Body;
 use hyper::{
     body,
@@ -152,10 +152,15 @@ impl Handle {
         write_stall: Duration,
     ) -> Result<(Sent, To), Failure> {
         let ended = body.is_end_stream();
+        let is_http2 = head.version == Version::HTTP_2;
         let asks = request::send(&mut head, ended).map_err(Failure::refused)?;
         // What goes through a tunnel waits until there is one.
         let (upload, uploading) = Upload::new(ended || asks != Asks::Response, write_stall);
-        let req = Request::from_parts(head, uploading);
+        let mut req = Request::from_parts(head, uploading);
+        // Clients of HTTP/1.1 get none: hyper has no way for them.
+        if is_http2 {
+            Uploading::hear_interim(&mut req);
+        }
         let response = {
             let mut hyper = self.hyper.lock().expect(UNPOISONED);
             let sending = hyper.as_mut().ok_or(Failure::CLOSED)?;
@@ -218,12 +223,12 @@ impl To {
     }
 
     /// Sends of `body` what is taken before the response has come.
-    pub(crate) fn poll<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Piped>
+    pub(crate) fn poll<B>(&mut self, body: &mut B, interim: &mut Room, cx: &mut Context<'_>) -> Poll<Piped>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {
         match self {
-            Self::Upload(upload) => upload.poll(body, cx),
+            Self::Upload(upload) => upload.poll(body, interim, cx),
             Self::Tunnel(_) => Poll::Pending,
         }
     }

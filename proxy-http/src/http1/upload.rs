@@ -1,14 +1,17 @@
 //! A body on its way to the task of a connection, or from it, frame by frame.
 
 use crate::{
+    interim::{self, Room},
     pipe::{Held, Piped, hold},
     stall::Stall,
 };
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use std::{
     future::poll_fn,
+    mem,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, ready},
@@ -58,7 +61,12 @@ struct Slot {
     end: Option<Result<(), Broken>>,
     /// Nobody takes frames any more.
     closed: bool,
+    /// What the endpoint has said before its response.
+    interim: Vec<Response<()>>,
 }
+
+/// Interim responses that wait to be taken, which they are at once.
+const MAX_INTERIM: usize = 64;
 
 // === impl Upload ===
 
@@ -74,13 +82,15 @@ impl Upload {
         self.feed.0.lock().end.is_some()
     }
 
-    /// Sends of `body` what is taken.
-    pub(crate) fn poll<B>(&mut self, body: &mut B, cx: &mut Context<'_>) -> Poll<Piped>
+    /// Sends of `body` what is taken, and passes interim responses on.
+    pub(crate) fn poll<B>(&mut self, body: &mut B, interim: &mut Room, cx: &mut Context<'_>) -> Poll<Piped>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {
         loop {
-            match self.feed.poll_room(cx) {
+            let room = self.feed.poll_room(cx);
+            self.feed.take_interim().into_iter().for_each(|rsp| interim.pass(rsp));
+            match room {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(ended)) => return Poll::Ready(ended),
                 Poll::Pending => {
@@ -113,7 +123,8 @@ impl Upload {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         if !self.is_done() {
-            tokio::spawn(async move { ended(poll_fn(|cx| self.poll(&mut body, cx)).await) });
+            let mut interim = Room::new();
+            tokio::spawn(async move { ended(poll_fn(|cx| self.poll(&mut body, &mut interim, cx)).await) });
         }
     }
 }
@@ -123,7 +134,7 @@ impl Upload {
 impl Feed {
     /// Both ends. `ended`: there is no body.
     pub(crate) fn new(ended: bool) -> (Self, Uploading) {
-        let slot = Mutex::new(Slot { frame: None, end: ended.then_some(Ok(())), closed: false });
+        let slot = Mutex::new(Slot { frame: None, end: ended.then_some(Ok(())), closed: false, interim: Vec::new() });
         let shared = Arc::new(Shared { slot, sender: AtomicWaker::new(), receiver: AtomicWaker::new() });
         (Self(Arc::clone(&shared)), Uploading(shared))
     }
@@ -142,6 +153,11 @@ impl Feed {
         } else {
             Poll::Ready(Ok(()))
         }
+    }
+
+    /// What the endpoint has said before its response.
+    fn take_interim(&self) -> Vec<Response<()>> {
+        mem::take(&mut self.0.lock().interim)
     }
 
     /// Sends data, for which there must be room.
@@ -180,6 +196,21 @@ impl Drop for Feed {
 }
 
 // === impl Uploading ===
+
+impl Uploading {
+    /// Has interim responses to the request, whose body it is, wake the sender.
+    pub(super) fn hear_interim(req: &mut Request<Self>) {
+        let shared = Arc::clone(&req.body().0);
+        hyper::ext::on_informational(req, move |rsp| {
+            let mut slot = shared.lock();
+            if slot.interim.len() < MAX_INTERIM {
+                slot.interim.push(interim::of_http1(rsp.status(), rsp.headers()));
+                drop(slot);
+                shared.sender.wake();
+            }
+        });
+    }
+}
 
 impl Body for Uploading {
     type Data = Bytes;

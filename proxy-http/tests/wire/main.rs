@@ -11,6 +11,7 @@ mod http1;
 mod http1_endpoints;
 mod http1_stalls;
 mod hygiene;
+mod interim;
 mod lifetime;
 mod malformed;
 mod params;

@@ -1,0 +1,163 @@
+//! Tells, by the first bytes of its frames, that an endpoint sends interim responses.
+//!
+//! h2 passes over them where nobody asks, and to ask takes its lock. Most endpoints never send one, so their requests need
+//! not ask.
+
+use std::mem;
+
+/// Follows the frames of one connection until there is one that may be an interim response.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// What is to come of a frame that says nothing more.
+    left: usize,
+    /// The start of a frame.
+    start: [u8; START],
+    len: usize,
+}
+
+/// A frame's head, and of a block of fields enough to tell its status.
+const START: usize = HEAD + 8;
+// RFC 9113 sections 4.1 and 6.2.
+const HEAD: usize = 9;
+const HEADERS: u8 = 0x1;
+const END_STREAM: u8 = 0x1;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+
+// === impl Scan ===
+
+impl Scan {
+    /// Whether there may be an interim response, as far as was read. Some final ones look like it, too.
+    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> bool {
+        loop {
+            let Some(rest) = bytes.get(self.left..) else {
+                self.left -= bytes.len();
+                return false;
+            };
+            bytes = rest;
+            self.left = 0;
+            let looked = if self.len == 0
+                && let Some(start) = bytes.first_chunk()
+            {
+                look(start, START)
+            } else {
+                let taken = bytes.len().min(START - self.len);
+                self.start[self.len..self.len + taken].copy_from_slice(&bytes[..taken]);
+                look(&self.start, self.len + taken)
+            };
+            match looked {
+                Looked::Interim => return true,
+                Looked::Other(frame) => self.left = frame - mem::take(&mut self.len),
+                Looked::More => {
+                    self.len += bytes.len();
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+enum Looked {
+    Interim,
+    /// Something else, with so many bytes.
+    Other(usize),
+    /// What is known does not tell.
+    More,
+}
+
+/// Looks at the start of a frame, of which so many bytes are known.
+fn look(start: &[u8; START], known: usize) -> Looked {
+    let [a, b, c, kind, flags, ..] = *start;
+    let frame = HEAD + (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c));
+    // One that ends the stream is final, or trailers.
+    if known >= HEAD && (kind != HEADERS || flags & END_STREAM != 0) {
+        return Looked::Other(frame);
+    }
+    let end = frame.min(START);
+    if known < HEAD || known < end {
+        return Looked::More;
+    }
+    let is_interim = flags & (PADDED | PRIORITY) != 0 || is_interim(&start[HEAD..end]);
+    if is_interim { Looked::Interim } else { Looked::Other(frame) }
+}
+
+/// Whether a block of fields may begin with a status below 200 (RFC 7541 section 6).
+fn is_interim(mut block: &[u8]) -> bool {
+    // The table's new size comes before all fields.
+    while let [first @ 0x20..=0x3f, rest @ ..] = block {
+        let more = if *first == 0x3f {
+            rest.iter().position(|byte| byte & 0x80 == 0).map_or(rest.len(), |at| at + 1)
+        } else {
+            0
+        };
+        block = &rest[more..];
+    }
+    match *block {
+        // All of it is in a table: final, or seen when it was put there.
+        [0x80..=0xff, ..] => false,
+        // `:status`, and a value that begins with 1, in ASCII or in Huffman's code.
+        [0x08..=0x0e | 0x18..=0x1e | 0x48..=0x4e, 0..=0x7f, digit, ..] => digit == b'1',
+        [0x08..=0x0e | 0x18..=0x1e | 0x48..=0x4e, 0x80..=0xff, code, ..] => code >> 3 == 0b00001,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let [_, length @ ..] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    /// In reads of each size, between frames of other kinds.
+    #[track_caller]
+    fn check(flags: u8, block: &[u8], expect: bool) {
+        let other =
+            [frame(4, 0, &[0; 12]), frame(0, 0, &[0x48; 100]), frame(0, 1, &[]), frame(1, 4, &[0x88, 0x48, 3, b'1'])];
+        let bytes = [other.concat(), frame(HEADERS, flags, block), other.concat()].concat();
+        for size in 1..=bytes.len() {
+            let mut scan = Scan::default();
+            assert_eq!(bytes.chunks(size).any(|chunk| scan.read(chunk)), expect, "{block:x?} by {size}");
+        }
+    }
+
+    #[test]
+    fn interim_statuses_are_seen_however_they_are_coded() {
+        for name in [0x08, 0x18, 0x48, 0x4e] {
+            check(4, &[name, 3, b'1', b'0', b'3'], true);
+            // 103 and 100 in Huffman's code.
+            check(4, &[name, 0x82, 0x08, 0x19], true);
+            check(4, &[name, 0x82, 0x08, 0x01], true);
+        }
+        check(4, b"\x00\x07:status\x03103", true);
+        check(4, b"\x7e\x03103", true);
+        check(4, &[0x3f, 0xe1, 0x1f, 0x48, 3, b'1', b'0', b'3'], true);
+        check(4, &[0x20, 0x3f, 0xe1, 0x1f, 0x48, 0x82, 0x08, 0x19], true);
+        check(4 | PADDED, &[1, 0x48, 3, b'1', b'0', b'3', 0], true);
+        check(4 | PRIORITY, &[0, 0, 0, 0, 16, 0x48, 3, b'1', b'0', b'3'], true);
+        // The rest is in CONTINUATION.
+        check(0, &[], true);
+        check(0, &[0x48], true);
+    }
+
+    #[test]
+    fn final_statuses_and_trailers_are_not_taken_for_them() {
+        for indexed in [0x88, 0x8e, 0xbe, 0xff] {
+            check(4, &[indexed], false);
+            check(4, &[0x20, indexed], false);
+            check(4, &[0x3f, 0xe1, 0x1f, indexed, 0x48, 3, b'1'], false);
+        }
+        for status in [b"201", b"301", b"403", b"503"] {
+            check(4, &[&[0x48, 3], &status[..]].concat(), false);
+        }
+        // 201, 302, 429 and 503 in Huffman's code.
+        for code in [&[0x82, 0x10, 0x03][..], &[0x82, 0x64, 0x02], &[0x83, 0x68, 0x4f, 0xff], &[0x83, 0x6c, 0x0c, 0xff]]
+        {
+            check(4, &[&[0x48], code].concat(), false);
+        }
+        check(5, b"\x40\x0bgrpc-status\x010", false);
+        check(5, &[0x48, 3, b'1', b'0', b'3'], false);
+    }
+}
