@@ -151,9 +151,9 @@ async fn nothing_follows_a_reset() {
     let (mut client, _) = Peer::greet(rig.connect(1 << 20).0).await;
     client.send(HEADERS, END_HEADERS | END_STREAM, 1, crate::frames::GET).await;
     peer.until(HEADERS).await.unwrap();
-    // Both are there when the proxy has its turn.
-    peer.send(HEADERS, END_HEADERS, 1, &block(b":status=103")).await;
+    // The one comes while the other is seen to.
     client.send(RST_STREAM, 0, 1, &[0, 0, 0, 8]).await;
+    peer.send(HEADERS, END_HEADERS, 1, &block(b":status=103")).await;
     peer.until(RST_STREAM).await.unwrap();
     client.send(HEADERS, END_HEADERS | END_STREAM, 3, crate::frames::GET).await;
     peer.until(HEADERS).await.unwrap();
