@@ -3,7 +3,6 @@
 use crate::{
     BoxError, IncomingBody,
     activity::{Activity, OpenStream},
-    grpc,
     io::Io,
     lifetime::Lifetime,
     pipe::Held,
@@ -34,6 +33,7 @@ use tokio::{
 use tower_service::Service;
 
 pub(crate) mod client;
+mod ending;
 pub(crate) mod fields;
 mod guard;
 mod request;
@@ -44,6 +44,7 @@ pub(crate) mod tunnel;
 pub(crate) mod upload;
 pub(crate) mod websocket;
 
+use ending::Ending;
 use fields::Invalid;
 use guard::{Guard, Heads};
 use sending::{Sending, Slot};
@@ -116,6 +117,7 @@ pin_project! {
 struct Places<B> {
     tunnel: Place<B>,
     body: Slot<B>,
+    ending: Arc<Ending>,
 }
 
 /// What the response to a request depends on.
@@ -165,8 +167,6 @@ struct HeadTimeout {
 
 /// Least that hyper takes for the most of its buffer; also what one connection may have unread or unsent.
 const MAX_BUFFER: usize = 64 << 10;
-/// The trailers of a gRPC response. HTTP/1.1 sends only those that were announced, which HTTP/2 does not ask for.
-const GRPC_TRAILERS: HeaderValue = HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin");
 
 // === impl Params ===
 
@@ -214,7 +214,7 @@ impl Serve {
         // hyper closes at once what is shut down before it has read anything; but something has come.
         let drained = drain.as_mut().output_mut().is_some();
         builder.keep_alive(!drained);
-        let places = Places { tunnel: Place::new(), body: Slot::new() };
+        let places = Places { tunnel: Place::new(), body: Slot::new(), ending: Arc::default() };
         let adapter = Adapter {
             service,
             scheme: self.scheme.clone(),
@@ -222,7 +222,7 @@ impl Serve {
             transport: Arc::clone(transport),
             places: places.clone(),
         };
-        let guard = Guard::new(io, Arc::clone(&heads), Arc::clone(&activity));
+        let guard = Guard::new(io, Arc::clone(&heads), Arc::clone(&activity), Arc::clone(&places.ending));
         let mut connection = builder.serve_connection(TokioIo::new(guard), adapter);
         let mut still = Still::new(write_stall, stream_idle);
         let mut poll = |cx: &mut Context<'_>, shut_down: bool| {
@@ -341,7 +341,7 @@ async fn at(time: Option<Instant>) {
 
 impl<B> Clone for Places<B> {
     fn clone(&self) -> Self {
-        Self { tunnel: self.tunnel.clone(), body: self.body.clone() }
+        Self { tunnel: self.tunnel.clone(), body: self.body.clone(), ending: Arc::clone(&self.ending) }
     }
 }
 
@@ -481,13 +481,11 @@ impl Asked {
             return refusal(StatusCode::BAD_GATEWAY, stream);
         }
         head.version = Version::HTTP_11;
-        if self.trailers && grpc::is_grpc(&head.headers) && !body.is_end_stream() {
-            head.headers.append(header::TRAILER, GRPC_TRAILERS);
-        }
         if self.wants == Wanted::Tunnel {
             head.headers.insert(header::CONNECTION, CLOSE);
         }
-        Response::from_parts(head, Sending::new(body, &places.body, stream))
+        let ending = self.trailers.then(|| Arc::clone(&places.ending));
+        Response::from_parts(head, Sending::new(body, &places.body, ending, stream))
     }
 }
 

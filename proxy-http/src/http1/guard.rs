@@ -6,7 +6,7 @@
 //! follows heads and bodies as the bytes come in, and puts a NUL in the place of the first that will not do: no head and
 //! no chunk's size may have one, so that hyper answers with 400 and closes the connection, or breaks the body off.
 
-use super::fields::is_length;
+use super::{ending::Ending, fields::is_length};
 use crate::activity::{Activity, OpenStream};
 use std::{
     io, mem,
@@ -33,6 +33,7 @@ pub(super) struct Guard<I> {
     activity: Arc<Activity>,
     /// A response is not over while the client does not take its last bytes, though hyper has them all.
     unwritten: Option<OpenStream>,
+    ending: Arc<Ending>,
 }
 
 /// Since when a head is being read, and whether what is written is taken.
@@ -150,8 +151,8 @@ impl Heads {
 // === impl Guard ===
 
 impl<I> Guard<I> {
-    pub(super) fn new(inner: I, heads: Arc<Heads>, activity: Arc<Activity>) -> Self {
-        Self { inner, scan: Scan::default(), heads, end_due: false, activity, unwritten: None }
+    pub(super) fn new(inner: I, heads: Arc<Heads>, activity: Arc<Activity>, ending: Arc<Ending>) -> Self {
+        Self { inner, scan: Scan::default(), heads, end_due: false, activity, unwritten: None, ending }
     }
 
     fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -193,7 +194,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        let Self { inner, ending, .. } = &mut *self;
+        let written =
+            if ending.is_due() { ending.poll_write(inner, cx, buf) } else { Pin::new(inner).poll_write(cx, buf) };
         self.wrote(written)
     }
 
@@ -202,6 +205,10 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.ending.is_due() {
+            let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+            return self.poll_write(cx, first);
+        }
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.wrote(written)
     }
@@ -211,6 +218,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ending.written(cx);
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 

@@ -1,22 +1,28 @@
 //! A response's body on its way to an HTTP/1.1 client.
 
+use super::{ending::Ending, fields};
 use crate::{
     BoxError,
     activity::OpenStream,
     pipe::{Held, hold},
 };
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 /// The body as hyper takes it.
 pub(super) struct Sending<B> {
     /// Where it is. `None`: there is none.
     slot: Option<Slot<B>>,
+    /// Where its trailers go. `None`: the client takes none.
+    ending: Option<Arc<Ending>>,
+    /// All that is left of it.
+    trailers: Option<HeaderMap>,
     _stream: Option<OpenStream>,
 }
 
@@ -27,14 +33,14 @@ pub(super) struct Slot<B>(Arc<Mutex<Option<B>>>);
 // === impl Sending ===
 
 impl<B> Sending<B> {
-    /// `body` is kept in `slot` until it has been sent.
-    pub(super) fn new(body: B, slot: &Slot<B>, stream: Option<OpenStream>) -> Self {
+    /// `body` is kept in `slot` until it has been sent. `ending`: where its trailers go.
+    pub(super) fn new(body: B, slot: &Slot<B>, ending: Option<Arc<Ending>>, stream: Option<OpenStream>) -> Self {
         *slot.lock() = Some(body);
-        Self { slot: Some(slot.clone()), _stream: stream }
+        Self { slot: Some(slot.clone()), ending, trailers: None, _stream: stream }
     }
 
     pub(super) fn empty(stream: Option<OpenStream>) -> Self {
-        Self { slot: None, _stream: stream }
+        Self { slot: None, ending: None, trailers: None, _stream: stream }
     }
 
     fn body<T>(&self, ask: impl FnOnce(&mut B) -> T) -> Option<T> {
@@ -49,6 +55,9 @@ impl<B> Drop for Sending<B> {
             // Whatever it does then, it is not with the lock held.
             drop(body);
         }
+        if let (Some(ending), Some(_)) = (&self.ending, &self.trailers) {
+            ending.give_up();
+        }
     }
 }
 
@@ -56,12 +65,33 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Sending<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.body(|body| Pin::new(body).poll_frame(cx)).unwrap_or(Poll::Ready(None))
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if self.trailers.is_none() {
+            let polled = self.body(|body| Pin::new(body).poll_frame(cx)).unwrap_or(Poll::Ready(None));
+            if self.ending.is_none() {
+                return polled;
+            }
+            let frame = match ready!(polled) {
+                Some(Ok(frame)) => frame,
+                ended => return Poll::Ready(ended),
+            };
+            let mut trailers = match frame.into_trailers() {
+                Ok(trailers) => trailers,
+                Err(frame) => return Poll::Ready(Some(Ok(frame))),
+            };
+            fields::strip_trailers(&mut trailers);
+            self.trailers = Some(trailers);
+        }
+        if let (Some(ending), Some(trailers)) = (&self.ending, &self.trailers) {
+            ready!(ending.poll_written());
+            ending.put(trailers);
+        }
+        self.trailers = None;
+        Poll::Ready(None)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body(|body| body.is_end_stream()).unwrap_or(true)
+        self.trailers.is_none() && self.body(|body| body.is_end_stream()).unwrap_or(true)
     }
 
     fn size_hint(&self) -> SizeHint {

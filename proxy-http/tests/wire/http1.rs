@@ -223,7 +223,7 @@ async fn http_1_0_is_answered_in_kind() {
 #[tokio::test]
 async fn trailers_pass_where_the_client_takes_them() {
     for (te, announced, expect) in
-        [("te: trailers|", true, "x-sum: 7\r\n"), ("te: trailers|", false, ""), ("", true, "")]
+        [("te: trailers|", true, "x-sum: 7\r\n"), ("te: trailers|", false, "x-sum: 7\r\n"), ("", true, "")]
     {
         let mut rig = Rig::defaults();
         let (mut client, mut endpoint) = connect(&mut rig).await;
@@ -246,6 +246,77 @@ async fn trailers_pass_where_the_client_takes_them() {
         let rsp = client.receive().await;
         assert_eq!((rsp.body.as_slice(), rsp.trailers.as_str()), (&b"body"[..], expect));
     }
+}
+
+#[tokio::test]
+async fn trailers_are_whole_however_they_are_taken() {
+    let large = "y".repeat(30_000);
+    for pipe in [5, 1_000, 1 << 20] {
+        let mut rig = Rig::defaults();
+        let mut client = Raw::new(rig.connect(pipe).0);
+        let mut endpoint = rig.endpoint().await;
+        let request = "GET / HTTP/1.1|host: a|te: trailers||";
+        // The second waits behind the first one, where there is room for it.
+        let pipelined = pipe > 1_000;
+        client.send(&request.repeat(if pipelined { 2 } else { 1 })).await;
+        let answering = tokio::spawn({
+            let large = large.clone();
+            async move {
+                for _ in 0..2 {
+                    let mut asked = endpoint.asked().await;
+                    let mut to = asked.answer();
+                    to.send_data(vec![b'x'; 10_000].into(), false).unwrap();
+                    let mut trailers = field("x-sum", "7");
+                    trailers.append("x-sum", "8".parse().unwrap());
+                    trailers.insert("grpc-status", "0".parse().unwrap());
+                    trailers.insert("x-large", large.parse().unwrap());
+                    // What has no place among them.
+                    trailers.insert("trailer", "x-sum".parse().unwrap());
+                    trailers.insert("set-cookie", "a=b".parse().unwrap());
+                    to.send_trailers(trailers).unwrap();
+                }
+                endpoint
+            }
+        });
+        for turn in 0..2 {
+            if turn == 1 && !pipelined {
+                client.send(request).await;
+            }
+            let rsp = client.receive().await;
+            assert_eq!(rsp.body, vec![b'x'; 10_000]);
+            let expect = format!("x-sum: 7\r\nx-sum: 8\r\ngrpc-status: 0\r\nx-large: {large}\r\n");
+            assert_eq!(rsp.trailers, expect, "a pipe of {pipe}");
+        }
+        answering.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_is_not_in_chunks_has_no_trailers() {
+    let mut rig = Rig::defaults();
+    let (mut client, mut endpoint) = connect(&mut rig).await;
+    for (method, head, body) in [
+        ("GET", ok().header("content-length", "4"), "body"),
+        ("HEAD", ok().header("content-length", "4"), ""),
+        ("HEAD", ok(), ""),
+        ("GET", ok().status(204), ""),
+        ("GET", ok().status(304), ""),
+    ] {
+        client.send(&format!("{method} / HTTP/1.1|host: a|te: trailers||")).await;
+        let mut asked = endpoint.asked().await;
+        let head = head.body(()).unwrap();
+        let line = format!("HTTP/1.1 {}", head.status().as_str());
+        let mut sending = asked.respond.send_response(head, false).unwrap();
+        if !body.is_empty() {
+            sending.send_data(body.into(), false).unwrap();
+        }
+        sending.send_trailers(field("x-sum", "7")).unwrap();
+        assert!(client.until("\r\n\r\n").await.starts_with(&line), "{line}");
+        assert_eq!(client.exactly(body.len()).await, body.as_bytes());
+    }
+    client.send("GET / HTTP/1.1|host: a||").await;
+    respond(&mut endpoint.asked().await, ok(), "last");
+    assert_eq!(client.receive().await.body, b"last");
 }
 
 fn field(name: &'static str, value: &'static str) -> HeaderMap {
