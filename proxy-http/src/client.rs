@@ -3,7 +3,6 @@
 use crate::{
     BoxError, IncomingBody,
     activity::{Activity, OpenStream},
-    announced::Announced,
     credit::{Buffers, Credit},
     head::Head,
     http1::{self, client::To},
@@ -330,7 +329,7 @@ where
             let (open, closed) = watch::channel(());
             let engine = match protocol {
                 Protocol::Http2 => {
-                    let io = Io::new(Announced::new(io, &activity), &transport, &activity);
+                    let io = Io::new(io, &transport, &activity).announced();
                     let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
                     activity.ping(connection.ping_pong(), keep_alive);
                     let mut credit = Credit::new(buffers, windows(flow_control));

@@ -1,6 +1,6 @@
 //! The transport under a connection, which counts what it carries.
 
-use crate::{activity::Activity, meter::Meter, stats::Transport};
+use crate::{activity::Activity, announced::Announced, meter::Meter, stats::Transport};
 use pin_project_lite::pin_project;
 use std::{
     io::{self, IoSlice},
@@ -20,6 +20,8 @@ pin_project! {
         activity: Arc<Activity>,
         // Follows what a client sends; what endpoints send goes unmetered.
         meter: Option<Meter>,
+        // Follows what an endpoint of HTTP/2 sends. Boxed, so that clients' connections are not the larger for it.
+        announced: Option<Box<Announced>>,
     }
 }
 
@@ -32,11 +34,17 @@ struct Open(Arc<Transport>);
 impl<I> Io<I> {
     pub(crate) fn new(inner: I, transport: &Arc<Transport>, activity: &Arc<Activity>) -> Self {
         transport.opened();
-        Self { inner, open: Open(Arc::clone(transport)), activity: Arc::clone(activity), meter: None }
+        let (open, activity) = (Open(Arc::clone(transport)), Arc::clone(activity));
+        Self { inner, open, activity, meter: None, announced: None }
     }
 
     pub(crate) fn metered(self, meter: Meter) -> Self {
         Self { meter: Some(meter), ..self }
+    }
+
+    /// The same, from an endpoint of HTTP/2.
+    pub(crate) fn announced(self) -> Self {
+        Self { announced: Some(Box::new(Announced::new())), ..self }
     }
 }
 
@@ -57,6 +65,9 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
         this.activity.moved();
         if let Some(meter) = this.meter {
             meter.read(read);
+        }
+        if let Some(announced) = this.announced {
+            announced.read(read, this.activity);
         }
         Poll::Ready(Ok(()))
     }
