@@ -12,7 +12,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// What concerns one connection, whether `connection` names it or not.
-const HOP_BY_HOP: [HeaderName; 7] = [
+static HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     header::TE,
     header::TRANSFER_ENCODING,
@@ -29,6 +29,10 @@ const MAX_LENGTH_DIGITS: usize = 19;
 /// Removes the fields that concern the connection, and those that `connection` names. Tells whether the sender takes
 /// trailers, which stays in the fields.
 pub(crate) fn strip(headers: &mut HeaderMap) -> bool {
+    // Most have none, and to look at all is less than to look for each.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return false;
+    }
     let trailers = has_token(headers, &header::TE, "trailers");
     let named: SmallVec<[HeaderName; 4]> = tokens(headers, &header::CONNECTION)
         .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
