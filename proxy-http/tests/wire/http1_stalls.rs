@@ -6,7 +6,7 @@ use crate::{
 };
 use bytes::Bytes;
 use h2::SendStream;
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, StatusCode};
 use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
     Protocol,
@@ -68,6 +68,25 @@ async fn a_client_that_takes_nothing_is_closed() {
     assert!((STALL..STALL + 3 * SECOND).contains(&started.elapsed()), "{:?}", started.elapsed());
     assert_eq!(stopped(&rig, Side::Client, StreamLimit::WriteStall), 1);
     assert!(!client.rest().await.ends_with("0\r\n\r\n"), "it does not look whole");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_no_trailers_is_closed() {
+    let mut rig = Rig::defaults();
+    let mut endpoint = rig.endpoint().await;
+    let (io, served) = rig.connect(1_000);
+    let mut client = Raw::new(io);
+    client.send("GET / HTTP/1.1|host: a|te: trailers||").await;
+    let started = Instant::now();
+    let mut body = endpoint.asked().await.answer();
+    body.send_data("body".into(), false).unwrap();
+    let large = "y".repeat(30_000).parse().unwrap();
+    body.send_trailers(HeaderMap::from_iter([(HeaderName::from_static("x-large"), large)])).unwrap();
+    timeout(2 * STALL, served).await.expect("it is given up").unwrap().unwrap();
+    assert!((STALL..STALL + 3 * SECOND).contains(&started.elapsed()), "{:?}", started.elapsed());
+    assert_eq!(stopped(&rig, Side::Client, StreamLimit::WriteStall), 1);
+    let rest = client.rest().await;
+    assert!(rest.contains("0\r\nx-large: yyy") && rest.ends_with('y'), "it does not look whole");
 }
 
 #[tokio::test(start_paused = true)]
