@@ -38,17 +38,7 @@ frontend front
     bind 127.0.0.1:{port} ssl crt {work}/both.pem alpn h2
     default_backend back
 backend back
-    server one 127.0.0.1:{backend} proto h2
-"""
-OPENSSL = f"""
-openssl_conf = all
-[all]
-ssl_conf = ssl
-[ssl]
-system_default = default
-[default]
-Ciphersuites = {SUITE}
-Groups = {GROUP}
+    server one 127.0.0.1:{backend} {protocol}
 """
 
 
@@ -65,6 +55,8 @@ def app(binary):
             "OUTBOUND_SERVER_TLS_CERT": f"{args.work}/tls.pem",
             "OUTBOUND_SERVER_TLS_KEY": f"{args.work}/tls.key",
         }
+        if args.both:
+            own |= {"OUTBOUND_CONNECT_TLS": "on", "OUTBOUND_CONNECT_TLS_CA": f"{args.work}/ca.pem"}
         return [binary], {f"LINKERD2_PROXY_{name}": value for name, value in own.items()}
     return command
 
@@ -72,13 +64,15 @@ def app(binary):
 def haproxy(port, args):
     path = f"{args.work}/haproxy.cfg"
     with open(path, "w") as file:
-        file.write(HAPROXY.format(port=port, work=args.work, backend=args.backend))
+        protocol = f"ssl verify required ca-file {args.work}/ca.pem alpn h2" if args.both else "proto h2"
+        file.write(HAPROXY.format(port=port, work=args.work, backend=args.backend, protocol=protocol))
     return ["haproxy", "-db", "-f", path], {}
 
 
 def nghttpx(port, args):
     options = [
-        f"--frontend=127.0.0.1,{port}", f"--backend=127.0.0.1,{args.backend};/;proto=h2", "--workers=1",
+        f"--frontend=127.0.0.1,{port}", f"--cacert={args.work}/ca.pem",
+        f"--backend=127.0.0.1,{args.backend};/;proto=h2" + (";tls;sni=localhost" if args.both else ""), "--workers=1",
         "--log-level=ERROR", "--frontend-http2-max-concurrent-streams=1024", "--frontend-http2-window-size=1M",
         "--frontend-http2-connection-window-size=16M", "--backend-http2-window-size=1M",
     ]
@@ -242,10 +236,5 @@ if __name__ == "__main__":
     parser.add_argument("--other")
     parser.add_argument("--shapes", type=str.split)
     parser.add_argument("--proxies", type=str.split)
-    args = parser.parse_args()
-    # The handshakes are Python's, which has no option for either.
-    if "OPENSSL_CONF" not in os.environ:
-        with open(f"{args.work}/openssl.cnf", "w") as file:
-            file.write(OPENSSL)
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OPENSSL_CONF": f"{args.work}/openssl.cnf"})
-    main(args)
+    parser.add_argument("--both", action="store_true")
+    main(parser.parse_args())
