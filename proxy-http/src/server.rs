@@ -1,45 +1,34 @@
 //! Connections from clients, served by a tower service.
 
+mod answering;
+mod serving;
+
+pub use crate::detect::Protocol;
+
+use self::serving::Serving;
 use crate::{
     BoxError, IncomingBody,
     activity::Activity,
-    answer::Answer,
-    credit::{Buffers, Credit},
+    credit::Buffers,
     detect::{Detected, detect},
-    grpc, http1, hygiene,
-    idle::{Idle, Progress},
-    interim,
+    http1,
     io::Io,
     lifetime::Lifetime,
-    meter::{Meter, Seen},
-    now,
-    ping::{self, Finding},
-    pipe::{Pipe, Piped},
-    reason::{self, Side},
-    resets::Resets,
+    ping,
     rewind::{Ahead, Rewind},
-    running::Running,
-    stall::Stall,
-    stats::{Limit, StreamLimit, Transport},
-    wake::Wake,
+    stats::{Limit, Transport},
 };
 use bytes::Bytes;
 use futures_util::future::{MaybeDone, maybe_done};
-use h2::{
-    Reason,
-    server::{Connection, Handshake, SendResponse},
-};
 use http::{Request, Response};
 use http_body::Body;
 use http_h2::{ClientKeepAlive, FlowControl, KeepAlive, MaxConnectionAge, OutOfRange, Protection, ServerParams};
-use pin_project_lite::pin_project;
 use std::{
     fmt,
-    future::{Future, poll_fn},
-    io, mem,
+    future::Future,
+    io,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 use tokio::{
@@ -47,8 +36,6 @@ use tokio::{
     time::Instant,
 };
 use tower_service::Service;
-
-pub use crate::detect::Protocol;
 
 /// Serves HTTP/2 with prior knowledge, and HTTP/1.1, on any transport.
 #[derive(Clone, Debug)]
@@ -105,76 +92,9 @@ struct Opened<I> {
     started: Instant,
 }
 
-/// One connection with all its streams, which end with it.
-struct Serving<I, S, B>
-where
-    S: Service<Request<IncomingBody>>,
-{
-    phase: Phase<I>,
-    service: S,
-    streams: Running<Answering<S, S::Future, B>>,
-    keep_alive: Option<ClientKeepAlive>,
-    lifetime: Lifetime,
-    /// `None`: streams may be idle for any time.
-    idle: Option<Idle>,
-    write_stall: Duration,
-    flush: Flush,
-    credit: Credit,
-    seen: Arc<Seen>,
-    resets: Resets,
-    /// Streams so far.
-    opened: u64,
-    /// Whether a stream was opened since the lifetime was told.
-    used: bool,
-    /// The limit that the streams have reached.
-    exceeded: Option<Limit>,
-    draining: bool,
-    wake: Arc<Wake>,
-    /// `wake`, as the connection is polled with it.
-    waker: Waker,
-    activity: Arc<Activity>,
-    transport: Arc<Transport>,
-}
-
-/// What h2 has left of responses that are whole.
-struct Flush {
-    stall: Stall,
-    /// What the connection had moved when it was last looked at.
-    moves: u64,
-}
-
-enum Phase<I> {
-    Handshaking(Handshake<Rewind<Io<I>>, Bytes>),
-    Open(Connection<Rewind<Io<I>>, Bytes>),
-}
-
-pin_project! {
-    /// A request that is being answered.
-    struct Answering<S, F, B> {
-        started: Instant,
-        respond: SendResponse<Bytes>,
-        // `None`: it may be idle for any time.
-        progress: Option<Arc<Progress>>,
-        #[pin]
-        state: State<S, F, B>,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    #[project_replace = StateReplace]
-    enum State<S, F, B> {
-        Unready { waiting: Option<Box<(S, Request<IncomingBody>)>>, write_stall: Duration },
-        Called { #[pin] response: F, write_stall: Duration },
-        Sending { pipe: Pipe<B> },
-    }
-}
-
 /// How long a draining connection with no open stream may stay silent before it is closed. A client that answers the
 /// drain's PING is gone long before.
 const DRAIN_SILENCE: Duration = Duration::from_secs(5);
-/// How long a client that went beyond a limit may take to read that it did.
-const CLOSING: Duration = Duration::from_secs(1);
 /// linkerd2-proxy's.
 const DEFAULT_DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 // What `ServerParams` say of an unset one.
@@ -466,396 +386,6 @@ impl ExtendedConnect {
 impl fmt::Debug for ExtendedConnect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ExtendedConnect").field(&self.0.is_some()).finish()
-    }
-}
-
-// === impl Serving ===
-
-impl<I, S, B> Serving<I, S, B>
-where
-    I: AsyncRead + AsyncWrite + Unpin,
-    S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
-    S::Error: Into<BoxError>,
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError>,
-{
-    fn new(server: &Server, opened: Opened<I>, service: S) -> Self {
-        let Opened { io, ahead, activity, started } = opened;
-        let seen = Arc::<Seen>::default();
-        let mut meter = Meter::new(server.protection.max_control_frames, &seen);
-        // It has not seen what was read before.
-        meter.read(ahead.bytes());
-        let io = Rewind::new(io.metered(meter), ahead);
-        let wake = Arc::<Wake>::default();
-        Self {
-            phase: Phase::Handshaking(if server.extended_connect.is_allowed() {
-                server.builder.clone().enable_connect_protocol().handshake(io)
-            } else {
-                server.builder.handshake(io)
-            }),
-            service,
-            streams: Running::new(),
-            keep_alive: server.keep_alive,
-            lifetime: Lifetime::new(server.max_age, server.max_idle, &server.protection, Arc::clone(&seen), started),
-            idle: server.stream_idle.map(Idle::new),
-            write_stall: server.write_stall,
-            flush: Flush { stall: Stall::new(server.write_stall), moves: 0 },
-            credit: Credit::new(Arc::clone(&server.buffers), server.windows),
-            seen,
-            resets: Resets::new(server.protection.max_premature_resets, started),
-            opened: 0,
-            used: false,
-            exceeded: None,
-            draining: false,
-            waker: Waker::from(Arc::clone(&wake)),
-            wake,
-            activity,
-            transport: Arc::clone(&server.transport),
-        }
-    }
-
-    async fn serve<D: Future<Output = ()>>(&mut self, drain: Pin<&mut MaybeDone<D>>) -> Result<(), Error> {
-        let closes_at = self.lifetime.closes_at();
-        tokio::select! {
-            biased;
-            served = poll_fn(|cx| self.poll(cx)) => match served? {
-                None => return Ok(()),
-                Some(limit) => self.reached(limit).await?,
-            },
-            () = drain => {}
-        }
-        self.drain();
-        let activity = Arc::clone(&self.activity);
-        tokio::select! {
-            biased;
-            served = poll_fn(|cx| self.poll(cx)) => match served? {
-                None => Ok(()),
-                Some(limit) => self.reached(limit).await,
-            },
-            limit = silence(&activity, closes_at) => {
-                if let Some(limit) = limit {
-                    self.transport.limit(limit);
-                    // Or they would count as lost, which is what clients do.
-                    self.streams.clear();
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Serves until the connection is closed (`None`) or has reached a limit.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Limit>, Error>> {
-        let _stopped = now::Stopped::new();
-        self.seen.start_turn();
-        if let Poll::Ready(ended) = self.poll_connection(cx) {
-            return Poll::Ready(ended.map(|()| None));
-        }
-        if let Some(limit) = self.exceeded.or_else(|| self.seen.exceeded()) {
-            return Poll::Ready(Ok(Some(limit)));
-        }
-        let used = mem::take(&mut self.used) || !self.streams.is_empty();
-        self.lifetime.poll(used, || self.phase.has_streams(), cx).map(|limit| Ok(Some(limit)))
-    }
-
-    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        // Before the connection, which then writes what they have sent.
-        self.wake.hold(cx.waker());
-        self.poll_streams(cx);
-        self.wake.release();
-        let mut connection_cx = Context::from_waker(&self.waker);
-        if let Phase::Handshaking(handshake) = &mut self.phase {
-            let mut connection = ready!(Pin::new(handshake).poll(&mut connection_cx)).map_err(ErrorKind::Failed)?;
-            self.activity.ping(connection.ping_pong(), self.keep_alive);
-            if self.draining {
-                connection.graceful_shutdown();
-            }
-            self.phase = Phase::Open(connection);
-        }
-        let Phase::Open(connection) = &mut self.phase else { unreachable!() };
-        if let Some(size) = self.credit.poll(self.activity.open_streams(), &self.waker) {
-            connection.set_target_window_size(size);
-        }
-        let mut accepted = false;
-        while let Poll::Ready(next) = connection.poll_accept(&mut connection_cx) {
-            let (req, mut respond) = match next {
-                Some(Ok(accepted)) => accepted,
-                Some(Err(error)) => {
-                    if error.is_go_away() && error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
-                        self.transport.limit(Limit::Engine);
-                    }
-                    return Poll::Ready(Err(ErrorKind::Failed(error).into()));
-                }
-                None => return Poll::Ready(Ok(())),
-            };
-            let started = now::now();
-            self.opened += 1;
-            // One that is reset by now need not go any further.
-            if self.seen.reset()
-                && let Poll::Ready(Ok(reason)) = respond.poll_reset(&mut Context::from_waker(Waker::noop()))
-            {
-                self.transport.reset(Some(reason));
-                if self.resets.reset(started, started, self.opened) {
-                    self.exceeded = Some(Limit::PrematureResets);
-                }
-                continue;
-            }
-            let (head, body) = req.into_parts();
-            let length = || hygiene::content_length(&head.headers);
-            let mut body = IncomingBody::new(Side::Client, length, body, self.activity.if_adaptive());
-            if !body.is_end_stream() {
-                body = body.counted(self.activity.open_stream()).unread();
-            }
-            let progress = self.idle.as_ref().map(|_| Progress::new(grpc::is_grpc(&head.headers)));
-            if let Some(progress) = &progress {
-                body = body.watched(Arc::clone(progress));
-            }
-            let state = State::call(&mut self.service, Request::from_parts(head, body), self.write_stall);
-            self.streams.push(Answering { started, respond, progress, state });
-            accepted = true;
-        }
-        while let Poll::Ready(found) = self.activity.poll_pings(cx) {
-            match found {
-                Finding::Dead => return Poll::Ready(Err(ErrorKind::TimedOut.into())),
-                Finding::Window(size) => {
-                    connection.set_target_window_size(self.credit.resize(size, size));
-                    connection.set_initial_window_size(size).map_err(ErrorKind::Failed)?;
-                }
-            }
-        }
-        if accepted {
-            self.used = true;
-            // What they send at once wakes the connection.
-            self.poll_streams(cx);
-        }
-        if let Some(idle) = &mut self.idle {
-            while idle.poll(!self.streams.is_empty(), cx).is_ready() {
-                idle.look(self.streams.iter().filter_map(|stream| stream.progress.clone()));
-            }
-        }
-        // Responses may be whole, and wait in h2 for their client all the same: at most a piece of each, for which nobody
-        // looks but here.
-        let waits = self.streams.is_empty() && self.activity.open_streams_count() == 0 && self.phase.has_streams();
-        if self.flush.poll(waits, self.activity.moves(), cx).is_ready() {
-            self.transport.stream_limit(StreamLimit::WriteStall);
-            if let Phase::Open(connection) = &mut self.phase {
-                connection.abrupt_shutdown(Reason::CANCEL);
-                // As far as the client takes that.
-                let _ = connection.poll_accept(&mut Context::from_waker(&self.waker));
-            }
-            return Poll::Ready(Ok(()));
-        }
-        // A drain waits for those that are answered but not sent to their end, too.
-        let open = if self.draining { self.phase.has_streams().into() } else { self.streams.len() };
-        self.activity.set_streams(open);
-        Poll::Pending
-    }
-
-    fn poll_streams(&mut self, cx: &mut Context<'_>) {
-        let Self { streams, transport, resets, opened, exceeded, .. } = self;
-        streams.poll(cx, |(ended, started)| match ended {
-            Piped::Done | Piped::Broken => {}
-            Piped::Stalled => transport.stream_limit(StreamLimit::WriteStall),
-            Piped::Idle => transport.stream_limit(StreamLimit::Idle),
-            Piped::Reset(reason) => {
-                transport.reset(Some(reason));
-                if resets.reset(started, now::now(), *opened) {
-                    *exceeded = Some(Limit::PrematureResets);
-                }
-            }
-            Piped::Lost => transport.reset(None),
-        });
-    }
-
-    /// Counts a limit; if the client is at fault, which is the error, the connection is closed with all its streams.
-    async fn reached(&mut self, limit: Limit) -> Result<(), Error> {
-        self.transport.limit(limit);
-        let Some(code) = limit.code() else { return Ok(()) };
-        if let Phase::Open(connection) = &mut self.phase {
-            connection.abrupt_shutdown(code);
-            // It is not the client that has reset or lost them.
-            self.streams.clear();
-            // Whether it reads that or not is all the same.
-            let _ = tokio::time::timeout(CLOSING, poll_fn(|cx| connection.poll_closed(cx))).await;
-        }
-        Err(ErrorKind::Limit(limit).into())
-    }
-
-    /// Tells the client to open no more streams.
-    fn drain(&mut self) {
-        self.draining = true;
-        self.lifetime.drain();
-        if let Phase::Open(connection) = &mut self.phase {
-            connection.graceful_shutdown();
-        }
-    }
-}
-
-impl<I, S, B> Drop for Serving<I, S, B>
-where
-    S: Service<Request<IncomingBody>>,
-{
-    fn drop(&mut self) {
-        for _ in 0..self.streams.len() {
-            self.transport.reset(None);
-        }
-    }
-}
-
-// === impl Flush ===
-
-impl Flush {
-    /// Ready when something `waits` and nothing has moved on the connection for too long.
-    fn poll(&mut self, waits: bool, moves: u64, cx: &mut Context<'_>) -> Poll<()> {
-        if !waits || moves != self.moves {
-            self.moves = moves;
-            self.stall.over();
-        }
-        if waits { self.stall.poll(cx) } else { Poll::Pending }
-    }
-}
-
-// === impl Phase ===
-
-impl<I> Phase<I>
-where
-    I: AsyncRead + AsyncWrite + Unpin,
-{
-    /// Whether a stream is open: one that is answered is until its last byte is sent and the client has sent all, too.
-    /// This takes h2's lock.
-    fn has_streams(&self) -> bool {
-        matches!(self, Self::Open(connection) if connection.has_streams())
-    }
-}
-
-// === impl Answering ===
-
-impl<S, B> Future for Answering<S, S::Future, B>
-where
-    S: Service<Request<IncomingBody>, Response = Response<B>>,
-    S::Error: Into<BoxError>,
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError>,
-{
-    /// How it ended, and when it had started.
-    type Output = (Piped, Instant);
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let started = self.started;
-        self.poll_end(cx).map(|ended| (ended, started))
-    }
-}
-
-impl<S, B> Answering<S, S::Future, B>
-where
-    S: Service<Request<IncomingBody>, Response = Response<B>>,
-    S::Error: Into<BoxError>,
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError>,
-{
-    fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Piped> {
-        let mut this = self.project();
-        if let Some(progress) = this.progress {
-            if progress.is_over(cx) {
-                match this.state.project() {
-                    StateProj::Sending { pipe } => pipe.reset(Reason::CANCEL),
-                    _ => {
-                        let answer = Answer::idle().into_response(progress.grpc);
-                        // Fails only if the client has reset the stream.
-                        let _ = this.respond.send_response(answer, true);
-                    }
-                }
-                return Poll::Ready(Piped::Idle);
-            }
-            progress.mark();
-        }
-        loop {
-            let (polled, write_stall) = match this.state.as_mut().project() {
-                StateProj::Sending { pipe } => return pipe.poll(cx),
-                StateProj::Called { response, write_stall } => {
-                    let (polled, interim) = interim::during(|| response.poll(cx));
-                    if interim {
-                        send_interim(this.respond, cx);
-                    }
-                    (polled, *write_stall)
-                }
-                StateProj::Unready { waiting, write_stall } => {
-                    let (service, _) = &mut **waiting.as_mut().expect("a service is called once");
-                    match service.poll_ready(cx) {
-                        Poll::Ready(Ok(())) => {
-                            let (mut service, req) = *waiting.take().expect("seen above");
-                            let (response, write_stall) = (service.call(req), *write_stall);
-                            this.state.as_mut().project_replace(State::Called { response, write_stall });
-                            continue;
-                        }
-                        Poll::Ready(Err(error)) => (Poll::Ready(Err(error)), *write_stall),
-                        Poll::Pending => (Poll::Pending, *write_stall),
-                    }
-                }
-            };
-            let sent = match polled {
-                Poll::Pending => {
-                    let reset = ready!(this.respond.poll_reset(cx));
-                    return Poll::Ready(reset.map_or(Piped::Lost, Piped::Reset));
-                }
-                Poll::Ready(Ok(rsp)) => {
-                    let (head, body) = rsp.into_parts();
-                    let ended = body.is_end_stream();
-                    let to = this.respond.send_response(Response::from_parts(head, ()), ended);
-                    to.map(|to| {
-                        (!ended).then(|| {
-                            let mut pipe = Pipe::new(body, Reason::INTERNAL_ERROR);
-                            pipe.send_to(to, write_stall);
-                            pipe
-                        })
-                    })
-                    .map_err(|error| error.reason())
-                }
-                Poll::Ready(Err(error)) => {
-                    // Perhaps because the client has reset its stream.
-                    if let Poll::Ready(Ok(reason)) = this.respond.poll_reset(cx) {
-                        return Poll::Ready(Piped::Reset(reason));
-                    }
-                    Err(reason::first(&*error.into()))
-                }
-            };
-            match sent {
-                Ok(Some(pipe)) => this.state.as_mut().project_replace(State::Sending { pipe }),
-                Ok(None) => return Poll::Ready(Piped::Done),
-                Err(reason) => {
-                    this.respond.send_reset(reason.unwrap_or(Reason::INTERNAL_ERROR));
-                    return Poll::Ready(Piped::Done);
-                }
-            };
-        }
-    }
-}
-
-/// Sends what came before a response.
-#[cold]
-fn send_interim(respond: &mut SendResponse<Bytes>, cx: &mut Context<'_>) {
-    for head in interim::take() {
-        // h2 would send it on a stream that is reset, too.
-        if respond.poll_reset(cx).is_pending() {
-            let _ = respond.send_informational(head);
-        }
-    }
-}
-
-// === impl State ===
-
-impl<S, B> State<S, S::Future, B>
-where
-    S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
-{
-    fn call(service: &mut S, req: Request<IncomingBody>, write_stall: Duration) -> Self {
-        // Nearly always ready; if not, the request waits by itself, with a waker of its own.
-        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => Self::Called { response: service.call(req), write_stall },
-            Poll::Ready(Err(_)) | Poll::Pending => {
-                let clone = service.clone();
-                Self::Unready { waiting: Some(Box::new((mem::replace(service, clone), req))), write_stall }
-            }
-        }
     }
 }
 
