@@ -93,6 +93,8 @@ impl Rig {
         let victim = Victim::start(inbound).await;
         let mut rig =
             Self { child, inbound, outbound, admin, endpoint, victim, errors: seen, resident: 0, _alone: alone };
+        // The victim's connection is gone, and does not count in what follows.
+        rig.alone().await;
         rig.resident = rig.memory("VmRSS");
         rig
     }
