@@ -63,7 +63,7 @@ struct Batch {
 /// Endpoints whose latencies differ by less than this factor are taken for equal: on fast networks noise is larger.
 const EQUAL: f64 = 2.0;
 /// Requests that come within this time of the first go to one endpoint, up to so many. A quiet proxy's come further apart.
-const TOGETHER: Duration = Duration::from_micros(250);
+const TOGETHER: Duration = Duration::from_micros(500);
 const MAX_BATCH: usize = 64;
 /// But only to one that answers within this, so that a batch does not wait long. With what it has to wait, the endpoint
 /// is not fast any more, and the next requests are spread.
