@@ -64,5 +64,9 @@ soak seconds="60": _release
 demo *args:
     cargo run --release -p app -- demo {{args}}
 
+# The binary for deployment, built for what was counted under load.
+pgo:
+    scripts/pgo
+
 _release:
     cargo build --release -p app
