@@ -373,6 +373,7 @@ impl Shared {
             addr,
             labels: endpoint.labels.clone(),
             weight: f64::from(endpoint.weight.get()),
+            chosen: 0,
             connections: Vec::new(),
             failed: None,
             health: Arc::new(Health { load: Load::new(self.nanos(now)), breaker: Breaker::new() }),

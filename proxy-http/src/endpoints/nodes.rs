@@ -17,6 +17,8 @@ use tokio::{sync::Notify, time::Instant};
 pub(super) struct State {
     pub(super) nodes: Vec<Node>,
     pub(super) next_id: u64,
+    /// How often an endpoint was chosen.
+    choices: u64,
     /// Where requests go that come together with the one before. `None`: each is for itself.
     batch: Option<Batch>,
     /// Since when no endpoint has had a connection. `None`: one has.
@@ -30,6 +32,8 @@ pub(super) struct Node {
     pub(super) addr: Arc<str>,
     pub(super) labels: Vec<(String, String)>,
     pub(super) weight: f64,
+    /// Which of all choices fell on it last.
+    pub(super) chosen: u64,
     pub(super) connections: Vec<Connection>,
     pub(super) failed: Option<Arc<ConnectError>>,
     pub(super) health: Arc<Health>,
@@ -56,15 +60,24 @@ pub(super) struct Health {
 #[derive(Clone, Copy, Debug)]
 struct Batch {
     node: usize,
-    came: Instant,
-    left: usize,
+    /// Requests of this poll belong to it.
+    last: Instant,
+    /// So do those of others, until then.
+    until: Instant,
+    requests: usize,
 }
 
-/// Endpoints whose latencies differ by less than this factor are taken for equal: on fast networks noise is larger.
+/// Endpoints whose latencies differ by less than this factor are taken for equal, and those below this many seconds: on
+/// fast networks noise is larger, and who is left alone for it can't show that it was.
 const EQUAL: f64 = 2.0;
-/// Requests that come within this time of the first go to one endpoint, up to so many. A quiet proxy's come further apart.
+const NOISE: f64 = 1e-3;
+/// Reads that come within this time of the first go to one endpoint, until they have brought so many requests. A quiet
+/// proxy's are each for itself.
 const TOGETHER: Duration = Duration::from_micros(500);
 const MAX_BATCH: usize = 64;
+/// The requests of one read stay together up to so many: those that are parted once are answered apart, and so come apart
+/// from then on.
+const MAX_READ: usize = 256;
 /// But only to one that answers within this, so that a batch does not wait long. With what it has to wait, the endpoint
 /// is not fast any more, and the next requests are spread.
 const FAST: Duration = Duration::from_millis(2);
@@ -74,7 +87,7 @@ const FAST: Duration = Duration::from_millis(2);
 impl State {
     /// Without endpoints.
     pub(super) fn new() -> Self {
-        Self { nodes: Vec::new(), next_id: 0, batch: None, down_since: Some(Instant::now()) }
+        Self { nodes: Vec::new(), next_id: 0, choices: 0, batch: None, down_since: Some(Instant::now()) }
     }
 
     /// The endpoint to send a request to.
@@ -82,20 +95,22 @@ impl State {
         if self.nodes.len() < 2 {
             return self.nodes.first().filter(|node| node.has_room(params)).map(|_| 0);
         }
-        if let Some(Batch { node, came, left }) = &mut self.batch
-            && now.duration_since(*came) < TOGETHER
+        if let Some(Batch { node, last, until, requests }) = &mut self.batch
+            && (now == *last && *requests < MAX_READ || now < *until && *requests < MAX_BATCH)
             && avoid.is_none()
             && self.nodes[*node].has_room(params)
-            && let Some(less) = left.checked_sub(1)
         {
-            *left = less;
+            *last = now;
+            *requests += 1;
             return Some(*node);
         }
+        let busy = self.nodes.iter().any(|node| node.streams() > 0);
         let node = self.choose_anew(params, now, nanos, avoid)?;
         let fast = self.nodes[node].health.load.cost(nanos).is_some_and(|cost| cost < FAST.as_secs_f64());
-        // The few requests of a quiet proxy are spread.
-        let busy = fast && self.nodes.iter().any(|node| node.streams() > 0);
-        self.batch = busy.then_some(Batch { node, came: now, left: MAX_BATCH - 1 });
+        let until = if busy { now + TOGETHER } else { now };
+        self.choices += 1;
+        self.nodes[node].chosen = self.choices;
+        self.batch = fast.then_some(Batch { node, last: now, until, requests: 1 });
         Some(node)
     }
 
@@ -112,7 +127,10 @@ impl State {
             (true, true) => {
                 let costs = Node::costs(&self.nodes[first], &self.nodes[second], params, nanos);
                 let asked = |i: usize, index: usize| costs[i] * (self.nodes[index].streams() + 1) as f64;
-                Some(if asked(1, second) < asked(0, first) { second } else { first })
+                // Of two that are the same, the one that was not chosen for longer: batches are too few for chance to be fair.
+                let order = asked(0, first).total_cmp(&asked(1, second));
+                let order = order.then_with(|| self.nodes[first].chosen.cmp(&self.nodes[second].chosen));
+                Some(if order.is_gt() { second } else { first })
             }
             (true, false) => Some(first),
             (false, true) => Some(second),
@@ -178,7 +196,7 @@ impl Node {
 
     /// What a request in flight on each of two endpoints counts.
     fn costs(a: &Self, b: &Self, params: &Params, now: u64) -> [f64; 2] {
-        let costs = match [a, b].map(|node| node.health.load.cost(now)) {
+        let costs = match [a, b].map(|node| node.health.load.cost(now).map(|cost| cost.max(NOISE))) {
             [Some(a), Some(b)] if a > EQUAL * b || b > EQUAL * a => [a, b],
             _ => [1.0, 1.0],
         };

@@ -262,21 +262,27 @@ async fn requests_go_to_the_endpoint_with_fewer() {
         tokio::task::yield_now().await;
     }
     assert!(endpoints.is_ready());
-    let proxy = Proxy::new(endpoints, Arc::new(Limits::new(PROXY)), Arc::<Stats>::default());
+    let limits = Arc::new(Limits::new(PROXY));
+    let proxy = Proxy::new(endpoints, Arc::clone(&limits), Arc::<Stats>::default());
     let (near, far) = tokio::io::duplex(1 << 20);
     tokio::spawn(async move { Server::new(&ServerParams::DEFAULT).unwrap().serve(far, proxy, pending()).await });
     let (mut client, connection) = h2::client::Builder::new().handshake::<_, Bytes>(near).await.unwrap();
     tokio::spawn(connection);
     for _ in 0..10 {
         let (first, _) = client.send_request(get(), true).unwrap();
+        in_flight(&limits, 1).await;
+        // What comes in one read, or at once with what is in flight, goes together.
+        tokio::time::advance(Duration::from_millis(1)).await;
         let (second, _) = client.send_request(get(), true).unwrap();
+        in_flight(&limits, 2).await;
+        // Both latencies are about the same.
+        tokio::time::advance(Duration::from_millis(2)).await;
         for (_, endpoint) in &mut names {
             endpoint.asked().await.answer().send_data("".into(), true).unwrap();
         }
         let (first, second) = tokio::join!(first, second);
         assert!(first.is_ok() && second.is_ok());
-        // What comes at once with what is in flight goes with it.
-        tokio::time::advance(Duration::from_millis(1)).await;
+        in_flight(&limits, 0).await;
     }
 }
 
@@ -320,4 +326,10 @@ fn connect_is_a_make_service_and_public_types_are_send() {
     send_sync::<Stats>();
     send_sync::<ConnectError>();
     send_sync::<proxy_http::body::Error>();
+}
+
+async fn in_flight(limits: &Limits, requests: usize) {
+    while limits.in_flight() != requests {
+        tokio::task::yield_now().await;
+    }
 }
