@@ -1,5 +1,6 @@
 //! A well-behaved endpoint, in a thread of its own, that does what a path says.
 
+use crate::{priority::usual, waits::Waits};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, server};
 use http::{Request, Response};
@@ -8,15 +9,30 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc,
     },
     thread,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore, task::yield_now};
 
 pub(crate) struct Endpoint {
     pub(crate) addr: SocketAddr,
     asked: Arc<AtomicUsize>,
+    /// Those of its thread.
+    pub(crate) waits: Waits,
 }
+
+/// What the endpoint's tasks share.
+#[derive(Clone)]
+struct Shared {
+    /// Requests that came to `/hang` so far.
+    asked: Arc<AtomicUsize>,
+    /// Those who ask for much take turns, and all others have theirs in between. It is the proxy that is measured.
+    turn: Arc<Semaphore>,
+}
+
+/// So many bytes are not much.
+const LITTLE: usize = 1_000;
 
 impl Endpoint {
     /// `/bytes/N` is answered with so many bytes, `/tiny/N` with so many DATA frames of a byte; `/hang` never.
@@ -24,13 +40,18 @@ impl Endpoint {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
-        let asked = Arc::<AtomicUsize>::default();
-        let count = Arc::clone(&asked);
-        thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(accept(listener, count));
+        let shared = Shared { asked: Arc::default(), turn: Arc::new(Semaphore::new(1)) };
+        let asked = Arc::clone(&shared.asked);
+        let waits = usual(|| {
+            let (tell, waits) = mpsc::channel();
+            thread::spawn(move || {
+                let _ = tell.send(Waits::here());
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(accept(listener, shared));
+            });
+            waits.recv().unwrap()
         });
-        Self { addr, asked }
+        Self { addr, asked, waits }
     }
 
     /// Requests that came to `/hang` so far.
@@ -46,10 +67,10 @@ impl Endpoint {
     }
 }
 
-async fn accept(listener: std::net::TcpListener, asked: Arc<AtomicUsize>) {
+async fn accept(listener: std::net::TcpListener, shared: Shared) {
     let listener = TcpListener::from_std(listener).unwrap();
     while let Ok((stream, _)) = listener.accept().await {
-        let asked = Arc::clone(&asked);
+        let shared = shared.clone();
         stream.set_nodelay(true).unwrap();
         tokio::spawn(async move {
             let mut builder = server::Builder::new();
@@ -57,17 +78,18 @@ async fn accept(listener: std::net::TcpListener, asked: Arc<AtomicUsize>) {
             builder.max_pending_accept_reset_streams(1 << 20).max_local_error_reset_streams(None);
             let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
             while let Some(Ok((req, respond))) = connection.accept().await {
-                tokio::spawn(answer(req, respond, Arc::clone(&asked)));
+                tokio::spawn(answer(req, respond, shared.clone()));
+                yield_now().await;
             }
         });
     }
 }
 
-async fn answer(req: Request<RecvStream>, mut respond: server::SendResponse<Bytes>, asked: Arc<AtomicUsize>) {
+async fn answer(req: Request<RecvStream>, mut respond: server::SendResponse<Bytes>, shared: Shared) {
     let (head, mut body) = req.into_parts();
     let (what, count) = parts(head.uri.path());
     if what == "hang" {
-        asked.fetch_add(1, Relaxed);
+        shared.asked.fetch_add(1, Relaxed);
         let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
         return;
     }
@@ -77,31 +99,32 @@ async fn answer(req: Request<RecvStream>, mut respond: server::SendResponse<Byte
             let _ = body.flow_control().release_capacity(chunk.len());
         }
     });
-    if what == "tiny" {
-        for _ in 0..count {
-            // Waits for window each time, so that the frames come to be on their way one by one.
-            if send(&mut to, 1).await.is_none() {
-                return;
-            }
-        }
-        let _ = to.send_data(Bytes::new(), true);
-    } else {
-        let mut rest = count;
-        while rest > 0 {
-            let Some(sent) = send(&mut to, rest).await else { return };
-            rest -= sent;
-        }
-        let _ = to.send_data(Bytes::new(), true);
+    // Waits for window each time, so that the frames of a tiny one come to be on their way one by one.
+    let piece = if what == "tiny" { 1 } else { count };
+    let mut rest = count;
+    while rest > 0 {
+        let turn = (count >= LITTLE).then_some(&*shared.turn);
+        let Some(sent) = send(&mut to, rest.min(piece), turn).await else { return };
+        rest -= sent;
     }
+    let _ = to.send_data(Bytes::new(), true);
 }
 
-/// Sends as many bytes as the window has room for.
-async fn send(to: &mut SendStream<Bytes>, most: usize) -> Option<usize> {
+/// Sends as many bytes as the window has room for, in its `turn`.
+async fn send(to: &mut SendStream<Bytes>, most: usize, turn: Option<&Semaphore>) -> Option<usize> {
     static ZEROS: [u8; 16_384] = [0; 16_384];
     to.reserve_capacity(most.min(ZEROS.len()));
     while to.capacity() == 0 {
         std::future::poll_fn(|cx| to.poll_capacity(cx)).await?.ok()?;
     }
+    let _turn = match turn {
+        None => None,
+        Some(turn) => {
+            let turn = turn.acquire().await.ok()?;
+            yield_now().await;
+            Some(turn)
+        }
+    };
     let bytes = to.capacity().min(most).min(ZEROS.len());
     to.send_data(Bytes::from_static(&ZEROS[..bytes]), false).ok()?;
     Some(bytes)

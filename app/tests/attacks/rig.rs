@@ -1,6 +1,11 @@
 //! The binary before a well-behaved endpoint, and the victim: a well-behaved client beside whoever attacks.
 
-use crate::{endpoint::Endpoint, victim::Victim};
+use crate::{
+    endpoint::Endpoint,
+    priority::{give_way, usual},
+    victim::Victim,
+    waits::Waits,
+};
 use std::{
     env,
     io::{BufRead as _, BufReader, Read as _},
@@ -77,7 +82,9 @@ impl Rig {
     pub(crate) async fn with(settings: Settings<'_>) -> Self {
         let alone = ALONE.lock().await;
         let endpoint = Endpoint::start();
-        let mut child = command(settings, endpoint.addr).spawn().unwrap();
+        let mut command = command(settings, endpoint.addr);
+        let mut child = usual(move || command.spawn()).unwrap();
+        give_way();
         let mut errors = child.stderr.take().unwrap();
         let seen = Arc::<StdMutex<String>>::default();
         let into = Arc::clone(&seen);
@@ -90,7 +97,7 @@ impl Rig {
         let addrs = addrs(&mut child, if settings.hostile.is_some() { 3 } else { 2 });
         let find = |name: &str| addrs.iter().find(|(direction, _)| direction == name).map(|(_, addr)| *addr);
         let (inbound, outbound, admin) = (find("inbound").unwrap(), find("outbound"), find("").unwrap());
-        let victim = Victim::start(inbound).await;
+        let victim = Victim::start(inbound, Waits::of(child.id()).and(&endpoint.waits)).await;
         let mut rig =
             Self { child, inbound, outbound, admin, endpoint, victim, errors: seen, resident: 0, _alone: alone };
         // The victim's connection is gone, and does not count in what follows.
