@@ -1,6 +1,9 @@
 //! What happens on one connection, shared by its task, its streams and their bodies.
 
-use crate::ping::{Finding, Pings};
+use crate::{
+    ping::{Finding, Pings},
+    wake,
+};
 use h2::PingPong;
 use http_h2::ClientKeepAlive;
 use std::{
@@ -54,9 +57,10 @@ pub(crate) struct OpenStream {
     held: bool,
 }
 
-/// Reads and writes of one connection until others have their turn: a read may bring a thousand frames, and tokio would
-/// allow 128 of them.
+/// Reads and writes of one connection until others have their turn: tokio would allow 128 of them.
 const MOVES_A_TURN: u64 = 16;
+/// As many as these count for one more: a read may bring a thousand.
+const FRAMES_A_MOVE: u64 = 16;
 
 // === impl Activity ===
 
@@ -151,8 +155,20 @@ impl Activity {
         self.turn_ends_at.store(self.moves().wrapping_add(MOVES_A_TURN), Relaxed);
     }
 
-    pub(crate) fn has_turn(&self) -> bool {
-        self.moves() < self.turn_ends_at.load(Relaxed)
+    /// Whether more may be read in this turn; if not, `cx` is woken for the next one.
+    pub(crate) fn has_turn(&self, cx: &mut Context<'_>) -> bool {
+        let has_turn = self.moves() < self.turn_ends_at.load(Relaxed);
+        if !has_turn {
+            wake::after_others(cx);
+        }
+        has_turn
+    }
+
+    /// So many frames began with what was read.
+    pub(crate) fn began(&self, frames: u64) {
+        if frames >= FRAMES_A_MOVE {
+            self.turn_ends_at.store(self.turn_ends_at.load(Relaxed).saturating_sub(frames / FRAMES_A_MOVE), Relaxed);
+        }
     }
 
     /// Bytes moved.

@@ -1,6 +1,9 @@
 //! What an endpoint says that h2 keeps to itself: what its first SETTINGS announce, and that it sends interim responses.
 
-use crate::{activity::Activity, interim::Scan};
+use crate::{
+    activity::Activity,
+    interim::{Scan, Scanned},
+};
 
 /// What has come from an endpoint, as far as it matters.
 ///
@@ -9,8 +12,7 @@ use crate::{activity::Activity, interim::Scan};
 pub(crate) struct Announced {
     /// What has come of the first frame. `None`: all of it, or it is none.
     first: Option<Vec<u8>>,
-    /// `None`: there was an interim response.
-    scan: Option<Scan>,
+    scan: Scan,
 }
 
 const FRAME_HEAD: usize = 9;
@@ -23,16 +25,15 @@ const MAX_HEADER_LIST_SIZE: u16 = 6;
 
 impl Announced {
     pub(crate) fn new() -> Self {
-        Self { first: Some(Vec::new()), scan: Some(Scan::default()) }
+        Self { first: Some(Vec::new()), scan: Scan::default() }
     }
 
     /// Notes on `activity` what was read.
     pub(crate) fn read(&mut self, bytes: &[u8], activity: &Activity) {
-        if let Some(scan) = &mut self.scan
-            && scan.read(bytes)
-        {
+        let Scanned { frames, interim } = self.scan.read(bytes);
+        activity.began(frames);
+        if interim {
             activity.open_streams().expect_interim();
-            self.scan = None;
         }
         let Some(first) = &mut self.first else { return };
         first.extend_from_slice(bytes);

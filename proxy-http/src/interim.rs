@@ -12,7 +12,7 @@ use std::cell::Cell;
 
 mod scan;
 
-pub(crate) use scan::Scan;
+pub(crate) use scan::{Scan, Scanned};
 
 /// What may still be passed on of one request's interim responses, in bytes: a client may take nothing of them, and they
 /// wait for no window.

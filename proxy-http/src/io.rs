@@ -51,11 +51,7 @@ impl<I> Io<I> {
 impl<I: AsyncRead> AsyncRead for Io<I> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        if this.meter.as_ref().is_some_and(|meter| !meter.may_read(cx)) {
-            return Poll::Pending;
-        }
-        if !this.activity.has_turn() {
-            cx.waker().wake_by_ref();
+        if this.meter.as_ref().is_some_and(|meter| !meter.may_read(cx)) || !this.activity.has_turn(cx) {
             return Poll::Pending;
         }
         let before = buf.filled().len();

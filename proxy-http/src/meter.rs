@@ -3,7 +3,7 @@
 //! h2 answers or drops most frames by itself, so that nobody learns how many there were, how long a header block took,
 //! or that a client never came to its first frame.
 
-use crate::{now::now, stats::Limit};
+use crate::{now::now, stats::Limit, wake};
 use std::{
     sync::{
         Arc,
@@ -105,13 +105,13 @@ impl Meter {
     }
 
     /// Whether more may be read now; if not, either `cx` is woken soon or a limit is exceeded.
-    pub(crate) fn may_read(&self, cx: &Context<'_>) -> bool {
+    pub(crate) fn may_read(&self, cx: &mut Context<'_>) -> bool {
         if self.seen.exceeded().is_some() {
             return false;
         }
         let has_turn = self.seen.turn.load(Relaxed) < FRAMES_A_TURN;
         if !has_turn {
-            cx.waker().wake_by_ref();
+            wake::after_others(cx);
         }
         has_turn
     }
@@ -405,15 +405,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_turn_ends_after_some_frames() {
         let (mut meter, seen) = greeted();
-        let cx = Context::from_waker(Waker::noop());
+        let cx = &mut Context::from_waker(Waker::noop());
         seen.start_turn();
         meter.read(&frame(0, 0, 1).repeat(FRAMES_A_TURN as usize - 1));
-        assert!(meter.may_read(&cx));
+        assert!(meter.may_read(cx));
         meter.read(&frame(0, 0, 1));
-        assert!(!meter.may_read(&cx));
+        assert!(!meter.may_read(cx));
         seen.start_turn();
-        assert!(meter.may_read(&cx));
+        assert!(meter.may_read(cx));
         meter.read(&frame(6, 0, 8).repeat(MAX as usize + 1));
-        assert!(!meter.may_read(&cx), "nothing more is read once a limit is exceeded");
+        assert!(!meter.may_read(cx), "nothing more is read once a limit is exceeded");
     }
 }

@@ -1,12 +1,14 @@
-//! Spares a task from waking itself.
+//! How tasks wake themselves, and are spared from it.
 
 use futures_util::task::AtomicWaker;
 use std::{
+    future::Future as _,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::Waker,
+    task::{Context, Waker},
 };
 
 /// Wakes the task of a connection, but not while its streams run: what they send wakes the connection, and it is
@@ -15,6 +17,15 @@ use std::{
 pub(crate) struct Wake {
     task: AtomicWaker,
     held: AtomicBool,
+}
+
+/// Wakes the task of `cx` once all others that may run have run, and the worker has asked for events.
+///
+/// Those who wake themselves at once keep it from asking for as many turns as its runtime's event interval has, so that
+/// whatever comes for others meanwhile waits for all of these.
+pub(crate) fn after_others(cx: &mut Context<'_>) {
+    // Pending, with the waker put aside.
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
 // === impl Wake ===

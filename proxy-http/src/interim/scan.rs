@@ -5,7 +5,7 @@
 
 use std::mem;
 
-/// Follows the frames of one connection until there is one that may be an interim response.
+/// Follows the frames of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     /// What is to come of a frame that says nothing more.
@@ -13,6 +13,15 @@ pub(crate) struct Scan {
     /// The start of a frame.
     start: [u8; START],
     len: usize,
+}
+
+/// What there was in one read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Scanned {
+    /// Frames that began.
+    pub(crate) frames: u64,
+    /// One of them may be an interim response. Some final ones look like it, too.
+    pub(crate) interim: bool,
 }
 
 /// A frame's head, and of a block of fields enough to tell its status.
@@ -27,12 +36,13 @@ const PRIORITY: u8 = 0x20;
 // === impl Scan ===
 
 impl Scan {
-    /// Whether there may be an interim response, as far as was read. Some final ones look like it, too.
-    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> bool {
+    /// Goes on with what was read.
+    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> Scanned {
+        let mut scanned = Scanned::default();
         loop {
             let Some(rest) = bytes.get(self.left..) else {
                 self.left -= bytes.len();
-                return false;
+                return scanned;
             };
             bytes = rest;
             self.left = 0;
@@ -45,21 +55,27 @@ impl Scan {
                 self.start[self.len..self.len + taken].copy_from_slice(&bytes[..taken]);
                 look(&self.start, self.len + taken)
             };
-            match looked {
-                Looked::Interim => return true,
-                Looked::Other(frame) => self.left = frame - mem::take(&mut self.len),
+            let frame = match looked {
+                Looked::Interim(frame) => {
+                    scanned.interim = true;
+                    frame
+                }
+                Looked::Other(frame) => frame,
                 Looked::More => {
                     self.len += bytes.len();
-                    return false;
+                    return scanned;
                 }
-            }
+            };
+            scanned.frames += 1;
+            self.left = frame - mem::take(&mut self.len);
         }
     }
 }
 
 enum Looked {
-    Interim,
-    /// Something else, with so many bytes.
+    /// What may be one, with so many bytes.
+    Interim(usize),
+    /// Something else, with so many.
     Other(usize),
     /// What is known does not tell.
     More,
@@ -78,7 +94,7 @@ fn look(start: &[u8; START], known: usize) -> Looked {
         return Looked::More;
     }
     let is_interim = flags & (PADDED | PRIORITY) != 0 || is_interim(&start[HEAD..end]);
-    if is_interim { Looked::Interim } else { Looked::Other(frame) }
+    if is_interim { Looked::Interim(frame) } else { Looked::Other(frame) }
 }
 
 /// Whether a block of fields may begin with a status below 200 (RFC 7541 section 6).
@@ -119,7 +135,9 @@ mod tests {
         let bytes = [other.concat(), frame(HEADERS, flags, block), other.concat()].concat();
         for size in 1..=bytes.len() {
             let mut scan = Scan::default();
-            assert_eq!(bytes.chunks(size).any(|chunk| scan.read(chunk)), expect, "{block:x?} by {size}");
+            let scanned: Vec<_> = bytes.chunks(size).map(|chunk| scan.read(chunk)).collect();
+            assert_eq!(scanned.iter().any(|scanned| scanned.interim), expect, "{block:x?} by {size}");
+            assert_eq!(scanned.iter().map(|scanned| scanned.frames).sum::<u64>(), 9, "{block:x?} by {size}");
         }
     }
 
