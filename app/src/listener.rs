@@ -28,7 +28,7 @@ pub(crate) struct Refusals {
 const LOG_PAUSE: Duration = Duration::from_secs(10);
 /// How long to wait when the system is out of descriptors or memory: long enough not to spin, short enough that a
 /// client hardly notices.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(5);
 
 /// Listens on `addr`. Must be called in a tokio runtime.
 pub(crate) fn bind(addr: SocketAddr, backlog: u32) -> Result<TcpListener, BindError> {
