@@ -1,6 +1,6 @@
 //! A well-behaved endpoint, in a thread of its own, that does what a path says.
 
-use crate::{priority::usual, waits::Waits};
+use crate::{priority::usual, threads::Threads};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, server};
 use http::{Request, Response};
@@ -18,8 +18,7 @@ use tokio::{net::TcpListener, sync::Semaphore, task::yield_now};
 pub(crate) struct Endpoint {
     pub(crate) addr: SocketAddr,
     asked: Arc<AtomicUsize>,
-    /// Those of its thread.
-    pub(crate) waits: Waits,
+    pub(crate) thread: Threads,
 }
 
 /// What the endpoint's tasks share.
@@ -42,16 +41,16 @@ impl Endpoint {
         let addr = listener.local_addr().unwrap();
         let shared = Shared { asked: Arc::default(), turn: Arc::new(Semaphore::new(1)) };
         let asked = Arc::clone(&shared.asked);
-        let waits = usual(|| {
-            let (tell, waits) = mpsc::channel();
+        let thread = usual(|| {
+            let (tell, started) = mpsc::channel();
             thread::spawn(move || {
-                let _ = tell.send(Waits::here());
+                let _ = tell.send(Threads::here());
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(accept(listener, shared));
             });
-            waits.recv().unwrap()
+            started.recv().unwrap()
         });
-        Self { addr, asked, waits }
+        Self { addr, asked, thread }
     }
 
     /// Requests that came to `/hang` so far.
@@ -75,7 +74,10 @@ async fn accept(listener: std::net::TcpListener, shared: Shared) {
         tokio::spawn(async move {
             let mut builder = server::Builder::new();
             // It is the proxy that is attacked.
-            builder.max_pending_accept_reset_streams(1 << 20).max_local_error_reset_streams(None);
+            builder
+                .max_concurrent_streams(100)
+                .max_pending_accept_reset_streams(1 << 20)
+                .max_local_error_reset_streams(None);
             let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
             while let Some(Ok((req, respond))) = connection.accept().await {
                 tokio::spawn(answer(req, respond, shared.clone()));

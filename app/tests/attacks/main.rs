@@ -14,6 +14,6 @@ mod priority;
 mod readers;
 mod resets;
 mod rig;
+mod threads;
 mod victim;
-mod waits;
 mod windows;

@@ -4,9 +4,12 @@ use crate::{
     frames::{DATA, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, Peer, get, ids, window_update},
     rig::Rig,
 };
+use std::time::Duration;
 
 const CONNECTIONS: usize = 10;
 const STREAMS: usize = 100;
+/// What it takes to ask for all of that at once, and to have a window of each, 64 MB.
+const BURST: Duration = Duration::from_millis(30);
 
 /// Connections without window, on which a path is asked for by many streams whose heads have come.
 async fn stall(rig: &Rig, connections: usize, streams: usize, path: &str) -> Vec<Peer> {
@@ -28,7 +31,7 @@ async fn stall(rig: &Rig, connections: usize, streams: usize, path: &str) -> Vec
 async fn a_thousand_that_read_nothing() {
     let rig = Rig::start().await;
     let path = "/bytes/1000000";
-    let mut clients = rig.beside(stall(&rig, CONNECTIONS, STREAMS, path)).await;
+    let mut clients = rig.beside_work(BURST, stall(&rig, CONNECTIONS, STREAMS, path)).await;
     // Once more, now that all of them are stalled.
     rig.beside(async {}).await;
     // A window for each, and what else a stream costs.

@@ -3,8 +3,8 @@
 use crate::{
     endpoint::Endpoint,
     priority::{give_way, usual},
+    threads::Threads,
     victim::Victim,
-    waits::Waits,
 };
 use std::{
     env,
@@ -97,7 +97,7 @@ impl Rig {
         let addrs = addrs(&mut child, if settings.hostile.is_some() { 3 } else { 2 });
         let find = |name: &str| addrs.iter().find(|(direction, _)| direction == name).map(|(_, addr)| *addr);
         let (inbound, outbound, admin) = (find("inbound").unwrap(), find("outbound"), find("").unwrap());
-        let victim = Victim::start(inbound, Waits::of(child.id()).and(&endpoint.waits)).await;
+        let victim = Victim::start(inbound, Threads::of(child.id()), endpoint.thread.clone()).await;
         let mut rig =
             Self { child, inbound, outbound, admin, endpoint, victim, errors: seen, resident: 0, _alone: alone };
         // The victim's connection is gone, and does not count in what follows.
@@ -108,9 +108,14 @@ impl Rig {
 
     /// The victim must fare as well beside an attack as before.
     pub(crate) async fn beside<T>(&self, attack: impl Future<Output = T>) -> T {
+        self.beside_work(Duration::ZERO, attack).await
+    }
+
+    /// The same, but for the time that a release build takes for what is asked of it at once, whoever asks.
+    pub(crate) async fn beside_work<T>(&self, takes: Duration, attack: impl Future<Output = T>) -> T {
         let measuring = self.victim.begin();
         let came = timeout(2 * PATIENCE, attack).await.expect("the attack ends");
-        self.victim.check(measuring).await;
+        self.victim.check(measuring, takes).await;
         let errors = self.errors.lock().unwrap();
         assert!(!errors.contains("panicked"), "{errors}");
         came
