@@ -28,17 +28,17 @@ impl Announced {
         Self { first: Some(Vec::new()), scan: Scan::default() }
     }
 
-    /// Notes on `activity` what was read.
-    pub(crate) fn read(&mut self, bytes: &[u8], activity: &Activity) {
+    /// Notes on `activity` what was read, and tells how many frames began with it.
+    pub(crate) fn read(&mut self, bytes: &[u8], activity: &Activity) -> u32 {
         let Scanned { frames, interim } = self.scan.read(bytes);
-        activity.began(frames);
+        activity.began(frames.into());
         if interim {
             activity.open_streams().expect_interim();
         }
-        let Some(first) = &mut self.first else { return };
+        let Some(first) = &mut self.first else { return frames };
         first.extend_from_slice(bytes);
         match settings(first) {
-            Settings::More => return,
+            Settings::More => return frames,
             Settings::None => {}
             Settings::Whole(settings) => {
                 for setting in settings.chunks_exact(6) {
@@ -51,6 +51,7 @@ impl Announced {
             }
         }
         self.first = None;
+        frames
     }
 }
 

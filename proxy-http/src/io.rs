@@ -1,6 +1,6 @@
 //! The transport under a connection, which counts what it carries.
 
-use crate::{activity::Activity, announced::Announced, meter::Meter, stats::Transport};
+use crate::{activity::Activity, announced::Announced, meter::Meter, stats::Transport, wake};
 use pin_project_lite::pin_project;
 use std::{
     io::{self, IoSlice},
@@ -22,6 +22,10 @@ pin_project! {
         meter: Option<Meter>,
         // Follows what an endpoint of HTTP/2 sends. Boxed, so that clients' connections are not the larger for it.
         announced: Option<Box<Announced>>,
+        // Whether the last read brought so many frames that the next one is to bring fewer.
+        crowded: bool,
+        // Bytes read in this turn, where turns are counted in bytes.
+        turn: Option<usize>,
     }
 }
 
@@ -29,17 +33,30 @@ pin_project! {
 #[derive(Debug)]
 struct Open(Arc<Transport>);
 
+/// Frames in a read after which the next one is of [`SHORT`] bytes: h2 takes all that a read has brought before others have
+/// their turn.
+const CROWD: u32 = 256;
+/// About as many of the smallest frames.
+const SHORT: usize = 2 << 10;
+/// Bytes of HTTP/1.1 until others have their turn: some 3,600 of the smallest heads of interim responses.
+const BYTES_A_TURN: usize = 128 << 10;
+
 // === impl Io ===
 
 impl<I> Io<I> {
     pub(crate) fn new(inner: I, transport: &Arc<Transport>, activity: &Arc<Activity>) -> Self {
         transport.opened();
         let (open, activity) = (Open(Arc::clone(transport)), Arc::clone(activity));
-        Self { inner, open, activity, meter: None, announced: None }
+        Self { inner, open, activity, meter: None, announced: None, crowded: false, turn: None }
     }
 
     pub(crate) fn metered(self, meter: Meter) -> Self {
         Self { meter: Some(meter), ..self }
+    }
+
+    /// The same, from an endpoint of HTTP/1.1: hyper takes all interim responses that there are at once.
+    pub(crate) fn in_turns(self) -> Self {
+        Self { turn: Some(0), ..self }
     }
 
     /// The same, from an endpoint of HTTP/2.
@@ -54,17 +71,35 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
         if this.meter.as_ref().is_some_and(|meter| !meter.may_read(cx)) || !this.activity.has_turn(cx) {
             return Poll::Pending;
         }
+        if this.turn.as_mut().is_some_and(|read| *read >= BYTES_A_TURN) {
+            *this.turn = Some(0);
+            wake::after_others(cx);
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
-        ready!(this.inner.poll_read(cx, buf))?;
+        if *this.crowded {
+            let mut short = ReadBuf::new(buf.initialize_unfilled_to(SHORT.min(buf.remaining())));
+            ready!(this.inner.poll_read(cx, &mut short))?;
+            let read = short.filled().len();
+            buf.advance(read);
+        } else {
+            ready!(this.inner.poll_read(cx, buf))?;
+        }
         let read = &buf.filled()[before..];
         this.open.0.read(read.len());
         this.activity.moved();
+        if let Some(turn) = this.turn {
+            *turn += read.len();
+        }
+        let mut frames = 0;
         if let Some(meter) = this.meter {
-            meter.read(read);
+            frames = meter.read(read);
         }
         if let Some(announced) = this.announced {
-            announced.read(read, this.activity);
+            frames = announced.read(read, this.activity);
         }
+        // A short one that is full of frames may have more of them behind it.
+        *this.crowded = frames >= if *this.crowded { CROWD / 4 } else { CROWD };
         Poll::Ready(Ok(()))
     }
 }

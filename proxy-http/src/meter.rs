@@ -120,8 +120,10 @@ impl Meter {
         self.window.written += bytes as u64;
     }
 
-    pub(crate) fn read(&mut self, mut bytes: &[u8]) {
-        let mut turn = self.seen.turn.load(Relaxed);
+    /// Follows what was read, and tells how many frames began with it.
+    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> u32 {
+        let before = self.seen.turn.load(Relaxed);
+        let mut turn = before;
         loop {
             if let Some(left) = self.left {
                 let Some(rest) = bytes.get(left..) else {
@@ -140,6 +142,7 @@ impl Meter {
         }
         self.seen.turn.store(turn, Relaxed);
         self.seen.block.store(self.block, Relaxed);
+        turn - before
     }
 
     fn take_head(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEAD]> {
@@ -317,7 +320,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_and_bytes_bring_more_with_them() {
-        exceeds_at(u64::from(MAX) + 40, 0, |meter| meter.read(&frame(1, END_HEADERS, 5).repeat(10)));
+        exceeds_at(u64::from(MAX) + 40, 0, |meter| _ = meter.read(&frame(1, END_HEADERS, 5).repeat(10)));
         // The answers to those SETTINGS and PINGs are to be taken off.
         exceeds_at(u64::from(MAX), 0, |meter| meter.wrote(9));
         let (mut meter, seen) = greeted();

@@ -246,7 +246,7 @@ where
                     Engine::Http2(h2)
                 }
                 Protocol::Http1 => {
-                    let io = Io::new(io, &transport, &activity);
+                    let io = Io::new(io, &transport, &activity).in_turns();
                     let max_head = max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
                     let max_head = usize::try_from(max_head).unwrap_or(usize::MAX);
                     let made = http1::client::connect(io, max_head, open).await;

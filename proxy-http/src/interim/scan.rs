@@ -19,7 +19,7 @@ pub(crate) struct Scan {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Scanned {
     /// Frames that began.
-    pub(crate) frames: u64,
+    pub(crate) frames: u32,
     /// One of them may be an interim response. Some final ones look like it, too.
     pub(crate) interim: bool,
 }
@@ -137,7 +137,7 @@ mod tests {
             let mut scan = Scan::default();
             let scanned: Vec<_> = bytes.chunks(size).map(|chunk| scan.read(chunk)).collect();
             assert_eq!(scanned.iter().any(|scanned| scanned.interim), expect, "{block:x?} by {size}");
-            assert_eq!(scanned.iter().map(|scanned| scanned.frames).sum::<u64>(), 9, "{block:x?} by {size}");
+            assert_eq!(scanned.iter().map(|scanned| scanned.frames).sum::<u32>(), 9, "{block:x?} by {size}");
         }
     }
 
