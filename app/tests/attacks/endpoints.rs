@@ -3,8 +3,9 @@
 
 use crate::{
     frames::{
-        ACK, CONTINUATION, DATA, END_HEADERS, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, PING, PRIORITY, PUSH_PROMISE, Peer,
-        RST_STREAM, SETTINGS, STATUS_200, UNKNOWN, frame, get, ids, literal, post, setting, window_update,
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, PING, PRIORITY,
+        PUSH_PROMISE, Peer, RST_STREAM, SETTINGS, STATUS_200, UNKNOWN, frame, get, ids, literal, post, setting,
+        window_update,
     },
     rig::{Rig, Settings, factor},
 };
@@ -15,7 +16,11 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    time::sleep,
+};
 
 /// Frames of one attack.
 fn frames() -> usize {
@@ -64,14 +69,16 @@ async fn ask(rig: &Rig) -> Option<u8> {
     }
 }
 
-/// An endpoint that answers each request with these frames, on the request's stream, and reads nothing more.
+/// An endpoint that answers each request with these frames, on the request's stream, and no more, and reads nothing more.
 async fn answers(with: impl Fn(u32) -> Vec<u8> + Clone + Send + Sync + 'static, mib: u64) {
     let (rig, _) = hostile(move |mut peer| {
         let with = with.clone();
         async move {
             let Some(id) = asked(&mut peer).await else { return };
             peer.send(with(id)).await;
-            // Reads nothing, and waits for the proxy to hang up or the test to end.
+            // So that the attack ends when all of it is read.
+            let _ = peer.to.shutdown().await;
+            // Waits for the proxy to hang up or the test to end.
             std::future::pending().await
         }
     })
@@ -215,4 +222,37 @@ async fn never_reads() {
     while open().await > 0 {
         sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Its client waits for what is final, however long that takes.
+#[tokio::test]
+async fn flood_of_informational_heads_in_http1() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = [0; 1024];
+                if stream.read(&mut head).await.is_ok_and(|read| read > 0) {
+                    let flood = b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n".repeat(5 * frames());
+                    let _ = stream.write_all(&flood).await;
+                    let _ = stream.shutdown().await;
+                    std::future::pending::<()>().await;
+                }
+            });
+        }
+    });
+    let variables = &[("OUTBOUND_CONNECT_PROTOCOL", "http1")];
+    let rig = Rig::with(Settings { hostile: Some(addr), variables, ..Settings::default() }).await;
+    let asking = async {
+        let mut client = Peer::client(rig.outbound.unwrap(), &[]).await;
+        client.send(get(1, "/")).await;
+        while let Some(frame) = client.from.next().await {
+            if frame.stream == 1 && (frame.kind == RST_STREAM || frame.flags & END_STREAM != 0) {
+                break;
+            }
+        }
+    };
+    rig.beside(asking).await;
+    rig.costs_at_most(32);
 }

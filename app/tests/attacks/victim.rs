@@ -28,9 +28,9 @@ const STREAMS: usize = 8;
 const LEAST: usize = 50;
 /// Between the requests of a stream.
 const PAUSE: Duration = Duration::from_millis(2);
-/// What the victim's P99 may be in any case, as far as it is not the machine's doing: others have their turns, and a few
-/// milliseconds say little.
-const FLOOR: Duration = Duration::from_millis(10);
+/// What the victim's P99 may be in any case, as far as it is not the machine's doing: others have their turns, of which a
+/// request meets several, and while a victim waits for a CPU the proxy goes on with the attack.
+const FLOOR: Duration = Duration::from_millis(20);
 /// How much more it may be where the proxy is a debug build, in which all that the attacker asks for takes so much longer.
 const DEBUG: u32 = 5;
 /// The same by the clock, whatever else runs.
