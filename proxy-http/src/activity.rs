@@ -1,10 +1,11 @@
 //! What happens on one connection, shared by its task, its streams and their bodies.
 
 use crate::{
+    lingering::Left,
     ping::{Finding, Pings},
     wake,
 };
-use h2::PingPong;
+use h2::{PingPong, RecvStream};
 use http_h2::ClientKeepAlive;
 use std::{
     sync::{
@@ -48,6 +49,8 @@ pub(crate) struct Streams {
     malformed: AtomicUsize,
     /// The peer has sent an interim response, or what may be one.
     interim: AtomicBool,
+    /// Bodies that nobody reads any more.
+    left: Left,
 }
 
 /// One open stream, counted while it lives: its reference is the count.
@@ -200,11 +203,19 @@ impl Streams {
 
     /// One that is held will be for some time: wakes the connection if that makes too many.
     pub(crate) fn stuck(&self) {
-        if self.held() >= self.wakes_at.load(Relaxed)
-            && let Some(waker) = &*self.waker.lock().expect("nothing panics with the lock held")
-        {
+        if self.held() >= self.wakes_at.load(Relaxed) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.lock().expect("nothing panics with the lock held") {
             waker.wake_by_ref();
         }
+    }
+
+    pub(crate) fn left(&self) -> &Left {
+        &self.left
     }
 
     /// From now on `waker` is woken when so many are held.
@@ -237,6 +248,12 @@ impl OpenStream {
     /// What came on it is malformed.
     pub(crate) fn malformed(&self) {
         self.streams.malformed.fetch_add(1, Relaxed);
+    }
+
+    /// Leaves the rest of its body to the connection.
+    pub(crate) fn leave(&self, body: RecvStream) {
+        self.streams.left.push(body);
+        self.streams.wake();
     }
 
     /// It is held, and will be for some time.

@@ -60,6 +60,8 @@ enum Source {
     Http2(RecvStream),
     /// Boxed, so that the other is not the larger for it.
     Http1(Box<http1::Incoming>),
+    /// It is left to its connection.
+    Left,
 }
 
 /// Why a body ended before its message was whole.
@@ -190,6 +192,7 @@ impl IncomingBody {
     pub(crate) fn finish(&mut self) {
         self.give_back();
         self.set_held(false);
+        self.data_done = true;
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
@@ -256,6 +259,17 @@ impl Drop for IncomingBody {
         if !self.alone {
             self.give_back();
         }
+        // It may well be that the response is whole and the request is not.
+        if self.side == Side::Client
+            && !self.ended
+            && !self.data_done
+            && let Some(stream) = &self.stream
+            && let Source::Http2(from) = &self.from
+            && !from.is_end_stream()
+            && let Source::Http2(from) = mem::replace(&mut self.from, Source::Left)
+        {
+            stream.leave(from);
+        }
     }
 }
 
@@ -321,6 +335,7 @@ impl Body for IncomingBody {
         match &self.from {
             Source::Http2(from) => self.asked && self.gathered.is_none() && from.is_end_stream(),
             Source::Http1(from) => from.is_end_stream(),
+            Source::Left => true,
         }
     }
 
@@ -331,6 +346,7 @@ impl Body for IncomingBody {
         match &self.from {
             Source::Http2(_) => self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact),
             Source::Http1(from) => from.size_hint(),
+            Source::Left => SizeHint::with_exact(0),
         }
     }
 }

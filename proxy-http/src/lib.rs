@@ -71,6 +71,7 @@ mod idle;
 mod interim;
 mod io;
 mod lifetime;
+mod lingering;
 mod load;
 mod meter;
 mod now;

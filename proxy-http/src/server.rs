@@ -198,6 +198,9 @@ impl Server {
     /// answered with 504 (gRPC status 4). Envoy answers the latter with 408 where the request is not whole, but that
     /// asks clients to send it again, and what was done with it nobody knows.
     ///
+    /// A client of HTTP/2 whose response is whole while its request is not may go on for a second, but gets no more window;
+    /// the stream is reset with NO_ERROR then, or when its window is used up (RFC 9113 section 8.1).
+    ///
     /// A client of HTTP/1.1 that asks for a WebSocket comes to `service` as one of HTTP/2 does, with extended CONNECT (RFC 8441),
     /// and 2xx of version HTTP/2 has it agreed. What follows that, or 2xx to CONNECT, are bytes for either side until both
     /// have ended.

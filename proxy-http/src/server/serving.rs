@@ -13,6 +13,7 @@ use crate::{
     idle::{Idle, Progress},
     io::Io,
     lifetime::Lifetime,
+    lingering::Lingering,
     meter::{Meter, Seen},
     now,
     ping::Finding,
@@ -59,6 +60,7 @@ where
     idle: Option<Idle>,
     write_stall: Duration,
     flush: Flush,
+    lingering: Lingering,
     credit: Credit,
     seen: Arc<Seen>,
     resets: Resets,
@@ -122,6 +124,7 @@ where
             idle: server.stream_idle.map(Idle::new),
             write_stall: server.write_stall,
             flush: Flush { stall: Stall::new(server.write_stall), moves: 0 },
+            lingering: Lingering::default(),
             credit: Credit::new(Arc::clone(&server.buffers), server.windows),
             seen,
             resets: Resets::new(server.protection.max_premature_resets, started),
@@ -249,6 +252,7 @@ where
             // What they send at once wakes the connection.
             self.poll_streams(cx);
         }
+        self.lingering.poll(&self.activity, cx);
         if let Some(idle) = &mut self.idle {
             while idle.poll(!self.streams.is_empty(), cx).is_ready() {
                 idle.look(self.streams.iter().filter_map(|stream| stream.progress.clone()));

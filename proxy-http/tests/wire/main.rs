@@ -4,6 +4,7 @@ mod answers;
 mod balance;
 mod client_cert;
 mod connect;
+mod early;
 mod extended_connect;
 mod frames;
 mod framing;
