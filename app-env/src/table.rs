@@ -151,6 +151,10 @@ declare! {
         Number::ANY, default: Unset,
         "streams a client may have reset before they were accepted; unset: 200"
     }
+    ours SERVER_MAX_CONCURRENT_RESET_STREAMS: Number = ServerHttp2 "MAX_CONCURRENT_RESET_STREAMS" {
+        Number::ANY, default: Unset,
+        "streams to a client that are remembered after a reset, so that what comes late does no harm; unset: 10000"
+    }
     ours SERVER_MAX_LOCAL_ERROR_RESET_STREAMS: Number = ServerHttp2 "MAX_LOCAL_ERROR_RESET_STREAMS" {
         Number::ANY, default: Unset,
         "streams of one connection that may be reset for a client's protocol errors; unset: 1024"

@@ -33,6 +33,9 @@ pub struct ServerParams {
     /// Streams that a client reset before they were accepted; one more ends the connection with ENHANCE_YOUR_CALM.
     /// `None`: 200, as many as it may have open, so that it may cancel all of them at once.
     pub max_pending_accept_reset_streams: Option<usize>,
+    /// Streams this side has reset and still remembers, for five seconds, so that what a client had sent by then is not
+    /// taken for a protocol error. Each costs some 700 bytes. `None`: 10,000.
+    pub max_concurrent_reset_streams: Option<usize>,
     /// Streams this side may reset over a connection's life because the client broke the protocol; one more ends the
     /// connection with ENHANCE_YOUR_CALM. `None`: 1024.
     pub max_local_error_reset_streams: Option<usize>,
@@ -63,9 +66,9 @@ pub struct ClientParams {
     pub flow_control: Option<FlowControl>,
     /// PINGs that find dead servers. `None`: none are sent.
     pub keep_alive: Option<ClientKeepAlive>,
-    /// Streams this side has reset and still remembers, so that late frames on them are not taken for protocol
-    /// errors. `None`: the engine's choice; h2 remembers 50, which cancelled requests on a shared connection can
-    /// exceed, so `proxy-http` uses 10,000.
+    /// Streams this side has reset and still remembers, for five seconds, so that late frames on them are not taken for
+    /// protocol errors. `None`: the engine's choice; h2 remembers 50, which cancelled requests on a shared connection
+    /// can exceed, so `proxy-http` uses 10,000.
     pub max_concurrent_reset_streams: Option<usize>,
     /// Streams this side may reset over a connection's life because the server broke the protocol; one more ends the
     /// connection. `None`: 1024.
@@ -143,6 +146,7 @@ impl ServerParams {
         header_table_size: None,
         max_header_list_size: None,
         max_pending_accept_reset_streams: None,
+        max_concurrent_reset_streams: None,
         max_local_error_reset_streams: None,
         max_send_buf_size: None,
         max_connection_age: None,
@@ -167,6 +171,7 @@ impl ServerParams {
             header_table_size: _,
             max_header_list_size,
             max_pending_accept_reset_streams: _,
+            max_concurrent_reset_streams: _,
             max_local_error_reset_streams: _,
             max_send_buf_size,
             max_connection_age,

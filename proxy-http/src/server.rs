@@ -103,8 +103,13 @@ const DEFAULT_MAX_CONCURRENT_STREAMS: u32 = 200;
 const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
 const DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS: usize = DEFAULT_MAX_CONCURRENT_STREAMS as usize;
 const DEFAULT_MAX_SEND_BUF_SIZE: usize = 400 << 10;
+/// As toward endpoints. Those that are answered early are not among them, but for clients that go on: see `lingering`.
+const DEFAULT_MAX_CONCURRENT_RESET_STREAMS: usize = 10_000;
 const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
 const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// How long they are remembered, as toward endpoints: longer than a client's or an endpoint's pause or a lost packet
+/// holds up what it had sent. With h2's own second, each of those would cost some of the errors that a connection survives.
+pub(crate) const RESET_STREAM_DURATION: Duration = Duration::from_secs(5);
 /// What DATA frames of less than 256 bytes that wait in h2 may cost, as toward endpoints. They wait for a poll of their
 /// streams only, so a burst is what counts; clients get less than endpoints, since there may be many more of them. It
 /// is enough for 16,000 small messages at once, more than the default stream window holds of gRPC's smallest.
@@ -319,6 +324,7 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         header_table_size,
         max_header_list_size,
         max_pending_accept_reset_streams,
+        max_concurrent_reset_streams,
         max_local_error_reset_streams,
         max_send_buf_size,
         max_connection_age: _,
@@ -335,6 +341,8 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         .max_concurrent_streams(max_concurrent_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_STREAMS))
         .max_header_list_size(max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE))
         .data_frame_budget(DATA_FRAME_BUDGET)
+        .max_concurrent_reset_streams(max_concurrent_reset_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_RESET_STREAMS))
+        .reset_stream_duration(RESET_STREAM_DURATION)
         .max_local_error_reset_streams(Some(
             max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
         ))

@@ -8,7 +8,7 @@ use crate::{
     http1,
     io::Io,
     ping::{self, Finding},
-    server::Protocol,
+    server::{Protocol, RESET_STREAM_DURATION},
     stats::Transport,
 };
 use bytes::Bytes;
@@ -171,6 +171,7 @@ fn builder(params: &ClientParams) -> h2::client::Builder {
         .initial_window_size(stream)
         .initial_connection_window_size(connection)
         .max_concurrent_reset_streams(max_concurrent_reset_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_RESET_STREAMS))
+        .reset_stream_duration(RESET_STREAM_DURATION)
         .max_local_error_reset_streams(Some(
             max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
         ))

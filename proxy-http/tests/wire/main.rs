@@ -13,6 +13,7 @@ mod http1_endpoints;
 mod http1_stalls;
 mod hygiene;
 mod interim;
+mod late;
 mod lifetime;
 mod malformed;
 mod params;

@@ -1,0 +1,91 @@
+//! What comes on streams that were reset some time ago.
+
+use crate::{
+    early::{END_HEADERS, END_STREAM, PATIENCE, PIECE, SECOND, STREAMS, Seen, ids},
+    frames::{DATA, GET, HEADERS, POST, Peer, RST_STREAM},
+    support::{PROXY, Rig, get},
+};
+use h2::Reason;
+use http_h2::{ClientParams, Protection, ServerParams};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Uploads that the endpoint resets, one after the other.
+async fn reset_uploads(count: usize, mut then: impl AsyncFnMut(&mut Peer, &mut Seen, usize)) {
+    let (mut peer, _, mut rig) = Peer::client(&ServerParams::DEFAULT).await;
+    let mut endpoint = rig.endpoint().await;
+    let mut seen = Seen::default();
+    for (index, id) in ids().take(count).enumerate() {
+        peer.send(HEADERS, END_HEADERS, id, POST).await;
+        peer.send(DATA, 0, id, b"part").await;
+        endpoint.asked().await.respond.send_reset(Reason::CANCEL);
+        while !seen.reset.contains_key(&id) {
+            seen.frame(timeout(PATIENCE, peer.frame()).await.expect("it is reset").expect("it is open"));
+        }
+        then(&mut peer, &mut seen, index + 1).await;
+    }
+    peer.settled(&mut seen).await;
+    assert!(seen.reset.values().all(|code| *code == Reason::CANCEL), "none is reset twice");
+    peer.send(HEADERS, END_HEADERS | END_STREAM, 2 * count as u32 + 1, GET).await;
+    endpoint.asked().await.answer().send_data("alive".into(), true).unwrap();
+    assert_eq!(timeout(PATIENCE, peer.until(DATA)).await.expect("it is served").unwrap(), b"alive");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_on_thousands_of_streams_that_were_reset_is_ignored() {
+    reset_uploads(3_000, async |peer, _, opened| {
+        if let Some(late) = opened.checked_sub(STREAMS) {
+            peer.send(DATA, END_STREAM, 2 * late as u32 + 1, &[0; PIECE]).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_two_seconds_after_its_stream_was_reset_is_ignored() {
+    // Some more than the errors that a connection survives.
+    const COUNT: usize = 1_100;
+    reset_uploads(COUNT, async |peer, _, opened| {
+        if opened == COUNT {
+            pass_in_h2(2 * SECOND);
+            for id in ids().take(COUNT) {
+                peer.send(DATA, 0, id, b"late").await;
+                peer.send(HEADERS, END_HEADERS | END_STREAM, id, &[0, 1, b'a', 1, b'b']).await;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_two_seconds_after_its_request_was_cancelled_is_ignored() {
+    const COUNT: usize = 1_100;
+    // This client alone would not be let.
+    let protection = Protection { max_premature_resets: 2_000, ..Protection::DEFAULT };
+    let server = ServerParams { protection, ..ServerParams::DEFAULT };
+    let mut rig = Rig::new(&server, &ClientParams::DEFAULT, PROXY);
+    let mut client = rig.client().await;
+    let (mut peer, _) = Peer::accept(&mut rig).await;
+    for _ in 0..COUNT {
+        let (response, mut body) = client.send_request(get(), true).unwrap();
+        assert!(peer.until(HEADERS).await.is_some());
+        body.send_reset(Reason::CANCEL);
+        drop(response);
+        assert!(peer.until(RST_STREAM).await.is_some());
+    }
+    pass_in_h2(2 * SECOND);
+    for id in ids().take(COUNT) {
+        peer.send(HEADERS, END_HEADERS, id, &[0x88]).await;
+        peer.send(DATA, END_STREAM, id, b"late").await;
+    }
+    let (response, _) = client.send_request(get(), true).unwrap();
+    assert!(timeout(PATIENCE, peer.until(HEADERS)).await.expect("it is asked").is_some());
+    peer.send(HEADERS, END_HEADERS | END_STREAM, 2 * COUNT as u32 + 1, &[0x88]).await;
+    assert_eq!(timeout(PATIENCE, response).await.expect("it is answered").unwrap().status(), 200);
+    assert!(rig.endpoint_ios.try_recv().is_err(), "no second connection");
+}
+
+/// Lets time pass for h2, which does not know of tokio's.
+fn pass_in_h2(time: Duration) {
+    std::thread::sleep(time);
+}
