@@ -2,6 +2,7 @@
 
 use crate::{
     lingering::Left,
+    overhead,
     ping::{Finding, Pings},
     wake,
 };
@@ -51,6 +52,9 @@ pub(crate) struct Streams {
     interim: AtomicBool,
     /// Bodies that nobody reads any more.
     left: Left,
+    /// What small DATA frames cost, and what of that was paid by reading them.
+    charged: AtomicU64,
+    paid: AtomicU64,
 }
 
 /// One open stream, counted while it lives: its reference is the count.
@@ -214,6 +218,25 @@ impl Streams {
         }
     }
 
+    /// What small DATA frames have cost so far, in bytes.
+    pub(crate) fn set_charged(&self, charged: u64) {
+        self.charged.store(charged, Relaxed);
+    }
+
+    /// One of them was read.
+    pub(crate) fn pay(&self, charge: u64) {
+        self.paid.fetch_add(charge, Relaxed);
+    }
+
+    pub(crate) fn paid(&self) -> u64 {
+        self.paid.load(Relaxed)
+    }
+
+    /// What is not paid for yet, or never will be.
+    pub(crate) fn owed(&self) -> u64 {
+        self.charged.load(Relaxed).saturating_sub(self.paid())
+    }
+
     pub(crate) fn left(&self) -> &Left {
         &self.left
     }
@@ -248,6 +271,14 @@ impl OpenStream {
     /// What came on it is malformed.
     pub(crate) fn malformed(&self) {
         self.streams.malformed.fetch_add(1, Relaxed);
+    }
+
+    /// A DATA frame of so many bytes was read.
+    pub(crate) fn received(&self, length: usize) {
+        let charge = overhead::charge(length);
+        if charge > 0 {
+            self.streams.pay(charge);
+        }
     }
 
     /// Leaves the rest of its body to the connection.

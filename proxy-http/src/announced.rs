@@ -3,6 +3,7 @@
 use crate::{
     activity::Activity,
     interim::{Scan, Scanned},
+    overhead::Overhead,
 };
 
 /// What has come from an endpoint, as far as it matters.
@@ -13,6 +14,7 @@ pub(crate) struct Announced {
     /// What has come of the first frame. `None`: all of it, or it is none.
     first: Option<Vec<u8>>,
     scan: Scan,
+    overhead: Overhead,
 }
 
 const FRAME_HEAD: usize = 9;
@@ -25,15 +27,16 @@ const MAX_HEADER_LIST_SIZE: u16 = 6;
 
 impl Announced {
     pub(crate) fn new() -> Self {
-        Self { first: Some(Vec::new()), scan: Scan::default() }
+        Self { first: Some(Vec::new()), scan: Scan::default(), overhead: Overhead::default() }
     }
 
     /// Notes on `activity` what was read, and tells how many frames began with it.
     pub(crate) fn read(&mut self, bytes: &[u8], activity: &Activity) -> u32 {
-        let Scanned { frames, interim } = self.scan.read(bytes);
+        let streams = activity.open_streams();
+        let Scanned { frames, interim } = self.scan.read(bytes, |length| self.overhead.add(length, streams));
         activity.began(frames.into());
         if interim {
-            activity.open_streams().expect_interim();
+            streams.expect_interim();
         }
         let Some(first) = &mut self.first else { return frames };
         first.extend_from_slice(bytes);

@@ -207,8 +207,15 @@ impl IncomingBody {
     fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         let Source::Http2(from) = &mut self.from else { return Poll::Ready(None) };
         let polled = from.poll_data(cx);
-        if let (Poll::Ready(Some(Ok(_))), Some(progress)) = (&polled, &self.progress) {
-            progress.mark();
+        if let Poll::Ready(Some(Ok(data))) = &polled {
+            if let Some(progress) = &self.progress {
+                progress.mark();
+            }
+            if self.side == Side::Endpoint
+                && let Some(stream) = &self.stream
+            {
+                stream.received(data.len());
+            }
         }
         polled
     }

@@ -75,6 +75,7 @@ mod lingering;
 mod load;
 mod meter;
 mod now;
+mod overhead;
 mod ping;
 mod pipe;
 pub mod proxy;

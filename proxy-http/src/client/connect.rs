@@ -84,6 +84,8 @@ const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// is enough for all of a stream's default window in frames of one byte. The price is so much memory, which h2 keeps as
 /// long as the connection lives, for each connection to an endpoint that sends such bursts.
 const DATA_FRAME_BUDGET: usize = 16 << 20;
+/// What may be owed of it on a connection that takes requests.
+const MAX_OWED: u64 = DATA_FRAME_BUDGET as u64 / 2;
 /// Streams to open before the peer's SETTINGS say how many it takes. None: those above its limit would be refused.
 const INITIAL_MAX_SEND_STREAMS: usize = 0;
 
@@ -305,7 +307,8 @@ async fn settings<I: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Moves a connection's frames until it is closed: by its peer, or because all handles are dropped and all streams
-/// have ended. Drops `open` once it takes no more requests, as after more than `max_malformed` malformed responses.
+/// have ended. Drops `open` once it takes no more requests, as after more than `max_malformed` malformed responses, or
+/// small DATA that nobody will read.
 async fn drive<I: AsyncRead + AsyncWrite + Unpin>(
     mut connection: h2::client::Connection<Io<I>, Bytes>,
     mut handle: h2::client::SendRequest<Bytes>,
@@ -322,6 +325,10 @@ async fn drive<I: AsyncRead + AsyncWrite + Unpin>(
             activity.set_max_streams(handle.current_max_send_streams());
             // Before h2 has enough of malformed responses, and ends the connection for all that is open on it.
             if activity.malformed() > max_malformed {
+                return Poll::Ready(None);
+            }
+            // And before it has enough of small DATA, most of which came on streams that were reset.
+            if activity.open_streams().owed() > MAX_OWED {
                 return Poll::Ready(None);
             }
             // After GOAWAY, what is open goes on, but nothing can be added.

@@ -1,4 +1,4 @@
-//! Tells, by the first bytes of its frames, that an endpoint sends interim responses.
+//! Tells, by the first bytes of its frames, that an endpoint sends interim responses, and how many frames there are.
 //!
 //! h2 passes over them where nobody asks, and to ask takes its lock. Most endpoints never send one, so their requests need
 //! not ask.
@@ -28,6 +28,7 @@ pub(crate) struct Scanned {
 const START: usize = HEAD + 8;
 // RFC 9113 sections 4.1 and 6.2.
 const HEAD: usize = 9;
+const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const END_STREAM: u8 = 0x1;
 const PADDED: u8 = 0x8;
@@ -36,8 +37,8 @@ const PRIORITY: u8 = 0x20;
 // === impl Scan ===
 
 impl Scan {
-    /// Goes on with what was read.
-    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> Scanned {
+    /// Goes on with what was read. `data` is told the length of each DATA frame.
+    pub(crate) fn read(&mut self, mut bytes: &[u8], mut data: impl FnMut(usize)) -> Scanned {
         let mut scanned = Scanned::default();
         loop {
             let Some(rest) = bytes.get(self.left..) else {
@@ -60,6 +61,10 @@ impl Scan {
                     scanned.interim = true;
                     frame
                 }
+                Looked::Data(frame) => {
+                    data(frame - HEAD);
+                    frame
+                }
                 Looked::Other(frame) => frame,
                 Looked::More => {
                     self.len += bytes.len();
@@ -75,6 +80,8 @@ impl Scan {
 enum Looked {
     /// What may be one, with so many bytes.
     Interim(usize),
+    /// DATA, with so many.
+    Data(usize),
     /// Something else, with so many.
     Other(usize),
     /// What is known does not tell.
@@ -87,7 +94,7 @@ fn look(start: &[u8; START], known: usize) -> Looked {
     let frame = HEAD + (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c));
     // One that ends the stream is final, or trailers.
     if known >= HEAD && (kind != HEADERS || flags & END_STREAM != 0) {
-        return Looked::Other(frame);
+        return if kind == DATA { Looked::Data(frame) } else { Looked::Other(frame) };
     }
     let end = frame.min(START);
     if known < HEAD || known < end {
@@ -135,7 +142,10 @@ mod tests {
         let bytes = [other.concat(), frame(HEADERS, flags, block), other.concat()].concat();
         for size in 1..=bytes.len() {
             let mut scan = Scan::default();
-            let scanned: Vec<_> = bytes.chunks(size).map(|chunk| scan.read(chunk)).collect();
+            let mut data = Vec::new();
+            let scanned: Vec<_> =
+                bytes.chunks(size).map(|chunk| scan.read(chunk, |length| data.push(length))).collect();
+            assert_eq!(data, [100, 0, 100, 0], "{block:x?} by {size}");
             assert_eq!(scanned.iter().any(|scanned| scanned.interim), expect, "{block:x?} by {size}");
             assert_eq!(scanned.iter().map(|scanned| scanned.frames).sum::<u32>(), 9, "{block:x?} by {size}");
         }

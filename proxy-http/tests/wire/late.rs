@@ -7,7 +7,7 @@ use crate::{
 };
 use h2::Reason;
 use http_h2::{ClientParams, Protection, ServerParams};
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 use tokio::time::timeout;
 
 /// Uploads that the endpoint resets, one after the other.
@@ -88,4 +88,53 @@ async fn what_comes_two_seconds_after_its_request_was_cancelled_is_ignored() {
 /// Lets time pass for h2, which does not know of tokio's.
 fn pass_in_h2(time: Duration) {
     std::thread::sleep(time);
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_data_that_comes_late_breaks_no_request() {
+    let server = ServerParams {
+        protection: Protection { max_premature_resets: 2_000, ..Protection::DEFAULT },
+        ..ServerParams::DEFAULT
+    };
+    let mut rig = Rig::new(&server, &ClientParams::DEFAULT, PROXY);
+    let mut client = rig.client().await;
+    let (mut peer, _) = Peer::accept(&mut rig).await;
+    // One that goes on all the time.
+    let (long, _) = client.send_request(get(), true).unwrap();
+    assert!(peer.until(HEADERS).await.is_some());
+    peer.send(HEADERS, END_HEADERS, 1, &[0x88]).await;
+    let mut long = long.await.unwrap().into_body();
+    let mut connections = vec![(peer, 3)];
+    for round in 0..200 {
+        let (response, mut body) = client.send_request(get(), true).unwrap();
+        // It may come on a new connection.
+        let asked = async {
+            let (peer, _) = connections.last_mut().unwrap();
+            // One that takes no more is closed with the last stream on it.
+            if peer.until(HEADERS).await.is_none() {
+                pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = asked => {}
+            mut accepted = Peer::accept(&mut rig) => {
+                assert!(timeout(PATIENCE, accepted.0.until(HEADERS)).await.expect("it is asked").is_some());
+                connections.push((accepted.0, 1));
+            }
+        }
+        let (peer, id) = connections.last_mut().unwrap();
+        body.send_reset(Reason::CANCEL);
+        drop(response);
+        assert!(timeout(PATIENCE, peer.until(RST_STREAM)).await.expect("it is cancelled").is_some(), "{round}");
+        peer.send(HEADERS, END_HEADERS, *id, &[0x88]).await;
+        for _ in 0..800 {
+            peer.send(DATA, 0, *id, b"x").await;
+        }
+        *id += 2;
+        connections[0].0.send(DATA, 0, 1, b"more").await;
+        assert_eq!(timeout(PATIENCE, long.data()).await.expect("it goes on").unwrap().unwrap(), "more");
+    }
+    // 160,000 frames of a byte, of which h2 takes 65,793 on a connection.
+    assert_eq!(connections.len(), 5);
 }
