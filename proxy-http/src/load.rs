@@ -17,8 +17,11 @@ pub(crate) struct Load {
     added: u64,
 }
 
-/// The time in which a latency that is not seen again loses most of its weight, in seconds.
-const DECAY: f64 = 1.0;
+/// The time in which a latency that is not seen again loses most of its weight, in seconds: so many times itself, within
+/// bounds. An endpoint that is left alone for a peak cannot show that it was one, so what a short one costs is short.
+const DECAY: f64 = 4.0;
+const MIN_DECAY: f64 = 0.05;
+const MAX_DECAY: f64 = 1.0;
 /// What weight a latency has at least, so that one peak is forgotten after some tens of requests that are fast.
 const MIN_WEIGHT: f64 = 1.0 / 16.0;
 /// Of an endpoint that has just come, this part of its share is sent to it at first.
@@ -36,7 +39,7 @@ impl Load {
         let latency = seconds(sent, now);
         let before = f64::from_bits(self.cost.load(Relaxed));
         let cost = if latency < before {
-            let kept = decay(seconds(self.updated.load(Relaxed), now)).min(1.0 - MIN_WEIGHT);
+            let kept = decay(before, seconds(self.updated.load(Relaxed), now)).min(1.0 - MIN_WEIGHT);
             before * kept + latency * (1.0 - kept)
         } else {
             latency
@@ -55,7 +58,7 @@ impl Load {
     /// The latency to reckon with, in seconds; it fades while nothing is observed, so that the endpoint is tried again.
     pub(crate) fn cost(&self, now: u64) -> Option<f64> {
         let cost = f64::from_bits(self.cost.load(Relaxed));
-        (!cost.is_nan()).then(|| cost * decay(seconds(self.updated.load(Relaxed), now)))
+        (!cost.is_nan()).then(|| cost * decay(cost, seconds(self.updated.load(Relaxed), now)))
     }
 
     /// What part of its share an endpoint gets that came lately: from a tenth to all over `slow_start`.
@@ -69,10 +72,10 @@ fn seconds(from: u64, to: u64) -> f64 {
     to.saturating_sub(from) as f64 / 1e9
 }
 
-/// What is left of a weight after so many seconds.
-fn decay(seconds: f64) -> f64 {
+/// What is left of the weight of a latency after so many seconds.
+fn decay(cost: f64, seconds: f64) -> f64 {
     // The usual case, without the cost of a power.
-    if seconds < DECAY / 1e3 { 1.0 } else { (-seconds / DECAY).exp() }
+    if seconds < MIN_DECAY / 1e2 { 1.0 } else { (-seconds / (DECAY * cost).clamp(MIN_DECAY, MAX_DECAY)).exp() }
 }
 
 #[cfg(test)]

@@ -67,10 +67,9 @@ struct Batch {
     requests: usize,
 }
 
-/// Endpoints whose latencies differ by less than this factor are taken for equal, and those below this many seconds: on
+/// Endpoints whose latencies differ by less than this factor are taken for equal, and so are those that are [`FAST`]: on
 /// fast networks noise is larger, and who is left alone for it can't show that it was.
 const EQUAL: f64 = 2.0;
-const NOISE: f64 = 1e-3;
 /// Reads that come within this time of the first go to one endpoint, until they have brought so many requests. A quiet
 /// proxy's are each for itself.
 const TOGETHER: Duration = Duration::from_micros(500);
@@ -196,7 +195,7 @@ impl Node {
 
     /// What a request in flight on each of two endpoints counts.
     fn costs(a: &Self, b: &Self, params: &Params, now: u64) -> [f64; 2] {
-        let costs = match [a, b].map(|node| node.health.load.cost(now).map(|cost| cost.max(NOISE))) {
+        let costs = match [a, b].map(|node| node.health.load.cost(now).map(|cost| cost.max(FAST.as_secs_f64()))) {
             [Some(a), Some(b)] if a > EQUAL * b || b > EQUAL * a => [a, b],
             _ => [1.0, 1.0],
         };
