@@ -54,7 +54,7 @@ enum StartErrorKind {
 #[derive(Clone, Debug)]
 struct Workers {
     workers: Arc<[Worker]>,
-    connections: Arc<[mpsc::UnboundedSender<Accepted>]>,
+    connections: Arc<[mpsc::Sender<Accepted>]>,
 }
 
 #[derive(Debug)]
@@ -260,18 +260,19 @@ async fn accept(direction: usize, listener: Listener, workers: Workers, mut stop
     let Listener { listener, places, .. } = listener;
     let mut refusals = Refusals::default();
     loop {
-        tokio::select! {
+        let (stream, peer) = tokio::select! {
             biased;
-            (stream, peer) = listener::accept(&listener) => match Arc::clone(&places).try_acquire_owned() {
-                Ok(permit) => workers.give(direction, stream, peer, permit),
-                Err(_) => {
-                    drop(stream);
-                    workers.count_refused(direction);
-                    refusals.log();
-                }
-            },
+            accepted = listener::accept(&listener) => accepted,
             // Asked second: clients that have connected by now are accepted before the listener closes.
             _ = stop.wait_for(|stop| *stop) => return,
+        };
+        match Arc::clone(&places).try_acquire_owned() {
+            Ok(permit) => workers.give(direction, stream, peer, permit).await,
+            Err(_) => {
+                drop(stream);
+                workers.count_refused(direction);
+                refusals.log();
+            }
         }
     }
 }
@@ -288,16 +289,17 @@ impl Reloader {
 // === impl Workers ===
 
 impl Workers {
-    /// Gives a connection to the worker that has the fewest.
-    fn give(&self, direction: usize, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    /// Gives a connection to the worker that has the fewest, of those that take one now, and else waits.
+    async fn give(&self, direction: usize, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
         let stream = match stream.into_std() {
             Ok(stream) => stream,
             Err(error) => return tracing::warn!(%error, "cannot hand a connection to a worker"),
         };
-        let least = self.workers.iter().zip(&*self.connections).min_by_key(|(worker, _)| worker.load());
+        let all = self.workers.iter().zip(&*self.connections);
+        let least = all.min_by_key(|(worker, connections)| (connections.capacity() == 0, worker.load()));
         if let Some((worker, connections)) = least {
             // A worker takes connections for as long as there is a sender.
-            let _ = connections.send(Accepted { direction, stream, peer, place: worker.place(permit) });
+            let _ = connections.send(Accepted { direction, stream, peer, place: worker.place(permit) }).await;
         }
     }
 

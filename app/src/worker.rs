@@ -83,6 +83,9 @@ struct Stack {
 /// Tasks that run before the system is asked for events again. A request takes several, so tokio's 61 asks in the
 /// middle of the batch of requests that one read brought.
 const EVENT_INTERVAL: u32 = 256;
+/// New connections that wait for a worker; more are left to the system's queue. Who accepts them may share a CPU with the
+/// worker, which would have none while a storm is accepted.
+const WAITING: usize = 8;
 
 // === impl Worker ===
 
@@ -93,7 +96,7 @@ impl Worker {
         index: usize,
         plans: &[Plan],
         stop: watch::Receiver<bool>,
-    ) -> io::Result<(Self, mpsc::UnboundedSender<Accepted>)> {
+    ) -> io::Result<(Self, mpsc::Sender<Accepted>)> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
         let stats: Vec<Arc<Stats>> = plans.iter().map(|_| Arc::default()).collect();
@@ -101,7 +104,7 @@ impl Worker {
             let _in_runtime = runtime.enter();
             plans.iter().zip(&stats).map(|(plan, stats)| Stack::new(plan, stats)).unzip()
         };
-        let (connections, accepted) = mpsc::unbounded_channel();
+        let (connections, accepted) = mpsc::channel(WAITING);
         thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || runtime.block_on(serve(stacks, accepted, stop)))?;
@@ -120,8 +123,10 @@ impl Worker {
     }
 }
 
-async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::UnboundedReceiver<Accepted>, stop: watch::Receiver<bool>) {
+async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop: watch::Receiver<bool>) {
     while let Some(Accepted { direction, stream, peer, place }) = accepted.recv().await {
+        // Those that are open have their turn between any two of a storm: each has a greeting to read and to write.
+        tokio::task::yield_now().await;
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {
