@@ -4,8 +4,12 @@ use crate::{activity::Activity, announced::Announced, meter::Meter, stats::Trans
 use pin_project_lite::pin_project;
 use std::{
     io::{self, IoSlice},
+    mem,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,8 +28,8 @@ pin_project! {
         announced: Option<Box<Announced>>,
         // Whether the last read brought so many frames that the next one is to bring fewer.
         crowded: bool,
-        // Bytes read in this turn, where turns are counted in bytes.
-        turn: Option<usize>,
+        // Follows what an endpoint of HTTP/1.1 sends.
+        turn: Option<Turn>,
     }
 }
 
@@ -33,13 +37,27 @@ pin_project! {
 #[derive(Debug)]
 struct Open(Arc<Transport>);
 
+/// What an endpoint of HTTP/1.1 has sent since others had their turn.
+#[derive(Debug)]
+struct Turn {
+    /// Interim responses since the last read.
+    interim: Arc<AtomicU32>,
+    /// What was read, in bytes.
+    read: usize,
+    /// By now hyper has found what the last read brought.
+    parsed: bool,
+}
+
 /// Frames in a read after which the next one is of [`SHORT`] bytes: h2 takes all that a read has brought before others have
 /// their turn.
 const CROWD: u32 = 256;
 /// About as many of the smallest frames.
 const SHORT: usize = 2 << 10;
-/// Bytes of HTTP/1.1 until others have their turn: some 3,600 of the smallest heads of interim responses.
+/// Interim responses in a read of HTTP/1.1 after which the next one is as short: hyper takes all of them at once, too.
+const INTERIM_CROWD: u32 = 16;
+/// Bytes of HTTP/1.1 until others have their turn, and what an interim response counts for beside its own.
 const BYTES_A_TURN: usize = 128 << 10;
+const BYTES_AN_INTERIM: usize = 1 << 10;
 
 // === impl Io ===
 
@@ -54,9 +72,9 @@ impl<I> Io<I> {
         Self { meter: Some(meter), ..self }
     }
 
-    /// The same, from an endpoint of HTTP/1.1: hyper takes all interim responses that there are at once.
-    pub(crate) fn in_turns(self) -> Self {
-        Self { turn: Some(0), ..self }
+    /// The same, from an endpoint of HTTP/1.1, where `interim` counts the interim responses that hyper has found.
+    pub(crate) fn in_turns(self, interim: Arc<AtomicU32>) -> Self {
+        Self { turn: Some(Turn { interim, read: 0, parsed: false }), ..self }
     }
 
     /// The same, from an endpoint of HTTP/2.
@@ -71,10 +89,17 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
         if this.meter.as_ref().is_some_and(|meter| !meter.may_read(cx)) || !this.activity.has_turn(cx) {
             return Poll::Pending;
         }
-        if this.turn.as_mut().is_some_and(|read| *read >= BYTES_A_TURN) {
-            *this.turn = Some(0);
-            wake::after_others(cx);
-            return Poll::Pending;
+        if let Some(turn) = this.turn {
+            if mem::take(&mut turn.parsed) {
+                let interim = turn.interim.swap(0, Relaxed);
+                *this.crowded = interim >= INTERIM_CROWD;
+                turn.read += BYTES_AN_INTERIM * interim as usize;
+            }
+            if turn.read >= BYTES_A_TURN {
+                turn.read = 0;
+                wake::after_others(cx);
+                return Poll::Pending;
+            }
         }
         let before = buf.filled().len();
         if *this.crowded {
@@ -89,7 +114,9 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
         this.open.0.read(read.len());
         this.activity.moved();
         if let Some(turn) = this.turn {
-            *turn += read.len();
+            turn.read += read.len();
+            turn.parsed = true;
+            return Poll::Ready(Ok(()));
         }
         let mut frames = 0;
         if let Some(meter) = this.meter {

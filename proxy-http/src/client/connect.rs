@@ -249,10 +249,11 @@ where
                     Engine::Http2(h2)
                 }
                 Protocol::Http1 => {
-                    let io = Io::new(io, &transport, &activity).in_turns();
+                    let interim = Arc::default();
+                    let io = Io::new(io, &transport, &activity).in_turns(Arc::clone(&interim));
                     let max_head = max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
                     let max_head = usize::try_from(max_head).unwrap_or(usize::MAX);
-                    let made = http1::client::connect(io, max_head, open).await;
+                    let made = http1::client::connect(io, max_head, interim, open).await;
                     Engine::Http1(made.map_err(ConnectError::handshake)?)
                 }
             };

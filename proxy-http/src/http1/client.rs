@@ -23,7 +23,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -40,6 +40,8 @@ pub(crate) struct Handle {
     hyper: Arc<Mutex<Option<http1::SendRequest<Uploading>>>>,
     /// The connection has answered a request.
     worked: Arc<AtomicBool>,
+    /// Interim responses, for who reads from the endpoint.
+    interim: Arc<AtomicU32>,
 }
 
 /// A request on its way, and its response.
@@ -103,8 +105,13 @@ const MAX_BUFFER: usize = 64 << 10;
 const UNPOISONED: &str = "nothing panics with the lock held";
 
 /// Makes a connection over `io`, and has it driven by a task that drops `open` at its end. `max_head`: bytes of the
-/// largest head that the endpoint may send.
-pub(crate) async fn connect<I>(io: Io<I>, max_head: usize, open: watch::Sender<()>) -> hyper::Result<Handle>
+/// largest head that the endpoint may send. `interim` counts its interim responses.
+pub(crate) async fn connect<I>(
+    io: Io<I>,
+    max_head: usize,
+    interim: Arc<AtomicU32>,
+    open: watch::Sender<()>,
+) -> hyper::Result<Handle>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -120,7 +127,7 @@ where
     });
     // Until the task has run, it does not take requests.
     poll_fn(|cx| hyper.poll_ready(cx)).await?;
-    Ok(Handle { hyper: Arc::new(Mutex::new(Some(hyper))), worked: Arc::default() })
+    Ok(Handle { hyper: Arc::new(Mutex::new(Some(hyper))), worked: Arc::default(), interim })
 }
 
 // === impl Handle ===
@@ -158,9 +165,7 @@ impl Handle {
         let (upload, uploading) = Upload::new(ended || asks != Asks::Response, write_stall);
         let mut req = Request::from_parts(head, uploading);
         // Clients of HTTP/1.1 get none: hyper has no way for them.
-        if is_http2 {
-            Uploading::hear_interim(&mut req);
-        }
+        Uploading::hear_interim(&mut req, Arc::clone(&self.interim), is_http2);
         let response = {
             let mut hyper = self.hyper.lock().expect(UNPOISONED);
             let sending = hyper.as_mut().ok_or(Failure::CLOSED)?;

@@ -13,7 +13,10 @@ use std::{
     future::poll_fn,
     mem,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -198,10 +201,12 @@ impl Drop for Feed {
 // === impl Uploading ===
 
 impl Uploading {
-    /// Has interim responses to the request, whose body it is, wake the sender.
-    pub(super) fn hear_interim(req: &mut Request<Self>) {
-        let shared = Arc::clone(&req.body().0);
+    /// Counts interim responses to the request, whose body it is, and has them wake the sender if they are to be passed on.
+    pub(super) fn hear_interim(req: &mut Request<Self>, count: Arc<AtomicU32>, pass_on: bool) {
+        let shared = pass_on.then(|| Arc::clone(&req.body().0));
         hyper::ext::on_informational(req, move |rsp| {
+            count.fetch_add(1, Relaxed);
+            let Some(shared) = &shared else { return };
             let mut slot = shared.lock();
             if slot.interim.len() < MAX_INTERIM {
                 slot.interim.push(interim::of_http1(rsp.status(), rsp.headers()));
