@@ -78,7 +78,7 @@ const BYTES_A_FRAME: u64 = 16;
 const PONG: u64 = 100;
 /// Frames that are read before other connections have their turn, and the connection's own streams: what they have not
 /// taken of tiny DATA by then counts against the client, and 2,000 frames are too many for h2.
-const FRAMES_A_TURN: u32 = 256;
+const FRAMES_A_TURN: u32 = 128;
 const PREFACE: usize = 24;
 // RFC 9113 section 4.1 and 6.
 const HEAD: usize = 9;
