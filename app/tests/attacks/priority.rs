@@ -1,6 +1,10 @@
-//! An attacker would have a machine of its own. Here, its threads run when nobody else wants to, nearly.
+//! An attacker would have a machine of its own, and so would the victim and the endpoint. Here, the proxy has a CPU to
+//! itself, and an attacker's threads run on the others when nobody else wants to, nearly.
 
-use rustix::{process::setpriority_process, thread::gettid};
+use rustix::{
+    process::setpriority_process,
+    thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity},
+};
 use std::{
     sync::{LazyLock, Mutex, mpsc},
     thread,
@@ -11,9 +15,27 @@ type Task = Box<dyn FnOnce() + Send>;
 /// A thread that has never given way: what a thread starts inherits that, and it cannot take it back.
 static USUAL: LazyLock<Mutex<mpsc::Sender<Task>>> = LazyLock::new(|| {
     let (tasks, todo) = mpsc::channel::<Task>();
-    thread::spawn(move || todo.into_iter().for_each(|task| task()));
+    thread::spawn(move || {
+        run_on(|cpus| &cpus.others);
+        todo.into_iter().for_each(|task| task());
+    });
     Mutex::new(tasks)
 });
+
+/// The proxy's, and those for everyone else. `None`: there is one for all.
+static CPUS: LazyLock<Option<Cpus>> = LazyLock::new(|| {
+    let mut others = sched_getaffinity(None).unwrap();
+    let first = (0..CpuSet::MAX_CPU).find(|&cpu| others.is_set(cpu)).filter(|_| others.count() > 1)?;
+    others.unset(first);
+    let mut proxy = CpuSet::new();
+    proxy.set(first);
+    Some(Cpus { proxy, others })
+});
+
+struct Cpus {
+    proxy: CpuSet,
+    others: CpuSet,
+}
 
 /// A sixtieth of a usual thread's share of a CPU.
 const LOWEST: i32 = 19;
@@ -26,8 +48,31 @@ pub(crate) fn usual<T: Send + 'static>(start: impl FnOnce() -> T + Send + 'stati
     result.recv().expect("it starts")
 }
 
+/// Starts the proxy, which has a CPU to itself from then on.
+pub(crate) fn apart<T: Send + 'static>(start: impl FnOnce() -> T + Send + 'static) -> T {
+    usual(|| {
+        run_on(|cpus| &cpus.proxy);
+        let started = start();
+        run_on(|cpus| &cpus.others);
+        started
+    })
+}
+
+/// Whether there is a CPU for the proxy and one for others.
+pub(crate) fn is_apart() -> bool {
+    CPUS.is_some()
+}
+
 /// From now on this thread is an attacker's.
 pub(crate) fn give_way() {
     LazyLock::force(&USUAL);
     setpriority_process(Some(gettid()), LOWEST).unwrap();
+    run_on(|cpus| &cpus.others);
+}
+
+/// From now on this thread, and what it starts, runs there.
+fn run_on(which: impl FnOnce(&Cpus) -> &CpuSet) {
+    if let Some(cpus) = &*CPUS {
+        sched_setaffinity(None, which(cpus)).unwrap();
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 const CONNECTIONS: usize = 10;
 const STREAMS: usize = 100;
 /// What it takes to ask for all of that at once, and to have a window of each, 64 MB.
-const BURST: Duration = Duration::from_millis(30);
+const BURST: Duration = Duration::from_millis(20);
 
 /// Connections without window, on which a path is asked for by many streams whose heads have come.
 async fn stall(rig: &Rig, connections: usize, streams: usize, path: &str) -> Vec<Peer> {

@@ -2,7 +2,7 @@
 
 use crate::{
     endpoint::Endpoint,
-    priority::{give_way, usual},
+    priority::{apart, give_way},
     threads::Threads,
     victim::Victim,
 };
@@ -83,7 +83,7 @@ impl Rig {
         let alone = ALONE.lock().await;
         let endpoint = Endpoint::start();
         let mut command = command(settings, endpoint.addr);
-        let mut child = usual(move || command.spawn()).unwrap();
+        let mut child = apart(move || command.spawn()).unwrap();
         give_way();
         let mut errors = child.stderr.take().unwrap();
         let seen = Arc::<StdMutex<String>>::default();
