@@ -12,8 +12,9 @@ use std::{
         mpsc,
     },
     thread,
+    time::Duration,
 };
-use tokio::{net::TcpListener, sync::Semaphore, task::yield_now};
+use tokio::{net::TcpListener, sync::Semaphore, task::yield_now, time::sleep};
 
 pub(crate) struct Endpoint {
     pub(crate) addr: SocketAddr,
@@ -26,12 +27,16 @@ pub(crate) struct Endpoint {
 struct Shared {
     /// Requests that came to `/hang` so far.
     asked: Arc<AtomicUsize>,
-    /// Those who ask for much take turns, and all others have theirs in between. It is the proxy that is measured.
+    /// Those who ask for much take turns, with pauses for all others. It is the proxy that is measured.
     turn: Arc<Semaphore>,
 }
 
 /// So many bytes are not much.
 const LITTLE: usize = 1_000;
+/// What is sent of much in one turn: a stream's window.
+const PIECE: usize = 64 << 10;
+/// Between turns, so that the endpoint, which is a debug build, is never what others wait for.
+const PAUSE: Duration = Duration::from_millis(1);
 
 impl Endpoint {
     /// `/bytes/N` is answered with so many bytes, `/tiny/N` with so many DATA frames of a byte; `/hang` never.
@@ -61,7 +66,7 @@ impl Endpoint {
     /// Waits until so many have come there.
     pub(crate) async fn hangs(&self, count: usize) {
         while self.asked_to_hang() < count {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            sleep(Duration::from_millis(1)).await;
         }
     }
 }
@@ -114,8 +119,9 @@ async fn answer(req: Request<RecvStream>, mut respond: server::SendResponse<Byte
 
 /// Sends as many bytes as the window has room for, in its `turn`.
 async fn send(to: &mut SendStream<Bytes>, most: usize, turn: Option<&Semaphore>) -> Option<usize> {
-    static ZEROS: [u8; 16_384] = [0; 16_384];
-    to.reserve_capacity(most.min(ZEROS.len()));
+    static ZEROS: [u8; PIECE] = [0; PIECE];
+    // Who waits for its turn holds no window of the connection that others could use.
+    to.reserve_capacity(1);
     while to.capacity() == 0 {
         std::future::poll_fn(|cx| to.poll_capacity(cx)).await?.ok()?;
     }
@@ -123,10 +129,11 @@ async fn send(to: &mut SendStream<Bytes>, most: usize, turn: Option<&Semaphore>)
         None => None,
         Some(turn) => {
             let turn = turn.acquire().await.ok()?;
-            yield_now().await;
+            sleep(PAUSE).await;
             Some(turn)
         }
     };
+    to.reserve_capacity(most.min(ZEROS.len()));
     let bytes = to.capacity().min(most).min(ZEROS.len());
     to.send_data(Bytes::from_static(&ZEROS[..bytes]), false).ok()?;
     Some(bytes)

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 const CONNECTIONS: usize = 10;
 const STREAMS: usize = 100;
-/// What it takes to ask for all of that at once, and to have a window of each, 64 MB.
-const BURST: Duration = Duration::from_millis(20);
+/// What a thousand requests at once take the endpoint, in which those of the victim have no turn before the others.
+const BURST: Duration = Duration::from_millis(30);
 
 /// Connections without window, on which a path is asked for by many streams whose heads have come.
 async fn stall(rig: &Rig, connections: usize, streams: usize, path: &str) -> Vec<Peer> {

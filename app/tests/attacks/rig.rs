@@ -111,7 +111,7 @@ impl Rig {
         self.beside_work(Duration::ZERO, attack).await
     }
 
-    /// The same, but for the time that a release build takes for what is asked of it at once, whoever asks.
+    /// The same, but for the time that all take for what is asked of them at once, whoever asks.
     pub(crate) async fn beside_work<T>(&self, takes: Duration, attack: impl Future<Output = T>) -> T {
         let measuring = self.victim.begin();
         let came = timeout(2 * PATIENCE, attack).await.expect("the attack ends");

@@ -30,7 +30,7 @@ const LEAST: usize = 50;
 const PAUSE: Duration = Duration::from_millis(2);
 /// What the victim's P99 may be in any case, as far as it is not the machine's doing: others have their turns, of which a
 /// request meets several, and now and then a CPU is not there at once.
-const FLOOR: Duration = Duration::from_millis(10);
+const FLOOR: Duration = Duration::from_millis(20);
 /// How much more it may be where the proxy has no CPU to itself, and goes on with the attack while the victim waits.
 const SHARED: u32 = 2;
 /// The same where it is a debug build, in which all that the attacker asks for takes so much longer.
@@ -86,7 +86,7 @@ impl Victim {
         Measuring::start(self.path.clone())
     }
 
-    /// It may have waited for work that takes a release build so long.
+    /// It may have waited for work that takes so long.
     pub(crate) async fn check(&self, measuring: Measuring, takes: Duration) {
         let fared = measuring.end().await;
         assert!(fared.errors.is_empty(), "{} errors: {:?}", fared.errors.len(), fared.errors[0]);
