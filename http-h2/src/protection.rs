@@ -24,8 +24,8 @@ pub struct Protection {
     /// seconds. More are too many if they are more than half of those that it opened in this time, too. 500.
     pub max_premature_resets: u32,
     /// Frames of each of these kinds that a client may send in a second: PING, SETTINGS, PRIORITY, RST_STREAM,
-    /// WINDOW_UPDATE, and all kinds that carry no request. Four for each request and one for each 16 bytes sent to the
-    /// client come on top, since it may answer those so; 100 at least. 10,000.
+    /// WINDOW_UPDATE, and all kinds that carry no request. SETTINGS that are to be answered count for 50. Four for each
+    /// request and one for each 16 bytes sent to the client come on top, since it may answer those so; 100 at least. 10,000.
     pub max_control_frames: u32,
 }
 

@@ -120,7 +120,12 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
         }
         let mut frames = 0;
         if let Some(meter) = this.meter {
-            frames = meter.read(read);
+            let Some(began) = meter.read(read) else {
+                // The connection is closed for it, and need not do what it asks for.
+                buf.set_filled(before);
+                return Poll::Pending;
+            };
+            frames = began;
         }
         if let Some(announced) = this.announced {
             frames = announced.read(read, this.activity);

@@ -65,8 +65,8 @@ const KINDS: [Limit; 6] = [
     Limit::WindowUpdateFrames,
     Limit::OtherFrames,
 ];
-/// The bytes of what each is answered with, which are no reason for more.
-const ANSWERS: [u64; KINDS.len()] = [0, 0, 9, 17, 0, 0];
+/// The bytes of what each is answered with, which are no reason for more. Those of SETTINGS are too few for what each counts.
+const ANSWERS: [u64; KINDS.len()] = [0, 0, 0, 17, 0, 0];
 const SECOND: Duration = Duration::from_secs(1);
 /// Frames of each kind that a request may bring with it: each side of a stream has one or two to send.
 const FRAMES_A_REQUEST: u64 = 4;
@@ -76,6 +76,8 @@ const BYTES_A_FRAME: u64 = 16;
 /// What a PING that answers one of ours counts for. We send a few in a second at most, and h2 logs each that it has not
 /// sent.
 const PONG: u64 = 100;
+/// What SETTINGS count for that are to be answered: they may move the windows of all streams.
+const SETTINGS: u64 = 50;
 /// Frames that are read before other connections have their turn, and the connection's own streams: what they have not
 /// taken of tiny DATA by then counts against the client, and 2,000 frames are too many for h2.
 const FRAMES_A_TURN: u32 = 128;
@@ -120,8 +122,8 @@ impl Meter {
         self.window.written += bytes as u64;
     }
 
-    /// Follows what was read, and tells how many frames began with it.
-    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> u32 {
+    /// Follows what was read, and tells how many frames began with it. `None`: it exceeds a limit.
+    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> Option<u32> {
         let before = self.seen.turn.load(Relaxed);
         let mut turn = before;
         loop {
@@ -137,12 +139,12 @@ impl Meter {
             turn = turn.saturating_add(1);
             if let Err(exceeded) = self.begin(head) {
                 self.seen.exceeded.store(exceeded, Relaxed);
-                break;
+                return None;
             }
         }
         self.seen.turn.store(turn, Relaxed);
         self.seen.block.store(self.block, Relaxed);
-        turn - before
+        Some(turn - before)
     }
 
     fn take_head(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEAD]> {
@@ -186,7 +188,7 @@ impl Meter {
                 self.seen.reset.store(true, Relaxed);
                 (1, 1)
             }
-            4 => (2, 1),
+            4 => (2, if flags & ACK == 0 { SETTINGS } else { 1 }),
             6 => (3, if flags & ACK == 0 { 1 } else { PONG }),
             8 => (4, 1),
             _ => (5, 1),
@@ -300,9 +302,13 @@ mod tests {
         ] {
             let (mut meter, seen) = greeted();
             prepare(&mut meter);
-            let weight = if kind == 6 && flags == ACK { PONG } else { 1 };
+            let weight = match kind {
+                4 if flags == 0 => SETTINGS,
+                6 if flags == ACK => PONG,
+                _ => 1,
+            };
             // The first SETTINGS count, too.
-            let most = if kind == 4 { most - 1 } else { most / weight };
+            let most = (if kind == 4 { most - SETTINGS } else { most }) / weight;
             for _ in 0..most {
                 meter.read(&frame(kind, flags, 5));
             }
@@ -321,7 +327,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn requests_and_bytes_bring_more_with_them() {
         exceeds_at(u64::from(MAX) + 40, 0, |meter| _ = meter.read(&frame(1, END_HEADERS, 5).repeat(10)));
-        // The answers to those SETTINGS and PINGs are to be taken off.
+        // The answer to the first SETTINGS is no reason, and those to PINGs are to be taken off.
         exceeds_at(u64::from(MAX), 0, |meter| meter.wrote(9));
         let (mut meter, seen) = greeted();
         meter.wrote(9 + 16 * 5);
@@ -378,7 +384,7 @@ mod tests {
                 // From the head of HEADERS to the last byte of the CONTINUATION that ends them.
                 assert_eq!(seen.block().is_some(), (26..75).contains(&read), "after {read}, by {size}");
             }
-            assert_eq!(meter.window.counts, [0, 0, 1, 1, 1, 0], "{size}");
+            assert_eq!(meter.window.counts, [0, 0, SETTINGS, 1, 1, 0], "{size}");
             assert_eq!(meter.window.requests, 1);
         }
     }
