@@ -53,8 +53,8 @@ idle: _release
     scripts/idle
 
 # Attacks of full size on the release binary.
-attacks: _release
-    ATTACKS_FACTOR=10 ATTACKS_APP={{justfile_directory()}}/target/release/app cargo test -p app --test attacks
+attacks rounds="1": _release
+    scripts/attacks {{rounds}}
 
 # Load and faults for a time, and what the release binary holds meanwhile.
 soak seconds="60": _release

@@ -1,6 +1,6 @@
 //! A well-behaved endpoint, in a thread of its own, that does what a path says.
 
-use crate::{priority::usual, threads::Threads};
+use crate::priority::usual;
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, server};
 use http::{Request, Response};
@@ -9,7 +9,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
-        mpsc,
     },
     thread,
     time::Duration,
@@ -19,7 +18,6 @@ use tokio::{net::TcpListener, sync::Semaphore, task::yield_now, time::sleep};
 pub(crate) struct Endpoint {
     pub(crate) addr: SocketAddr,
     asked: Arc<AtomicUsize>,
-    pub(crate) thread: Threads,
 }
 
 /// What the endpoint's tasks share.
@@ -46,16 +44,13 @@ impl Endpoint {
         let addr = listener.local_addr().unwrap();
         let shared = Shared { asked: Arc::default(), turn: Arc::new(Semaphore::new(1)) };
         let asked = Arc::clone(&shared.asked);
-        let thread = usual(|| {
-            let (tell, started) = mpsc::channel();
+        usual(|| {
             thread::spawn(move || {
-                let _ = tell.send(Threads::here());
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(accept(listener, shared));
-            });
-            started.recv().unwrap()
+            })
         });
-        Self { addr, asked, thread }
+        Self { addr, asked }
     }
 
     /// Requests that came to `/hang` so far.

@@ -10,6 +10,7 @@ mod endpoint;
 mod endpoints;
 mod frames;
 mod headers;
+mod pauses;
 mod priority;
 mod readers;
 mod resets;

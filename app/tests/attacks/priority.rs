@@ -1,5 +1,6 @@
-//! An attacker would have a machine of its own, and so would the victim and the endpoint. Here, the proxy has a CPU to
-//! itself, and an attacker's threads run on the others when nobody else wants to, nearly.
+//! An attacker would have a machine of its own, and so would the victim and the endpoint. Here, an attacker's threads run
+//! where the proxy does, when that does not want to, nearly; so they take nothing from the victim and the endpoint, and what they
+//! take from the proxy is known.
 
 use rustix::{
     process::setpriority_process,
@@ -22,7 +23,7 @@ static USUAL: LazyLock<Mutex<mpsc::Sender<Task>>> = LazyLock::new(|| {
     Mutex::new(tasks)
 });
 
-/// The proxy's, and those for everyone else. `None`: there is one for all.
+/// The proxy's, and those for the victim and the endpoint. `None`: there is one for all.
 static CPUS: LazyLock<Option<Cpus>> = LazyLock::new(|| {
     let mut others = sched_getaffinity(None).unwrap();
     let first = (0..CpuSet::MAX_CPU).find(|&cpu| others.is_set(cpu)).filter(|_| others.count() > 1)?;
@@ -48,7 +49,7 @@ pub(crate) fn usual<T: Send + 'static>(start: impl FnOnce() -> T + Send + 'stati
     result.recv().expect("it starts")
 }
 
-/// Starts the proxy, which has a CPU to itself from then on.
+/// Starts the proxy, which only attackers share a CPU with from then on.
 pub(crate) fn apart<T: Send + 'static>(start: impl FnOnce() -> T + Send + 'static) -> T {
     usual(|| {
         run_on(|cpus| &cpus.proxy);
@@ -58,7 +59,7 @@ pub(crate) fn apart<T: Send + 'static>(start: impl FnOnce() -> T + Send + 'stati
     })
 }
 
-/// Whether there is a CPU for the proxy and one for others.
+/// Whether there is a CPU for the proxy and one for the victim.
 pub(crate) fn is_apart() -> bool {
     CPUS.is_some()
 }
@@ -67,7 +68,7 @@ pub(crate) fn is_apart() -> bool {
 pub(crate) fn give_way() {
     LazyLock::force(&USUAL);
     setpriority_process(Some(gettid()), LOWEST).unwrap();
-    run_on(|cpus| &cpus.others);
+    run_on(|cpus| &cpus.proxy);
 }
 
 /// From now on this thread, and what it starts, runs there.

@@ -5,11 +5,12 @@ use crate::{
     rig::Rig,
 };
 use std::time::Duration;
+use tokio::time::sleep;
 
 const CONNECTIONS: usize = 10;
 const STREAMS: usize = 100;
-/// What a thousand requests at once take the endpoint, in which those of the victim have no turn before the others.
-const BURST: Duration = Duration::from_millis(30);
+/// How long they read nothing. The victim meets a thousand requests at once in the beginning, and then what comes of them.
+const STALLED: Duration = Duration::from_secs(1);
 
 /// Connections without window, on which a path is asked for by many streams whose heads have come.
 async fn stall(rig: &Rig, connections: usize, streams: usize, path: &str) -> Vec<Peer> {
@@ -31,9 +32,12 @@ async fn stall(rig: &Rig, connections: usize, streams: usize, path: &str) -> Vec
 async fn a_thousand_that_read_nothing() {
     let rig = Rig::start().await;
     let path = "/bytes/1000000";
-    let mut clients = rig.beside_work(BURST, stall(&rig, CONNECTIONS, STREAMS, path)).await;
-    // Once more, now that all of them are stalled.
-    rig.beside(async {}).await;
+    let attack = async {
+        let clients = stall(&rig, CONNECTIONS, STREAMS, path).await;
+        sleep(STALLED).await;
+        clients
+    };
+    let mut clients = rig.beside(attack).await;
     // A window for each, and what else a stream costs.
     rig.costs_at_most((CONNECTIONS * STREAMS) as u64 * 64 / 1024 + 48);
     // One of them goes on as soon as it reads.

@@ -2,6 +2,7 @@
 
 use crate::{
     endpoint::Endpoint,
+    pauses,
     priority::{apart, give_way},
     threads::Threads,
     victim::Victim,
@@ -81,6 +82,7 @@ impl Rig {
     /// Starts everything, and sees how the victim fares undisturbed.
     pub(crate) async fn with(settings: Settings<'_>) -> Self {
         let alone = ALONE.lock().await;
+        pauses::are_noticed();
         let endpoint = Endpoint::start();
         let mut command = command(settings, endpoint.addr);
         let mut child = apart(move || command.spawn()).unwrap();
@@ -97,7 +99,7 @@ impl Rig {
         let addrs = addrs(&mut child, if settings.hostile.is_some() { 3 } else { 2 });
         let find = |name: &str| addrs.iter().find(|(direction, _)| direction == name).map(|(_, addr)| *addr);
         let (inbound, outbound, admin) = (find("inbound").unwrap(), find("outbound"), find("").unwrap());
-        let victim = Victim::start(inbound, Threads::of(child.id()), endpoint.thread.clone()).await;
+        let victim = Victim::start(inbound, Threads::of(child.id())).await;
         let mut rig =
             Self { child, inbound, outbound, admin, endpoint, victim, errors: seen, resident: 0, _alone: alone };
         // The victim's connection is gone, and does not count in what follows.
@@ -108,14 +110,9 @@ impl Rig {
 
     /// The victim must fare as well beside an attack as before.
     pub(crate) async fn beside<T>(&self, attack: impl Future<Output = T>) -> T {
-        self.beside_work(Duration::ZERO, attack).await
-    }
-
-    /// The same, but for the time that all take for what is asked of them at once, whoever asks.
-    pub(crate) async fn beside_work<T>(&self, takes: Duration, attack: impl Future<Output = T>) -> T {
         let measuring = self.victim.begin();
         let came = timeout(2 * PATIENCE, attack).await.expect("the attack ends");
-        self.victim.check(measuring, takes).await;
+        self.victim.check(measuring).await;
         let errors = self.errors.lock().unwrap();
         assert!(!errors.contains("panicked"), "{errors}");
         came

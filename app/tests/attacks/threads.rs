@@ -1,10 +1,15 @@
-//! How long threads have run, and how long they have waited for a CPU. That is the machine's doing, and not the proxy's.
+//! How long the proxy has run, and how long it has waited for a CPU, which is not its doing.
 
-use std::{fs::File, ops, os::unix::fs::FileExt as _, path::Path, sync::Arc, time::Duration};
+use nix::{time::ClockId, unistd::Pid};
+use std::{fs::File, ops, os::unix::fs::FileExt as _, sync::Arc, time::Duration};
 
-/// Some threads, as the kernel sees them. None where it does not tell.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Threads(Vec<Arc<File>>);
+/// The threads of a process, as the kernel sees them.
+#[derive(Clone, Debug)]
+pub(crate) struct Threads {
+    clock: ClockId,
+    /// None where the kernel does not tell.
+    schedstats: Vec<Arc<File>>,
+}
 
 /// What came of them until now.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,54 +21,35 @@ pub(crate) struct Spent {
 // === impl Threads ===
 
 impl Threads {
-    /// Those of the thread that asks.
-    pub(crate) fn here() -> Self {
-        Self::at(Path::new("/proc/thread-self"))
-    }
-
-    /// Those of all threads that a process has now.
+    /// Those that a process has now.
     pub(crate) fn of(process: u32) -> Self {
+        let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(process.try_into().unwrap())).unwrap();
         let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
-        threads.fold(Self::default(), |waits, thread| waits.and(&Self::at(&thread.unwrap().path())))
+        let schedstats = threads.filter_map(|thread| File::open(thread.unwrap().path().join("schedstat")).ok());
+        Self { clock, schedstats: schedstats.map(Arc::new).collect() }
     }
 
-    fn at(thread: &Path) -> Self {
-        Self(File::open(thread.join("schedstat")).ok().map(Arc::new).into_iter().collect())
-    }
-
-    pub(crate) fn and(mut self, others: &Self) -> Self {
-        self.0.extend(others.0.iter().cloned());
-        self
-    }
-
-    /// Whether there are any.
+    /// Whether it is known how long they have waited.
     pub(crate) fn are_known(&self) -> bool {
-        !self.0.is_empty()
+        !self.schedstats.is_empty()
     }
 
     pub(crate) fn spent(&self) -> Spent {
-        self.0.iter().filter_map(|file| spent(file)).fold(Spent::default(), ops::Add::add)
+        // The process may have ended.
+        let ran = self.clock.now().map_or(Duration::ZERO, Duration::from);
+        Spent { ran, waited: self.schedstats.iter().filter_map(|file| waited(file)).sum() }
     }
 }
 
-/// The first two numbers, in nanoseconds.
-fn spent(schedstat: &File) -> Option<Spent> {
+/// The second number, in nanoseconds.
+fn waited(schedstat: &File) -> Option<Duration> {
     let mut line = [0; 64];
     let read = schedstat.read_at(&mut line, 0).ok()?;
-    let mut numbers =
-        str::from_utf8(&line[..read]).ok()?.split(' ').map(|number| number.parse().map(Duration::from_nanos));
-    Some(Spent { ran: numbers.next()?.ok()?, waited: numbers.next()?.ok()? })
+    let waited = str::from_utf8(&line[..read]).ok()?.split(' ').nth(1)?;
+    Some(Duration::from_nanos(waited.parse().ok()?))
 }
 
 // === impl Spent ===
-
-impl ops::Add for Spent {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self { ran: self.ran + other.ran, waited: self.waited + other.waited }
-    }
-}
 
 impl ops::Sub for Spent {
     type Output = Self;
