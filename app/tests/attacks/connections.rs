@@ -21,11 +21,11 @@ const HASTY: &[(&str, &str)] = &[
 async fn check_hung_up_on(bytes: &[u8]) {
     let rig = Rig::set(HASTY).await;
     rig.beside(async {
+        let started = Instant::now();
         let mut clients = Vec::new();
         for _ in 0..20 * factor() {
             clients.push(Peer::silent(rig.inbound).await);
         }
-        let started = Instant::now();
         for byte in bytes {
             for client in &mut clients {
                 client.send([*byte]).await;
@@ -73,9 +73,9 @@ async fn frame_that_does_not_end() {
 #[tokio::test]
 async fn slow_preface() {
     let rig = Rig::set(HASTY).await;
-    let mut client = Peer::silent(rig.inbound).await;
     rig.beside(async {
         let started = Instant::now();
+        let mut client = Peer::silent(rig.inbound).await;
         let dripping = async {
             for byte in PREFACE.iter().cycle().take(PREFACE.len() * 10) {
                 if client.to.write_all(&[*byte]).await.is_err() {
