@@ -79,8 +79,10 @@ pub struct Connect {
     pub http1: ConnectHttp1,
     /// HTTP/2 toward endpoints; `flow_control`, `max_concurrent_reset_streams` and `write_stall_timeout` are always set.
     pub http2: ClientParams,
-    /// How long a connection may take to open; above zero.
+    /// How long a connection may take to open, with its TLS; above zero.
     pub timeout: Duration,
+    /// How long an endpoint of HTTP/2 may take for its SETTINGS after that; above zero.
+    pub handshake_timeout: Duration,
     /// The wait between attempts.
     pub backoff: Backoff,
     /// TCP toward endpoints.

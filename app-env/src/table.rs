@@ -271,6 +271,10 @@ declare! {
         Time::Of(Setting::WriteStallTimeout), default: Is("5m"),
         "how long an endpoint may take nothing of a request that waits for it, before its stream is reset"
     }
+    ours CONNECT_HANDSHAKE_TIMEOUT: Time = ConnectHttp2 "HANDSHAKE_TIMEOUT" {
+        Time::ABOVE_ZERO, default: Is("10s"),
+        "how long an endpoint may take for its SETTINGS once it is connected; requests wait meanwhile"
+    }
     ours CONNECT_MAX_STREAMS_PER_CONNECTION: Number = ConnectHttp2 "MAX_STREAMS_PER_CONNECTION" {
         Number::ABOVE_ZERO, default: Unset,
         "streams on one connection, if its endpoint takes more; unset: as many as the endpoint takes"
@@ -294,7 +298,7 @@ declare! {
     }
     ours CONNECT_HTTP1_MAX_CONNECTION_IDLE: Time = Direction "CONNECT_HTTP1_MAX_CONNECTION_IDLE" {
         Time::ABOVE_ZERO, default: Is("30s"),
-        "time without a request after which an HTTP/1.1 connection is closed; each endpoint keeps one"
+        "time without a request after which an HTTP/1.1 connection is closed"
     }
 
     linkerd CONNECT_TIMEOUT: Time = Direction "CONNECT_TIMEOUT" {

@@ -96,6 +96,7 @@ impl Collector for Directions {
         self.responses(&mut encoder)?;
         self.latency(&mut encoder)?;
         self.resets(&mut encoder)?;
+        self.go_aways(&mut encoder)?;
         self.overload(&mut encoder)?;
         self.retries(&mut encoder)?;
         self.balancer(&mut encoder)?;
@@ -166,6 +167,22 @@ impl Directions {
             }
             for ((peer, code), count) in counts.into_iter().filter(|(_, count)| *count > 0) {
                 let labels = [("direction", direction.name), ("peer", peer), ("code", code)];
+                family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn go_aways(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Connections that endpoints ended with GOAWAY, by error code";
+        let mut family = encoder.encode_descriptor("http2_go_aways", help, None, MetricType::Counter)?;
+        for direction in &self.0 {
+            let mut counts = BTreeMap::<_, u64>::new();
+            for (code, count) in direction.stats.iter().flat_map(|stats| stats.transport(Peer::Endpoint).go_aways()) {
+                *counts.entry(code_name(code)).or_default() += count;
+            }
+            for (code, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+                let labels = [("direction", direction.name), ("code", code)];
                 family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
             }
         }

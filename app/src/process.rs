@@ -115,7 +115,8 @@ impl Process {
             let endpoint_params = endpoint_params(&direction, cores);
             let http1_params = http1_endpoint_params(&direction, cores);
             let direction = Arc::new(direction);
-            plans.push(Plan { direction, limits, buffers, server, endpoints, endpoint_params, http1_params, tls });
+            let log = Arc::default();
+            plans.push(Plan { direction, limits, buffers, server, endpoints, endpoint_params, http1_params, log, tls });
         }
         let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG).map_err(StartErrorKind::from)?;
         let (stop, stopping) = watch::channel(false);
@@ -215,6 +216,7 @@ fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> endpoints::Par
         http1: _,
         http2: _,
         timeout: _,
+        handshake_timeout: _,
         tcp: _,
         tls: _,
     } = direction.connect;

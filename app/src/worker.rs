@@ -49,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) endpoint_params: endpoints::Params,
     pub(crate) tls: Tls,
     pub(crate) http1_params: endpoints::Params,
+    /// What was said of endpoints, by any worker.
+    pub(crate) log: Arc<endpoints::EndpointLog>,
 }
 
 /// A connection on its way to a worker.
@@ -240,11 +242,13 @@ impl Plan {
     }
 
     fn connect<C>(&self, connector: C, protocol: Protocol, stats: &Stats) -> Connect<C, Replay> {
-        let app_env::Connect { http2, timeout, .. } = &self.direction.connect;
+        let app_env::Connect { http2, timeout, handshake_timeout, .. } = &self.direction.connect;
         Connect::new(connector, http2)
             .expect("params are checked when they are read")
             .protocol(protocol)
             .timeout(*timeout)
+            .handshake_timeout(*handshake_timeout)
+            .log_to(Arc::clone(&self.log))
             .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
             .buffer_in(Arc::clone(&self.buffers))
     }

@@ -6,7 +6,7 @@ use crate::{
     ping::{Finding, Pings},
     wake,
 };
-use h2::{PingPong, RecvStream};
+use h2::{PingPong, Reason, RecvStream};
 use http_h2::ClientKeepAlive;
 use std::{
     sync::{
@@ -35,6 +35,20 @@ pub(crate) struct Activity {
     pings: OnceLock<Mutex<Pings>>,
     /// Whether windows follow what arrives.
     adaptive: bool,
+    /// The peer's first SETTINGS have come.
+    has_settings: AtomicBool,
+    /// The head of a response has come.
+    has_answered: AtomicBool,
+    /// The peer's GOAWAY, with its debug data, if it named an error.
+    go_away: OnceLock<Box<GoAway>>,
+}
+
+/// An endpoint's GOAWAY that names an error.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct GoAway {
+    pub(crate) reason: Reason,
+    /// Its text, with the code and the debug data.
+    pub(crate) text: String,
 }
 
 /// What the streams of one connection share.
@@ -48,6 +62,10 @@ pub(crate) struct Streams {
     waker: Mutex<Option<Waker>>,
     /// Those that were reset because what came on them is malformed.
     malformed: AtomicUsize,
+    /// Those that the peer has reset in a row, before any response, as if it had no room for them.
+    refused: AtomicUsize,
+    /// The peer has ended the connection for an error, perhaps of one stream alone.
+    ended_by_error: AtomicBool,
     /// The peer has sent an interim response, or what may be one.
     interim: AtomicBool,
     /// Bodies that nobody reads any more.
@@ -68,6 +86,8 @@ pub(crate) struct OpenStream {
 const MOVES_A_TURN: u64 = 16;
 /// As many as these count for one more: a read may bring a thousand.
 const FRAMES_A_MOVE: u64 = 16;
+/// Streams that a peer resets in a row, before any response, until its connection takes no more.
+const MAX_REFUSED: usize = 4;
 
 // === impl Activity ===
 
@@ -82,6 +102,9 @@ impl Activity {
             turn_ends_at: AtomicU64::new(u64::MAX),
             pings: OnceLock::new(),
             adaptive,
+            has_settings: AtomicBool::new(false),
+            has_answered: AtomicBool::new(false),
+            go_away: OnceLock::new(),
         })
     }
 
@@ -102,6 +125,40 @@ impl Activity {
     /// Streams that were reset because what came on them is malformed.
     pub(crate) fn malformed(&self) -> usize {
         self.open.malformed.load(Relaxed)
+    }
+
+    /// Whether the peer resets stream after stream before it answers any, so that others are better sent elsewhere.
+    pub(crate) fn refuses(&self) -> bool {
+        self.open.refused.load(Relaxed) >= MAX_REFUSED
+    }
+
+    pub(crate) fn set_settings(&self) {
+        self.has_settings.store(true, Relaxed);
+    }
+
+    pub(crate) fn has_settings(&self) -> bool {
+        self.has_settings.load(Relaxed)
+    }
+
+    /// The head of a response has come.
+    pub(crate) fn set_answered(&self) {
+        if !self.has_answered() {
+            self.has_answered.store(true, Relaxed);
+        }
+    }
+
+    pub(crate) fn has_answered(&self) -> bool {
+        self.has_answered.load(Relaxed)
+    }
+
+    /// The peer has ended the connection by GOAWAY with an error.
+    pub(crate) fn set_go_away(&self, go_away: GoAway) {
+        self.open.ended_by_error.store(true, Relaxed);
+        let _ = self.go_away.set(Box::new(go_away));
+    }
+
+    pub(crate) fn go_away(&self) -> Option<&GoAway> {
+        self.go_away.get().map(|go_away| &**go_away)
     }
 
     pub(crate) fn open_stream(&self) -> OpenStream {
@@ -266,6 +323,25 @@ impl OpenStream {
     /// Whether interim responses may come.
     pub(crate) fn expects_interim(&self) -> bool {
         self.streams.interim.load(Relaxed)
+    }
+
+    /// The peer has reset it before any response, as if it had no room for it.
+    pub(crate) fn refused(&self) {
+        if self.streams.refused.fetch_add(1, Relaxed) + 1 == MAX_REFUSED {
+            self.streams.wake();
+        }
+    }
+
+    /// The head of its response has come.
+    pub(crate) fn answered(&self) {
+        if self.streams.refused.load(Relaxed) > 0 {
+            self.streams.refused.store(0, Relaxed);
+        }
+    }
+
+    /// Whether the peer has ended the connection for an error.
+    pub(crate) fn is_ended_by_error(&self) -> bool {
+        self.streams.ended_by_error.load(Relaxed)
     }
 
     /// What came on it is malformed.

@@ -33,10 +33,13 @@ impl Announced {
     /// Notes on `activity` what was read, and tells how many frames began with it.
     pub(crate) fn read(&mut self, bytes: &[u8], activity: &Activity) -> u32 {
         let streams = activity.open_streams();
-        let Scanned { frames, interim } = self.scan.read(bytes, |length| self.overhead.add(length, streams));
+        let Scanned { frames, interim, heads } = self.scan.read(bytes, |length| self.overhead.add(length, streams));
         activity.began(frames.into());
         if interim {
             streams.expect_interim();
+        }
+        if heads {
+            activity.set_answered();
         }
         let Some(first) = &mut self.first else { return frames };
         first.extend_from_slice(bytes);
@@ -44,6 +47,8 @@ impl Announced {
             Settings::More => return frames,
             Settings::None => {}
             Settings::Whole(settings) => {
+                // h2 takes them in the same poll.
+                activity.set_settings();
                 for setting in settings.chunks_exact(6) {
                     let (id, value) = (u16::from_be_bytes([setting[0], setting[1]]), &setting[2..]);
                     if id == MAX_HEADER_LIST_SIZE {

@@ -8,6 +8,8 @@ pub use self::{
     error::{Error, SendError},
 };
 
+pub(crate) use self::connect::OnRoom;
+
 use crate::{
     BoxError, IncomingBody,
     activity::{Activity, OpenStream},
@@ -27,10 +29,7 @@ use std::{
     future::Future,
     marker::PhantomData,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -119,14 +118,14 @@ impl<B> SendRequest<B> {
         }
     }
 
-    /// Whether the connection was of use, as known at any later time: in HTTP/1.1, where it may well end with its first
-    /// response.
-    pub(crate) fn worked(&self) -> impl Fn() -> bool + Send + use<B> {
-        let worked: Option<Arc<AtomicBool>> = match &self.engine {
-            Engine::Http2(_) => None,
-            Engine::Http1(http1) => Some(http1.worked()),
-        };
-        move || worked.as_ref().is_some_and(|worked| worked.load(Relaxed))
+    /// Whether the endpoint has answered anything on the connection.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.activity.has_answered()
+    }
+
+    /// What happens on the connection, also after its end.
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
     }
 
     /// Completes when the connection takes no more requests.
@@ -262,7 +261,7 @@ where
     /// Ready with the response when it has been sent; the request may still be on its way then.
     pub(crate) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
         if let Some(Ok(Sent::Http2 { response, stream, .. })) = &mut self.sent {
-            let responded = match self.upload.poll(cx) {
+            let mut responded = match self.upload.poll(cx) {
                 Poll::Ready(Piped::Broken) => Err(Error::REQUEST_BROKEN),
                 Poll::Ready(Piped::Stalled) => Err(Error::STALLED),
                 _ => {
@@ -278,8 +277,17 @@ where
                 }
             };
             let Some(Ok(Sent::Http2 { stream, activity, .. })) = self.sent.take() else { unreachable!() };
-            if responded.as_ref().is_err_and(Error::is_response_malformed) {
-                stream.malformed();
+            match &mut responded {
+                Ok(_) => stream.answered(),
+                Err(error) => {
+                    if error.is_response_malformed() {
+                        stream.malformed();
+                    }
+                    if error.says_overload() {
+                        stream.refused();
+                    }
+                    error.set_ended_by_error(stream.is_ended_by_error());
+                }
             }
             return Poll::Ready(responded.map(|(rsp, length)| {
                 let (head, body) = rsp.into_parts();

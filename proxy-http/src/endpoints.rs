@@ -2,29 +2,30 @@
 
 mod backoff;
 mod keeper;
+mod log;
 mod nodes;
+mod queue;
 
-pub use self::backoff::Backoff;
+pub use self::{backoff::Backoff, log::EndpointLog};
 
 use self::{
     keeper::Keeper,
     nodes::{Connection, Health, Node, State},
+    queue::{Queue, Ticket},
 };
 use crate::{
     BoxError, Connect, Endpoint, Replay,
     answer::Answer,
     breaker::{self, Breaker, Outcome},
-    client::Outgoing,
+    client::{ConnectError, Outgoing},
     endpoint::Status,
     load::Load,
     now::now,
 };
-use futures_util::stream::FuturesUnordered;
 use std::{
     error::Error as StdError,
-    fmt,
+    fmt, mem,
     num::NonZeroUsize,
-    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -88,9 +89,9 @@ struct Shared {
     http1: bool,
     started: Instant,
     state: Mutex<State>,
-    /// Told when there may be room for one more request.
-    room: Notify,
-    /// Requests that wait for it.
+    /// What was said of endpoints, also by others.
+    log: Arc<EndpointLog>,
+    /// Requests that wait for room.
     waiting: AtomicUsize,
     discovery: Mutex<Option<Task>>,
 }
@@ -102,8 +103,11 @@ struct Chain<'a>(&'a (dyn StdError + 'static));
 #[derive(Debug)]
 struct Task(AbortHandle);
 
-/// A request that waits.
-struct Waiting<'a>(&'a AtomicUsize);
+/// A request that waits, and has a place in a queue.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    ticket: Arc<Ticket>,
+}
 
 /// Requests that wait look for room this often even if nobody tells of any: a peer may take more streams by now.
 const RECHECK: Duration = Duration::from_secs(1);
@@ -133,7 +137,7 @@ impl Endpoints {
             http1: connect.is_http1(),
             started: Instant::now(),
             state: Mutex::new(State::new()),
-            room: Notify::new(),
+            log: Arc::clone(connect.log()),
             waiting: AtomicUsize::new(0),
             discovery: Mutex::new(None),
         });
@@ -186,9 +190,7 @@ impl Endpoints {
 
     /// Whether an endpoint is connected that does not take it.
     pub(crate) fn refuse_extended_connect(&self) -> bool {
-        let state = self.shared.lock();
-        let mut connections = state.nodes.iter().flat_map(|node| &node.connections);
-        connections.any(|connection| !connection.handle.takes_extended_connect())
+        self.shared.lock().refuses_extended_connect()
     }
 
     /// Whether endpoints are spoken to in HTTP/1.1.
@@ -202,54 +204,49 @@ impl Endpoints {
         self.shared.waiting.load(Relaxed)
     }
 
-    /// Sends a request to an endpoint that has room for it, if possible not to `avoid`. `None`: none has.
+    /// Sends a request to an endpoint that has room for it, if possible not to `avoid`. `None`: none has, so it has to wait.
     pub(crate) fn send(&self, req: &mut Outgoing<Replay>, now: Instant, avoid: Option<u64>) -> Option<Attempt> {
-        let params = &self.shared.params;
         let mut state = self.shared.lock();
-        let several = state.nodes.len() > 1;
-        let sent = if several { self.shared.nanos(now) } else { 0 };
-        let Some(index) = state.choose(params, now, sent, avoid) else {
-            // Those that are left alone, or down, need no more connections.
-            state.nodes.iter().filter(|node| node.is_ready()).for_each(|node| node.demand.notify_one());
-            return None;
-        };
-        let node = &mut state.nodes[index];
-        let (connection, last) = node.connection(params)?;
-        connection.used = now;
-        connection.handle.send(req);
-        if last {
-            node.demand.notify_one();
-        }
-        let health = several.then(|| {
-            node.health.breaker.sent(now);
-            Arc::clone(&node.health)
-        });
-        Some(Attempt { endpoint: node.id, health, sent, outcome: Outcome::Unknown, answered: false })
+        let sent = self.shared.sent_at(&state, now);
+        let index = state.choose(&self.shared.params, now, sent.unwrap_or_default(), avoid)?;
+        self.shared.send(&mut state.nodes[index], sent, req, now)
     }
 
-    /// Waits until there is room for a request, for as long as no endpoint may be connected.
-    pub(crate) async fn room(&self, failfast: Duration) -> Result<(), Answer> {
-        let Shared { params, room, waiting, .. } = &*self.shared;
-        let _waiting = Waiting::start(waiting);
+    /// Sends a request as soon as there is room for it, after all that wait already. `None`: it asks for
+    /// extended CONNECT, and an endpoint does not take it. An error says that none got ready in time, and why.
+    pub(crate) async fn send_when_ready(
+        &self,
+        req: &mut Outgoing<Replay>,
+        avoid: Option<u64>,
+        failfast: Duration,
+    ) -> Result<Option<Attempt>, Answer> {
+        let shared = &*self.shared;
+        let place = Waiting::start(shared);
         loop {
-            let mut told = pin!(room.notified());
-            told.as_mut().enable();
-            let now = Instant::now();
             let until = {
-                let state = self.shared.lock();
-                if state
-                    .nodes
-                    .iter()
-                    .any(|node| node.has_room(params) && node.health.breaker.admits(&params.breaker, now))
-                {
-                    return Ok(());
+                let now = Instant::now();
+                let mut state = shared.lock();
+                let sent = shared.sent_at(&state, now);
+                if let Some(index) = state.turn(&place.ticket, &shared.params, now, sent.unwrap_or_default(), avoid) {
+                    // Those that are connected by now may be others. One that is sent it all the same might end the connection.
+                    if req.is_extended_connect() && state.refuses_extended_connect() {
+                        return Ok(None);
+                    }
+                    if let Some(attempt) = shared.send(&mut state.nodes[index], sent, req, now) {
+                        return Ok(Some(attempt));
+                    }
                 }
+                if state.queue.is_first(&place.ticket) {
+                    state.ask(now);
+                }
+                let recheck = now + RECHECK;
                 match state.down_since.map(|since| since + failfast) {
-                    Some(until) if until <= now => return Err(state.unready()),
-                    until => until.unwrap_or(now + RECHECK).min(now + RECHECK),
+                    Some(until) if until > now => until.min(recheck),
+                    Some(_) if !state.may_recover() => return Err(state.unready()),
+                    _ => recheck,
                 }
             };
-            let _ = tokio::time::timeout_at(until, told).await;
+            let _ = tokio::time::timeout_at(until, place.ticket.turn()).await;
         }
     }
 
@@ -267,8 +264,11 @@ impl Endpoints {
         if let Some(attempt) = attempt {
             self.shared.learn(attempt);
         }
-        if self.shared.waiting.load(Relaxed) > 0 {
-            self.shared.room.notify_one();
+        if self.shared.has_waiting() {
+            // In HTTP/1.1 the connection says itself when it takes another.
+            if !self.shared.http1 {
+                self.shared.lock().queue.wake_first();
+            }
         } else if self.shared.http1
             && let Some(endpoint) = endpoint
         {
@@ -286,15 +286,16 @@ impl fmt::Debug for Endpoints {
 // === impl Waiting ===
 
 impl<'a> Waiting<'a> {
-    fn start(waiting: &'a AtomicUsize) -> Self {
-        waiting.fetch_add(1, Relaxed);
-        Self(waiting)
+    fn start(shared: &'a Shared) -> Self {
+        shared.waiting.fetch_add(1, Relaxed);
+        Self { shared, ticket: shared.lock().queue_up() }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.shared.waiting.fetch_sub(1, Relaxed);
+        self.shared.lock().leave(&self.ticket);
     }
 }
 
@@ -305,6 +306,54 @@ const UNPOISONED: &str = "nothing panics with the lock held";
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect(UNPOISONED)
+    }
+
+    fn has_waiting(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
+    /// When an attempt starts, as [`nanos`](Self::nanos) has it, if that is to be known.
+    fn sent_at(&self, state: &State, now: Instant) -> Option<u64> {
+        // Nothing needs to be known of the only endpoint.
+        (state.nodes.len() > 1).then(|| self.nanos(now))
+    }
+
+    /// Sends a request to an endpoint. `None`: there was no room.
+    fn send(&self, node: &mut Node, sent: Option<u64>, req: &mut Outgoing<Replay>, now: Instant) -> Option<Attempt> {
+        let (connection, last) = node.connection(&self.params)?;
+        connection.used = now;
+        connection.handle.send(req);
+        if last && !node.on_demand {
+            node.demand.notify_one();
+        }
+        let health = sent.map(|_| {
+            node.health.breaker.sent(now);
+            Arc::clone(&node.health)
+        });
+        let sent = sent.unwrap_or_default();
+        Some(Attempt { endpoint: node.id, health, sent, outcome: Outcome::Unknown, answered: false })
+    }
+
+    /// A connection to that endpoint may have room for one more request.
+    fn room_at(&self, id: u64) {
+        if !self.has_waiting() {
+            return;
+        }
+        let mut state = self.lock();
+        match state.node(id) {
+            Some(node) if !node.queue.is_empty() => node.queue.wake_first(),
+            _ => state.queue.wake_first(),
+        }
+    }
+
+    /// An endpoint cannot be connected to, or its connections are of no use. The requests that wait for it go elsewhere.
+    fn fail(&self, id: u64, is_trying: bool, error: ConnectError) {
+        let mut state = self.lock();
+        let Some(node) = state.node(id) else { return };
+        (node.failed, node.is_trying, node.is_greeting) = (Some(Arc::new(error)), is_trying, false);
+        let queue = mem::take(&mut node.queue);
+        state.release(queue);
+        state.reckon();
     }
 
     /// A time as [`Load`] has them.
@@ -347,7 +396,7 @@ impl Shared {
     fn add<A, C>(self: &Arc<Self>, endpoint: &Endpoint<A>, connect: Connect<C, Replay>) -> u64
     where
         A: Clone + fmt::Display + Send + Sync + 'static,
-        C: Service<A> + Send + 'static,
+        C: Service<A> + Clone + Send + 'static,
         C::Response: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         C::Error: Into<BoxError>,
         C::Future: Send + 'static,
@@ -358,16 +407,19 @@ impl Shared {
         state.next_id += 1;
         let addr = Arc::<str>::from(endpoint.addr.to_string());
         let demand = Arc::<Notify>::default();
-        let keeper = Keeper {
-            id,
-            addr: Arc::clone(&addr),
-            params: self.params,
-            shared: Arc::downgrade(self),
-            demand: Arc::clone(&demand),
-            open: FuturesUnordered::new(),
-            failures: 0,
-            pause: Duration::ZERO,
-        };
+        let (weak, room) = (Arc::downgrade(self), Arc::downgrade(self));
+        let connect = connect
+            .on_transport(Arc::new(move || {
+                if let Some(shared) = weak.upgrade() {
+                    shared.update(id, |node| node.is_greeting = true);
+                }
+            }))
+            .on_room(Arc::new(move || {
+                if let Some(shared) = room.upgrade() {
+                    shared.room_at(id);
+                }
+            }));
+        let keeper = Keeper::new(id, Arc::clone(&addr), self, &self.log, &demand);
         state.nodes.push(Node {
             id,
             addr,
@@ -376,17 +428,27 @@ impl Shared {
             chosen: 0,
             connections: Vec::new(),
             failed: None,
+            on_demand: self.http1,
+            queue: Queue::default(),
+            is_trying: false,
+            is_greeting: false,
+            tried: None,
             health: Arc::new(Health { load: Load::new(self.nanos(now)), breaker: Breaker::new() }),
             demand,
             _task: Task(tokio::spawn(keeper.keep(endpoint.addr.clone(), connect)).abort_handle()),
         });
+        state.reckon();
         id
     }
 
     fn remove(&self, id: u64) {
         let mut state = self.lock();
-        state.nodes.retain(|node| node.id != id);
-        state.reckon(&self.room);
+        if let Some(index) = state.nodes.iter().position(|node| node.id == id) {
+            let Node { addr, queue, .. } = state.nodes.remove(index);
+            self.log.forget(&addr);
+            state.release(queue);
+            state.reckon();
+        }
     }
 
     /// Takes notice of how an attempt went.
@@ -426,7 +488,15 @@ impl Shared {
         let mut state = self.lock();
         if let Some(node) = state.nodes.iter_mut().find(|node| node.id == id) {
             change(node);
-            state.reckon(&self.room);
+            node.queue.wake_first();
+            state.reckon();
+        }
+    }
+
+    fn look(&self, id: u64, look: impl FnOnce(&Node)) {
+        let mut state = self.lock();
+        if let Some(node) = state.node(id) {
+            look(node);
         }
     }
 }

@@ -114,6 +114,9 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
         this.open.0.read(read.len());
         this.activity.moved();
         if let Some(turn) = this.turn {
+            if !read.is_empty() {
+                this.activity.set_answered();
+            }
             turn.read += read.len();
             turn.parsed = true;
             return Poll::Ready(Ok(()));

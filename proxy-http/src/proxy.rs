@@ -393,17 +393,10 @@ impl Exchange {
             stats.count_shed();
             Answer::unavailable("too many requests waiting for an endpoint")
         })?;
-        loop {
-            let room = endpoints.room(limits.params.failfast_timeout).await;
-            room.inspect_err(|_| stats.count_failfast())?;
-            // Those that are connected by now may be others. One that is sent it all the same might end the connection.
-            if self.request.as_ref().expect(UNANSWERED).is_extended_connect() && endpoints.refuse_extended_connect() {
-                return Err(Answer::no_extended_connect());
-            }
-            if self.send(Instant::now(), avoid) {
-                return Ok(());
-            }
-        }
+        let request = self.request.as_mut().expect(UNANSWERED);
+        let sent = endpoints.send_when_ready(request, avoid, limits.params.failfast_timeout).await;
+        self.attempt = sent.inspect_err(|_| stats.count_failfast())?;
+        if self.attempt.is_none() { Err(Answer::no_extended_connect()) } else { Ok(()) }
     }
 
     /// Whether an attempt's response is passed on, or its request sent again.
@@ -638,7 +631,9 @@ impl Shared {
 
     /// Makes a request ready to be sent again, if it may be.
     fn may_retry(&self, body: &mut Replay, reason: retry::Reason, tries: &mut Tries) -> bool {
-        if tries.left == 0 || !body.rewind() {
+        // Trailers are what some endpoints end a connection for: those would end the next one.
+        let is_culprit = tries.ended_by_error && body.has_trailers();
+        if !body.rewind() || !tries.has_left(reason) || is_culprit {
             return false;
         }
         let params = &self.limits.params.retry;
@@ -646,7 +641,7 @@ impl Shared {
             self.stats.count_over_budget();
             return false;
         }
-        tries.left -= 1;
+        tries.take(reason);
         self.stats.count_retry(reason);
         true
     }

@@ -64,6 +64,11 @@ impl Replay {
         self.room.is_some()
     }
 
+    /// Whether it has yielded trailers, and remembers them.
+    pub(crate) fn has_trailers(&self) -> bool {
+        self.past.as_ref().is_some_and(|past| past.trailers.is_some())
+    }
+
     /// Remembers nothing more.
     pub fn forget(&mut self) {
         self.room = None;

@@ -2,15 +2,16 @@
 
 use crate::{client, grpc};
 use http::{Method, Response, StatusCode};
-use std::{fmt, sync::Mutex, time::Duration};
+use std::{fmt, mem, sync::Mutex, time::Duration};
 use tokio::time::Instant;
 
 /// Which requests are sent to another endpoint, or again to the same one.
 ///
 /// Those that were certainly not processed always are: nothing of them was sent, or the endpoint refused them
 /// (REFUSED_STREAM), or its GOAWAY leaves them out. So are those of idempotent methods that had no response on a
-/// connection of HTTP/1.1 that others had used before: its endpoint may have closed it. `gateway_errors` and `unavailable`
-/// add some that may have been processed.
+/// connection of HTTP/1.1 that others had used before: its endpoint may have closed it; and once those on a connection of
+/// HTTP/2 that its endpoint ended for an error, which may be that of another request. `gateway_errors` and `unavailable` add
+/// some that may have been processed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Params {
     /// Bytes of a request's body that are kept until it is answered, where each frame after the first counts as 256 at
@@ -47,11 +48,14 @@ pub enum Reason {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tries {
     pub(crate) left: u32,
+    pub(crate) unprocessed_left: u32,
     pub(crate) grpc: bool,
     /// GET or HEAD.
     pub(crate) safe: bool,
     /// To do it twice is to do it once (RFC 9110 section 9.2.2).
     pub(crate) idempotent: bool,
+    /// It was on a connection that its endpoint ended for an error. If that is its own fault, it must not end one after the other.
+    pub(crate) ended_by_error: bool,
 }
 
 /// How many retries there may be: some for each request, and some a second.
@@ -66,8 +70,11 @@ struct Window {
     retries: f64,
 }
 
-/// Times that one request is sent again at most.
+/// Times that one request is sent again at most after it may have been processed, or was refused.
 const MAX_RETRIES: u32 = 5;
+/// Times that one request is sent again at most because connections took no more requests before they came to it: an endpoint
+/// that ends each connection after a few requests leaves out most of those that come at the same time.
+const MAX_UNPROCESSED: u32 = 50;
 /// A budget is counted for this long, and then starts over.
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -88,7 +95,8 @@ impl Default for Params {
 
 impl Params {
     /// Why a request that got no response is to be sent again.
-    pub(crate) fn after_error(&self, error: &client::Error, tries: &Tries) -> Option<Reason> {
+    pub(crate) fn after_error(&self, error: &client::Error, tries: &mut Tries) -> Option<Reason> {
+        let shot_down = error.is_ended_by_error() && tries.idempotent && !mem::replace(&mut tries.ended_by_error, true);
         if error.is_malformed() || error.is_request_too_large() {
             None
         } else if error.is_unsent() {
@@ -100,7 +108,7 @@ impl Params {
         } else {
             // RFC 9112 section 9.3.1.
             let stale = error.is_stale() && (tries.idempotent || error.is_handshake());
-            let may = stale || (self.gateway_errors && tries.safe) || (self.unavailable && tries.grpc);
+            let may = stale || shot_down || (self.gateway_errors && tries.safe) || (self.unavailable && tries.grpc);
             (error.is_connection_lost() && may).then_some(Reason::ConnectionLost)
         }
     }
@@ -150,7 +158,26 @@ impl fmt::Display for Reason {
 impl Tries {
     pub(crate) fn new(method: &Method, grpc: bool) -> Self {
         let safe = matches!(*method, Method::GET | Method::HEAD);
-        Self { left: MAX_RETRIES, grpc, safe, idempotent: method.is_idempotent() }
+        Self {
+            left: MAX_RETRIES,
+            unprocessed_left: MAX_UNPROCESSED,
+            grpc,
+            safe,
+            idempotent: method.is_idempotent(),
+            ended_by_error: false,
+        }
+    }
+
+    pub(crate) fn has_left(&mut self, reason: Reason) -> bool {
+        *self.left(reason) > 0
+    }
+
+    pub(crate) fn take(&mut self, reason: Reason) {
+        *self.left(reason) -= 1;
+    }
+
+    fn left(&mut self, reason: Reason) -> &mut u32 {
+        if reason.is_budgeted() { &mut self.left } else { &mut self.unprocessed_left }
     }
 }
 

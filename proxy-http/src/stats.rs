@@ -40,7 +40,8 @@ pub struct Transport {
     closed: AtomicU64,
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
-    resets: [AtomicU64; RESET_CODES],
+    resets: Codes,
+    go_aways: Codes,
     malformed: AtomicU64,
     limits: [AtomicU64; Limit::ALL.len()],
     stream_limits: [AtomicU64; StreamLimit::ALL.len()],
@@ -293,13 +294,12 @@ impl Transport {
 
     /// Streams that peers reset, by code; those that were open when a connection was lost are [`ResetCode::Other`].
     pub fn resets(&self) -> impl Iterator<Item = (ResetCode, u64)> {
-        self.resets.iter().enumerate().map(|(code, count)| {
-            let code = match u8::try_from(code) {
-                Ok(code) if usize::from(code) < RESET_CODES - 1 => ResetCode::Known(code),
-                _ => ResetCode::Other,
-            };
-            (code, count.load(Relaxed))
-        })
+        by_code(&self.resets)
+    }
+
+    /// Connections of peers that ended with GOAWAY so far, by its code. [`ResetCode::Other`]: one that the RFC does not know.
+    pub fn go_aways(&self) -> impl Iterator<Item = (ResetCode, u64)> {
+        by_code(&self.go_aways)
     }
 
     /// Messages of peers that HTTP does not allow, and that went no further; those of clients that the engine resets before
@@ -331,8 +331,12 @@ impl Transport {
 
     /// A peer reset a stream. `None`: its connection was lost.
     pub(crate) fn reset(&self, code: Option<Reason>) {
-        let code = code.and_then(|code| usize::try_from(u32::from(code)).ok()).unwrap_or(usize::MAX);
-        self.resets[code.min(RESET_CODES - 1)].fetch_add(1, Relaxed);
+        count_code(&self.resets, code);
+    }
+
+    /// A peer sent GOAWAY.
+    pub(crate) fn count_go_away(&self, code: Option<Reason>) {
+        count_code(&self.go_aways, code);
     }
 
     /// A peer sent a malformed message.
@@ -355,6 +359,23 @@ impl Transport {
     pub(crate) fn wrote(&self, bytes: usize) {
         self.written_bytes.fetch_add(bytes as u64, Relaxed);
     }
+}
+
+type Codes = [AtomicU64; RESET_CODES];
+
+fn by_code(counts: &Codes) -> impl Iterator<Item = (ResetCode, u64)> {
+    counts.iter().enumerate().map(|(code, count)| {
+        let code = match u8::try_from(code) {
+            Ok(code) if usize::from(code) < RESET_CODES - 1 => ResetCode::Known(code),
+            _ => ResetCode::Other,
+        };
+        (code, count.load(Relaxed))
+    })
+}
+
+fn count_code(counts: &Codes, code: Option<Reason>) {
+    let code = code.and_then(|code| usize::try_from(u32::from(code)).ok()).unwrap_or(usize::MAX);
+    counts[code.min(RESET_CODES - 1)].fetch_add(1, Relaxed);
 }
 
 // === impl Limit ===

@@ -69,6 +69,7 @@ fn everything() -> Vars {
             ("CONNECT_HTTP1_MAX_IDLE", format!("{tens}51")),
             ("CONNECT_HTTP1_MAX_CONNECTION_IDLE", format!("{tens}52ms")),
             ("CONNECT_TIMEOUT", format!("{tens}23ms")),
+            ("CONNECT_HTTP2_HANDSHAKE_TIMEOUT", format!("{tens}53ms")),
             ("CONNECT_EXP_BACKOFF_MIN", format!("{tens}24ms")),
             ("CONNECT_EXP_BACKOFF_MAX", format!("{tens}25ms")),
             ("CONNECT_EXP_BACKOFF_JITTER", format!("{tens}.26")),

@@ -3,8 +3,9 @@
 use super::{Engine, SendRequest};
 use crate::{
     BoxError,
-    activity::Activity,
+    activity::{Activity, GoAway},
     credit::{Buffers, Credit},
+    endpoints::EndpointLog,
     http1,
     io::Io,
     ping::{self, Finding},
@@ -12,6 +13,7 @@ use crate::{
     stats::Transport,
 };
 use bytes::Bytes;
+use h2::Reason;
 use http_h2::{ClientParams, FlowControl, OutOfRange};
 use std::{
     fmt,
@@ -30,7 +32,7 @@ use tower_service::Service;
 
 /// Makes connections to targets: a `Service<Target>` whose response is the connection's service.
 ///
-/// A connection of HTTP/2 is made when its peer's SETTINGS have come, and say that it takes streams.
+/// A connection of HTTP/2 is made when its peer's SETTINGS have come, even if they say that it takes no streams yet.
 ///
 /// `C` is the connector, a tower service that turns a target into an `AsyncRead + AsyncWrite`. `B` is the body of the
 /// requests to be sent.
@@ -40,10 +42,17 @@ pub struct Connect<C, B> {
     protocol: Protocol,
     builder: h2::client::Builder,
     timeout: Option<Duration>,
+    handshake_timeout: Option<Duration>,
     transport: Arc<Transport>,
     buffers: Arc<Buffers>,
+    log: Arc<EndpointLog>,
+    on_transport: OnRoom,
+    on_room: OnRoom,
     body: PhantomData<fn(B)>,
 }
+
+/// Called when a connection may have room for one more request.
+pub(crate) type OnRoom = Arc<dyn Fn() + Send + Sync>;
 
 /// A connection that is being made.
 pub type ConnectFuture<B> = Pin<Box<dyn Future<Output = Result<SendRequest<B>, ConnectError>> + Send>>;
@@ -64,6 +73,10 @@ enum ConnectErrorKind {
     Handshake,
     #[error("connecting took longer than {0:?}")]
     TimedOut(Duration),
+    #[error("endpoint's SETTINGS did not come in {0:?}")]
+    NoSettings(Duration),
+    #[error("connection was lost before any response")]
+    Lost,
 }
 
 /// Remembered locally reset streams where `ClientParams` name no number: enough that cancelled requests whose
@@ -105,8 +118,12 @@ impl<C, B> Connect<C, B> {
             protocol: Protocol::Http2,
             builder: builder(params),
             timeout: None,
+            handshake_timeout: None,
             transport: Arc::default(),
             buffers: Arc::default(),
+            log: Arc::default(),
+            on_transport: Arc::new(|| {}),
+            on_room: Arc::new(|| {}),
             body: PhantomData,
         })
     }
@@ -132,10 +149,45 @@ impl<C, B> Connect<C, B> {
         self.protocol == Protocol::Http1
     }
 
-    /// Gives up when transport and handshake take longer than `timeout`. Not set: no limit.
+    /// Gives up when the transport, with its TLS, takes longer than `timeout`. Not set: no limit.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout: Some(timeout), ..self }
+    }
+
+    /// Gives up when the peer's SETTINGS take longer than `timeout` once there is a transport. Not set: no limit.
+    ///
+    /// Requests wait meanwhile, under time-outs of their own. HTTP/1.1 has no such handshake.
+    #[must_use]
+    pub fn handshake_timeout(self, timeout: Duration) -> Self {
+        Self { handshake_timeout: Some(timeout), ..self }
+    }
+
+    /// Reports the states of endpoints in `log`, which several share that connect to the same ones. Not set: each in its own.
+    #[must_use]
+    pub fn log_to(self, log: Arc<EndpointLog>) -> Self {
+        Self { log, ..self }
+    }
+
+    pub(crate) fn log(&self) -> &Arc<EndpointLog> {
+        &self.log
+    }
+
+    /// Calls `on_transport` when there is a transport, but no handshake yet. Not set: nobody is told.
+    pub(crate) fn on_transport(self, on_transport: OnRoom) -> Self {
+        Self { on_transport, ..self }
+    }
+
+    /// Calls `on_room` when a connection may have room for one more request. Not set: nobody is told.
+    pub(crate) fn on_room(self, on_room: OnRoom) -> Self {
+        Self { on_room, ..self }
+    }
+
+    /// Doubles the interval of keep-alive PINGs of connections made from now on; returns the new one. `None`: none are sent.
+    pub(crate) fn slow_keep_alive(&mut self) -> Option<Duration> {
+        let keep_alive = self.params.keep_alive.as_mut()?;
+        keep_alive.interval = keep_alive.interval.saturating_mul(2);
+        Some(keep_alive.interval)
     }
 
     /// Counts connections and their bytes on `transport`.
@@ -232,10 +284,17 @@ where
         let max_malformed = max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS) / 2;
         let write_stall = write_stall_timeout.unwrap_or(DEFAULT_WRITE_STALL_TIMEOUT);
         let adaptive = flow_control == Some(FlowControl::Adaptive);
-        let timeout = self.timeout;
-        let protocol = self.protocol;
-        let connected = async move {
-            let io = connecting.await.map_err(ConnectError::transport)?;
+        let Self { timeout, handshake_timeout, protocol, .. } = *self;
+        let (on_transport, on_room) = (Arc::clone(&self.on_transport), Arc::clone(&self.on_room));
+        Box::pin(async move {
+            let io = match timeout {
+                None => connecting.await,
+                Some(limit) => {
+                    tokio::time::timeout(limit, connecting).await.map_err(|_| ConnectError::timed_out(limit))?
+                }
+            };
+            let io = io.map_err(ConnectError::transport)?;
+            on_transport();
             let activity = Activity::new(adaptive);
             let (open, closed) = watch::channel(());
             let engine = match protocol {
@@ -244,8 +303,23 @@ where
                     let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
                     activity.ping(connection.ping_pong(), keep_alive);
                     let mut credit = Credit::new(buffers, windows(flow_control));
-                    settings(&mut connection, &h2, &activity, &mut credit).await?;
-                    tokio::spawn(drive(connection, h2.clone(), Arc::clone(&activity), credit, open, max_malformed));
+                    let settings = settings(&mut connection, &h2, &activity, &mut credit);
+                    match handshake_timeout {
+                        None => settings.await?,
+                        Some(limit) => {
+                            let settings = tokio::time::timeout(limit, settings).await;
+                            settings.map_err(|_| ConnectError::no_settings(limit))??;
+                        }
+                    }
+                    let driver = Driver {
+                        connection,
+                        activity: Arc::clone(&activity),
+                        credit,
+                        transport,
+                        on_room,
+                        max_malformed,
+                    };
+                    tokio::spawn(driver.drive(h2.clone(), open));
                     Engine::Http2(h2)
                 }
                 Protocol::Http1 => {
@@ -253,15 +327,11 @@ where
                     let io = Io::new(io, &transport, &activity).in_turns(Arc::clone(&interim));
                     let max_head = max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
                     let max_head = usize::try_from(max_head).unwrap_or(usize::MAX);
-                    let made = http1::client::connect(io, max_head, interim, open).await;
+                    let made = http1::client::connect(io, max_head, interim, open, on_room).await;
                     Engine::Http1(made.map_err(ConnectError::handshake)?)
                 }
             };
             Ok(SendRequest { engine, activity, closed, write_stall, body: PhantomData })
-        };
-        Box::pin(async move {
-            let Some(limit) = timeout else { return connected.await };
-            tokio::time::timeout(limit, connected).await.unwrap_or_else(|_| Err(ConnectError::timed_out(limit)))
         })
     }
 }
@@ -274,8 +344,12 @@ impl<C: Clone, B> Clone for Connect<C, B> {
             protocol: self.protocol,
             builder: self.builder.clone(),
             timeout: self.timeout,
+            handshake_timeout: self.handshake_timeout,
             transport: Arc::clone(&self.transport),
             buffers: Arc::clone(&self.buffers),
+            log: Arc::clone(&self.log),
+            on_transport: Arc::clone(&self.on_transport),
+            on_room: Arc::clone(&self.on_room),
             body: PhantomData,
         }
     }
@@ -296,61 +370,98 @@ async fn settings<I: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), ConnectError> {
     poll_fn(|cx| {
         let ended = poll_connection(connection, activity, credit, cx).map_err(ConnectError::handshake)?;
-        let max = handle.current_max_send_streams();
-        activity.set_max_streams(max);
+        activity.set_max_streams(handle.current_max_send_streams());
         match ended {
             Poll::Ready(()) => Poll::Ready(Err(ConnectError::handshake("connection was closed before SETTINGS came"))),
-            Poll::Pending if max > 0 => Poll::Ready(Ok(())),
+            Poll::Pending if activity.has_settings() => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
         }
     })
     .await
 }
 
-/// Moves a connection's frames until it is closed: by its peer, or because all handles are dropped and all streams
-/// have ended. Drops `open` once it takes no more requests, as after more than `max_malformed` malformed responses, or
-/// small DATA that nobody will read.
-async fn drive<I: AsyncRead + AsyncWrite + Unpin>(
-    mut connection: h2::client::Connection<Io<I>, Bytes>,
-    mut handle: h2::client::SendRequest<Bytes>,
+/// A connection of HTTP/2, and all that its task needs.
+struct Driver<I> {
+    connection: h2::client::Connection<Io<I>, Bytes>,
     activity: Arc<Activity>,
-    mut credit: Credit,
-    open: watch::Sender<()>,
+    credit: Credit,
+    transport: Arc<Transport>,
+    on_room: OnRoom,
     max_malformed: usize,
-) {
-    let ended = {
-        let mut going = pin!(poll_fn(|cx| {
-            if let Poll::Ready(ended) = poll_connection(&mut connection, &activity, &mut credit, cx) {
-                return Poll::Ready(Some(ended));
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
+    /// Moves the connection's frames until it is closed: by its peer, or because all handles are dropped and all streams
+    /// have ended. Drops `open` once it takes no more requests: after GOAWAY, or when it is to be replaced.
+    async fn drive(mut self, mut handle: h2::client::SendRequest<Bytes>, open: watch::Sender<()>) {
+        let ended = {
+            let mut going = pin!(poll_fn(|cx| {
+                if let Poll::Ready(ended) = self.poll(cx) {
+                    return Poll::Ready(Some(ended));
+                }
+                self.set_max_streams(handle.current_max_send_streams());
+                if self.is_worn_out() {
+                    return Poll::Ready(None);
+                }
+                // After GOAWAY, what is open goes on, but nothing can be added.
+                match handle.poll_ready(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(Err(_)) => Poll::Ready(None),
+                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                }
+            }));
+            tokio::select! {
+                biased;
+                ended = &mut going => ended,
+                () = open.closed() => None,
             }
-            activity.set_max_streams(handle.current_max_send_streams());
-            // Before h2 has enough of malformed responses, and ends the connection for all that is open on it.
-            if activity.malformed() > max_malformed {
-                return Poll::Ready(None);
-            }
-            // And before it has enough of small DATA, most of which came on streams that were reset.
-            if activity.open_streams().owed() > MAX_OWED {
-                return Poll::Ready(None);
-            }
-            // After GOAWAY, what is open goes on, but nothing can be added.
-            match handle.poll_ready(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Err(_)) => Poll::Ready(None),
-                Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-            }
-        }));
-        tokio::select! {
-            biased;
-            ended = &mut going => ended,
-            () = open.closed() => None,
+        };
+        if let Poll::Ready(Err(error)) = handle.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            self.note(&error);
         }
-    };
-    drop((open, handle));
-    let ended = match ended {
-        Some(ended) => ended,
-        None => poll_fn(|cx| poll_connection(&mut connection, &activity, &mut credit, cx)).await,
-    };
-    if let Err(error) = ended {
-        tracing::debug!(error = &*error, "connection to endpoint failed");
+        drop((open, handle));
+        let ended = match ended {
+            Some(ended) => ended,
+            None => poll_fn(|cx| self.poll(cx)).await,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error = &*error, "connection to endpoint failed");
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        poll_connection(&mut self.connection, &self.activity, &mut self.credit, cx)
+    }
+
+    /// The peer may take more streams than it did.
+    fn set_max_streams(&self, max: usize) {
+        let before = self.activity.max_streams();
+        if max != before {
+            self.activity.set_max_streams(max);
+            if max > before {
+                (self.on_room)();
+            }
+        }
+    }
+
+    /// Whether others should have a connection of their own, before this one ends with all that is open on it: h2 has had
+    /// nearly enough of malformed responses, or of small DATA, most of which came on streams that were reset; or the peer
+    /// refuses stream after stream.
+    fn is_worn_out(&self) -> bool {
+        self.activity.malformed() > self.max_malformed
+            || self.activity.open_streams().owed() > MAX_OWED
+            || self.activity.refuses()
+    }
+
+    /// Takes notice of the peer's GOAWAY.
+    fn note(&self, error: &h2::Error) {
+        if !error.is_go_away() || !error.is_remote() {
+            return;
+        }
+        let reason = error.reason();
+        self.transport.count_go_away(reason);
+        if let Some(reason) = reason.filter(|reason| *reason != Reason::NO_ERROR) {
+            self.activity.set_go_away(GoAway { reason, text: error.to_string() });
+        }
     }
 }
 
@@ -395,6 +506,15 @@ impl ConnectError {
         Self { kind: ConnectErrorKind::TimedOut(limit), source: None }
     }
 
+    fn no_settings(limit: Duration) -> Self {
+        Self { kind: ConnectErrorKind::NoSettings(limit), source: None }
+    }
+
+    /// The connection was made, and lost before it was of any use.
+    pub(crate) fn lost() -> Self {
+        Self { kind: ConnectErrorKind::Lost, source: None }
+    }
+
     /// The connector failed, for example because the connection was refused.
     #[must_use]
     pub fn is_transport(&self) -> bool {
@@ -404,12 +524,12 @@ impl ConnectError {
     /// The transport was made, but the peer's SETTINGS did not come.
     #[must_use]
     pub fn is_handshake(&self) -> bool {
-        self.kind == ConnectErrorKind::Handshake
+        matches!(self.kind, ConnectErrorKind::Handshake | ConnectErrorKind::NoSettings(_))
     }
 
-    /// Connecting took longer than allowed.
+    /// Connecting took longer than allowed, or the peer's SETTINGS did.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(self.kind, ConnectErrorKind::TimedOut(_))
+        matches!(self.kind, ConnectErrorKind::TimedOut(_) | ConnectErrorKind::NoSettings(_))
     }
 }

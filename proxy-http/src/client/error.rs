@@ -13,6 +13,8 @@ pub struct Error {
     sent: bool,
     /// `None`: the source says it.
     fault: Option<Fault>,
+    /// The endpoint had ended the connection by GOAWAY with an error, which may be that of another stream.
+    ended_by_error: bool,
 }
 
 /// What is wrong where it is not the connection.
@@ -41,26 +43,29 @@ pub struct SendError<B> {
 // === impl Error ===
 
 impl Error {
-    pub(super) const REQUEST_BROKEN: Self = Self { source: None, sent: true, fault: Some(Fault::RequestBroken) };
-    pub(super) const STALLED: Self = Self { source: None, sent: true, fault: Some(Fault::Stalled) };
-    pub(super) const REQUEST_TOO_LARGE: Self = Self { source: None, sent: false, fault: Some(Fault::RequestTooLarge) };
+    pub(super) const REQUEST_BROKEN: Self =
+        Self { source: None, sent: true, fault: Some(Fault::RequestBroken), ended_by_error: false };
+    pub(super) const STALLED: Self =
+        Self { source: None, sent: true, fault: Some(Fault::Stalled), ended_by_error: false };
+    pub(super) const REQUEST_TOO_LARGE: Self =
+        Self { source: None, sent: false, fault: Some(Fault::RequestTooLarge), ended_by_error: false };
     pub(super) const RESPONSE_MALFORMED: Self =
-        Self { source: None, sent: true, fault: Some(Fault::ResponseMalformed) };
+        Self { source: None, sent: true, fault: Some(Fault::ResponseMalformed), ended_by_error: false };
 
     pub(super) fn unsent(source: h2::Error) -> Self {
-        Self { source: Some(Source::Http2(source)), sent: false, fault: None }
+        Self { source: Some(Source::Http2(source)), sent: false, fault: None, ended_by_error: false }
     }
 
     pub(super) fn unanswered(source: h2::Error) -> Self {
         // h2 resets what is malformed.
         let fault = (source.is_reset() && source.is_library()).then_some(Fault::ResponseMalformed);
-        Self { source: Some(Source::Http2(source)), sent: true, fault }
+        Self { source: Some(Source::Http2(source)), sent: true, fault, ended_by_error: false }
     }
 
     pub(super) fn http1(source: http1::client::Failure) -> Self {
         let sent = !source.is_unsent();
         let fault = source.is_bad().then_some(Fault::ResponseMalformed);
-        Self { source: Some(Source::Http1(source)), sent, fault }
+        Self { source: Some(Source::Http1(source)), sent, fault, ended_by_error: false }
     }
 
     fn http2(&self) -> Option<&h2::Error> {
@@ -133,6 +138,20 @@ impl Error {
     /// So was one that had a WebSocket's handshake, which is a GET, though to us it is none.
     pub(crate) fn is_handshake(&self) -> bool {
         matches!(&self.source, Some(Source::Http1(source)) if source.is_handshake())
+    }
+
+    /// The endpoint has reset the stream as if it had no room for it, though without saying that it did nothing.
+    pub(super) fn says_overload(&self) -> bool {
+        matches!(self.remote_reset(), Some(Reason::ENHANCE_YOUR_CALM | Reason::INTERNAL_ERROR))
+    }
+
+    pub(super) fn set_ended_by_error(&mut self, ended_by_error: bool) {
+        self.ended_by_error = ended_by_error;
+    }
+
+    /// The connection was lost, and the endpoint had ended it by GOAWAY with an error, perhaps for another stream's sake.
+    pub(crate) fn is_ended_by_error(&self) -> bool {
+        self.ended_by_error && self.is_connection_lost()
     }
 
     /// The endpoint's GOAWAY leaves the request out.

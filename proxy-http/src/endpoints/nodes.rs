@@ -1,6 +1,10 @@
 //! What is known of each endpoint, and the choice among them.
 
-use super::{Chain, Params, Task};
+use super::{
+    Chain, Params, Task,
+    keeper::LEAST_PAUSE,
+    queue::{Queue, Ticket},
+};
 use crate::{
     Replay, SendRequest,
     answer::Answer,
@@ -9,7 +13,7 @@ use crate::{
     endpoint::{State as EndpointState, Status},
     load::Load,
 };
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{mem, num::NonZeroUsize, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::Instant};
 
 /// What all tasks know together.
@@ -21,8 +25,11 @@ pub(super) struct State {
     choices: u64,
     /// Where requests go that come together with the one before. `None`: each is for itself.
     batch: Option<Batch>,
-    /// Since when no endpoint has had a connection. `None`: one has.
+    /// Since when no endpoint could be sent to. `None`: one can.
     pub(super) down_since: Option<Instant>,
+    /// Requests that wait for any endpoint.
+    pub(super) queue: Queue,
+    next_ticket: u64,
 }
 
 /// One endpoint.
@@ -35,7 +42,18 @@ pub(super) struct Node {
     /// Which of all choices fell on it last.
     pub(super) chosen: u64,
     pub(super) connections: Vec<Connection>,
+    /// Why the last attempt to connect, or the last connection, came to nothing.
     pub(super) failed: Option<Arc<ConnectError>>,
+    /// Whether connections are made for requests that wait, as in HTTP/1.1: then it needs none to be ready.
+    pub(super) on_demand: bool,
+    /// Requests for each of which it is being connected to.
+    pub(super) queue: Queue,
+    /// Whether an attempt to connect is under way, or has been asked for.
+    pub(super) is_trying: bool,
+    /// Whether such an attempt has a transport, and waits for SETTINGS.
+    pub(super) is_greeting: bool,
+    /// When the last attempt started.
+    pub(super) tried: Option<Instant>,
     pub(super) health: Arc<Health>,
     /// Asks for another connection.
     pub(super) demand: Arc<Notify>,
@@ -86,18 +104,111 @@ const FAST: Duration = Duration::from_millis(2);
 impl State {
     /// Without endpoints.
     pub(super) fn new() -> Self {
-        Self { nodes: Vec::new(), next_id: 0, choices: 0, batch: None, down_since: Some(Instant::now()) }
+        Self {
+            nodes: Vec::new(),
+            next_id: 0,
+            choices: 0,
+            batch: None,
+            down_since: Some(Instant::now()),
+            queue: Queue::default(),
+            next_ticket: 0,
+        }
+    }
+
+    /// A place at the end of the queue.
+    pub(super) fn queue_up(&mut self) -> Arc<Ticket> {
+        let ticket = Ticket::new(self.next_ticket);
+        self.next_ticket += 1;
+        self.queue.add(&ticket, None);
+        ticket
+    }
+
+    /// Gives a place up, and tells who is next.
+    pub(super) fn leave(&mut self, ticket: &Ticket) {
+        match ticket.node() {
+            None => self.queue.remove(ticket),
+            Some(id) => _ = self.node(id).map(|node| node.queue.remove(ticket)),
+        }
+    }
+
+    /// The endpoint that a request which waits can be sent to now, if any. Where there is one that is yet to be connected to
+    /// for it, the request waits for that.
+    pub(super) fn turn(
+        &mut self,
+        ticket: &Arc<Ticket>,
+        params: &Params,
+        now: Instant,
+        nanos: u64,
+        avoid: Option<u64>,
+    ) -> Option<usize> {
+        if let Some(id) = ticket.node() {
+            let index = self.nodes.iter().position(|node| node.id == id)?;
+            let node = &self.nodes[index];
+            return (node.queue.is_first(ticket) && node.has_room(params)).then_some(index);
+        }
+        if !self.queue.is_first(ticket) {
+            return None;
+        }
+        let index = self.choose(params, now, nanos, avoid)?;
+        let node = &mut self.nodes[index];
+        if node.has_room(params) {
+            return Some(index);
+        }
+        node.queue.add(ticket, Some(node.id));
+        node.demand.notify_one();
+        let mut others = mem::take(&mut self.queue);
+        others.remove(ticket);
+        self.queue = others;
+        None
+    }
+
+    /// Has more connections made for requests that wait, and endpoints that are down tried again.
+    pub(super) fn ask(&mut self, now: Instant) {
+        for node in &mut self.nodes {
+            if node.is_ready() {
+                if node.may_have_more() {
+                    node.demand.notify_one();
+                }
+            } else if !node.is_trying && node.tried.is_none_or(|tried| tried + LEAST_PAUSE <= now) {
+                (node.is_trying, node.tried) = (true, Some(now));
+                node.demand.notify_one();
+            }
+        }
+    }
+
+    /// Whether an attempt to connect is worth waiting for: it has a transport already, or the one before was refused and did
+    /// not time out, so that this one will not take long either.
+    pub(super) fn may_recover(&self) -> bool {
+        self.nodes.iter().filter(|node| node.is_trying && !node.is_ready()).any(|node| match &node.failed {
+            Some(error) => !error.is_timeout(),
+            None => node.is_greeting,
+        })
+    }
+
+    /// Whether an endpoint is connected that does not take extended CONNECT.
+    pub(super) fn refuses_extended_connect(&self) -> bool {
+        let mut connections = self.nodes.iter().flat_map(|node| &node.connections);
+        connections.any(|connection| !connection.handle.takes_extended_connect())
+    }
+
+    pub(super) fn node(&mut self, id: u64) -> Option<&mut Node> {
+        self.nodes.iter_mut().find(|node| node.id == id)
+    }
+
+    /// Has the requests that wait for one endpoint look for another.
+    pub(super) fn release(&mut self, mut queue: Queue) {
+        queue.take().for_each(|ticket| self.queue.add(&ticket, None));
     }
 
     /// The endpoint to send a request to.
     pub(super) fn choose(&mut self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>) -> Option<usize> {
         if self.nodes.len() < 2 {
-            return self.nodes.first().filter(|node| node.has_room(params)).map(|_| 0);
+            return self.nodes.first().filter(|node| node.takes(params)).map(|_| 0);
         }
         if let Some(Batch { node, last, until, requests }) = &mut self.batch
             && (now == *last && *requests < MAX_READ || now < *until && *requests < MAX_BATCH)
             && avoid.is_none()
-            && self.nodes[*node].has_room(params)
+            && self.nodes[*node].takes(params)
         {
             *last = now;
             *requests += 1;
@@ -118,7 +229,7 @@ impl State {
         let n = self.nodes.len();
         let takes = |index: usize, avoid: Option<u64>| {
             let node = &self.nodes[index];
-            Some(node.id) != avoid && node.has_room(params) && node.health.breaker.admits(&params.breaker, now)
+            Some(node.id) != avoid && node.takes(params) && node.health.breaker.admits(&params.breaker, now)
         };
         let first = fastrand::usize(..n);
         let second = (first + fastrand::usize(1..n)) % n;
@@ -141,14 +252,16 @@ impl State {
     }
 
     /// Takes notice of a change, and tells those who wait for one.
-    pub(super) fn reckon(&mut self, room: &Notify) {
+    pub(super) fn reckon(&mut self) {
         self.batch = None;
         if self.nodes.iter().any(Node::is_ready) {
             self.down_since = None;
+            self.queue.wake_first();
         } else {
             self.down_since.get_or_insert_with(Instant::now);
+            // None of them may have anything to wait for any more.
+            self.queue.wake_all();
         }
-        room.notify_waiters();
     }
 
     /// What to answer when no endpoint got ready in time: why, if all have failed, or else just that.
@@ -169,12 +282,35 @@ impl State {
 // === impl Node ===
 
 impl Node {
+    /// Whether requests can be sent to it, now or once it has been connected to for them.
     pub(super) fn is_ready(&self) -> bool {
+        (self.on_demand && self.failed.is_none()) || self.is_connected()
+    }
+
+    fn is_connected(&self) -> bool {
         self.connections.iter().any(|connection| !connection.handle.is_closed())
     }
 
     pub(super) fn has_room(&self, params: &Params) -> bool {
         self.connections.iter().any(|connection| connection.room(params) > 0)
+    }
+
+    /// Connections that could take a request.
+    pub(super) fn idle(&self, params: &Params) -> usize {
+        self.connections.iter().filter(|connection| connection.room(params) > 0).count()
+    }
+
+    /// Whether it takes a request now, on a connection that it has or on one that can be made for it.
+    fn takes(&self, params: &Params) -> bool {
+        self.has_room(params)
+            || (self.on_demand
+                && self.failed.is_none()
+                && self.connections.len() + self.queue.len() < params.max_connections.get())
+    }
+
+    /// Whether another connection would help; one does not where the endpoint takes no streams at all for now.
+    fn may_have_more(&self) -> bool {
+        self.connections.iter().all(|connection| connection.handle.max_streams() > 0)
     }
 
     /// The connection with the fewest streams among those with room, and whether this takes the last room of all.
@@ -204,7 +340,7 @@ impl Node {
     }
 
     pub(super) fn streams(&self) -> usize {
-        self.connections.iter().map(|connection| connection.handle.streams()).sum()
+        self.connections.iter().map(|connection| connection.handle.streams()).sum::<usize>() + self.queue.len()
     }
 
     pub(super) fn status(&self, now: u64) -> Status {
@@ -213,6 +349,7 @@ impl Node {
             (Some(_), _) if !self.health.breaker.is_closed() => EndpointState::Ejected,
             (Some(_), _) => EndpointState::Ready,
             (None, Some(_)) => EndpointState::Failed,
+            (None, None) if self.on_demand => EndpointState::Ready,
             (None, None) => EndpointState::Connecting,
         };
         Status {

@@ -8,7 +8,7 @@ use super::{
     upload::{Feed, Upload, Uploading},
     websocket::Key,
 };
-use crate::{activity::OpenStream, interim::Room, io::Io, pipe::Piped};
+use crate::{activity::OpenStream, client::OnRoom, interim::Room, io::Io, pipe::Piped};
 use bytes::Bytes;
 use http::{Request, Response, Version, request::Parts};
 use http_body::Body;
@@ -111,6 +111,7 @@ pub(crate) async fn connect<I>(
     max_head: usize,
     interim: Arc<AtomicU32>,
     open: watch::Sender<()>,
+    on_room: OnRoom,
 ) -> hyper::Result<Handle>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -118,8 +119,24 @@ where
     let mut builder = http1::Builder::new();
     builder.max_header_size(max_head).max_buf_size(MAX_BUFFER.max(max_head));
     let (mut hyper, connection) = builder.handshake(TokioIo::new(io)).await?;
+    let mut connection = connection.with_upgrades();
+    let handle = Arc::new(Mutex::new(None::<http1::SendRequest<Uploading>>));
+    // Weak: the connection closes when nobody else has a handle.
+    let weak = Arc::downgrade(&handle);
     tokio::spawn(async move {
-        let ended = connection.with_upgrades().await;
+        let mut was_ready = true;
+        let ended = poll_fn(|cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            let is_ready = weak.upgrade().is_some_and(|handle| {
+                handle.lock().expect(UNPOISONED).as_ref().is_some_and(http1::SendRequest::is_ready)
+            });
+            if is_ready && !std::mem::replace(&mut was_ready, is_ready) {
+                on_room();
+            }
+            was_ready = is_ready;
+            polled
+        })
+        .await;
         drop(open);
         if let Err(error) = ended {
             tracing::debug!(error = &error as &dyn std::error::Error, "connection to endpoint failed");
@@ -127,7 +144,8 @@ where
     });
     // Until the task has run, it does not take requests.
     poll_fn(|cx| hyper.poll_ready(cx)).await?;
-    Ok(Handle { hyper: Arc::new(Mutex::new(Some(hyper))), worked: Arc::default(), interim })
+    *handle.lock().expect(UNPOISONED) = Some(hyper);
+    Ok(Handle { hyper: handle, worked: Arc::default(), interim })
 }
 
 // === impl Handle ===

@@ -22,6 +22,8 @@ pub(crate) struct Scanned {
     pub(crate) frames: u32,
     /// One of them may be an interim response. Some final ones look like it, too.
     pub(crate) interim: bool,
+    /// One of them begins a response, or its trailers.
+    pub(crate) heads: bool,
 }
 
 /// A frame's head, and of a block of fields enough to tell its status.
@@ -58,7 +60,11 @@ impl Scan {
             };
             let frame = match looked {
                 Looked::Interim(frame) => {
-                    scanned.interim = true;
+                    (scanned.interim, scanned.heads) = (true, true);
+                    frame
+                }
+                Looked::Head(frame) => {
+                    scanned.heads = true;
                     frame
                 }
                 Looked::Data(frame) => {
@@ -82,6 +88,8 @@ enum Looked {
     Interim(usize),
     /// DATA, with so many.
     Data(usize),
+    /// HEADERS that are no interim response, with so many.
+    Head(usize),
     /// Something else, with so many.
     Other(usize),
     /// What is known does not tell.
@@ -94,14 +102,18 @@ fn look(start: &[u8; START], known: usize) -> Looked {
     let frame = HEAD + (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c));
     // One that ends the stream is final, or trailers.
     if known >= HEAD && (kind != HEADERS || flags & END_STREAM != 0) {
-        return if kind == DATA { Looked::Data(frame) } else { Looked::Other(frame) };
+        return match kind {
+            DATA => Looked::Data(frame),
+            HEADERS => Looked::Head(frame),
+            _ => Looked::Other(frame),
+        };
     }
     let end = frame.min(START);
     if known < HEAD || known < end {
         return Looked::More;
     }
     let is_interim = flags & (PADDED | PRIORITY) != 0 || is_interim(&start[HEAD..end]);
-    if is_interim { Looked::Interim(frame) } else { Looked::Other(frame) }
+    if is_interim { Looked::Interim(frame) } else { Looked::Head(frame) }
 }
 
 /// Whether a block of fields may begin with a status below 200 (RFC 7541 section 6).

@@ -61,12 +61,25 @@ impl Peer {
     /// The endpoint's end of the proxy's next connection, after the prefaces.
     pub(crate) async fn accept(rig: &mut Rig) -> (Self, BTreeMap<u16, u32>) {
         let mut peer = Self(rig.endpoint_ios.recv().await.unwrap());
-        let mut preface = [0; PREFACE.len()];
-        peer.0.read_exact(&mut preface).await.unwrap();
-        assert_eq!(preface, PREFACE);
-        let settings = peer.settings().await;
+        let settings = peer.greeted().await;
         peer.send(SETTINGS, 0, 0, &[]).await;
         (peer, settings)
+    }
+
+    /// The endpoint's end of a connection that the proxy has opened, after the prefaces.
+    pub(crate) async fn accepted(io: DuplexStream) -> Self {
+        let mut peer = Self(io);
+        peer.greeted().await;
+        peer.send(SETTINGS, 0, 0, &[]).await;
+        peer
+    }
+
+    /// The proxy's preface and SETTINGS; the endpoint has not sent its own.
+    pub(crate) async fn greeted(&mut self) -> BTreeMap<u16, u32> {
+        let mut preface = [0; PREFACE.len()];
+        self.0.read_exact(&mut preface).await.unwrap();
+        assert_eq!(preface, PREFACE);
+        self.settings().await
     }
 
     pub(crate) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {

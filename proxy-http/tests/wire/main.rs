@@ -5,6 +5,7 @@ mod balance;
 mod client_cert;
 mod connect;
 mod early;
+mod endpoint_ends;
 mod extended_connect;
 mod frames;
 mod framing;

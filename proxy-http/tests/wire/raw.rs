@@ -1,8 +1,12 @@
 //! HTTP/1.1 by hand: bytes as they are on the wire.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+    sync::{
+        Mutex,
+        mpsc::{UnboundedReceiver, error::TryRecvError},
+    },
     time::timeout,
 };
 
@@ -10,6 +14,33 @@ use tokio::{
 pub(crate) struct Raw {
     pub(crate) io: DuplexStream,
     pub(crate) read: Vec<u8>,
+    /// Where the pipe comes from, as soon as anything is asked of it. `None`: it is there.
+    opened: Option<Opened>,
+}
+
+/// The far ends of the pipes that a proxy opens, in order; clones share them.
+#[derive(Clone)]
+pub(crate) struct Opened(Arc<Mutex<UnboundedReceiver<DuplexStream>>>);
+
+impl Opened {
+    pub(crate) fn new(opened: UnboundedReceiver<DuplexStream>) -> Self {
+        Self(Arc::new(Mutex::new(opened)))
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn recv(&mut self) -> Option<DuplexStream> {
+        self.0.lock().await.recv().await
+    }
+
+    /// The next one, if it is there.
+    pub(crate) fn try_recv(&mut self) -> Result<DuplexStream, TryRecvError> {
+        self.0.try_lock().unwrap().try_recv()
+    }
+
+    /// Refuses all that are opened from now on.
+    pub(crate) fn close(&mut self) {
+        self.0.try_lock().unwrap().close();
+    }
 }
 
 /// A response as it is on the wire, its chunks put together.
@@ -23,20 +54,35 @@ pub(crate) struct Received {
 
 impl Raw {
     pub(crate) fn new(io: DuplexStream) -> Self {
-        Self { io, read: Vec::new() }
+        Self { io, read: Vec::new(), opened: None }
+    }
+
+    /// The far end of the pipe that a proxy opens next. It opens none before there is a request for it.
+    pub(crate) fn next(opened: &Opened) -> Self {
+        Self { io: tokio::io::duplex(1).0, read: Vec::new(), opened: Some(opened.clone()) }
+    }
+
+    /// Waits for the pipe, if it is not there yet.
+    pub(crate) async fn opened(&mut self) {
+        if let Some(mut opened) = self.opened.take() {
+            self.io = opened.recv().await.unwrap();
+        }
     }
 
     /// Sends text, in which `|` stands for a line's end.
     pub(crate) async fn send(&mut self, text: &str) {
+        self.opened().await;
         self.io.write_all(text.replace('|', "\r\n").as_bytes()).await.unwrap();
     }
 
     /// Says that nothing more comes.
     pub(crate) async fn shut_down(&mut self) {
+        self.opened().await;
         self.io.shutdown().await.unwrap();
     }
 
     pub(crate) async fn more(&mut self) -> bool {
+        self.opened().await;
         self.io.read_buf(&mut self.read).await.is_ok_and(|n| n > 0)
     }
 

@@ -1,5 +1,6 @@
 //! A raw h2 client and raw h2 endpoints around a proxy, over in-memory pipes.
 
+use crate::raw::Opened;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client, server};
 use http::{Request, Response};
@@ -42,7 +43,7 @@ pub(crate) fn endpoint_params() -> endpoints::Params {
 /// A proxy with a client's pipe, and the pipes that it opens toward its endpoint.
 pub(crate) struct Rig {
     pub(crate) client_io: Option<DuplexStream>,
-    pub(crate) endpoint_ios: mpsc::UnboundedReceiver<DuplexStream>,
+    pub(crate) endpoint_ios: Opened,
     pub(crate) stats: Arc<Stats>,
     /// Where both sides' connections buffer.
     pub(crate) buffers: Arc<Buffers>,
@@ -139,7 +140,7 @@ impl Rig {
     ) -> Self {
         let buffers = Arc::new(buffers);
         let (opened, endpoint_ios) = mpsc::unbounded_channel();
-        let connector = Opens(opened);
+        let (connector, endpoint_ios) = (Opens(opened), Opened::new(endpoint_ios));
         let stats = Arc::<Stats>::default();
         let connect = Connect::new(connector, client)
             .unwrap()

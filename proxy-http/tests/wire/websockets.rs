@@ -382,7 +382,7 @@ pub(crate) fn http1() -> Rig {
 }
 
 pub(crate) async fn http1_endpoint(rig: &mut Rig) -> Raw {
-    Raw::new(rig.endpoint_ios.recv().await.unwrap())
+    Raw::next(&rig.endpoint_ios)
 }
 
 /// A client of HTTP/2 that knows that it may ask for a WebSocket.
@@ -596,14 +596,14 @@ async fn a_handshake_on_a_connection_that_was_closed_is_sent_again() {
 #[tokio::test]
 async fn each_version_keeps_its_own_where_endpoints_speak_both() {
     let mut rig = Rig::defaults();
-    let (opened, mut ios) = tokio::sync::mpsc::unbounded_channel();
+    let (opened, ios) = tokio::sync::mpsc::unbounded_channel();
     let connect = proxy_http::Connect::new(crate::support::Opens(opened), &ClientParams::DEFAULT).unwrap();
     let http1 = Endpoints::fixed(["endpoint"], &connect.protocol(Protocol::Http1), endpoint_params());
     let limits = std::sync::Arc::new(Limits::new(PROXY));
     let proxy = proxy_http::Proxy::by_protocol(rig.endpoints.clone(), http1, limits, std::sync::Arc::clone(&rig.stats));
     rig.proxy = proxy;
     let mut http2_endpoint = http2_endpoint(&mut rig).await;
-    let mut http1_endpoint = Raw::new(ios.recv().await.unwrap());
+    let mut http1_endpoint = Raw::next(&crate::raw::Opened::new(ios));
 
     let mut client = Raw::new(rig.connect(1 << 16).0);
     client.send(UPGRADE).await;
