@@ -38,6 +38,7 @@ pub(crate) mod fields;
 mod guard;
 mod request;
 mod response;
+mod reuse;
 mod sending;
 mod still;
 pub(crate) mod tunnel;

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 ///
 /// Those that were certainly not processed always are: nothing of them was sent, or the endpoint refused them
 /// (REFUSED_STREAM), or its GOAWAY leaves them out. So are those of idempotent methods that had no response on a
-/// connection of HTTP/1.1 that others had used before: its endpoint may have closed it; and once those on a connection of
-/// HTTP/2 that its endpoint ended for an error, which may be that of another request. `gateway_errors` and `unavailable` add
-/// some that may have been processed.
+/// connection of HTTP/1.1 that others had used before: its endpoint may have closed it. If the endpoint says so, by 408 and
+/// `connection: close`, the method does not matter. So are once those on a connection of HTTP/2 that its endpoint ended for an
+/// error, which may be that of another request. `gateway_errors` and `unavailable` add some that may have been processed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Params {
     /// Bytes of a request's body that are kept until it is answered, where each frame after the first counts as 256 at
@@ -105,6 +105,9 @@ impl Params {
             Some(Reason::GoAway)
         } else if error.is_unprocessed() {
             Some(Reason::Refused)
+        } else if error.is_idle_timeout() {
+            // RFC 9110 section 15.5.9.
+            Some(Reason::ConnectionLost)
         } else {
             // RFC 9112 section 9.3.1.
             let stale = error.is_stale() && (tries.idempotent || error.is_handshake());

@@ -129,8 +129,8 @@ impl Error {
         matches!(&self.source, Some(Source::Http1(source)) if source.is_refused())
     }
 
-    /// A connection of HTTP/1.1 was lost on which there had been other requests: its peer may have closed it before it
-    /// saw this one.
+    /// A connection of HTTP/1.1 was lost on which there had been other requests, or that had waited for its first: its peer
+    /// may have closed it before it saw this one.
     pub(crate) fn is_stale(&self) -> bool {
         matches!(&self.source, Some(Source::Http1(source)) if source.is_stale())
     }
@@ -154,6 +154,12 @@ impl Error {
         self.ended_by_error && self.is_connection_lost()
     }
 
+    /// A connection of HTTP/1.1 had waited for the request, and its endpoint had ended the wait with 408 before it read
+    /// anything of this one.
+    pub(crate) fn is_idle_timeout(&self) -> bool {
+        matches!(&self.source, Some(Source::Http1(source)) if source.is_idle_timeout())
+    }
+
     /// The endpoint's GOAWAY leaves the request out.
     pub(crate) fn is_left_out(&self) -> bool {
         self.http2().is_some_and(|source| source.is_go_away() && source.is_remote())
@@ -162,7 +168,7 @@ impl Error {
     /// The connection was lost before the response's head arrived.
     #[must_use]
     pub fn is_connection_lost(&self) -> bool {
-        self.fault.is_none() && self.remote_reset().is_none() && !self.is_unprocessed()
+        self.fault.is_none() && self.remote_reset().is_none() && !self.is_unprocessed() && !self.is_idle_timeout()
     }
 
     pub(crate) fn remote_reset(&self) -> Option<Reason> {

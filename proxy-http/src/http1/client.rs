@@ -2,15 +2,16 @@
 
 use super::{
     Incoming,
-    fields::Invalid,
+    fields::{self, Invalid},
     request, response,
+    reuse::{Exchange, Verdict, Watch},
     tunnel::Agreed,
     upload::{Feed, Upload, Uploading},
     websocket::Key,
 };
 use crate::{activity::OpenStream, client::OnRoom, interim::Room, io::Io, pipe::Piped};
 use bytes::Bytes;
-use http::{Request, Response, Version, request::Parts};
+use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body;
 use hyper::{
     body,
@@ -22,7 +23,7 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
@@ -31,25 +32,34 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
+    time::Instant,
 };
 
 /// The way to one connection; clones share it.
 #[derive(Clone)]
 pub(crate) struct Handle {
-    /// `None`: the connection takes no more requests after the one that it has.
-    hyper: Arc<Mutex<Option<http1::SendRequest<Uploading>>>>,
+    shared: Arc<Shared>,
     /// The connection has answered a request.
     worked: Arc<AtomicBool>,
     /// Interim responses, for who reads from the endpoint.
     interim: Arc<AtomicU32>,
 }
 
+/// What the handles of a connection share with its task.
+struct Shared {
+    /// `None`: the connection takes no more requests after the one that it has.
+    hyper: Mutex<Option<http1::SendRequest<Uploading>>>,
+    exchange: Arc<Exchange>,
+    opened: Instant,
+}
+
 /// A request on its way, and its response.
 pub(crate) struct Sent {
     response: Responding,
     stream: OpenStream,
+    shared: Arc<Shared>,
     worked: Arc<AtomicBool>,
-    /// The connection had answered others before.
+    /// The connection had answered others before, or had waited for this one.
     reused: bool,
     asks: Asks,
     /// Where the request's body goes now. `None`: where it went before.
@@ -96,45 +106,58 @@ enum Kind {
     Unsent,
     #[error("connection to endpoint was lost")]
     Lost { reused: bool, handshake: bool },
+    #[error("endpoint had closed the idle connection with 408")]
+    IdleTimeout,
     #[error("endpoint's response is not HTTP/1.1: {0}")]
     Bad(&'static str),
 }
 
 /// Least that hyper takes for the most of its buffer; also what one connection may have unread or unsent.
 const MAX_BUFFER: usize = 64 << 10;
+/// A connection that has waited this long for its first request may have been closed for that.
+const WAITED: Duration = Duration::from_secs(1);
 const UNPOISONED: &str = "nothing panics with the lock held";
 
 /// Makes a connection over `io`, and has it driven by a task that drops `open` at its end. `max_head`: bytes of the
-/// largest head that the endpoint may send. `interim` counts its interim responses.
+/// largest head that the endpoint may send. `interim` counts its interim responses. The task calls `on_room` each time
+/// the connection has become ready for another request.
 pub(crate) async fn connect<I>(
     io: Io<I>,
     max_head: usize,
     interim: Arc<AtomicU32>,
     open: watch::Sender<()>,
     on_room: OnRoom,
-) -> hyper::Result<Handle>
+) -> Result<Handle, Failure>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let mut builder = http1::Builder::new();
     builder.max_header_size(max_head).max_buf_size(MAX_BUFFER.max(max_head));
-    let (mut hyper, connection) = builder.handshake(TokioIo::new(io)).await?;
-    let mut connection = connection.with_upgrades();
-    let handle = Arc::new(Mutex::new(None::<http1::SendRequest<Uploading>>));
-    // Weak: the connection closes when nobody else has a handle.
-    let weak = Arc::downgrade(&handle);
+    let exchange = Exchange::new();
+    let watch = Watch::new(io, Arc::clone(&exchange));
+    let (hyper, connection) = builder.handshake(TokioIo::new(watch)).await.map_err(Failure::unsent)?;
+    let shared = Arc::new(Shared { hyper: Mutex::new(Some(hyper)), exchange, opened: Instant::now() });
+    // The handles alone keep the connection open.
+    let of_task = Arc::downgrade(&shared);
+    let of_exchange = Arc::clone(&shared.exchange);
     tokio::spawn(async move {
-        let mut was_ready = true;
+        let (mut connection, mut open) = (connection.with_upgrades(), Some(open));
         let ended = poll_fn(|cx| {
-            let polled = Pin::new(&mut connection).poll(cx);
-            let is_ready = weak.upgrade().is_some_and(|handle| {
-                handle.lock().expect(UNPOISONED).as_ref().is_some_and(http1::SendRequest::is_ready)
-            });
-            if is_ready && !std::mem::replace(&mut was_ready, is_ready) {
-                on_room();
+            loop {
+                if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                    return Poll::Ready(ended);
+                }
+                let judged = of_exchange.is_open().then(|| of_task.upgrade()).flatten();
+                match judged.map(|shared| shared.judge()) {
+                    // hyper sees that its handle is gone.
+                    Some(Verdict::Close) => open = None,
+                    Some(Verdict::Again) => {
+                        on_room();
+                        return Poll::Pending;
+                    }
+                    Some(Verdict::New | Verdict::Known) | None => return Poll::Pending,
+                }
             }
-            was_ready = is_ready;
-            polled
         })
         .await;
         drop(open);
@@ -142,24 +165,29 @@ where
             tracing::debug!(error = &error as &dyn std::error::Error, "connection to endpoint failed");
         }
     });
-    // Until the task has run, it does not take requests.
-    poll_fn(|cx| hyper.poll_ready(cx)).await?;
-    *handle.lock().expect(UNPOISONED) = Some(hyper);
-    Ok(Handle { hyper: handle, worked: Arc::default(), interim })
+    let handle = Handle { shared, worked: Arc::default(), interim };
+    // Until the task has run, the connection does not take requests.
+    poll_fn(|cx| handle.poll_ready(cx)).await?;
+    Ok(handle)
 }
 
 // === impl Handle ===
 
 impl Handle {
-    /// Whether the connection takes a request now: the last one and its response have ended.
+    /// Whether the connection may be used again, now.
     pub(crate) fn is_ready(&self) -> bool {
-        self.hyper.lock().expect(UNPOISONED).as_ref().is_some_and(http1::SendRequest::is_ready)
+        self.shared.exchange.is_free() && self.shared.hyper().as_ref().is_some_and(http1::SendRequest::is_ready)
     }
 
     pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        let mut hyper = self.hyper.lock().expect(UNPOISONED);
-        let hyper = hyper.as_mut().ok_or(Failure::CLOSED)?;
-        hyper.poll_ready(cx).map_err(Failure::unsent)
+        let mut hyper = self.shared.hyper();
+        ready!(hyper.as_mut().ok_or(Failure::CLOSED)?.poll_ready(cx)).map_err(Failure::unsent)?;
+        if self.shared.exchange.is_free() {
+            return Poll::Ready(Ok(()));
+        }
+        // The connection's task is about to judge.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Whether the connection has answered a request, as known at any later time.
@@ -179,24 +207,26 @@ impl Handle {
         let ended = body.is_end_stream();
         let is_http2 = head.version == Version::HTTP_2;
         let asks = request::send(&mut head, ended).map_err(Failure::refused)?;
-        // What goes through a tunnel waits until there is one.
-        let (upload, uploading) = Upload::new(ended || asks != Asks::Response, write_stall);
-        let mut req = Request::from_parts(head, uploading);
-        // Clients of HTTP/1.1 get none: hyper has no way for them.
-        Uploading::hear_interim(&mut req, Arc::clone(&self.interim), is_http2);
-        let response = {
-            let mut hyper = self.hyper.lock().expect(UNPOISONED);
-            let sending = hyper.as_mut().ok_or(Failure::CLOSED)?;
+        let (shared, worked) = (Arc::clone(&self.shared), self.worked());
+        let (response, upload) = {
+            let mut hyper = shared.hyper();
+            let sending = hyper.as_mut().filter(|_| shared.exchange.begin(head.method == Method::HEAD));
+            let sending = sending.ok_or(Failure::CLOSED)?;
+            // What goes through a tunnel waits until there is one.
+            let ended = ended || asks != Asks::Response;
+            let (upload, uploading) = Upload::new(ended, write_stall, Arc::clone(&shared.exchange));
+            let mut req = Request::from_parts(head, uploading);
+            // Clients of HTTP/1.1 get none: hyper has no way for them.
+            Uploading::hear_interim(&mut req, Arc::clone(&self.interim), is_http2);
             let response = Box::pin(sending.try_send_request(req));
             // Where an endpoint takes for a tunnel what is none to us, nothing may follow.
             if asks == Asks::Connect {
                 *hyper = None;
             }
-            response
+            (response, upload)
         };
-        let worked = self.worked();
-        let reused = worked.load(Relaxed);
-        Ok((Sent { response, stream, worked, reused, asks, to: None, write_stall }, To::Upload(upload)))
+        let reused = worked.load(Relaxed) || shared.opened.elapsed() >= WAITED;
+        Ok((Sent { response, stream, shared, worked, reused, asks, to: None, write_stall }, To::Upload(upload)))
     }
 }
 
@@ -206,15 +236,43 @@ impl fmt::Debug for Handle {
     }
 }
 
+// === impl Shared ===
+
+impl Shared {
+    fn hyper(&self) -> MutexGuard<'_, Option<http1::SendRequest<Uploading>>> {
+        self.hyper.lock().expect(UNPOISONED)
+    }
+
+    /// To be called when hyper has done what it can for now.
+    fn judge(&self) -> Verdict {
+        let mut hyper = self.hyper();
+        if !hyper.as_ref().is_some_and(http1::SendRequest::is_ready) {
+            return Verdict::Known;
+        }
+        let verdict = self.exchange.judge();
+        if verdict == Verdict::Close {
+            *hyper = None;
+        }
+        verdict
+    }
+
+    /// Has the connection take no more requests.
+    fn close(&self) {
+        *self.hyper() = None;
+    }
+}
+
 // === impl Sent ===
 
 impl Sent {
     /// Ready with the response, whose stream is to be counted as long as its body lives.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<Incoming>, Failure>> {
         Poll::Ready(match ready!(self.response.as_mut().poll(cx)) {
+            Ok(rsp) if self.reused && is_idle_timeout(&rsp) => Err(Failure::IDLE_TIMEOUT),
             Ok(mut rsp) => {
                 self.worked.store(true, Relaxed);
-                match response::accept(&mut rsp, &self.asks).map_err(Failure::bad)? {
+                let accepted = response::accept(&mut rsp, &self.asks);
+                match accepted.inspect_err(|_| self.shared.close()).map_err(Failure::bad)? {
                     None => Ok(rsp.map(Incoming::Message)),
                     Some(endpoint) => {
                         let (to, received) = Feed::new(false);
@@ -235,6 +293,13 @@ impl Sent {
     pub(crate) fn into_parts(self) -> (OpenStream, Option<To>) {
         (self.stream, self.to)
     }
+}
+
+/// Whether a response on a connection that had waited is no answer to its request, but ends the wait (RFC 9110 section
+/// 15.5.9): the request was sent into the endpoint's time-out.
+fn is_idle_timeout<B>(rsp: &Response<B>) -> bool {
+    rsp.status() == StatusCode::REQUEST_TIMEOUT
+        && (rsp.version() < Version::HTTP_11 || fields::has_token(rsp.headers(), &header::CONNECTION, "close"))
 }
 
 // === impl To ===
@@ -283,6 +348,8 @@ impl Failure {
     /// The connection has had its last request.
     const CLOSED: Self = Self { kind: Kind::Unsent, source: None };
 
+    const IDLE_TIMEOUT: Self = Self { kind: Kind::IdleTimeout, source: None };
+
     fn refused(Invalid(reason): Invalid) -> Self {
         Self { kind: Kind::Refused(reason), source: None }
     }
@@ -321,8 +388,93 @@ impl Failure {
         matches!(self.kind, Kind::Lost { reused: true, .. })
     }
 
+    /// The endpoint had given the connection up with 408, and has not read the request.
+    pub(crate) fn is_idle_timeout(&self) -> bool {
+        self.kind == Kind::IdleTimeout
+    }
+
     /// The request was a WebSocket's handshake, which is a GET.
     pub(crate) fn is_handshake(&self) -> bool {
         matches!(self.kind, Kind::Lost { handshake: true, .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{activity::Activity, stats::Transport};
+    use http_body_util::Empty;
+    use std::sync::atomic::AtomicUsize;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// What the endpoint sends, how many bytes at a time, and whether there is room for another request then.
+    async fn check(rsp: &str, piece: usize, room: bool) {
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        let io = Io::new(near, &Arc::<Transport>::default(), &Activity::new(false));
+        let (open, closed) = watch::channel(());
+        let rooms = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&rooms);
+        let on_room = Arc::new(move || _ = counted.fetch_add(1, Relaxed));
+        let handle = connect(io, 1 << 16, Arc::default(), open, on_room).await.unwrap();
+        assert!(handle.is_ready());
+        for round in 0..3 {
+            assert_eq!(rooms.load(Relaxed), round, "once for each request, and none for the first");
+            let head = Request::get("http://a/").body(()).unwrap().into_parts().0;
+            let stream = Activity::new(false).open_stream();
+            let (mut sent, _to) =
+                handle.send(head, &Empty::<Bytes>::new(), stream, Duration::from_secs(1)).expect("it is ready");
+            assert!(!handle.is_ready());
+            let mut read = Vec::new();
+            while !read.ends_with(b"\r\n\r\n") {
+                far.read_buf(&mut read).await.unwrap();
+            }
+            assert!(!handle.is_ready());
+            for piece in rsp.as_bytes().chunks(piece) {
+                assert_eq!(rooms.load(Relaxed), round);
+                far.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let _rsp = poll_fn(|cx| sent.poll(cx)).await;
+            if !room {
+                assert_eq!((rooms.load(Relaxed), handle.is_ready()), (0, false), "{rsp}");
+                assert!(closed.has_changed().is_err(), "its task has said so");
+                return;
+            }
+            assert!(handle.is_ready(), "{rsp}");
+        }
+        assert_eq!(rooms.load(Relaxed), 3, "{rsp}");
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told_of_each_connection_that_may_be_used_again() {
+        for piece in [1, 9, usize::MAX] {
+            check("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", piece, true).await;
+            check("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", piece, true).await;
+            check("HTTP/1.1 200 OK\r\ncontent-length: 0, 0\r\n\r\n", piece, false).await;
+            check("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", piece, false).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_a_byte_of_the_request_is_written_is_not_its_answer() {
+        const HEAD: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        // It takes one head, and the next only when that is read.
+        let (near, mut far) = tokio::io::duplex(HEAD.len());
+        let io = Io::new(near, &Arc::<Transport>::default(), &Activity::new(false));
+        let handle = connect(io, 1 << 16, Arc::default(), watch::channel(()).0, Arc::new(|| {})).await.unwrap();
+        let send = || {
+            let head = Request::get("http://a/").body(()).unwrap().into_parts().0;
+            let stream = Activity::new(false).open_stream();
+            handle.send(head, &Empty::<Bytes>::new(), stream, Duration::from_secs(1)).expect("it is ready")
+        };
+        let (mut sent, _to) = send();
+        tokio::task::yield_now().await;
+        far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        assert!(poll_fn(|cx| sent.poll(cx)).await.is_ok());
+        let (mut sent, _to) = send();
+        tokio::task::yield_now().await;
+        far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        let failure = poll_fn(|cx| sent.poll(cx)).await.unwrap_err();
+        assert!(failure.is_stale() && !handle.is_ready(), "{failure:?}");
     }
 }

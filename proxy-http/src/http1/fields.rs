@@ -79,6 +79,11 @@ pub(crate) fn is_length(value: &[u8]) -> bool {
     (1..=MAX_LENGTH_DIGITS).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
 }
 
+/// Whether a list of options, as the value of `connection` is, has this one, in any case.
+pub(crate) fn has_option(list: &[u8], option: &[u8]) -> bool {
+    list.split(|byte| *byte == b',').any(|other| other.trim_ascii().eq_ignore_ascii_case(option))
+}
+
 /// Whether a list has a token, in any case.
 pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers, name).any(|other| other.eq_ignore_ascii_case(token))

@@ -47,15 +47,15 @@ pub(super) struct Heads {
 
 /// Follows the framing of requests.
 #[derive(Debug, Default)]
-struct Scan {
-    at: At,
+pub(super) struct Scan {
+    pub(super) at: At,
     framing: Framing,
-    line: Line,
+    pub(super) line: Line,
 }
 
 /// What the next byte belongs to.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-enum At {
+pub(super) enum At {
     /// A line of a head.
     #[default]
     Head,
@@ -77,7 +77,7 @@ enum At {
 
 /// How far a chunk's size is read.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-struct Size {
+pub(super) struct Size {
     bytes: u64,
     /// Whether there was a digit.
     some: bool,
@@ -88,7 +88,7 @@ struct Size {
 
 /// What a head has said of its body.
 #[derive(Clone, Copy, Debug, Default)]
-struct Framing {
+pub(super) struct Framing {
     /// There was a line other than an empty one.
     begun: bool,
     length: Option<u64>,
@@ -98,7 +98,7 @@ struct Framing {
 
 /// The line that is being read.
 #[derive(Debug)]
-struct Line {
+pub(super) struct Line {
     /// The start of it, enough for the fields that matter.
     kept: [u8; 64],
     len: usize,
@@ -106,7 +106,8 @@ struct Line {
 }
 
 /// A byte that will not do.
-struct Spoilt;
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spoilt;
 
 const CONNECT: &[u8] = b"CONNECT ";
 const HEAD_END: &[u8] = b"\r\n\r\n";
@@ -239,13 +240,9 @@ impl Scan {
     fn read(&mut self, bytes: &mut [u8]) -> bool {
         let (mut next, mut in_head) = (0, false);
         while next < bytes.len() && !matches!(self.at, At::Spoilt | At::Tunnel) {
-            if let At::Body(left) | At::Chunk(left) = &mut self.at {
-                let skipped = (bytes.len() - next).min(usize::try_from(*left).unwrap_or(usize::MAX));
-                *left -= skipped as u64;
+            let skipped = self.skip(bytes.len() - next);
+            if skipped > 0 {
                 next += skipped;
-                if *left == 0 {
-                    self.at = if matches!(self.at, At::Body(_)) { At::Head } else { At::ChunkEnd { cr: false } };
-                }
                 continue;
             }
             self.at = self.step(bytes[next]).unwrap_or_else(|Spoilt| {
@@ -258,7 +255,19 @@ impl Scan {
         in_head
     }
 
-    fn step(&mut self, byte: u8) -> Result<At, Spoilt> {
+    /// Passes over data, of which there are so many bytes at most. Tells how many.
+    pub(super) fn skip(&mut self, bytes: usize) -> usize {
+        let (At::Body(left) | At::Chunk(left)) = &mut self.at else { return 0 };
+        let skipped = bytes.min(usize::try_from(*left).unwrap_or(usize::MAX));
+        *left -= skipped as u64;
+        if *left == 0 {
+            self.at = if matches!(self.at, At::Body(_)) { At::Head } else { At::ChunkEnd { cr: false } };
+        }
+        skipped
+    }
+
+    /// Takes a byte that is not data. Tells what the next one belongs to.
+    pub(super) fn step(&mut self, byte: u8) -> Result<At, Spoilt> {
         match self.at {
             At::Head => self.head(byte),
             At::Trailers => Ok(if self.line.push(byte)? == Some(0) { At::Head } else { At::Trailers }),
@@ -315,7 +324,7 @@ impl Size {
 
 impl Framing {
     /// Takes notice of a field, of which the line's start may be all that is known.
-    fn field(&mut self, line: &[u8], whole: bool) -> Result<(), Spoilt> {
+    pub(super) fn field(&mut self, line: &[u8], whole: bool) -> Result<(), Spoilt> {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Ok(()) };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         let is_length = name.eq_ignore_ascii_case(CONTENT_LENGTH);
@@ -336,8 +345,13 @@ impl Framing {
         Ok(())
     }
 
+    /// Whether nothing was said.
+    pub(super) fn is_none(self) -> bool {
+        self.length.is_none() && !self.chunked
+    }
+
     /// What follows the head.
-    fn body(self) -> At {
+    pub(super) fn body(self) -> At {
         match self.length {
             _ if self.connect => At::Tunnel,
             _ if self.chunked => At::Size(Size::default()),
@@ -360,21 +374,21 @@ impl Default for Line {
 }
 
 impl Line {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.len == 0 && !self.cr
     }
 
     /// As much of it as is kept.
-    fn start(&self) -> &[u8] {
+    pub(super) fn start(&self) -> &[u8] {
         &self.kept[..self.len.min(self.kept.len())]
     }
 
-    fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         self.len <= self.kept.len()
     }
 
     /// Takes a byte. `Some`: it ends the line, which has so many bytes.
-    fn push(&mut self, byte: u8) -> Result<Option<usize>, Spoilt> {
+    pub(super) fn push(&mut self, byte: u8) -> Result<Option<usize>, Spoilt> {
         match (byte, self.cr) {
             (b'\n', true) => {
                 self.cr = false;

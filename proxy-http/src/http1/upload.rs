@@ -1,5 +1,6 @@
 //! A body on its way to the task of a connection, or from it, frame by frame.
 
+use super::reuse::Exchange;
 use crate::{
     interim::{self, Room},
     pipe::{Held, Piped, hold},
@@ -34,7 +35,11 @@ pub(crate) struct Feed(Arc<Shared>);
 
 /// The end that hyper takes them from.
 #[derive(Debug)]
-pub(crate) struct Uploading(Arc<Shared>);
+pub(crate) struct Uploading {
+    shared: Arc<Shared>,
+    /// The exchange whose request it is the body of. `None`: it is a tunnel's.
+    exchange: Option<Arc<Exchange>>,
+}
 
 /// Why a body is not whole.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -74,9 +79,11 @@ const MAX_INTERIM: usize = 64;
 // === impl Upload ===
 
 impl Upload {
-    /// Both ends. `ended`: there is no body. `stall`: how long nothing may be taken of it.
-    pub(crate) fn new(ended: bool, stall: Duration) -> (Self, Uploading) {
-        let (feed, uploading) = Feed::new(ended);
+    /// Both ends of the body of the request of `exchange`. `ended`: there is no body. `stall`: how long nothing may be taken
+    /// of it.
+    pub(super) fn new(ended: bool, stall: Duration, exchange: Arc<Exchange>) -> (Self, Uploading) {
+        let (feed, mut uploading) = Feed::new(ended);
+        uploading.exchange = Some(exchange);
         (Self { feed, stall: Stall::new(stall) }, uploading)
     }
 
@@ -139,7 +146,7 @@ impl Feed {
     pub(crate) fn new(ended: bool) -> (Self, Uploading) {
         let slot = Mutex::new(Slot { frame: None, end: ended.then_some(Ok(())), closed: false, interim: Vec::new() });
         let shared = Arc::new(Shared { slot, sender: AtomicWaker::new(), receiver: AtomicWaker::new() });
-        (Self(Arc::clone(&shared)), Uploading(shared))
+        (Self(Arc::clone(&shared)), Uploading { shared, exchange: None })
     }
 
     /// Ready when there is room for a frame, or else how the body ended.
@@ -203,7 +210,7 @@ impl Drop for Feed {
 impl Uploading {
     /// Counts interim responses to the request, whose body it is, and has them wake the sender if they are to be passed on.
     pub(super) fn hear_interim(req: &mut Request<Self>, count: Arc<AtomicU32>, pass_on: bool) {
-        let shared = pass_on.then(|| Arc::clone(&req.body().0));
+        let shared = pass_on.then(|| Arc::clone(&req.body().shared));
         hyper::ext::on_informational(req, move |rsp| {
             count.fetch_add(1, Relaxed);
             let Some(shared) = &shared else { return };
@@ -222,11 +229,11 @@ impl Body for Uploading {
     type Error = Broken;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        self.0.receiver.register(cx.waker());
-        let mut slot = self.0.lock();
+        self.shared.receiver.register(cx.waker());
+        let mut slot = self.shared.lock();
         if let Some(frame) = slot.frame.take() {
             drop(slot);
-            self.0.sender.wake();
+            self.shared.sender.wake();
             return Poll::Ready(Some(Ok(frame)));
         }
         match slot.end {
@@ -237,7 +244,7 @@ impl Body for Uploading {
     }
 
     fn is_end_stream(&self) -> bool {
-        let slot = self.0.lock();
+        let slot = self.shared.lock();
         slot.frame.is_none() && matches!(slot.end, Some(Ok(())))
     }
 
@@ -249,8 +256,11 @@ impl Body for Uploading {
 
 impl Drop for Uploading {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.sender.wake();
+        if let Some(exchange) = &self.exchange {
+            exchange.taken();
+        }
+        self.shared.lock().closed = true;
+        self.shared.sender.wake();
     }
 }
 

@@ -11,6 +11,7 @@ mod frames;
 mod framing;
 mod http1;
 mod http1_endpoints;
+mod http1_reuse;
 mod http1_stalls;
 mod hygiene;
 mod interim;
