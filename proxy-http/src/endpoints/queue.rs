@@ -106,7 +106,8 @@ mod tests {
         let tickets: Vec<_> = (0..4).map(Ticket::new).collect();
         let (mut all, mut one) = (Queue::default(), Queue::default());
         all.add(&tickets[3], None);
-        [0, 2].map(|index: usize| one.add(&tickets[index], Some(7)));
+        one.add(&tickets[0], Some(7));
+        one.add(&tickets[2], Some(7));
         all.add(&tickets[1], None);
         assert_eq!((tickets[0].node(), tickets[1].node()), (Some(7), None));
         one.take().for_each(|ticket| all.add(&ticket, None));

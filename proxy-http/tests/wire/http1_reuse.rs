@@ -73,7 +73,7 @@ impl Pool {
             self.connections.push(Raw::new(io));
             polled = Poll::Ready(());
         }
-        for Raw { io, read } in &mut self.connections {
+        for Raw { io, read, .. } in &mut self.connections {
             let mut bytes = [0; 4096];
             let mut bytes = ReadBuf::new(&mut bytes);
             if let Poll::Ready(Ok(())) = Pin::new(io).poll_read(cx, &mut bytes)

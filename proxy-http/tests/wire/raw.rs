@@ -1,6 +1,11 @@
 //! HTTP/1.1 by hand: bytes as they are on the wire.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
     sync::{
@@ -35,6 +40,10 @@ impl Opened {
     /// The next one, if it is there.
     pub(crate) fn try_recv(&mut self) -> Result<DuplexStream, TryRecvError> {
         self.0.try_lock().unwrap().try_recv()
+    }
+
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<DuplexStream>> {
+        self.0.try_lock().unwrap().poll_recv(cx)
     }
 
     /// Refuses all that are opened from now on.
