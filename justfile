@@ -44,6 +44,10 @@ tls: _release
 curl: _release
     scripts/curl
 
+# nginx, Python, node and other servers behind the release binary; `just endpoints --only nginx-h2` has some of them only.
+endpoints *args: _release
+    scripts/endpoints {{args}}
+
 # Chromium through the release binary.
 browser: _release
     scripts/browser
