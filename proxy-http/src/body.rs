@@ -20,6 +20,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
+use tokio::sync::oneshot;
 
 /// The body of a message, as its peer sends it.
 ///
@@ -38,6 +39,8 @@ pub struct IncomingBody {
     /// Whether anything was asked of it yet.
     asked: bool,
     data_done: bool,
+    /// Whether h2 has handed out all of the message, trailers too, and must not be asked any more.
+    whole: bool,
     /// Whether the end is known to follow without data: saves asking h2, which takes a lock.
     ended: bool,
     /// Who wants to know of data.
@@ -53,6 +56,9 @@ pub struct IncomingBody {
     taken: usize,
     /// What came while the reader had stopped. `None`: nothing.
     gathered: Option<Box<Gathered>>,
+    /// Tells the sender of the request that this response has ended cleanly. `None`: the sender has been told, or it does not
+    /// need to know: the request had been sent whole before the response began, or is a tunnel's.
+    unfinished_request: Option<oneshot::Sender<()>>,
 }
 
 #[derive(Debug)]
@@ -107,6 +113,11 @@ impl IncomingBody {
         Self::of(side, from.is_end_stream(), Source::Http1(Box::new(from)), None, None)
     }
 
+    /// Whether it is the body of a message of HTTP/1.1, and no tunnel.
+    pub(crate) fn is_http1_message(&self) -> bool {
+        matches!(&self.from, Source::Http1(from) if matches!(**from, http1::Incoming::Message(_)))
+    }
+
     fn of(side: Side, ended: bool, from: Source, remaining: Option<u64>, activity: Option<Arc<Activity>>) -> Self {
         Self {
             from,
@@ -114,6 +125,7 @@ impl IncomingBody {
             remaining,
             asked: false,
             data_done: false,
+            whole: false,
             ended,
             activity,
             stream: None,
@@ -122,6 +134,25 @@ impl IncomingBody {
             progress: None,
             taken: 0,
             gathered: None,
+            unfinished_request: None,
+        }
+    }
+
+    /// Resolves once all of the response has come and has ended cleanly, which may be before its reader has taken all of
+    /// it; fails if the body is dropped before. For a response whose request has not been sent whole.
+    pub(crate) fn end_of_response(&mut self) -> oneshot::Receiver<()> {
+        let (told, end) = oneshot::channel();
+        self.unfinished_request = Some(told);
+        if self.ended {
+            self.tell_end();
+        }
+        end
+    }
+
+    fn tell_end(&mut self) {
+        if let Some(told) = self.unfinished_request.take() {
+            // Fails if the request has been sent whole by now.
+            let _ = told.send(());
         }
     }
 
@@ -183,8 +214,11 @@ impl IncomingBody {
                     }
                 }
             }
+            if self.data_done && self.unfinished_request.is_some() {
+                self.take_end(cx);
+            }
         }
-        let is_end = (self.ended || self.data_done) && self.gathered.is_none();
+        let is_end = (self.ended || self.data_done) && !self.gathered.as_ref().is_some_and(|it| it.is_before_end());
         if is_end { Held::End } else { Held::Data }
     }
 
@@ -223,6 +257,31 @@ impl IncomingBody {
     fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, h2::Error>> {
         let Source::Http2(from) = &mut self.from else { return Poll::Ready(Ok(None)) };
         from.poll_trailers(cx)
+    }
+
+    /// Takes the trailers of a response, if there are any, from h2. The sender of the request is told only then: it resets the
+    /// stream, and h2 hands out nothing more of a stream that is reset.
+    fn take_end(&mut self, cx: &mut Context<'_>) {
+        match self.poll_trailers(cx) {
+            Poll::Ready(Ok(trailers)) => {
+                if trailers.is_some() {
+                    self.gathered.get_or_insert_default().trailers = trailers;
+                }
+                self.whole = true;
+                self.tell_end();
+            }
+            Poll::Ready(Err(error)) => self.gathered.get_or_insert_default().failed = Some(error),
+            Poll::Pending => {}
+        }
+    }
+
+    /// Whether the peer has ended its stream, and h2 has handed out all that it sent.
+    fn is_taken_whole(&self) -> bool {
+        match &self.from {
+            Source::Http2(from) => self.whole || from.is_end_stream(),
+            Source::Http1(from) => from.is_end_stream(),
+            Source::Left => true,
+        }
     }
 
     /// The body of a message that has none: it ends, and before that there is no data.
@@ -266,6 +325,10 @@ impl Drop for IncomingBody {
         if !self.alone {
             self.give_back();
         }
+        // A reader that has seen the end by `is_end_stream` does not poll again.
+        if self.unfinished_request.is_some() && self.is_taken_whole() {
+            self.tell_end();
+        }
         // It may well be that the response is whole and the request is not.
         if self.side == Side::Client
             && !self.ended
@@ -290,7 +353,12 @@ impl Body for IncomingBody {
         }
         let side = self.side;
         if let Source::Http1(from) = &mut self.from {
-            return poll_http1(from, side, cx);
+            let frame = ready!(poll_http1(from, side, cx));
+            // Nothing follows trailers, and a reader may stop at them.
+            if frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers)) {
+                self.tell_end();
+            }
+            return Poll::Ready(frame);
         }
         self.asked = true;
         self.give_back();
@@ -325,7 +393,16 @@ impl Body for IncomingBody {
                 None => self.data_done = true,
             }
         }
-        Poll::Ready(match ready!(self.poll_trailers(cx)) {
+        let trailers = if self.whole {
+            Ok(self.gathered.take().and_then(|gathered| gathered.trailers))
+        } else {
+            ready!(self.poll_trailers(cx))
+        };
+        if trailers.is_ok() {
+            (self.whole, self.ended) = (true, true);
+            self.tell_end();
+        }
+        Poll::Ready(match trailers {
             Ok(trailers) => trailers.map(|trailers| match hygiene::trailers(&trailers) {
                 Ok(()) => Ok(Frame::trailers(trailers)),
                 Err(_) => Err(self.malformed()),
@@ -340,7 +417,7 @@ impl Body for IncomingBody {
             return true;
         }
         match &self.from {
-            Source::Http2(from) => self.asked && self.gathered.is_none() && from.is_end_stream(),
+            Source::Http2(from) => self.asked && self.gathered.is_none() && (self.whole || from.is_end_stream()),
             Source::Http1(from) => from.is_end_stream(),
             Source::Left => true,
         }

@@ -14,15 +14,15 @@ use crate::{
     BoxError, IncomingBody,
     activity::{Activity, OpenStream},
     head::Head,
-    http1::{self, client::To},
+    http1::{self, client::To, tunnel},
     hygiene,
     interim::Room,
     pipe::{Pipe, Piped},
     reason::Side,
 };
 use bytes::Bytes;
-use h2::{Reason, ext};
-use http::{Request, Response, Version, request::Parts};
+use h2::ext;
+use http::{Request, Response, StatusCode, Version, request::Parts};
 use http_body::Body;
 use std::{
     fmt,
@@ -41,6 +41,9 @@ use tower_service::Service;
 /// A connection of HTTP/1.1 has one stream at a time; one that nobody waits for any more closes it.
 /// The connection closes when all clones are dropped and the streams on it have ended. A request without authority
 /// is sent without `:authority`. A response future that is dropped resets its stream with CANCEL.
+///
+/// A response that ends while its request is still being sent ends the request, too, unless it has made the stream a tunnel:
+/// the stream is reset with CANCEL, and in HTTP/1.1 the connection closes.
 pub struct SendRequest<B> {
     engine: Engine,
     activity: Arc<Activity>,
@@ -245,7 +248,7 @@ where
     /// `strip`: see [`Head::Whole`].
     pub(crate) fn new(head: Parts, body: B, strip: bool) -> Self {
         let head = Head::Whole { head, strip };
-        Self { head, upload: Pipe::new(body, Reason::CANCEL), sent: None, http1: None, interim: Room::new() }
+        Self { head, upload: Pipe::request(body), sent: None, http1: None, interim: Room::new() }
     }
 
     pub(crate) fn body_mut(&mut self) -> &mut B {
@@ -289,11 +292,15 @@ where
                     error.set_ended_by_error(stream.is_ended_by_error());
                 }
             }
+            let is_done = self.upload.is_done();
             return Poll::Ready(responded.map(|(rsp, length)| {
                 let (head, body) = rsp.into_parts();
-                let body = IncomingBody::new(Side::Endpoint, || length, body, activity);
+                let mut body = IncomingBody::new(Side::Endpoint, || length, body, activity);
+                if !is_done && !self.is_tunnel(head.status) {
+                    self.upload.stop_at(body.end_of_response());
+                }
                 let body = if hygiene::has_no_content(head.status) { body.without_content() } else { body };
-                Response::from_parts(head, body.counted(stream).alone(self.upload.is_done()))
+                Response::from_parts(head, body.counted(stream).alone(is_done))
             }));
         }
         if let Some(Ok(Sent::Http1(sent))) = &mut self.sent {
@@ -308,9 +315,15 @@ where
             if to.is_some() {
                 self.http1 = to;
             }
-            return Poll::Ready(
-                responded.map(|rsp| rsp.map(|body| IncomingBody::http1(Side::Endpoint, body).counted(stream))),
-            );
+            return Poll::Ready(responded.map(|rsp| {
+                rsp.map(|body| {
+                    let mut body = IncomingBody::http1(Side::Endpoint, body);
+                    if let Some(To::Upload(upload)) = self.http1.as_mut().filter(|to| !to.is_done()) {
+                        upload.stop_at(body.end_of_response());
+                    }
+                    body.counted(stream)
+                })
+            }));
         }
         match self.sent.take() {
             Some(Err(error)) => Poll::Ready(Err(error)),
@@ -333,7 +346,12 @@ where
         self.head.is_connect() && self.head.extensions().get::<ext::Protocol>().is_some()
     }
 
-    /// Sends the rest of the request by itself, and tells how that ended.
+    /// Whether a response with this status makes the stream a tunnel, whose directions end each by itself.
+    fn is_tunnel(&self, status: StatusCode) -> bool {
+        self.is_connect() && tunnel::follows(status)
+    }
+
+    /// Sends the rest of the request by itself, until its response has ended, and tells how that ended.
     pub(crate) fn go_on(self, ended: impl FnOnce(Piped) + Send + 'static) {
         match self.http1 {
             None => self.upload.go_on(ended),

@@ -1,6 +1,7 @@
 //! Data that was received for a reader that has stopped.
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use std::collections::VecDeque;
 
 /// Frames in their order, the small ones put together: each costs h2 as much as 256 bytes, and keeps the buffer that it
@@ -12,6 +13,8 @@ pub(crate) struct Gathered {
     small: BytesMut,
     /// What ended the stream after all of them.
     pub(crate) failed: Option<h2::Error>,
+    /// The trailers that ended the stream. `None`: there were none, or they have not been taken from h2.
+    pub(crate) trailers: Option<HeaderMap>,
 }
 
 /// Frames of fewer bytes are copied: half of what h2 reads into at a time.
@@ -32,7 +35,12 @@ impl Gathered {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.whole.is_empty() && self.small.is_empty() && self.failed.is_none()
+        !self.is_before_end() && self.trailers.is_none()
+    }
+
+    /// Whether data or an error comes before the end of the stream.
+    pub(crate) fn is_before_end(&self) -> bool {
+        !self.whole.is_empty() || !self.small.is_empty() || self.failed.is_some()
     }
 
     pub(crate) fn pop(&mut self) -> Option<Bytes> {

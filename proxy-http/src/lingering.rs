@@ -7,23 +7,26 @@
 //! nobody else need remember it.
 
 use crate::{
+    Replay,
     activity::{Activity, OpenStream},
     now::now,
 };
 use h2::RecvStream;
+use http_body::Body as _;
 use std::{
+    any::Any,
     collections::VecDeque,
-    future::Future,
+    future::{Future, poll_fn},
     mem,
     pin::Pin,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 /// Those that were left since their connection has looked.
 #[derive(Debug, Default)]
@@ -53,6 +56,23 @@ struct Body {
 
 /// How long one is read at most: longer than a client takes to see that its response is whole.
 const TIME: Duration = Duration::from_secs(1);
+/// How long the rest of a request of HTTP/1.1 is read at most. Many clients of HTTP/1.1 read the response only after they
+/// have sent all of the request, and a connection that is closed before that may lose the response (RFC 9112 section 9.6).
+/// So the time is longer: as long as nginx's `lingering_time`.
+const HTTP1_TIME: Duration = Duration::from_secs(30);
+
+/// Reads and drops the rest of the body of an HTTP/1.1 client's request, for [`HTTP1_TIME`] at most. Returns at once for a
+/// body of HTTP/2, the rest of which its connection reads once the body is dropped.
+pub(crate) async fn read_http1<B: 'static>(mut body: B) {
+    let any: &mut dyn Any = &mut body;
+    let Some(body) = any.downcast_mut::<Replay>().filter(|body| body.is_from_http1()) else { return };
+    let read = poll_fn(|cx| {
+        while let Some(Ok(_)) = ready!(Pin::new(&mut *body).poll_frame(cx)) {}
+        Poll::Ready(())
+    });
+    // What comes after that time is not read.
+    let _ = timeout(HTTP1_TIME, read).await;
+}
 
 // === impl Left ===
 

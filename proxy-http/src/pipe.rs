@@ -1,17 +1,18 @@
 //! Sends a body on a stream, as fast as the peer takes it.
 
-use crate::{BoxError, IncomingBody, Replay, proxy, reason, stall::Stall};
+use crate::{BoxError, IncomingBody, Replay, lingering, proxy, reason, stall::Stall};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
 use std::{
     any::Any,
-    future::poll_fn,
+    future::{Future, poll_fn},
     mem,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
+use tokio::sync::oneshot;
 
 /// A body on its way to a peer. Its trailers or its end become the stream's end, its error a RST_STREAM.
 pub(crate) struct Pipe<B> {
@@ -25,6 +26,12 @@ pub(crate) struct Pipe<B> {
     /// What an error of the body resets the stream with that names no code.
     broken: Reason,
     stall: Stall,
+    /// Resolves when the response to this request ends. `None`: the response has not begun, or it makes a tunnel, or this is
+    /// the body of a response.
+    end_of_response: Option<oneshot::Receiver<()>>,
+    /// Whether h2 has all of the body, but the last piece may wait there for window. Always false for a response.
+    buffered: bool,
+    is_request: bool,
 }
 
 /// What there is to be sent when there is no window.
@@ -53,6 +60,8 @@ pub(crate) enum Piped {
     Reset(Reason),
     /// The connection is lost.
     Lost,
+    /// The response has ended before the request, whose stream is reset.
+    Answered,
 }
 
 /// How much is sent at most where there is window for a byte, in bytes: the usual size of a frame. h2 keeps what is
@@ -68,14 +77,30 @@ where
 {
     /// A body that is not sent yet.
     pub(crate) fn new(body: B, broken: Reason) -> Self {
-        Self { body, rest: Bytes::new(), to: None, full: false, broken, stall: Stall::default() }
+        Self {
+            body,
+            rest: Bytes::new(),
+            to: None,
+            full: false,
+            broken,
+            stall: Stall::default(),
+            end_of_response: None,
+            buffered: false,
+            is_request: false,
+        }
+    }
+
+    /// The body of a request, that is not sent yet.
+    pub(crate) fn request(body: B) -> Self {
+        Self { is_request: true, ..Self::new(body, Reason::CANCEL) }
     }
 
     /// Sends the body on this stream from now on, and resets it with CANCEL when the peer takes nothing for `stall`.
     pub(crate) fn send_to(&mut self, to: SendStream<Bytes>, stall: Duration) {
-        self.full = false;
+        (self.full, self.buffered) = (false, false);
         self.rest = Bytes::new();
         self.stall = Stall::new(stall);
+        self.end_of_response = None;
         self.to = if self.body.is_end_stream() { None } else { Some(to) };
     }
 
@@ -89,6 +114,24 @@ where
     /// Gives the stream up.
     pub(crate) fn stop(&mut self) {
         self.to = None;
+    }
+
+    /// Sends no more once the response has ended, as `end_of_response` tells.
+    pub(crate) fn stop_at(&mut self, end_of_response: oneshot::Receiver<()>) {
+        self.end_of_response = Some(end_of_response);
+    }
+
+    /// Resets the stream if the response has ended: the endpoint needs no more of the request.
+    ///
+    /// The code is CANCEL, since hyper's servers take NO_ERROR for the clean end of a request.
+    fn is_answered(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(end) = &mut self.end_of_response else { return false };
+        let Poll::Ready(ended) = Pin::new(end).poll(cx) else { return false };
+        self.end_of_response = None;
+        let Some(to) = self.to.as_mut().filter(|_| ended.is_ok()) else { return false };
+        to.send_reset(Reason::CANCEL);
+        self.to = None;
+        true
     }
 
     /// Whether all is sent.
@@ -105,15 +148,19 @@ where
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Piped> {
-        let Some(to) = &mut self.to else { return Poll::Ready(Piped::Done) };
+        if self.is_answered(cx) {
+            return Poll::Ready(Piped::Answered);
+        }
+        let Some(to) = self.to.as_mut().filter(|_| !self.buffered) else { return Poll::Ready(Piped::Done) };
         loop {
+            let mut waits = false;
             if self.full {
                 match poll_room(to, cx) {
                     Poll::Ready(true) => self.stall.over(),
                     Poll::Ready(false) => return poll_reset(to, cx),
                     Poll::Pending => match hold(&mut self.body, cx) {
                         // It waits behind what may be there for the window, but for none itself.
-                        Held::End => {}
+                        Held::End => waits = true,
                         Held::Data if self.stall.poll(cx).is_pending() => return poll_reset(to, cx),
                         held => {
                             to.send_reset(Reason::CANCEL);
@@ -136,6 +183,10 @@ where
                             self.rest = data.split_off(PIECE);
                         }
                         let ended = self.rest.is_empty() && self.body.is_end_stream();
+                        if ended && self.is_request && self.full {
+                            to.reserve_capacity(data.len());
+                            waits = to.capacity() < data.len();
+                        }
                         self.full = true;
                         to.send_data(data, ended).map(|()| ended)
                     }
@@ -157,7 +208,10 @@ where
             };
             match ended {
                 Ok(true) => {
-                    self.to = None;
+                    self.buffered = waits && self.is_request;
+                    if !self.buffered {
+                        self.to = None;
+                    }
                     finish(&mut self.body);
                     return Poll::Ready(Piped::Done);
                 }
@@ -176,9 +230,25 @@ where
 {
     /// Sends the rest by itself, and tells how that ended.
     pub(crate) fn go_on(mut self, ended: impl FnOnce(Piped) + Send + 'static) {
-        if !self.is_done() {
-            tokio::spawn(async move { ended(poll_fn(|cx| self.poll(cx)).await) });
+        if self.is_done() {
+            return;
         }
+        tokio::spawn(async move {
+            let piped = poll_fn(|cx| self.poll(cx)).await;
+            ended(piped);
+            let Self { body, to, end_of_response, .. } = self;
+            if piped != Piped::Done {
+                drop(to);
+                return lingering::read_http1(body).await;
+            }
+            drop(body);
+            if let (Some(mut to), Some(end)) = (to, end_of_response)
+                && end.await.is_ok()
+            {
+                // The last piece is not sent either if it still waits for window.
+                to.send_reset(Reason::CANCEL);
+            }
+        });
     }
 }
 

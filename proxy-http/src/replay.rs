@@ -88,6 +88,11 @@ impl Replay {
         self.malformed
     }
 
+    /// Whether it is the body of a message of HTTP/1.1.
+    pub(crate) fn is_from_http1(&self) -> bool {
+        self.inner.is_http1_message()
+    }
+
     /// To be called where all has been passed on.
     pub(crate) fn finish(&mut self) {
         self.inner.finish();

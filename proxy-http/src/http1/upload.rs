@@ -3,6 +3,7 @@
 use super::reuse::Exchange;
 use crate::{
     interim::{self, Room},
+    lingering,
     pipe::{Held, Piped, hold},
     stall::Stall,
 };
@@ -11,7 +12,7 @@ use futures_util::task::AtomicWaker;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     mem,
     pin::Pin,
     sync::{
@@ -21,12 +22,15 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
+use tokio::sync::oneshot;
 
 /// A body, and how it is sent: as fast as its frames are taken.
 #[derive(Debug)]
 pub(crate) struct Upload {
     feed: Feed,
     stall: Stall,
+    /// Resolves when the response ends. `None`: the response has not begun.
+    end_of_response: Option<oneshot::Receiver<()>>,
 }
 
 /// The end that a body's frames go in at.
@@ -84,7 +88,23 @@ impl Upload {
     pub(super) fn new(ended: bool, stall: Duration, exchange: Arc<Exchange>) -> (Self, Uploading) {
         let (feed, mut uploading) = Feed::new(ended);
         uploading.exchange = Some(exchange);
-        (Self { feed, stall: Stall::new(stall) }, uploading)
+        (Self { feed, stall: Stall::new(stall), end_of_response: None }, uploading)
+    }
+
+    /// Sends no more once the response has ended, as `end_of_response` tells: the connection closes, as one on which the
+    /// request has not been sent whole (RFC 9112 section 9.3).
+    pub(crate) fn stop_at(&mut self, end_of_response: oneshot::Receiver<()>) {
+        self.end_of_response = Some(end_of_response);
+    }
+
+    fn is_answered(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(end) = &mut self.end_of_response else { return false };
+        let Poll::Ready(ended) = Pin::new(end).poll(cx) else { return false };
+        self.end_of_response = None;
+        if ended.is_ok() {
+            self.feed.give_up();
+        }
+        ended.is_ok()
     }
 
     /// Whether all of the body is on its way.
@@ -97,6 +117,9 @@ impl Upload {
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {
+        if self.is_answered(cx) {
+            return Poll::Ready(Piped::Answered);
+        }
         loop {
             let room = self.feed.poll_room(cx);
             self.feed.take_interim().into_iter().for_each(|rsp| interim.pass(rsp));
@@ -134,7 +157,14 @@ impl Upload {
     {
         if !self.is_done() {
             let mut interim = Room::new();
-            tokio::spawn(async move { ended(poll_fn(|cx| self.poll(&mut body, &mut interim, cx)).await) });
+            tokio::spawn(async move {
+                let piped = poll_fn(|cx| self.poll(&mut body, &mut interim, cx)).await;
+                ended(piped);
+                drop(self);
+                if piped != Piped::Done {
+                    lingering::read_http1(body).await;
+                }
+            });
         }
     }
 }

@@ -279,7 +279,7 @@ where
     fn poll_streams(&mut self, cx: &mut Context<'_>) {
         let Self { streams, transport, resets, opened, exceeded, .. } = self;
         streams.poll(cx, |(ended, started)| match ended {
-            Piped::Done | Piped::Broken => {}
+            Piped::Done | Piped::Broken | Piped::Answered => {}
             Piped::Stalled => transport.stream_limit(StreamLimit::WriteStall),
             Piped::Idle => transport.stream_limit(StreamLimit::Idle),
             Piped::Reset(reason) => {

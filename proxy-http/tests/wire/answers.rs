@@ -223,13 +223,17 @@ async fn messages_pass_as_they_came() {
     assert_eq!(rsp.status(), StatusCode::NO_CONTENT);
     assert_eq!(rsp.headers(), &HeaderMap::from_iter([("x".parse().unwrap(), "1".parse().unwrap())]), "no date either");
 
-    // Half-close in either order: the endpoint answers first, the client ends later, and the other way round.
+    // The endpoint answers first, and ends its response when the client has ended the request.
     let (response, mut upload) = client.send_request(post(), false).unwrap();
     let mut asked = endpoint.asked().await;
-    asked.answer().send_data("early".into(), true).unwrap();
-    assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0, b"early");
+    let mut download = asked.answer();
+    download.send_data("early".into(), false).unwrap();
+    let mut response = response.await.unwrap();
+    assert_eq!(response.body_mut().data().await.unwrap().unwrap(), "early");
     upload.send_data("late".into(), true).unwrap();
     assert_eq!(collect(asked.request.body_mut()).await.unwrap().0, b"late");
+    download.send_data("end".into(), true).unwrap();
+    assert_eq!(collect(response.body_mut()).await.unwrap().0, b"end");
 }
 
 #[tokio::test]

@@ -227,13 +227,13 @@ async fn a_connection_with_a_stream_is_not_idle() {
     let mut download = asked.answer();
     let mut response = response.await.unwrap();
     sleep(DAY).await;
-    // Only the upload, and only the response.
-    download.send_data("answer".into(), true).unwrap();
-    assert_eq!(collect(response.body_mut()).await.unwrap().0, b"answer");
-    sleep(DAY).await;
-    assert!(!closed.is_finished());
+    // Only the response.
     upload.send_data("question".into(), true).unwrap();
     assert_eq!(collect(asked.request.body_mut()).await.unwrap().0, b"question");
+    sleep(DAY).await;
+    assert!(!closed.is_finished());
+    download.send_data("answer".into(), true).unwrap();
+    assert_eq!(collect(response.body_mut()).await.unwrap().0, b"answer");
     let ended = started.elapsed().as_millis();
     within(ended + 60_000..=ended + 60_010, closed.await.unwrap());
 }

@@ -6,6 +6,7 @@ mod client_cert;
 mod connect;
 mod early;
 mod endpoint_ends;
+mod early_end;
 mod extended_connect;
 mod frames;
 mod framing;
