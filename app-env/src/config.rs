@@ -95,6 +95,8 @@ pub struct Connect {
     pub max_streams: Option<usize>,
     /// How long a connection may go without a request; above zero.
     pub max_idle: Duration,
+    /// Trailers of requests are not sent to endpoints.
+    pub drop_request_trailers: bool,
 }
 
 /// TLS toward clients. Files are PEM; whether they are there and what is in them is not looked at here.

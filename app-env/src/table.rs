@@ -301,6 +301,11 @@ declare! {
         "time without a request after which an HTTP/1.1 connection is closed"
     }
 
+    ours CONNECT_DROP_REQUEST_TRAILERS: Bool = Direction "CONNECT_DROP_REQUEST_TRAILERS" {
+        Bool, default: Is("false"),
+        "whether trailers of requests are left out toward endpoints, some of which end the connection for them (nginx)"
+    }
+
     linkerd CONNECT_TIMEOUT: Time = Direction "CONNECT_TIMEOUT" {
         Time::ABOVE_ZERO, default: PerDirection("300ms", "1s"),
         "how long a connection to an endpoint may take to open"

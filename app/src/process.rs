@@ -97,6 +97,7 @@ impl Process {
                 max_headers_count: direction.http_max_headers_count,
                 max_uri_length: direction.http_max_uri_length,
                 request_timeout: direction.http_request_timeout,
+                drop_request_trailers: direction.connect.drop_request_trailers,
                 retry: retry_params(&direction.http_retry),
             }));
             let buffers = Arc::new(Buffers::new(direction.max_buffered_bytes));
@@ -219,6 +220,7 @@ fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> endpoints::Par
         handshake_timeout: _,
         tcp: _,
         tls: _,
+        drop_request_trailers: _,
     } = direction.connect;
     let app_env::Backoff { min, max, jitter } = backoff;
     let app_env::Breaker { consecutive_failures, min_ejection, max_ejection } = direction.breaker;

@@ -99,6 +99,10 @@ pub struct Params {
     /// The longest a request may take, from its head to its response's end. A gRPC client's own `grpc-timeout` counts
     /// if it is shorter. `None`: no limit.
     pub request_timeout: Option<Duration>,
+    /// Whether trailers of requests are left out toward endpoints: END_STREAM comes on DATA then, or the last chunk ends the
+    /// body. Some servers end the connection for trailers, and all other requests on it. Trailers that are malformed are
+    /// refused all the same, and the `trailer` field, which names those to come, is passed on.
+    pub drop_request_trailers: bool,
     /// Which requests are sent again.
     pub retry: retry::Params,
 }
@@ -271,7 +275,7 @@ impl Progress {
 
 impl Default for Params {
     /// 10,000 may wait, 3 s at most; 100,000 may be in flight, for any time. They may have 100 fields, and 8 KiB of path
-    /// and query.
+    /// and query. Trailers are passed on.
     fn default() -> Self {
         Self {
             queue_capacity: 10_000,
@@ -280,6 +284,7 @@ impl Default for Params {
             max_headers_count: 100,
             max_uri_length: 8 << 10,
             request_timeout: None,
+            drop_request_trailers: false,
             retry: retry::Params::default(),
         }
     }
@@ -322,6 +327,9 @@ impl Exchange {
         shared.limits.in_flight.fetch_add(1, Relaxed);
         let (head, body) = req.into_parts();
         let grpc = grpc::is_grpc(&head.headers);
+        let Params { drop_request_trailers, retry: retry::Params { buffer, .. }, .. } = shared.limits.params;
+        let body = Replay::new(body, buffer);
+        let body = if drop_request_trailers { body.without_trailers() } else { body };
         Box::new(Self {
             shared: Arc::clone(shared),
             started: now(),
@@ -329,7 +337,7 @@ impl Exchange {
             grpc,
             http1: is_http1(head.version),
             tries: Tries::new(&head.method, grpc),
-            request: Some(Outgoing::new(head, Replay::new(body, shared.limits.params.retry.buffer), strip)),
+            request: Some(Outgoing::new(head, body, strip)),
             attempt: None,
             status: None,
             grpc_status: None,

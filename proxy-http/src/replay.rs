@@ -22,6 +22,7 @@ pub struct Replay {
     /// What has been yielded. `None`: nothing yet, as for the many requests without a body.
     past: Option<Box<Past>>,
     malformed: bool,
+    without_trailers: bool,
 }
 
 /// What a body has yielded, and may yield again.
@@ -51,7 +52,13 @@ impl Replay {
     #[must_use]
     pub fn new(mut inner: IncomingBody, limit: usize) -> Self {
         inner.will_hold();
-        Self { inner, room: Some(limit), past: None, malformed: false }
+        Self { inner, room: Some(limit), past: None, malformed: false, without_trailers: false }
+    }
+
+    /// Ends where trailers would come.
+    #[must_use]
+    pub fn without_trailers(self) -> Self {
+        Self { without_trailers: true, ..self }
     }
 
     /// Starts over; false if that is not possible, because more was yielded than is remembered, or the body broke.
@@ -132,7 +139,10 @@ impl Body for Replay {
                 return Poll::Ready(None);
             }
         }
-        let frame = ready!(Pin::new(inner).poll_frame(cx));
+        let mut frame = ready!(Pin::new(inner).poll_frame(cx));
+        if self.without_trailers && matches!(&frame, Some(Ok(frame)) if frame.is_trailers()) {
+            frame = None;
+        }
         match &frame {
             Some(Ok(frame)) => self.remember(frame),
             Some(Err(error)) => (self.room, self.malformed) = (None, error.is_malformed()),

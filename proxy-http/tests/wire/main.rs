@@ -22,6 +22,7 @@ mod malformed;
 mod params;
 mod protection;
 mod raw;
+mod request_trailers;
 mod resets;
 mod stalls;
 mod support;

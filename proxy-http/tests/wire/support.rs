@@ -25,6 +25,7 @@ pub(crate) const PROXY: proxy::Params = proxy::Params {
     max_headers_count: 100,
     max_uri_length: 8 << 10,
     request_timeout: None,
+    drop_request_trailers: false,
     retry: retry::Params {
         buffer: 1 << 16,
         budget_ratio: 0.2,
