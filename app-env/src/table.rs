@@ -354,7 +354,7 @@ declare! {
     }
     ours SLOW_START: Time = Direction "SLOW_START" {
         Time::ANY, default: Is("10s"),
-        "time in which a new endpoint's share of the requests grows from a tenth to all; 0: at once"
+        "time in which the share of an endpoint that joins others grows from a tenth to all; 0: at once"
     }
     ours BREAKER_CONSECUTIVE_FAILURES: Number = Direction "BREAKER_CONSECUTIVE_FAILURES" {
         Number::ANY, default: Is("7"),

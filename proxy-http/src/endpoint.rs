@@ -8,7 +8,8 @@ use std::{fmt, num::NonZeroU32};
 pub struct Endpoint<A> {
     /// What a connector connects to. Also the endpoint's name in logs and metrics, and what tells it from others.
     pub addr: A,
-    /// Its share of the requests, against other endpoints'. Default: 1.
+    /// Its share of the requests, against other endpoints' weights: of equally fast endpoints one of weight 3 gets three times
+    /// the requests of one of weight 1, give or take 5 % of a few thousand, whatever the load. Default: 1.
     pub weight: NonZeroU32,
     /// Params of its connections; those that are set win over the ones of [`Connect`](crate::Connect).
     pub params: ClientParams,

@@ -1,6 +1,7 @@
 //! Connections to a changing set of endpoints, and a choice among them for each request.
 
 mod backoff;
+mod choice;
 mod keeper;
 mod log;
 mod nodes;
@@ -9,6 +10,7 @@ mod queue;
 pub use self::{backoff::Backoff, log::EndpointLog};
 
 use self::{
+    choice::Start,
     keeper::Keeper,
     nodes::{Connection, Health, Node, State},
     queue::{Queue, Ticket},
@@ -42,9 +44,10 @@ use tower_service::Service;
 
 /// Connections to a set of endpoints that may change, each made anew when it is lost; clones share them.
 ///
-/// A request goes to the better of two endpoints taken at random: the one with fewer requests in flight for its
-/// weight, or, if their latencies differ much, with less latency times requests in flight. On an endpoint it goes to
-/// the connection with the fewest streams. The connections are given up when the last clone is dropped.
+/// A request goes to the endpoint with the fewest requests in flight for its share, less those that it is behind its share; an
+/// endpoint that is much slower than others counts latency times requests in flight. A share is the endpoint's weight, or less
+/// in slow start. Of many endpoints some are drawn at random. On an endpoint a request goes to the connection with the fewest
+/// streams. The connections are given up when the last clone is dropped.
 #[derive(Clone)]
 pub struct Endpoints {
     shared: Arc<Shared>,
@@ -64,7 +67,12 @@ pub struct Params {
     /// Connections of HTTP/1.1 to one endpoint that are kept without a request; more are closed when their request ends,
     /// but for the last. `None`: as many as there are.
     pub max_idle_connections: Option<usize>,
-    /// How long an endpoint that has just come gets less than its share. Zero: it gets all of it at once.
+    /// How long an endpoint gets less than its share: a tenth at first, all of it after this time. Default: 10 s. Zero: all of
+    /// it at once.
+    ///
+    /// That is an endpoint that is listed while others are ready, or that comes back after attempts to connect to it have failed,
+    /// from when it is connected. Endpoints that are listed while none is ready get their full share at once, as do all
+    /// when none was ready any more, and those that were ejected or connected to again without a failure.
     pub slow_start: Duration,
     /// When an endpoint that keeps failing is left alone.
     pub breaker: breaker::Params,
@@ -209,7 +217,11 @@ impl Endpoints {
         let mut state = self.shared.lock();
         let sent = self.shared.sent_at(&state, now);
         let index = state.choose(&self.shared.params, now, sent.unwrap_or_default(), avoid)?;
-        self.shared.send(&mut state.nodes[index], sent, req, now)
+        let attempt = self.shared.send(&mut state.nodes[index], sent, req, now);
+        if attempt.is_none() {
+            state.take_back(index, &self.shared.params, now);
+        }
+        attempt
     }
 
     /// Sends a request as soon as there is room for it, after all that wait already. `None`: it asks for
@@ -382,18 +394,19 @@ impl Shared {
             }
             stays
         });
+        let start = Start::new(self.lock().down_since.is_none());
         for endpoint in endpoints {
             if known.iter().any(|(known, _)| known.addr == endpoint.addr) {
                 continue;
             }
             match connect.clone().override_from(&endpoint.params) {
-                Ok(connect) => known.push((endpoint.clone(), self.add(endpoint, connect))),
+                Ok(connect) => known.push((endpoint.clone(), self.add(endpoint, connect, start))),
                 Err(error) => tracing::warn!(endpoint = %endpoint.addr, %error, "endpoint's params are wrong"),
             }
         }
     }
 
-    fn add<A, C>(self: &Arc<Self>, endpoint: &Endpoint<A>, connect: Connect<C, Replay>) -> u64
+    fn add<A, C>(self: &Arc<Self>, endpoint: &Endpoint<A>, connect: Connect<C, Replay>, start: Start) -> u64
     where
         A: Clone + fmt::Display + Send + Sync + 'static,
         C: Service<A> + Clone + Send + 'static,
@@ -401,7 +414,6 @@ impl Shared {
         C::Error: Into<BoxError>,
         C::Future: Send + 'static,
     {
-        let now = Instant::now();
         let mut state = self.lock();
         let id = state.next_id;
         state.next_id += 1;
@@ -425,7 +437,9 @@ impl Shared {
             addr,
             labels: endpoint.labels.clone(),
             weight: f64::from(endpoint.weight.get()),
-            chosen: 0,
+            start,
+            virtual_time: 0.0,
+            asked: 0,
             connections: Vec::new(),
             failed: None,
             on_demand: self.http1,
@@ -433,7 +447,7 @@ impl Shared {
             is_trying: false,
             is_greeting: false,
             tried: None,
-            health: Arc::new(Health { load: Load::new(self.nanos(now)), breaker: Breaker::new() }),
+            health: Arc::new(Health { load: Load::new(), breaker: Breaker::new() }),
             demand,
             _task: Task(tokio::spawn(keeper.keep(endpoint.addr.clone(), connect)).abort_handle()),
         });

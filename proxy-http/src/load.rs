@@ -1,9 +1,6 @@
 //! How costly it is to ask an endpoint: a moving average of its latency that follows peaks at once.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The latency of an endpoint as it is to be reckoned with now.
 ///
@@ -14,7 +11,6 @@ pub(crate) struct Load {
     /// Seconds, as bits of an `f64`; NaN: nothing is known yet.
     cost: AtomicU64,
     updated: AtomicU64,
-    added: u64,
 }
 
 /// The time in which a latency that is not seen again loses most of its weight, in seconds: so many times itself, within
@@ -24,14 +20,12 @@ const MIN_DECAY: f64 = 0.05;
 const MAX_DECAY: f64 = 1.0;
 /// What weight a latency has at least, so that one peak is forgotten after some tens of requests that are fast.
 const MIN_WEIGHT: f64 = 1.0 / 16.0;
-/// Of an endpoint that has just come, this part of its share is sent to it at first.
-const FIRST_SHARE: f64 = 0.1;
 
 // === impl Load ===
 
 impl Load {
-    pub(crate) fn new(now: u64) -> Self {
-        Self { cost: AtomicU64::new(f64::NAN.to_bits()), updated: AtomicU64::new(now), added: now }
+    pub(crate) const fn new() -> Self {
+        Self { cost: AtomicU64::new(f64::NAN.to_bits()), updated: AtomicU64::new(0) }
     }
 
     /// A response's head came to a request that was sent then.
@@ -61,10 +55,14 @@ impl Load {
         (!cost.is_nan()).then(|| cost * decay(cost, seconds(self.updated.load(Relaxed), now)))
     }
 
-    /// What part of its share an endpoint gets that came lately: from a tenth to all over `slow_start`.
-    pub(crate) fn share(&self, slow_start: Duration, now: u64) -> f64 {
-        let (age, slow_start) = (seconds(self.added, now), slow_start.as_secs_f64());
-        if age >= slow_start { 1.0 } else { (age / slow_start).max(FIRST_SHARE) }
+    /// Whether a latency was observed after that time.
+    pub(crate) fn has_answered(&self, since: u64) -> bool {
+        self.updated.load(Relaxed) > since
+    }
+
+    /// How long ago that time is if nothing was observed after it, in seconds, or else zero.
+    pub(crate) fn silence(&self, since: u64, now: u64) -> f64 {
+        if self.has_answered(since) { 0.0 } else { seconds(since, now) }
     }
 }
 
@@ -86,7 +84,7 @@ mod tests {
 
     #[test]
     fn peaks_count_at_once_and_fade_with_fast_requests() {
-        let load = Load::new(0);
+        let load = Load::new();
         load.observe(999 * MS, 1_000 * MS);
         load.observe(900 * MS, 1_000 * MS);
         assert_eq!(load.cost(1_000 * MS), Some(0.1));
@@ -98,7 +96,7 @@ mod tests {
 
     #[test]
     fn costs_fade_while_nothing_is_asked() {
-        let load = Load::new(0);
+        let load = Load::new();
         assert_eq!(load.cost(0), None);
         load.observe(0, 100 * MS);
         assert!(load.cost(5_100 * MS).unwrap() < 0.001);
@@ -106,7 +104,7 @@ mod tests {
 
     #[test]
     fn what_is_not_answered_counts_once_it_is_late() {
-        let load = Load::new(0);
+        let load = Load::new();
         load.observe_late(0, 500 * MS);
         assert_eq!(load.cost(500 * MS), None, "nothing says what is late");
         load.observe(490 * MS, 500 * MS);
@@ -117,10 +115,10 @@ mod tests {
     }
 
     #[test]
-    fn shares_grow_from_a_tenth_to_all() {
-        let load = Load::new(7);
-        let shares = [0, 1, 50, 100, 200].map(|ms| load.share(Duration::from_millis(100), 7 + ms * MS));
-        assert_eq!(shares, [0.1, 0.1, 0.5, 1.0, 1.0]);
-        assert_eq!(load.share(Duration::ZERO, 7), 1.0);
+    fn silence_lasts_until_the_next_response() {
+        let load = Load::new();
+        assert_eq!([5, 8].map(|ms| load.silence(5 * MS, ms * MS)), [0.0, 0.003]);
+        load.observe(5 * MS, 9 * MS);
+        assert_eq!([5, 9].map(|asked| load.silence(asked * MS, 10 * MS)), [0.0, 0.001]);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     Chain, Params, Task,
+    choice::{Candidate, Choice, Start},
     keeper::LEAST_PAUSE,
     queue::{Queue, Ticket},
 };
@@ -13,7 +14,7 @@ use crate::{
     endpoint::{State as EndpointState, Status},
     load::Load,
 };
-use std::{mem, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{mem, num::NonZeroUsize, sync::Arc};
 use tokio::{sync::Notify, time::Instant};
 
 /// What all tasks know together.
@@ -21,10 +22,11 @@ use tokio::{sync::Notify, time::Instant};
 pub(super) struct State {
     pub(super) nodes: Vec<Node>,
     pub(super) next_id: u64,
-    /// How often an endpoint was chosen.
-    choices: u64,
-    /// Where requests go that come together with the one before. `None`: each is for itself.
-    batch: Option<Batch>,
+    choice: Choice,
+    /// The endpoints among which the last choice was; kept for its capacity.
+    candidates: Vec<Candidate>,
+    /// The largest weight of all.
+    heaviest: f64,
     /// Since when no endpoint could be sent to. `None`: one can.
     pub(super) down_since: Option<Instant>,
     /// Requests that wait for any endpoint.
@@ -39,8 +41,12 @@ pub(super) struct Node {
     pub(super) addr: Arc<str>,
     pub(super) labels: Vec<(String, String)>,
     pub(super) weight: f64,
-    /// Which of all choices fell on it last.
-    pub(super) chosen: u64,
+    /// Whether its share still grows.
+    pub(super) start: Start,
+    /// The sum of 1 / share over its requests; see [`Choice`].
+    pub(super) virtual_time: f64,
+    /// When the first request since the last response was sent, as [`Load`] has times.
+    pub(super) asked: u64,
     pub(super) connections: Vec<Connection>,
     /// Why the last attempt to connect, or the last connection, came to nothing.
     pub(super) failed: Option<Arc<ConnectError>>,
@@ -73,31 +79,12 @@ pub(super) struct Health {
     pub(super) breaker: Breaker,
 }
 
-/// Requests that came together and go to one endpoint: then their answers come together, too, and many are written at
-/// once. That saves most of what several endpoints cost more than one.
-#[derive(Clone, Copy, Debug)]
-struct Batch {
-    node: usize,
-    /// Requests of this poll belong to it.
-    last: Instant,
-    /// So do those of others, until then.
-    until: Instant,
-    requests: usize,
-}
-
-/// Endpoints whose latencies differ by less than this factor are taken for equal, and so are those that are [`FAST`]: on
-/// fast networks noise is larger, and who is left alone for it can't show that it was.
-const EQUAL: f64 = 2.0;
-/// Reads that come within this time of the first go to one endpoint, until they have brought so many requests. A quiet
-/// proxy's are each for itself.
-const TOGETHER: Duration = Duration::from_micros(500);
-const MAX_BATCH: usize = 64;
-/// The requests of one read stay together up to so many: those that are parted once are answered apart, and so come apart
-/// from then on.
-const MAX_READ: usize = 256;
-/// But only to one that answers within this, so that a batch does not wait long. With what it has to wait, the endpoint
-/// is not fast any more, and the next requests are spread.
-const FAST: Duration = Duration::from_millis(2);
+/// So many endpoints are compared at most for each request that a choice may be for. If there are more, [`DRAWN`] of them
+/// are drawn at random and compared.
+const FEW: usize = 8;
+const DRAWN: usize = 4;
+/// Draws, before all are compared after all: few endpoints have nearly all of the weight, or accept requests.
+const DRAWS: usize = 32;
 
 // === impl State ===
 
@@ -107,8 +94,9 @@ impl State {
         Self {
             nodes: Vec::new(),
             next_id: 0,
-            choices: 0,
-            batch: None,
+            choice: Choice::new(),
+            candidates: Vec::new(),
+            heaviest: 0.0,
             down_since: Some(Instant::now()),
             queue: Queue::default(),
             next_ticket: 0,
@@ -205,60 +193,90 @@ impl State {
         if self.nodes.len() < 2 {
             return self.nodes.first().filter(|node| node.takes(params)).map(|_| 0);
         }
-        if let Some(Batch { node, last, until, requests }) = &mut self.batch
-            && (now == *last && *requests < MAX_READ || now < *until && *requests < MAX_BATCH)
-            && avoid.is_none()
-            && self.nodes[*node].takes(params)
+        if avoid.is_none()
+            && let Some((index, step)) = self.choice.stay(now, |index| self.nodes[index].takes(params))
         {
-            *last = now;
-            *requests += 1;
-            return Some(*node);
+            self.nodes[index].virtual_time += step;
+            return Some(index);
         }
+        self.gather(params, now, nanos, avoid);
         let busy = self.nodes.iter().any(|node| node.streams() > 0);
-        let node = self.choose_anew(params, now, nanos, avoid)?;
-        let fast = self.nodes[node].health.load.cost(nanos).is_some_and(|cost| cost < FAST.as_secs_f64());
-        let until = if busy { now + TOGETHER } else { now };
-        self.choices += 1;
-        self.nodes[node].chosen = self.choices;
-        self.batch = fast.then_some(Batch { node, last: now, until, requests: 1 });
-        Some(node)
+        let chosen = self.choice.choose(&mut self.candidates, now, busy)?;
+        for candidate in &self.candidates {
+            self.nodes[candidate.index].virtual_time = candidate.virtual_time;
+        }
+        self.nodes[chosen].is_asked(nanos);
+        Some(chosen)
     }
 
-    /// The better of two endpoints taken at random, or any that takes a request.
-    fn choose_anew(&self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>) -> Option<usize> {
+    /// Takes a choice back that no request was sent after.
+    pub(super) fn take_back(&mut self, index: usize, params: &Params, now: Instant) {
+        if self.nodes.len() > 1 {
+            let node = &mut self.nodes[index];
+            node.virtual_time -= 1.0 / node.share(params, now);
+        }
+    }
+
+    /// Makes endpoints candidates that accept a request: all if they are few, or else some at random, according to their
+    /// shares. `avoid` is one only if there is no other.
+    fn gather(&mut self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>) {
+        self.candidates.clear();
         let n = self.nodes.len();
-        let takes = |index: usize, avoid: Option<u64>| {
-            let node = &self.nodes[index];
-            Some(node.id) != avoid && node.takes(params) && node.health.breaker.admits(&params.breaker, now)
-        };
+        if n > FEW * self.choice.largest() {
+            for _ in 0..DRAWS {
+                let index = fastrand::usize(..n);
+                let is_drawn = fastrand::f64() * self.heaviest < self.nodes[index].share(params, now)
+                    && self.candidates.iter().all(|candidate| candidate.index != index);
+                if is_drawn && Some(self.nodes[index].id) != avoid {
+                    self.offer(index, params, now, nanos);
+                }
+                if self.candidates.len() == DRAWN {
+                    return;
+                }
+            }
+            self.candidates.clear();
+        }
+        // From anywhere, so that not all proxies begin with the same one.
         let first = fastrand::usize(..n);
-        let second = (first + fastrand::usize(1..n)) % n;
-        match (takes(first, avoid), takes(second, avoid)) {
-            (true, true) => {
-                let costs = Node::costs(&self.nodes[first], &self.nodes[second], params, nanos);
-                let asked = |i: usize, index: usize| costs[i] * (self.nodes[index].streams() + 1) as f64;
-                // Of two that are the same, the one that was not chosen for longer: batches are too few for chance to be fair.
-                let order = asked(0, first).total_cmp(&asked(1, second));
-                let order = order.then_with(|| self.nodes[first].chosen.cmp(&self.nodes[second].chosen));
-                Some(if order.is_gt() { second } else { first })
+        for index in (first..n).chain(0..first) {
+            if Some(self.nodes[index].id) != avoid {
+                self.offer(index, params, now, nanos);
             }
-            (true, false) => Some(first),
-            (false, true) => Some(second),
-            (false, false) => {
-                let others = || (0..n).map(|i| (first + i) % n);
-                others().find(|&i| takes(i, avoid)).or_else(|| others().find(|&i| takes(i, None)))
-            }
+        }
+        if self.candidates.is_empty()
+            && let Some(index) = self.nodes.iter().position(|node| Some(node.id) == avoid)
+        {
+            self.offer(index, params, now, nanos);
+        }
+    }
+
+    /// Makes an endpoint a candidate if it accepts a request.
+    fn offer(&mut self, index: usize, params: &Params, now: Instant, nanos: u64) {
+        let node = &mut self.nodes[index];
+        if node.takes(params) && node.health.breaker.admits(&params.breaker, now) {
+            self.candidates.push(node.candidate(index, params, now, nanos));
+        } else {
+            // It is owed nothing for the time in which it accepts no requests.
+            node.virtual_time = node.virtual_time.max(self.choice.mean());
         }
     }
 
     /// Takes notice of a change, and tells those who wait for one.
     pub(super) fn reckon(&mut self) {
-        self.batch = None;
+        self.choice.end_batch();
+        self.heaviest = self.nodes.iter().map(|node| node.weight).fold(0.0, f64::max);
+        let (now, were_ready) = (Instant::now(), self.down_since.is_none());
+        for node in &mut self.nodes {
+            if node.start.update(node.is_ready(), node.failed.is_some(), were_ready, now) {
+                node.virtual_time = self.choice.mean();
+            }
+        }
         if self.nodes.iter().any(Node::is_ready) {
             self.down_since = None;
             self.queue.wake_first();
         } else {
-            self.down_since.get_or_insert_with(Instant::now);
+            self.down_since.get_or_insert(now);
+            self.nodes.iter_mut().for_each(|node| node.start = Start::Together);
             // None of them may have anything to wait for any more.
             self.queue.wake_all();
         }
@@ -329,18 +347,32 @@ impl Node {
         Some((&mut self.connections[index], rooms == 1))
     }
 
-    /// What a request in flight on each of two endpoints counts.
-    fn costs(a: &Self, b: &Self, params: &Params, now: u64) -> [f64; 2] {
-        let costs = match [a, b].map(|node| node.health.load.cost(now).map(|cost| cost.max(FAST.as_secs_f64()))) {
-            [Some(a), Some(b)] if a > EQUAL * b || b > EQUAL * a => [a, b],
-            _ => [1.0, 1.0],
-        };
-        let share = |node: &Self| node.weight * node.health.load.share(params.slow_start, now);
-        [costs[0] / share(a), costs[1] / share(b)]
+    /// Its share of the requests, against other endpoints' shares.
+    fn share(&self, params: &Params, now: Instant) -> f64 {
+        self.weight * self.start.part(params.slow_start, now)
+    }
+
+    fn candidate(&self, index: usize, params: &Params, now: Instant, nanos: u64) -> Candidate {
+        let (load, in_flight) = (&self.health.load, self.streams() + self.queue.len());
+        Candidate {
+            index,
+            share: self.share(params, now),
+            in_flight,
+            latency: load.cost(nanos),
+            silence: if in_flight > 0 { load.silence(self.asked, nanos) } else { 0.0 },
+            virtual_time: self.virtual_time,
+        }
+    }
+
+    /// A request is about to be sent.
+    fn is_asked(&mut self, now: u64) {
+        if self.streams() == 0 || self.health.load.has_answered(self.asked) {
+            self.asked = now;
+        }
     }
 
     pub(super) fn streams(&self) -> usize {
-        self.connections.iter().map(|connection| connection.handle.streams()).sum::<usize>() + self.queue.len()
+        self.connections.iter().map(|connection| connection.handle.streams()).sum()
     }
 
     pub(super) fn status(&self, now: u64) -> Status {

@@ -24,6 +24,7 @@ mod protection;
 mod raw;
 mod request_trailers;
 mod resets;
+mod shares;
 mod stalls;
 mod support;
 mod truncation;
