@@ -227,13 +227,16 @@ pub struct TcpParams {
     pub user_timeout: Option<Duration>,
 }
 
-/// Bounds on the TTL of names.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+/// How the answers of name servers are used.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Dns {
     /// A shorter TTL counts as this; at most `max_ttl`. `None`: no TTL is too short.
     pub min_ttl: Option<Duration>,
     /// A longer TTL counts as this. `None`: no TTL is too long.
     pub max_ttl: Option<Duration>,
+    /// How long a name keeps its addresses after the first answer that there is no such name, or that it has no
+    /// address; 30 s by default. Zero: they are dropped at once.
+    pub negative_hold: Duration,
 }
 
 /// How log lines are written.

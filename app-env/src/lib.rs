@@ -35,7 +35,7 @@
 //!   (`…SERVER_TLS_CLIENT_CA`).
 //! - An empty value is an error, but for `…ENDPOINTS`, `CORES` and `LOG_FORMAT`, where it counts as unset.
 //! - Zero is refused where it would hang or fail every request: all durations but the two of grace (0
-//!   ends requests at once), `SLOW_START` and `DNS_…_TTL`, windows, queues, `MAX_CONCURRENT_STREAMS`.
+//!   ends requests at once), `SLOW_START`, `DNS_…_TTL` and `DNS_NEGATIVE_HOLD`, windows, queues, `MAX_CONCURRENT_STREAMS`.
 //! - Adaptive flow control wins over windows set beside it, with a warning. `…CONNECT_HTTP2_` windows win over the
 //!   shared `HTTP2_` ones, which win over the defaults.
 //! - A direction is on when its `…ENDPOINTS` are set. Variables of a direction that is off are checked all the same,

@@ -4,7 +4,9 @@ use crate::{
     Config, Direction, Dns, Error, Origin,
     grammar::Grammar as _,
     reader::Reader,
-    table::{ADMIN_LISTEN_ADDR, CORES, DNS_MAX_TTL, DNS_MIN_TTL, LOG, LOG_FORMAT, SHUTDOWN_GRACE_PERIOD},
+    table::{
+        ADMIN_LISTEN_ADDR, CORES, DNS_MAX_TTL, DNS_MIN_TTL, DNS_NEGATIVE_HOLD, LOG, LOG_FORMAT, SHUTDOWN_GRACE_PERIOD,
+    },
     variable::Scope,
 };
 use std::{num::NonZeroUsize, thread::available_parallelism};
@@ -24,7 +26,11 @@ pub(crate) fn read(env: &mut Reader, inbound: Option<Direction>, outbound: Optio
 
 fn read_dns(env: &mut Reader) -> Dns {
     let (min, max, scope) = (&DNS_MIN_TTL, &DNS_MAX_TTL, Scope::Process);
-    let dns = Dns { min_ttl: env.read(min, scope), max_ttl: env.read(max, scope) };
+    let dns = Dns {
+        min_ttl: env.read(min, scope),
+        max_ttl: env.read(max, scope),
+        negative_hold: env.read_or_default(&DNS_NEGATIVE_HOLD, scope),
+    };
     if let (Some(min_ttl), Some(max_ttl)) = (dns.min_ttl, dns.max_ttl)
         && min_ttl > max_ttl
     {

@@ -446,6 +446,10 @@ declare! {
         Time::ANY, default: Unset,
         "the most time before a name is looked up again, whatever its TTL; not below the minimum; unset: its TTL"
     }
+    ours DNS_NEGATIVE_HOLD: Time = Process "DNS_NEGATIVE_HOLD" {
+        Time::ANY, default: Is("30s"),
+        "how long a name's addresses are kept once name servers say that there are none; 0 drops them at once"
+    }
 
     linkerd ADMIN_LISTEN_ADDR: Address = Process "ADMIN_LISTEN_ADDR" {
         Address, default: Is("127.0.0.1:4191"),

@@ -112,7 +112,7 @@ impl Process {
                 .detect_timeout(direction.detect_timeout);
             // Once for all workers, which then agree on what there is.
             let hosts = tls.client.as_ref().is_some_and(|client| client.needs_hosts());
-            let endpoints = dns::discover(&direction.endpoints, hosts, dns, &resolver);
+            let endpoints = dns::discover(&direction.endpoints, hosts, dns, &resolver).list;
             let endpoint_params = endpoint_params(&direction, cores);
             let http1_params = http1_endpoint_params(&direction, cores);
             let direction = Arc::new(direction);

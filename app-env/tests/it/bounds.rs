@@ -58,6 +58,7 @@ const BOUNDS: &[(&str, [&str; 2], [&str; 2])] = &[
     ("MAX_BUFFERED_BYTES", ["0", "-1"], U32),
     ("DNS_MIN_TTL", ["0", "-1s"], CENTURY),
     ("DNS_MAX_TTL", ["0", "-1s"], CENTURY),
+    ("DNS_NEGATIVE_HOLD", ["0", "-1s"], CENTURY),
     ("SHUTDOWN_GRACE_PERIOD", ["0", "-1s"], CENTURY),
     ("CORES", ["1", "0"], ["1024", "1025"]),
 ];

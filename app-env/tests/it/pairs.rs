@@ -148,11 +148,14 @@ fn a_wrong_half_of_a_backoff_is_the_only_error() {
 
 #[test]
 fn each_bound_of_the_ttl_stands_alone_and_both_may_be_the_same() {
-    let dns = |vars| config(&vars).dns;
-    assert_eq!(dns(vars([("DNS_MIN_TTL", "1s")])), Dns { min_ttl: Some(SECOND), max_ttl: None });
-    assert_eq!(dns(vars([("DNS_MAX_TTL", "1s")])), Dns { min_ttl: None, max_ttl: Some(SECOND) });
-    let same = dns(vars([("DNS_MIN_TTL", "1s"), ("DNS_MAX_TTL", "1s")]));
-    assert_eq!(same, Dns { min_ttl: Some(SECOND), max_ttl: Some(SECOND) });
+    let bounds = |vars| {
+        let Dns { min_ttl, max_ttl, negative_hold: _ } = config(&vars).dns;
+        (min_ttl, max_ttl)
+    };
+    assert_eq!(bounds(vars([("DNS_MIN_TTL", "1s")])), (Some(SECOND), None));
+    assert_eq!(bounds(vars([("DNS_MAX_TTL", "1s")])), (None, Some(SECOND)));
+    let same = bounds(vars([("DNS_MIN_TTL", "1s"), ("DNS_MAX_TTL", "1s")]));
+    assert_eq!(same, (Some(SECOND), Some(SECOND)));
 }
 
 #[test]

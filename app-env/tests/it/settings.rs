@@ -23,6 +23,7 @@ fn everything() -> Vars {
         ("HTTP2_INITIAL_CONNECTION_WINDOW_SIZE", "20"),
         ("DNS_MIN_TTL", "50s"),
         ("DNS_MAX_TTL", "70s"),
+        ("DNS_NEGATIVE_HOLD", "80s"),
         ("ADMIN_LISTEN_ADDR", "127.0.0.3:1003"),
         ("SHUTDOWN_GRACE_PERIOD", "30s"),
         ("CORES", "40"),
@@ -236,7 +237,7 @@ fn nothing_set_is_both_directions_off() {
         Config {
             inbound: None,
             outbound: None,
-            dns: Dns { min_ttl: None, max_ttl: None },
+            dns: Dns { min_ttl: None, max_ttl: None, negative_hold: secs(30) },
             admin_listen_addr: ([127, 0, 0, 1], 4191).into(),
             shutdown_grace_period: secs(120),
             cores: available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -330,7 +331,7 @@ fn everything_set_reaches_its_own_field() {
         Config {
             inbound: Some(everything_of(1)),
             outbound: Some(everything_of(2)),
-            dns: Dns { min_ttl: Some(secs(50)), max_ttl: Some(secs(70)) },
+            dns: Dns { min_ttl: Some(secs(50)), max_ttl: Some(secs(70)), negative_hold: secs(80) },
             admin_listen_addr: ([127, 0, 0, 3], 1003).into(),
             shutdown_grace_period: secs(30),
             cores: NonZeroUsize::new(40).unwrap(),

@@ -1,12 +1,15 @@
 //! Discovery against a DNS server on loopback. The clock stands still but for `pass`, so a TTL costs no time.
 
 use crate::support::PATIENCE;
-use app::dns::{Resolver, Target, discover};
+use app::dns::{Discovery, Resolver, Target, discover};
 use app_env::{Dns, HostPort};
 use bytes::Bytes;
 use hickory_resolver::proto::{
     op::{Message, OpCode, ResponseCode},
-    rr::{Name, RData, Record, RecordType, rdata::CNAME},
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{CNAME, NS, SOA},
+    },
 };
 use http::{Request, Response};
 use http_h2::{ClientParams, ServerParams};
@@ -33,12 +36,19 @@ use tokio::{
     time::{Instant, advance, timeout},
 };
 
+mod families;
+mod negative;
+mod servers;
+
 type List = watch::Receiver<Vec<Endpoint<Target>>>;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// No bounds on the TTL.
-const UNBOUNDED: Dns = Dns { min_ttl: None, max_ttl: None };
+const UNBOUNDED: Dns = Dns { min_ttl: None, max_ttl: None, negative_hold: HOLD };
+
+/// How long addresses are kept after the answer that there are none.
+const HOLD: Duration = Duration::from_secs(30);
 
 /// What the server says of a name.
 #[derive(Clone, Debug)]
@@ -53,19 +63,46 @@ enum Zone {
         ttl: u32,
     },
     Code(ResponseCode),
-    /// Addresses of IPv4, and a failure for IPv6.
-    V4Alone(Vec<IpAddr>),
+    /// Something else for each family, IPv4 first.
+    Families(Said, Said),
 }
+
+/// What the server says of a name and a family.
+#[derive(Clone, Debug)]
+enum Said {
+    Addrs(Vec<IpAddr>, u32),
+    Code(ResponseCode),
+    /// That there is no data, with an SOA that says for how long.
+    NoData(u32),
+    /// A referral to other name servers.
+    Referral,
+    Nothing,
+}
+
+type Zones = Arc<Mutex<HashMap<String, Zone>>>;
+
+/// Names that were asked for, and when.
+type Asked = mpsc::UnboundedReceiver<(String, Instant)>;
 
 /// A DNS server, and a resolver that asks it.
 struct Server {
-    zones: Arc<Mutex<HashMap<String, Zone>>>,
-    /// Names that were asked for IPv4 addresses, and when.
-    asked: mpsc::UnboundedReceiver<(String, Instant)>,
+    zones: Zones,
+    /// For IPv4 addresses.
+    asked: Asked,
+    /// For IPv6 addresses.
+    asked_v6: Asked,
+    /// One at 127.0.0.2.
+    other: Other,
     resolver: Resolver,
     files: PathBuf,
     /// Held while the clock stands still.
     _clock: std_mpsc::Sender<()>,
+}
+
+/// Another DNS server, which is asked once resolv.conf has it.
+struct Other {
+    zones: Zones,
+    asked: Asked,
 }
 
 impl Server {
@@ -80,18 +117,20 @@ impl Server {
         // stands still while such a task runs; when that gives up, all timeouts of a test that hangs are over.
         tokio::task::spawn_blocking(move || _ = held.recv_timeout(PATIENCE));
 
-        let (udp, tcp) = loop {
+        let (port, sockets, other_sockets) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            // The port may be taken for TCP, in which case there is another one.
-            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
-                break (udp, tcp);
+            let port = udp.local_addr().unwrap().port();
+            // The port may be taken for TCP or at the other address, in which case there is another one.
+            if let Ok(tcp) = TcpListener::bind(("127.0.0.1", port)).await
+                && let Ok(other_udp) = UdpSocket::bind(("127.0.0.2", port)).await
+                && let Ok(other_tcp) = TcpListener::bind(("127.0.0.2", port)).await
+            {
+                break (port, (udp, tcp), (other_udp, other_tcp));
             }
         };
-        let port = udp.local_addr().unwrap().port();
-        let zones = Arc::new(Mutex::new(HashMap::new()));
-        let (asking, asked) = mpsc::unbounded_channel();
-        tokio::spawn(serve_udp(udp, Arc::clone(&zones), asking));
-        tokio::spawn(serve_tcp(tcp, Arc::clone(&zones)));
+        let (zones, asked, asked_v6) = serve(sockets);
+        let (other_zones, other_asked, _) = serve(other_sockets);
+        let other = Other { zones: other_zones, asked: other_asked };
 
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let directory = format!("dns-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
@@ -100,19 +139,24 @@ impl Server {
         fs::write(files.join("resolv.conf"), format!("nameserver 127.0.0.1\n{resolv_conf}\n")).unwrap();
         fs::write(files.join("hosts"), hosts).unwrap();
         let resolver = Resolver::new(files.join("resolv.conf"), files.join("hosts"), port);
-        Self { zones, asked, resolver, files, _clock }
+        Self { zones, asked, asked_v6, other, resolver, files, _clock }
     }
 
     fn set(&self, name: &str, zone: Zone) {
-        self.zones.lock().unwrap().insert(format!("{name}."), zone);
+        set(&self.zones, name, zone);
     }
 
     fn set_addrs(&self, name: &str, ttl: u32, addrs: &[&str]) {
         self.set(name, Zone::Addrs { addrs: ips(addrs), ttl });
     }
 
-    fn discover(&self, endpoints: &[&str], bounds: Dns) -> List {
-        discover(&hosts_and_ports(endpoints), false, bounds, &self.resolver)
+    fn discover(&self, endpoints: &[&str], dns: Dns) -> List {
+        self.follow(endpoints, dns).list
+    }
+
+    /// The same, with the names' state.
+    fn follow(&self, endpoints: &[&str], dns: Dns) -> Discovery {
+        discover(&hosts_and_ports(endpoints), false, dns, &self.resolver)
     }
 
     /// Waits for a question, and tells when it was asked.
@@ -122,15 +166,7 @@ impl Server {
 
     /// Lets time pass in small steps until a question is asked, and tells when that was.
     async fn asked_later(&mut self) -> Instant {
-        let end = Instant::now() + 1_000 * SECOND;
-        while Instant::now() < end {
-            settle().await;
-            if let Ok((_, when)) = self.asked.try_recv() {
-                return when;
-            }
-            pass(SECOND / 4).await;
-        }
-        panic!("nobody asks")
+        next(&mut self.asked).await
     }
 
     /// Names of all questions so far.
@@ -145,26 +181,58 @@ impl Drop for Server {
     }
 }
 
-async fn serve_udp(
-    socket: UdpSocket,
-    zones: Arc<Mutex<HashMap<String, Zone>>>,
-    asking: mpsc::UnboundedSender<(String, Instant)>,
-) {
+impl Other {
+    fn set(&self, name: &str, zone: Zone) {
+        set(&self.zones, name, zone);
+    }
+
+    fn set_addrs(&self, name: &str, ttl: u32, addrs: &[&str]) {
+        self.set(name, Zone::Addrs { addrs: ips(addrs), ttl });
+    }
+}
+
+fn set(zones: &Zones, name: &str, zone: Zone) {
+    zones.lock().unwrap().insert(format!("{name}."), zone);
+}
+
+/// Lets time pass in small steps until a question is asked, and tells when that was.
+async fn next(asked: &mut Asked) -> Instant {
+    let end = Instant::now() + 1_000 * SECOND;
+    while Instant::now() < end {
+        settle().await;
+        if let Ok((_, when)) = asked.try_recv() {
+            return when;
+        }
+        pass(SECOND / 4).await;
+    }
+    panic!("nobody asks")
+}
+
+fn serve((udp, tcp): (UdpSocket, TcpListener)) -> (Zones, Asked, Asked) {
+    let zones = Zones::default();
+    let (asking, asked) = mpsc::unbounded_channel();
+    let (asking_v6, asked_v6) = mpsc::unbounded_channel();
+    tokio::spawn(serve_udp(udp, Arc::clone(&zones), [asking, asking_v6]));
+    tokio::spawn(serve_tcp(tcp, Arc::clone(&zones)));
+    (zones, asked, asked_v6)
+}
+
+async fn serve_udp(socket: UdpSocket, zones: Zones, asking: [mpsc::UnboundedSender<(String, Instant)>; 2]) {
     let mut bytes = [0; 512];
     loop {
         let (read, client) = socket.recv_from(&mut bytes).await.unwrap();
         let query = Message::from_vec(&bytes[..read]).unwrap();
-        if query.queries[0].query_type() == RecordType::A {
-            let _ = asking.send((query.queries[0].name().to_string(), Instant::now()));
-        }
-        let rsp = answer(&query, &zones.lock().unwrap());
+        let [v4, v6] = &asking;
+        let asking = if query.queries[0].query_type() == RecordType::A { v4 } else { v6 };
+        let _ = asking.send((query.queries[0].name().to_string(), Instant::now()));
+        let Some(rsp) = answer(&query, &zones.lock().unwrap()) else { continue };
         let fits = |bytes: &Vec<u8>| bytes.len() <= 512;
         let bytes = rsp.to_vec().ok().filter(fits).unwrap_or_else(|| rsp.truncate().to_vec().unwrap());
         socket.send_to(&bytes, client).await.unwrap();
     }
 }
 
-async fn serve_tcp(listener: TcpListener, zones: Arc<Mutex<HashMap<String, Zone>>>) {
+async fn serve_tcp(listener: TcpListener, zones: Zones) {
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
         let zones = Arc::clone(&zones);
@@ -172,7 +240,9 @@ async fn serve_tcp(listener: TcpListener, zones: Arc<Mutex<HashMap<String, Zone>
             while let Ok(len) = stream.read_u16().await {
                 let mut bytes = vec![0; len.into()];
                 stream.read_exact(&mut bytes).await.unwrap();
-                let rsp = answer(&Message::from_vec(&bytes).unwrap(), &zones.lock().unwrap()).to_vec().unwrap();
+                let query = Message::from_vec(&bytes).unwrap();
+                let Some(rsp) = answer(&query, &zones.lock().unwrap()) else { continue };
+                let rsp = rsp.to_vec().unwrap();
                 stream.write_u16(rsp.len().try_into().unwrap()).await.unwrap();
                 stream.write_all(&rsp).await.unwrap();
             }
@@ -180,7 +250,8 @@ async fn serve_tcp(listener: TcpListener, zones: Arc<Mutex<HashMap<String, Zone>
     }
 }
 
-fn answer(query: &Message, zones: &HashMap<String, Zone>) -> Message {
+/// `None`: silence.
+fn answer(query: &Message, zones: &HashMap<String, Zone>) -> Option<Message> {
     let question = query.queries[0].clone();
     let (mut name, family) = (question.name().clone(), question.query_type());
     let mut rsp = Message::response(query.metadata.id, OpCode::Query);
@@ -198,15 +269,26 @@ fn answer(query: &Message, zones: &HashMap<String, Zone>) -> Message {
                 name = target;
                 continue;
             }
-            Some(Zone::V4Alone(addrs)) if family == RecordType::A => {
-                let records = addrs.iter().map(|ip| Record::from_rdata(name.clone(), 5, RData::from(*ip)));
-                rsp.add_answers(records.collect::<Vec<_>>());
-            }
-            Some(Zone::V4Alone(_)) => rsp.metadata.response_code = ResponseCode::ServFail,
+            Some(Zone::Families(v4, v6)) => match if family == RecordType::A { v4 } else { v6 } {
+                Said::Addrs(addrs, ttl) => {
+                    let records = addrs.iter().map(|ip| Record::from_rdata(name.clone(), *ttl, RData::from(*ip)));
+                    rsp.add_answers(records.collect::<Vec<_>>());
+                }
+                Said::Code(code) => rsp.metadata.response_code = *code,
+                Said::NoData(ttl) => {
+                    let soa = SOA::new(name.clone(), name.clone(), 1, 1, 1, 1, *ttl);
+                    rsp.add_authority(Record::from_rdata(name, *ttl, RData::SOA(soa)));
+                }
+                Said::Referral => {
+                    let server = Name::from_ascii("ns.test.").unwrap();
+                    rsp.add_authority(Record::from_rdata(name, 60, RData::NS(NS(server))));
+                }
+                Said::Nothing => return None,
+            },
             Some(Zone::Code(code)) => rsp.metadata.response_code = *code,
             None => rsp.metadata.response_code = ResponseCode::NXDomain,
         }
-        return rsp;
+        return Some(rsp);
     }
 }
 
@@ -221,6 +303,15 @@ fn hosts_and_ports(endpoints: &[&str]) -> Vec<HostPort> {
 /// Lets so much time pass, and the millisecond by which timers may be late.
 async fn pass(time: Duration) {
     advance(time + Duration::from_millis(1)).await;
+}
+
+/// Lets so much time pass in small steps, after each of which all is done that is due.
+async fn pass_slowly(time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        pass(SECOND / 2).await;
+        settle().await;
+    }
 }
 
 /// Lets all tasks, and datagrams on loopback, get to where they wait for time to pass.
@@ -247,7 +338,7 @@ async fn changed(list: &mut List) {
 #[test]
 fn ip_addresses_are_there_at_once_and_need_no_task() {
     let endpoints = hosts_and_ports(&["10.0.0.2:80", "[::1]:80", "10.0.0.1:80"]);
-    let list = discover(&endpoints, false, UNBOUNDED, &Resolver::system());
+    let list = discover(&endpoints, false, UNBOUNDED, &Resolver::system()).list;
     check(&list, &["10.0.0.2:80", "[::1]:80", "10.0.0.1:80"]);
     assert!(list.has_changed().is_err(), "nothing will ever change");
 }
@@ -283,7 +374,7 @@ async fn an_address_has_the_host_it_was_found_by_and_is_another_target_under_ano
     let hosts = |list: &[Endpoint<Target>]| -> Vec<_> {
         list.iter().map(|one| format!("{} {}", one.addr.host.as_deref().unwrap(), one.addr)).collect()
     };
-    let mut list = discover(&endpoints, true, UNBOUNDED, &server.resolver);
+    let mut list = discover(&endpoints, true, UNBOUNDED, &server.resolver).list;
     let both = ["::1 [::1]:80", "a.test 10.0.0.1:80", "a.test 10.0.0.2:80"];
     list.wait_for(|list| hosts(list) == both).await.unwrap();
     server.set_addrs("a.test", 5, &["10.0.0.1"]);
@@ -349,7 +440,7 @@ async fn an_answer_too_long_for_a_datagram_is_had_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn a_name_that_stops_resolving_keeps_its_last_addresses() {
-    for code in [ResponseCode::NXDomain, ResponseCode::NoError, ResponseCode::ServFail, ResponseCode::Refused] {
+    for code in [ResponseCode::ServFail, ResponseCode::Refused] {
         let mut server = Server::start().await;
         server.set_addrs("a.test", 5, &["10.0.0.1", "::1"]);
         let mut list = server.discover(&["a.test:80"], UNBOUNDED);
@@ -376,7 +467,7 @@ async fn failures_are_retried_ever_less_often() {
     let bounded = [1, 2, 3, 3, 3, 3, 3];
     for (max_ttl, waits) in [(None, unbounded), (Some(3 * SECOND), bounded)] {
         let mut server = Server::start().await;
-        let _list = server.discover(&["a.test:80"], Dns { min_ttl: None, max_ttl });
+        let _list = server.discover(&["a.test:80"], Dns { max_ttl, ..UNBOUNDED });
         let mut last = server.asked().await;
         for wait in waits {
             let next = server.asked_later().await;
@@ -394,7 +485,8 @@ async fn a_family_that_fails_alone_keeps_its_last_addresses() {
     let mut list = server.discover(&["a.test:80"], UNBOUNDED);
     changed(&mut list).await;
     server.asked().await;
-    server.set("a.test", Zone::V4Alone(ips(&["10.0.0.2"])));
+    let failure = Said::Code(ResponseCode::ServFail);
+    server.set("a.test", Zone::Families(Said::Addrs(ips(&["10.0.0.2"]), 5), failure));
     server.asked_later().await;
     changed(&mut list).await;
     check(&list, &["10.0.0.2:80", "[::1]:80"]);
@@ -424,6 +516,7 @@ async fn bounds_win_over_the_ttl_and_nothing_wins_over_a_second() {
     let bounds = |min: Option<u64>, max: Option<u64>| Dns {
         min_ttl: min.map(Duration::from_millis),
         max_ttl: max.map(Duration::from_millis),
+        negative_hold: HOLD,
     };
     for (ttl, bounds, wait) in [
         (5, bounds(None, None), 5),
@@ -469,7 +562,7 @@ async fn a_hosts_file_comes_first_and_is_read_anew() {
     let hosts = "10.1.0.1 db db.test # comment\n10.1.0.2 db\n::5 db\nnonsense\n";
     let mut server = Server::start_with("search test", hosts).await;
     server.set_addrs("db.test", 5, &["10.0.0.1"]);
-    let bounds = Dns { min_ttl: None, max_ttl: Some(5 * SECOND) };
+    let bounds = Dns { max_ttl: Some(5 * SECOND), ..UNBOUNDED };
     let mut list = server.discover(&["DB:80"], bounds);
     changed(&mut list).await;
     check(&list, &["10.1.0.1:80", "10.1.0.2:80", "[::5]:80"]);
@@ -486,7 +579,7 @@ async fn a_hosts_file_comes_first_and_is_read_anew() {
 
 #[tokio::test]
 async fn localhost_is_the_systems() {
-    let mut list = discover(&hosts_and_ports(&["localhost:80"]), false, UNBOUNDED, &Resolver::system());
+    let mut list = discover(&hosts_and_ports(&["localhost:80"]), false, UNBOUNDED, &Resolver::system()).list;
     changed(&mut list).await;
     assert!(addrs(&list).contains(&([127, 0, 0, 1], 80).into()), "{:?}", addrs(&list));
 }
