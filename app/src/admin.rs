@@ -1,6 +1,12 @@
 //! The admin server: health, metrics, settings, log level and shutdown, over HTTP/1.1.
 
-use crate::{LogLevel, listener, metrics::Metrics, worker::Worker};
+use crate::{
+    LogLevel,
+    dns::{NameState, Names},
+    listener,
+    metrics::Metrics,
+    worker::Worker,
+};
 use app_env::Effective;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -17,6 +23,8 @@ pub(crate) struct State {
     pub(crate) settings: Vec<Effective>,
     pub(crate) log: LogLevel,
     pub(crate) metrics: Metrics,
+    /// Of each direction's endpoints.
+    pub(crate) names: Vec<(&'static str, Names)>,
     pub(crate) workers: Arc<[Worker]>,
     pub(crate) shutdown: Notify,
 }
@@ -66,8 +74,7 @@ impl State {
         }
         match req.uri().path() {
             "/live" => text(StatusCode::OK, "live\n"),
-            "/ready" if self.is_ready() => text(StatusCode::OK, "ready\n"),
-            "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not every direction can reach an endpoint\n"),
+            "/ready" => self.ready(),
             "/metrics" => self.metrics(),
             "/config" => typed("application/json", self.config()),
             "/proxy-log-level" if req.method() == Method::PUT => self.set_log_level(req.into_body()).await,
@@ -88,6 +95,29 @@ impl State {
             .iter()
             .flat_map(|worker| &worker.endpoints)
             .all(|protocols| protocols.iter().any(Endpoints::is_ready))
+    }
+
+    /// Says which names have a problem, also when the process is ready because of other endpoints.
+    fn ready(&self) -> Response<Full<Bytes>> {
+        let (status, line) = if self.is_ready() {
+            (StatusCode::OK, "ready\n")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "not every direction can reach an endpoint\n")
+        };
+        let mut body = line.to_owned();
+        for (direction, names) in &self.names {
+            for (endpoint, status) in names.status() {
+                let problem = match status.state {
+                    NameState::Resolved => continue,
+                    NameState::Kept => "cannot be looked up, its last addresses are in use",
+                    NameState::Held => "has no address any more, its last ones are in use for a time",
+                    NameState::Gone => "has no address: there is no such name, or it has none",
+                    NameState::Unresolved => "has no address: it cannot be looked up, or has not been yet",
+                };
+                body.push_str(&format!("{direction}: {endpoint} {problem}\n"));
+            }
+        }
+        text(status, body)
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {

@@ -1,6 +1,7 @@
 //! The metrics page: the workers' counters, summed up, under the names that linkerd2-proxy gives them.
 
 use crate::{
+    dns::{NameState, Names},
     tls::{self, Tls},
     worker::{Plan, Worker},
 };
@@ -32,6 +33,7 @@ struct Direction {
     name: &'static str,
     stats: Vec<Arc<Stats>>,
     endpoints: Vec<Endpoints>,
+    names: Names,
     limits: Arc<Limits>,
     buffers: Arc<Buffers>,
     tls: Tls,
@@ -70,6 +72,7 @@ impl Metrics {
             name,
             stats: workers.iter().map(|worker| Arc::clone(&worker.stats[index])).collect(),
             endpoints: workers.iter().flat_map(|worker| worker.endpoints[index].clone()).collect(),
+            names: plan.names.clone(),
             limits: Arc::clone(&plan.limits),
             buffers: Arc::clone(&plan.buffers),
             tls: plan.tls.clone(),
@@ -100,6 +103,7 @@ impl Collector for Directions {
         self.overload(&mut encoder)?;
         self.retries(&mut encoder)?;
         self.balancer(&mut encoder)?;
+        self.names(&mut encoder)?;
         self.transports(&mut encoder)?;
         self.limits(&mut encoder)?;
         self.stalls(&mut encoder)?;
@@ -269,6 +273,28 @@ impl Directions {
                     let labels = [("direction", *direction), ("endpoint", addr)];
                     family.encode_family(&labels)?.encode_gauge(&value)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn names(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let directions: Vec<_> = self.0.iter().map(|direction| (direction.name, direction.names.status())).collect();
+        let help = "Endpoints that are names, by what name servers say of them";
+        let mut family = encoder.encode_descriptor("dns_names", help, None, MetricType::Gauge)?;
+        for (name, names) in directions.iter().filter(|(_, names)| !names.is_empty()) {
+            for state in NameState::ALL {
+                let count = names.iter().filter(|(_, status)| status.state == state).count();
+                let labels = [("direction", *name), ("name_state", state.as_str())];
+                family.encode_family(&labels)?.encode_gauge(&(count as u64))?;
+            }
+        }
+        let help = "Addresses of a name that are in use";
+        let mut family = encoder.encode_descriptor("dns_name_addresses", help, None, MetricType::Gauge)?;
+        for (name, names) in &directions {
+            for (endpoint, status) in names {
+                let labels = [("direction", *name), ("endpoint", &endpoint.to_string())];
+                family.encode_family(&labels)?.encode_gauge(&(status.addresses as u64))?;
             }
         }
         Ok(())
@@ -580,6 +606,7 @@ mod tests {
             name: "outbound",
             stats: vec![Arc::default(), Arc::default()],
             endpoints: (0..2).map(|_| Endpoints::spawn(list.clone(), &connect, endpoints::Params::default())).collect(),
+            names: Names::default(),
             limits: Arc::new(proxy::Limits::new(proxy::Params::default())),
             buffers: Arc::default(),
             tls: Tls::default(),

@@ -1,7 +1,8 @@
 //! The whole process: its listeners, workers, admin server, and how it ends.
 
 use crate::{
-    LogLevel, admin, dns,
+    LogLevel, admin,
+    dns::{self, Discovery},
     listener::{self, BindError, Refusals},
     metrics::Metrics,
     tls::{self, Tls},
@@ -112,12 +113,23 @@ impl Process {
                 .detect_timeout(direction.detect_timeout);
             // Once for all workers, which then agree on what there is.
             let hosts = tls.client.as_ref().is_some_and(|client| client.needs_hosts());
-            let endpoints = dns::discover(&direction.endpoints, hosts, dns, &resolver).list;
+            let Discovery { list: endpoints, names: endpoint_names } =
+                dns::discover(&direction.endpoints, hosts, dns, &resolver);
             let endpoint_params = endpoint_params(&direction, cores);
             let http1_params = http1_endpoint_params(&direction, cores);
             let direction = Arc::new(direction);
-            let log = Arc::default();
-            plans.push(Plan { direction, limits, buffers, server, endpoints, endpoint_params, http1_params, log, tls });
+            plans.push(Plan {
+                direction,
+                limits,
+                buffers,
+                server,
+                endpoints,
+                names: endpoint_names,
+                endpoint_params,
+                http1_params,
+                log: Arc::default(),
+                tls,
+            });
         }
         let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG).map_err(StartErrorKind::from)?;
         let (stop, stopping) = watch::channel(false);
@@ -133,6 +145,7 @@ impl Process {
             settings,
             log,
             metrics,
+            names: names.iter().zip(&plans).map(|(name, plan)| (*name, plan.names.clone())).collect(),
             workers: Arc::clone(&workers.workers),
             shutdown: Notify::new(),
         });

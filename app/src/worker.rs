@@ -3,7 +3,7 @@
 
 use crate::{
     connector::TcpConnector,
-    dns::Target,
+    dns::{Names, Target},
     listener::set_options,
     tls::{self, Throttle, Tls, TlsConnector},
 };
@@ -46,6 +46,7 @@ pub(crate) struct Plan {
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) server: Server,
     pub(crate) endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
+    pub(crate) names: Names,
     pub(crate) endpoint_params: endpoints::Params,
     pub(crate) tls: Tls,
     pub(crate) http1_params: endpoints::Params,

@@ -1,6 +1,7 @@
 //! Answers that there is no such name, or that it has no address: news, once they have lasted for the hold time.
 
 use super::{HOLD, SECOND, Said, Server, UNBOUNDED, Zone, check, families::time_until, ips, pass_slowly};
+use crate::support::{App, admin};
 use app::dns::{Discovery, NameState, Status};
 use app_env::Dns;
 use hickory_resolver::proto::op::ResponseCode;
@@ -128,4 +129,17 @@ async fn one_family_that_is_gone_has_the_other_looked_up() {
         assert!(time_until(&found.list, &[]).await < 22 * SECOND);
         assert_eq!(status(&found), Status { state: NameState::Gone, addresses: 0 });
     }
+}
+
+#[tokio::test]
+async fn ready_and_the_metrics_tell_of_names_without_addresses() {
+    // RFC 6761 section 6.4: there is nothing under `invalid`; whether that is known depends on the system's resolv.conf.
+    let app = App::start_to("gone.invalid.:80,localhost:1", &[]);
+    app.counted("dns_name_addresses{direction=\"outbound\",endpoint=\"gone.invalid.:80\"} 0").await;
+    app.counted("dns_names{direction=\"outbound\",name_state=\"resolved\"} 1").await;
+    app.counted("dns_names{direction=\"outbound\",name_state=\"held\"} 0").await;
+    let (status, body) = admin(app.admin, "GET", "/ready", "").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("\noutbound: gone.invalid.:80 has no address: "), "{body}");
+    assert!(!body.contains("localhost"), "{body}");
 }
