@@ -70,6 +70,8 @@ pub(crate) struct Streams {
     interim: AtomicBool,
     /// Bodies that nobody reads any more.
     left: Left,
+    /// The largest header list that is passed on. Not set: any.
+    max_list: OnceLock<usize>,
     /// What small DATA frames cost, and what of that was paid by reading them.
     charged: AtomicU64,
     paid: AtomicU64,
@@ -202,6 +204,11 @@ impl Activity {
         self.max_streams.store(max, Relaxed);
     }
 
+    /// Has no header list passed on that is larger than `max` bytes.
+    pub(crate) fn limit_lists(&self, max: usize) {
+        self.open.max_list.get_or_init(|| max);
+    }
+
     pub(crate) fn max_header_list(&self) -> usize {
         self.max_header_list.load(Relaxed)
     }
@@ -318,6 +325,11 @@ impl OpenStream {
             self.held = held;
             if held { self.streams.hold() } else { self.streams.let_go() }
         }
+    }
+
+    /// The largest header list that is passed on, in bytes.
+    pub(crate) fn max_list(&self) -> usize {
+        self.streams.max_list.get().copied().unwrap_or(usize::MAX)
     }
 
     /// Whether interim responses may come.

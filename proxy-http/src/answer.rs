@@ -30,6 +30,12 @@ impl Answer {
         Self { status, code: grpc::Code::Internal, reason: reason.to_owned() }
     }
 
+    /// The request's header list is larger than clients may send.
+    pub(crate) fn header_list_too_large() -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self { status, code: grpc::Code::ResourceExhausted, reason: "header list is too large".to_owned() }
+    }
+
     /// No endpoint may take the request now.
     pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, code: grpc::Code::Unavailable, reason: reason.into() }

@@ -290,6 +290,10 @@ impl IncomingBody {
         self
     }
 
+    fn max_list(&self) -> usize {
+        self.stream.as_ref().map_or(usize::MAX, OpenStream::max_list)
+    }
+
     fn malformed(&self) -> Error {
         if let Some(stream) = &self.stream {
             stream.malformed();
@@ -403,7 +407,7 @@ impl Body for IncomingBody {
             self.tell_end();
         }
         Poll::Ready(match trailers {
-            Ok(trailers) => trailers.map(|trailers| match hygiene::trailers(&trailers) {
+            Ok(trailers) => trailers.map(|trailers| match hygiene::trailers(&trailers, self.max_list()) {
                 Ok(()) => Ok(Frame::trailers(trailers)),
                 Err(_) => Err(self.malformed()),
             }),

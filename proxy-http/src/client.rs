@@ -274,7 +274,8 @@ where
                         self.interim.pass(rsp);
                     }
                     ready!(Pin::new(response).poll(cx)).map_err(Error::unanswered).and_then(|mut rsp| {
-                        let length = hygiene::response(&mut rsp).map_err(|_| Error::RESPONSE_MALFORMED)?;
+                        let length = hygiene::response(&mut rsp, stream.max_list());
+                        let length = length.map_err(|_| Error::RESPONSE_MALFORMED)?;
                         Ok((rsp, length))
                     })
                 }

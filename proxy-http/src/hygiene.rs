@@ -19,7 +19,13 @@ struct Seen<'a> {
     /// The first one.
     length: Option<&'a HeaderValue>,
     lengths: u32,
+    /// What the fields add to the size of a header list.
+    size: usize,
 }
+
+/// What each field adds to the size of a header list beside its name and value (RFC 9113 section 6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+const STATUS: usize = ":status".len() + 3 + FIELD_OVERHEAD;
 
 /// Checks a request that is to be forwarded. Where there is only a `Host`, it becomes the authority; of several equal
 /// content-lengths one stays.
@@ -83,14 +89,17 @@ pub(crate) fn connect<B>(req: &Request<B>) -> Result<(), &'static str> {
     if lengths > 0 { Err("CONNECT with a body") } else { Ok(()) }
 }
 
-/// Checks a response that is to be passed on, and tells its content-length. Of several equal ones one stays, and none
+/// Checks a response that is to be passed on if its header list has `max_list` bytes at most, and tells its content-length. Of several equal ones one stays, and none
 /// where there can be no content (RFC 9110 section 8.6).
 ///
 /// # Errors
 ///
 /// What is wrong with it.
-pub(crate) fn response<B>(rsp: &mut Response<B>) -> Result<Option<u64>, &'static str> {
-    let Seen { length, lengths, .. } = look(rsp.headers())?;
+pub(crate) fn response<B>(rsp: &mut Response<B>, max_list: usize) -> Result<Option<u64>, &'static str> {
+    let Seen { length, lengths, size, .. } = look(rsp.headers())?;
+    if size + STATUS > max_list {
+        return Err("header list is too large");
+    }
     let length = length.and_then(parse);
     if lengths > 1 {
         keep_one_length(rsp.headers_mut())?;
@@ -110,13 +119,17 @@ fn parse(length: &HeaderValue) -> Option<u64> {
     length.to_str().ok()?.parse().ok()
 }
 
-/// Checks trailers of either side: what frames or routes a message comes too late there (RFC 9110 section 6.5.1).
+/// Checks trailers of either side: what frames or routes a message comes too late there (RFC 9110 section 6.5.1), and there
+/// may be `max_list` bytes of them.
 ///
 /// # Errors
 ///
 /// What is wrong with them.
-pub(crate) fn trailers(trailers: &HeaderMap) -> Result<(), &'static str> {
-    let Seen { hosts, lengths, .. } = look(trailers)?;
+pub(crate) fn trailers(trailers: &HeaderMap, max_list: usize) -> Result<(), &'static str> {
+    let Seen { hosts, lengths, size, .. } = look(trailers)?;
+    if size > max_list {
+        return Err("header list is too large");
+    }
     if hosts + lengths > 0 { Err("a field of heads among the trailers") } else { Ok(()) }
 }
 
@@ -132,6 +145,7 @@ fn look(fields: &HeaderMap) -> Result<Seen<'_>, &'static str> {
         if is_padded(value.as_bytes()) {
             return Err("a field begins or ends with white space");
         }
+        seen.size += name.as_str().len() + value.len() + FIELD_OVERHEAD;
         // Most names are done with by their length.
         match name.as_str().len() {
             4 if *name == HOST => {

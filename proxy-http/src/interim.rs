@@ -64,7 +64,7 @@ impl Room {
         // HTTP/2 has none (RFC 9113 section 8.6), and what is malformed is not passed on.
         if STATE.get() == State::Closed
             || rsp.status() == StatusCode::SWITCHING_PROTOCOLS
-            || hygiene::response(&mut rsp).is_err()
+            || hygiene::response(&mut rsp, ROOM).is_err()
         {
             return;
         }

@@ -1,6 +1,13 @@
 //! The transport under a connection, which counts what it carries.
 
-use crate::{activity::Activity, announced::Announced, meter::Meter, stats::Transport, wake};
+use crate::{
+    activity::Activity,
+    announced::Announced,
+    local_settings::LocalSettings,
+    meter::{Meter, PREFACE},
+    stats::Transport,
+    wake,
+};
 use pin_project_lite::pin_project;
 use std::{
     io::{self, IoSlice},
@@ -28,6 +35,8 @@ pin_project! {
         announced: Option<Box<Announced>>,
         // Whether the last read brought so many frames that the next one is to bring fewer.
         crowded: bool,
+        // Until the first SETTINGS are written.
+        local_settings: Option<Box<LocalSettings>>,
         // Follows what an endpoint of HTTP/1.1 sends.
         turn: Option<Turn>,
     }
@@ -65,11 +74,21 @@ impl<I> Io<I> {
     pub(crate) fn new(inner: I, transport: &Arc<Transport>, activity: &Arc<Activity>) -> Self {
         transport.opened();
         let (open, activity) = (Open(Arc::clone(transport)), Arc::clone(activity));
-        Self { inner, open, activity, meter: None, announced: None, crowded: false, turn: None }
+        Self {
+            inner,
+            open,
+            activity,
+            meter: None,
+            announced: None,
+            crowded: false,
+            local_settings: None,
+            turn: None,
+        }
     }
 
-    pub(crate) fn metered(self, meter: Meter) -> Self {
-        Self { meter: Some(meter), ..self }
+    /// The same, from a client of HTTP/2, which `max_header_list` is announced to.
+    pub(crate) fn metered(self, meter: Meter, max_header_list: u32) -> Self {
+        Self { meter: Some(meter), ..self.announcing(max_header_list, 0) }
     }
 
     /// The same, from an endpoint of HTTP/1.1, where `interim` counts the interim responses that hyper has found.
@@ -77,9 +96,13 @@ impl<I> Io<I> {
         Self { turn: Some(Turn { interim, read: 0, parsed: false }), ..self }
     }
 
-    /// The same, from an endpoint of HTTP/2.
-    pub(crate) fn announced(self) -> Self {
-        Self { announced: Some(Box::new(Announced::new())), ..self }
+    /// The same, from an endpoint of HTTP/2, which `max_header_list` is announced to.
+    pub(crate) fn announced(self, max_header_list: u32) -> Self {
+        Self { announced: Some(Box::new(Announced::new())), ..self.announcing(max_header_list, PREFACE) }
+    }
+
+    fn announcing(self, max_header_list: u32, before: usize) -> Self {
+        Self { local_settings: Some(Box::new(LocalSettings::new(max_header_list, before))), ..self }
     }
 }
 
@@ -141,8 +164,12 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
 
 impl<I: AsyncWrite> AsyncWrite for Io<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.project();
-        let n = ready!(this.inner.poll_write(cx, buf))?;
+        let mut this = self.project();
+        let n = ready!(match this.local_settings {
+            None => this.inner.poll_write(cx, buf),
+            Some(first) => this.inner.as_mut().poll_write(cx, first.next(buf)),
+        })?;
+        this.local_settings.take_if(|first| first.wrote(n));
         this.open.0.wrote(n);
         this.activity.moved();
         if let Some(meter) = this.meter {
@@ -156,6 +183,10 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.local_settings.is_some() {
+            let first = bufs.iter().find(|buf| !buf.is_empty());
+            return self.poll_write(cx, first.map_or(&[], |first| first));
+        }
         let this = self.project();
         let n = ready!(this.inner.poll_write_vectored(cx, bufs))?;
         this.open.0.wrote(n);

@@ -73,6 +73,7 @@ mod io;
 mod lifetime;
 mod lingering;
 mod load;
+mod local_settings;
 mod meter;
 mod now;
 mod overhead;

@@ -81,9 +81,10 @@ const SETTINGS: u64 = 50;
 /// Frames that are read before other connections have their turn, and the connection's own streams: what they have not
 /// taken of tiny DATA by then counts against the client, and 2,000 frames are too many for h2.
 const FRAMES_A_TURN: u32 = 128;
-const PREFACE: usize = 24;
+/// The length of a client's preface.
+pub(crate) const PREFACE: usize = 24;
 // RFC 9113 section 4.1 and 6.
-const HEAD: usize = 9;
+pub(crate) const HEAD: usize = 9;
 const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 

@@ -14,6 +14,7 @@ use crate::{
     http1,
     io::Io,
     lifetime::Lifetime,
+    local_settings::tolerated,
     ping,
     rewind::{Ahead, Rewind},
     stats::{Limit, Transport},
@@ -42,7 +43,7 @@ use tower_service::Service;
 pub struct Server {
     builder: h2::server::Builder,
     http1: http1::Serve,
-    max_head: usize,
+    max_header_list: u32,
     detect_timeout: Duration,
     extended_connect: ExtendedConnect,
     keep_alive: Option<ClientKeepAlive>,
@@ -125,12 +126,11 @@ impl Server {
     /// The first of `params` that is out of its range.
     pub fn new(params: &ServerParams) -> Result<Self, OutOfRange> {
         params.validate()?;
-        let max_head = params.max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
-        let max_head = usize::try_from(max_head).unwrap_or(usize::MAX);
+        let max_header_list = params.max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
         Ok(Self {
             builder: builder(params),
-            http1: http1::Serve::new(&http1::Params::default(), max_head),
-            max_head,
+            http1: http1::Serve::new(&http1::Params::default(), in_bytes(max_header_list)),
+            max_header_list,
             detect_timeout: DEFAULT_DETECT_TIMEOUT,
             extended_connect: ExtendedConnect(None),
             keep_alive: params.keep_alive.map(|KeepAlive { interval, timeout }| ClientKeepAlive {
@@ -168,7 +168,7 @@ impl Server {
     /// one may stand still.
     #[must_use]
     pub fn http1(self, params: &http1::Params) -> Self {
-        Self { http1: http1::Serve::new(params, self.max_head), ..self }
+        Self { http1: http1::Serve::new(params, in_bytes(self.max_header_list)), ..self }
     }
 
     /// Announces extended CONNECT (RFC 8441), as for WebSocket, to a client of HTTP/2 if `allowed` says so when its
@@ -339,7 +339,7 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         .initial_window_size(stream)
         .initial_connection_window_size(connection)
         .max_concurrent_streams(max_concurrent_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_STREAMS))
-        .max_header_list_size(max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE))
+        .max_header_list_size(tolerated(max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE)))
         .data_frame_budget(DATA_FRAME_BUDGET)
         .max_concurrent_reset_streams(max_concurrent_reset_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_RESET_STREAMS))
         .reset_stream_duration(RESET_STREAM_DURATION)
@@ -357,6 +357,10 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         builder.header_table_size(size);
     }
     builder
+}
+
+fn in_bytes(size: u32) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
 }
 
 /// Those of a stream and of a connection, in bytes.

@@ -106,7 +106,7 @@ pub enum Limit {
     /// What the engine limits by itself: streams reset before they were accepted or for protocol errors, frames of one
     /// header block, header lists far too large, empty and tiny DATA that waits to be read.
     Engine,
-    /// A request had too many fields, or in HTTP/1.1 too large a head, and so it was answered with 431.
+    /// A request had too many fields, or too large a head, and so it was answered with 431.
     HeadersCount,
     /// A request's path and query were too long, and so it was answered with 414.
     UriLength,

@@ -8,6 +8,7 @@ use crate::{
     endpoints::EndpointLog,
     http1,
     io::Io,
+    local_settings::tolerated,
     ping::{self, Finding},
     server::{Protocol, RESET_STREAM_DURATION},
     stats::Transport,
@@ -229,7 +230,7 @@ fn builder(params: &ClientParams) -> h2::client::Builder {
         .max_local_error_reset_streams(Some(
             max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
         ))
-        .max_header_list_size(max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE))
+        .max_header_list_size(tolerated(max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE)))
         .data_frame_budget(DATA_FRAME_BUDGET)
         .max_send_buffer_size(max_send_buf_size.unwrap_or(DEFAULT_MAX_SEND_BUF_SIZE));
     if let Some(size) = max_frame_size {
@@ -297,9 +298,12 @@ where
             on_transport();
             let activity = Activity::new(adaptive);
             let (open, closed) = watch::channel(());
+            let max_header_list = max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
+            let max_head = usize::try_from(max_header_list).unwrap_or(usize::MAX);
             let engine = match protocol {
                 Protocol::Http2 => {
-                    let io = Io::new(io, &transport, &activity).announced();
+                    activity.limit_lists(max_head);
+                    let io = Io::new(io, &transport, &activity).announced(max_header_list);
                     let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
                     activity.ping(connection.ping_pong(), keep_alive);
                     let mut credit = Credit::new(buffers, windows(flow_control));
@@ -325,8 +329,6 @@ where
                 Protocol::Http1 => {
                     let interim = Arc::default();
                     let io = Io::new(io, &transport, &activity).in_turns(Arc::clone(&interim));
-                    let max_head = max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
-                    let max_head = usize::try_from(max_head).unwrap_or(usize::MAX);
                     let made = http1::client::connect(io, max_head, interim, open, on_room).await;
                     Engine::Http1(made.map_err(ConnectError::handshake)?)
                 }

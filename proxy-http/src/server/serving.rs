@@ -3,13 +3,14 @@
 use super::{
     Error, ErrorKind, Opened, Server,
     answering::{Answering, State},
-    silence,
+    in_bytes, silence,
 };
 use crate::{
     BoxError, IncomingBody,
     activity::Activity,
+    answer::Answer,
     credit::Credit,
-    grpc, hygiene,
+    grpc, head, hygiene,
     idle::{Idle, Progress},
     io::Io,
     lifetime::Lifetime,
@@ -64,6 +65,7 @@ where
     credit: Credit,
     seen: Arc<Seen>,
     resets: Resets,
+    max_header_list: usize,
     /// Streams so far.
     opened: u64,
     /// Whether a stream was opened since the lifetime was told.
@@ -109,7 +111,8 @@ where
         let mut meter = Meter::new(server.protection.max_control_frames, &seen);
         // It has not seen what was read before.
         meter.read(ahead.bytes());
-        let io = Rewind::new(io.metered(meter), ahead);
+        activity.limit_lists(in_bytes(server.max_header_list));
+        let io = Rewind::new(io.metered(meter, server.max_header_list), ahead);
         let wake = Arc::<Wake>::default();
         Self {
             phase: Phase::Handshaking(if server.extended_connect.is_allowed() {
@@ -128,6 +131,7 @@ where
             credit: Credit::new(Arc::clone(&server.buffers), server.windows),
             seen,
             resets: Resets::new(server.protection.max_premature_resets, started),
+            max_header_list: in_bytes(server.max_header_list),
             opened: 0,
             used: false,
             exceeded: None,
@@ -233,6 +237,13 @@ where
             let progress = self.idle.as_ref().map(|_| Progress::new(grpc::is_grpc(&head.headers)));
             if let Some(progress) = &progress {
                 body = body.watched(Arc::clone(progress));
+            }
+            if head::list_size(&head) > self.max_header_list {
+                self.transport.limit(Limit::HeadersCount);
+                let answer = Answer::header_list_too_large().into_response(grpc::is_grpc(&head.headers));
+                // Fails only if the client has reset the stream.
+                let _ = respond.send_response(answer, true);
+                continue;
             }
             let state = State::call(&mut self.service, Request::from_parts(head, body), self.write_stall);
             self.streams.push(Answering { started, respond, progress, state });

@@ -16,6 +16,7 @@ mod http1_reuse;
 mod http1_stalls;
 mod hygiene;
 mod interim;
+mod large_heads;
 mod late;
 mod lifetime;
 mod malformed;
