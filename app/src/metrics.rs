@@ -501,6 +501,8 @@ fn limit_name(limit: Limit) -> &'static str {
         Limit::UriLength => "max_uri_length",
         Limit::Detect => "detect_timeout",
         Limit::HeaderRead => "header_read_timeout",
+        Limit::EmptyDataFrames => "max_control_frames_empty_data",
+        Limit::EngineLifetime => "engine_lifetime",
     }
 }
 

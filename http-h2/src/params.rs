@@ -28,7 +28,7 @@ pub struct ServerParams {
     /// SETTINGS_HEADER_TABLE_SIZE: the HPACK table a client may use, in bytes. `None`: 4096.
     pub header_table_size: Option<u32>,
     /// SETTINGS_MAX_HEADER_LIST_SIZE: the largest header list accepted, in bytes with 32 more a field; more is
-    /// answered with 431. `None`: 16384.
+    /// answered with 431, and much more ends the connection: above four times as much, and above 64 KiB. `None`: 16384.
     pub max_header_list_size: Option<u32>,
     /// Streams that a client reset before they were accepted; one more ends the connection with ENHANCE_YOUR_CALM.
     /// `None`: 200, as many as it may have open, so that it may cancel all of them at once.
@@ -37,7 +37,7 @@ pub struct ServerParams {
     /// taken for a protocol error. Each costs some 700 bytes. `None`: 10,000.
     pub max_concurrent_reset_streams: Option<usize>,
     /// Streams this side may reset over a connection's life because the client broke the protocol; one more ends the
-    /// connection with ENHANCE_YOUR_CALM. `None`: 1024.
+    /// connection with ENHANCE_YOUR_CALM, and half as many have it drained. `None`: 1024.
     pub max_local_error_reset_streams: Option<usize>,
     /// Bytes buffered for sending on each stream before its source is held up. `None`: 400 KiB.
     pub max_send_buf_size: Option<usize>,
@@ -77,8 +77,9 @@ pub struct ClientParams {
     pub max_frame_size: Option<u32>,
     /// SETTINGS_HEADER_TABLE_SIZE: the HPACK table a server may use, in bytes. `None`: 4096.
     pub header_table_size: Option<u32>,
-    /// SETTINGS_MAX_HEADER_LIST_SIZE: the largest header or trailer list accepted, in bytes with 32 more a field. What
-    /// is above it in trailers is left out. `None`: 65536.
+    /// SETTINGS_MAX_HEADER_LIST_SIZE: the largest header or trailer list accepted, in bytes with 32 more a field. A
+    /// response with more is malformed, and much more may end the connection: above four times as much, and above 64 KiB; what
+    /// is above that in trailers is left out. `None`: 65536.
     pub max_header_list_size: Option<u32>,
     /// Bytes buffered for sending on each stream before its source is held up. `None`: 1 MiB.
     pub max_send_buf_size: Option<usize>,

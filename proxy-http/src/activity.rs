@@ -1,6 +1,7 @@
 //! What happens on one connection, shared by its task, its streams and their bodies.
 
 use crate::{
+    engine_counts::Counted,
     lingering::Left,
     overhead,
     ping::{Finding, Pings},
@@ -41,6 +42,12 @@ pub(crate) struct Activity {
     has_answered: AtomicBool,
     /// The peer's GOAWAY, with its debug data, if it named an error.
     go_away: OnceLock<Box<GoAway>>,
+    /// DATA frames of padding alone that have come.
+    padding_alone: AtomicUsize,
+    /// Streams that were reset with a code that h2 resets with by itself.
+    engine_resets: AtomicUsize,
+    /// There are few streams left to open.
+    last_streams: AtomicBool,
 }
 
 /// An endpoint's GOAWAY that names an error.
@@ -90,6 +97,8 @@ const MOVES_A_TURN: u64 = 16;
 const FRAMES_A_MOVE: u64 = 16;
 /// Streams that a peer resets in a row, before any response, until its connection takes no more.
 const MAX_REFUSED: usize = 4;
+/// DATA frames of padding alone on a connection that takes requests. h2 ends it at 101.
+const MAX_PADDING_ALONE: usize = 50;
 
 // === impl Activity ===
 
@@ -107,6 +116,9 @@ impl Activity {
             has_settings: AtomicBool::new(false),
             has_answered: AtomicBool::new(false),
             go_away: OnceLock::new(),
+            padding_alone: AtomicUsize::new(0),
+            engine_resets: AtomicUsize::new(0),
+            last_streams: AtomicBool::new(false),
         })
     }
 
@@ -161,6 +173,31 @@ impl Activity {
 
     pub(crate) fn go_away(&self) -> Option<&GoAway> {
         self.go_away.get().map(|go_away| &**go_away)
+    }
+
+    /// A DATA frame of padding alone has come.
+    pub(crate) fn padding_alone(&self) {
+        self.padding_alone.fetch_add(1, Relaxed);
+    }
+
+    /// Something was written.
+    pub(crate) fn engine_counted(&self, Counted { resets, last_streams }: Counted) {
+        if resets > 0 {
+            self.engine_resets.fetch_add(resets, Relaxed);
+        }
+        if last_streams {
+            self.last_streams.store(true, Relaxed);
+        }
+    }
+
+    /// Whether the connection has had about half of what h2 bears in its life, before it ends it with all that is open on
+    /// it: of streams that h2 resets, where `max_resets` are half, of small DATA that nobody reads, where `max_owed` bytes
+    /// are, and of DATA that is padding alone; or has few streams left to open.
+    pub(crate) fn nears_engine_limit(&self, max_resets: usize, max_owed: u64) -> bool {
+        self.engine_resets.load(Relaxed) > max_resets
+            || self.open.owed() > max_owed
+            || self.padding_alone.load(Relaxed) > MAX_PADDING_ALONE
+            || self.last_streams.load(Relaxed)
     }
 
     pub(crate) fn open_stream(&self) -> OpenStream {

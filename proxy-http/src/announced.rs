@@ -2,9 +2,13 @@
 
 use crate::{
     activity::Activity,
+    empty_data::EmptyData,
     interim::{Scan, Scanned},
+    now::now,
     overhead::Overhead,
 };
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// What has come from an endpoint, as far as it matters.
 ///
@@ -15,8 +19,22 @@ pub(crate) struct Announced {
     first: Option<Vec<u8>>,
     scan: Scan,
     overhead: Overhead,
+    empty: EmptyRate,
 }
 
+/// Empty DATA frames, which h2 does not see as long as they are not too many.
+#[derive(Debug)]
+struct EmptyRate {
+    since: Instant,
+    count: u64,
+    /// Frames of all kinds.
+    frames: u64,
+}
+
+/// Empty DATA frames in a second beside one for each other frame; h2 sees what is beyond, and ends the connection for a
+/// hundred of them.
+const MAX_EMPTY: u64 = 10_000;
+const SECOND: Duration = Duration::from_secs(1);
 const FRAME_HEAD: usize = 9;
 /// The largest frame that an endpoint may send unasked.
 const MAX_FRAME: usize = 16_384;
@@ -27,14 +45,23 @@ const MAX_HEADER_LIST_SIZE: u16 = 6;
 
 impl Announced {
     pub(crate) fn new() -> Self {
-        Self { first: Some(Vec::new()), scan: Scan::default(), overhead: Overhead::default() }
+        let empty = EmptyRate { since: Instant::now(), count: 0, frames: 0 };
+        Self { first: Some(Vec::new()), scan: Scan::default(), overhead: Overhead::default(), empty }
     }
 
     /// Notes on `activity` what was read, and tells how many frames began with it.
     pub(crate) fn read(&mut self, bytes: &[u8], activity: &Activity) -> u32 {
         let streams = activity.open_streams();
-        let Scanned { frames, interim, heads } = self.scan.read(bytes, |length| self.overhead.add(length, streams));
+        let scanned = self.scan.read(bytes, |length| self.overhead.add(length, streams));
+        let Scanned { frames, interim, heads, padding_alone, empty } = scanned;
         activity.began(frames.into());
+        self.empty.frames += u64::from(frames);
+        if empty > 0 && self.empty.are_too_many(empty.into()) {
+            self.scan.empty_data().clear();
+        }
+        for _ in 0..padding_alone {
+            activity.padding_alone();
+        }
         if interim {
             streams.expect_interim();
         }
@@ -60,6 +87,34 @@ impl Announced {
         }
         self.first = None;
         frames
+    }
+
+    /// The empty DATA frames in what was read last.
+    pub(crate) fn empty_data(&mut self) -> &mut EmptyData {
+        self.scan.empty_data()
+    }
+
+    /// How many bytes at the end of what was read last begin what may be an empty DATA frame.
+    pub(crate) fn may_begin_empty(&self) -> usize {
+        self.scan.may_begin_empty()
+    }
+}
+
+// === impl EmptyRate ===
+
+impl EmptyRate {
+    fn are_too_many(&mut self, more: u64) -> bool {
+        self.count += more;
+        if self.count <= MAX_EMPTY {
+            return false;
+        }
+        let now = now();
+        if now - self.since >= SECOND {
+            *self = Self { since: now, count: more, frames: more };
+            return false;
+        }
+        // Of the frames, half may be empty.
+        self.count > MAX_EMPTY + (self.frames - self.count)
     }
 }
 

@@ -245,9 +245,7 @@ impl IncomingBody {
             if let Some(progress) = &self.progress {
                 progress.mark();
             }
-            if self.side == Side::Endpoint
-                && let Some(stream) = &self.stream
-            {
+            if let Some(stream) = &self.stream {
                 stream.received(data.len());
             }
         }

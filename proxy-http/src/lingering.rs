@@ -49,7 +49,7 @@ pub(crate) struct Lingering {
 struct Body {
     from: RecvStream,
     /// Counts as held: what it receives has a part of the connection's window.
-    _stream: OpenStream,
+    stream: OpenStream,
     fresh: bool,
     ends_at: Instant,
 }
@@ -100,7 +100,7 @@ impl Lingering {
         for from in activity.open_streams().left().take() {
             let mut stream = activity.open_stream();
             stream.stuck();
-            self.bodies.push_back(Body { from, _stream: stream, fresh: true, ends_at: now() + TIME });
+            self.bodies.push_back(Body { from, stream, fresh: true, ends_at: now() + TIME });
         }
         if self.bodies.is_empty() {
             return;
@@ -128,7 +128,8 @@ impl Body {
         let mut came = mem::take(&mut self.fresh);
         // What comes does so while the connection is polled, and this follows.
         while let Poll::Ready(polled) = self.from.poll_data(&mut Context::from_waker(Waker::noop())) {
-            let Some(Ok(_)) = polled else { return false };
+            let Some(Ok(data)) = polled else { return false };
+            self.stream.received(data.len());
             came = true;
         }
         if !came {

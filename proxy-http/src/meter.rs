@@ -3,7 +3,14 @@
 //! h2 answers or drops most frames by itself, so that nobody learns how many there were, how long a header block took,
 //! or that a client never came to its first frame.
 
-use crate::{now::now, stats::Limit, wake};
+use crate::{
+    activity::Activity,
+    empty_data::{EmptyData, may_be_empty},
+    now::now,
+    overhead::Overhead,
+    stats::Limit,
+    wake,
+};
 use std::{
     sync::{
         Arc,
@@ -32,6 +39,15 @@ pub(crate) struct Meter {
     /// The number of the one that is not whole yet. 0: there is none.
     block: u32,
     ends_block: bool,
+    empty_data: EmptyData,
+    /// Empty DATA frames with no frame of use between them.
+    in_a_row: u32,
+    /// When the first of them came.
+    row_since: Instant,
+    /// Whether the next byte is the length of a DATA frame's padding.
+    padded: bool,
+    overhead: Overhead,
+    activity: Arc<Activity>,
     window: Window,
 }
 
@@ -53,20 +69,25 @@ struct Window {
     since: Instant,
     counts: [u64; KINDS.len()],
     requests: u64,
+    /// DATA frames that are not empty.
+    data: u64,
     written: u64,
 }
 
 /// The kinds of frames that are counted.
-const KINDS: [Limit; 6] = [
+const KINDS: [Limit; 7] = [
     Limit::PriorityFrames,
     Limit::ResetFrames,
     Limit::SettingsFrames,
     Limit::PingFrames,
     Limit::WindowUpdateFrames,
     Limit::OtherFrames,
+    Limit::EmptyDataFrames,
 ];
+/// The index of the last one.
+const EMPTY_DATA: usize = KINDS.len() - 1;
 /// The bytes of what each is answered with, which are no reason for more. Those of SETTINGS are too few for what each counts.
-const ANSWERS: [u64; KINDS.len()] = [0, 0, 0, 17, 0, 0];
+const ANSWERS: [u64; KINDS.len()] = [0, 0, 0, 17, 0, 0, 0];
 const SECOND: Duration = Duration::from_secs(1);
 /// Frames of each kind that a request may bring with it: each side of a stream has one or two to send.
 const FRAMES_A_REQUEST: u64 = 4;
@@ -81,18 +102,23 @@ const SETTINGS: u64 = 50;
 /// Frames that are read before other connections have their turn, and the connection's own streams: what they have not
 /// taken of tiny DATA by then counts against the client, and 2,000 frames are too many for h2.
 const FRAMES_A_TURN: u32 = 128;
+/// Empty DATA frames in a row within a second. An application that hands on each piece of a page, empty or not, has some
+/// hundred in a row.
+const EMPTY_IN_A_ROW: u32 = 1_000;
 /// The length of a client's preface.
 pub(crate) const PREFACE: usize = 24;
 // RFC 9113 section 4.1 and 6.
 pub(crate) const HEAD: usize = 9;
 const ACK: u8 = 0x1;
+const PADDED: u8 = 0x8;
 const END_HEADERS: u8 = 0x4;
 
 // === impl Meter ===
 
 impl Meter {
     /// For a connection that starts now.
-    pub(crate) fn new(max_control_frames: u32, seen: &Arc<Seen>) -> Self {
+    pub(crate) fn new(max_control_frames: u32, seen: &Arc<Seen>, activity: &Arc<Activity>) -> Self {
+        let now = Instant::now();
         Self {
             seen: Arc::clone(seen),
             max: max_control_frames.into(),
@@ -103,7 +129,13 @@ impl Meter {
             blocks: 0,
             block: 0,
             ends_block: false,
-            window: Window::new(Instant::now()),
+            empty_data: EmptyData::default(),
+            in_a_row: 0,
+            row_since: now,
+            padded: false,
+            overhead: Overhead::default(),
+            activity: Arc::clone(activity),
+            window: Window::new(now),
         }
     }
 
@@ -127,8 +159,18 @@ impl Meter {
     pub(crate) fn read(&mut self, mut bytes: &[u8]) -> Option<u32> {
         let before = self.seen.turn.load(Relaxed);
         let mut turn = before;
+        let all = bytes.len();
+        self.empty_data.clear();
         loop {
             if let Some(left) = self.left {
+                if self.padded
+                    && let Some(padding) = bytes.first()
+                {
+                    self.padded = false;
+                    if usize::from(*padding) + 1 == left {
+                        self.activity.padding_alone();
+                    }
+                }
                 let Some(rest) = bytes.get(left..) else {
                     self.left = Some(left - bytes.len());
                     break;
@@ -138,7 +180,7 @@ impl Meter {
             }
             let Some(head) = self.take_head(&mut bytes) else { break };
             turn = turn.saturating_add(1);
-            if let Err(exceeded) = self.begin(head) {
+            if let Err(exceeded) = self.begin(head, all - bytes.len()) {
                 self.seen.exceeded.store(exceeded, Relaxed);
                 return None;
             }
@@ -146,6 +188,16 @@ impl Meter {
         self.seen.turn.store(turn, Relaxed);
         self.seen.block.store(self.block, Relaxed);
         Some(turn - before)
+    }
+
+    /// The empty DATA frames in what was read last.
+    pub(crate) fn empty_data(&mut self) -> &mut EmptyData {
+        &mut self.empty_data
+    }
+
+    /// How many bytes at the end of what was read last begin what may be an empty DATA frame.
+    pub(crate) fn may_begin_empty(&self) -> usize {
+        if may_be_empty(&self.head[..self.head_bytes]) { self.head_bytes } else { 0 }
     }
 
     fn take_head(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEAD]> {
@@ -165,14 +217,27 @@ impl Meter {
         })
     }
 
-    /// A frame begins; the error is what of [`Seen::exceeded`] it makes.
-    fn begin(&mut self, [len @ .., kind, flags, _, _, _, _]: [u8; HEAD]) -> Result<(), u8> {
+    /// A frame begins, with a head that ends after `end` bytes of what was read; the error is what of [`Seen::exceeded`] it
+    /// makes.
+    fn begin(&mut self, [len @ .., kind, flags, a, b, c, d]: [u8; HEAD], end: usize) -> Result<(), u8> {
         let [high, mid, low] = len;
-        self.left = Some(usize::from(high) << 16 | usize::from(mid) << 8 | usize::from(low));
+        let left = usize::from(high) << 16 | usize::from(mid) << 8 | usize::from(low);
+        self.left = Some(left);
         let (kind, weight) = match kind {
-            // DATA. What is empty or tiny and waits to be read is h2's to bound; what is read goes its way.
-            0 => return Ok(()),
+            // What is tiny and waits to be read is h2's to bound; what is read goes its way.
+            0 => {
+                if left == 0 && self.empty_data.empty(flags, [a, b, c, d], end) {
+                    return self.empty();
+                }
+                self.in_a_row = 0;
+                self.padded = flags & PADDED != 0 && left > 0;
+                self.window.data += 1;
+                self.overhead.add(left, self.activity.open_streams());
+                return Ok(());
+            }
             1 => {
+                self.empty_data.headers(flags, [a, b, c, d]);
+                self.in_a_row = 0;
                 self.window.requests += 1;
                 self.blocks = self.blocks.wrapping_add(1).max(1);
                 self.block = self.blocks;
@@ -181,6 +246,7 @@ impl Meter {
             }
             // CONTINUATION. h2 bounds how many there may be.
             9 => {
+                self.empty_data.continuation(flags);
                 self.ends_block = flags & END_HEADERS != 0;
                 return Ok(());
             }
@@ -194,6 +260,24 @@ impl Meter {
             8 => (4, 1),
             _ => (5, 1),
         };
+        self.count(kind, weight)
+    }
+
+    /// An empty DATA frame, which h2 does not see.
+    fn empty(&mut self) -> Result<(), u8> {
+        self.in_a_row += 1;
+        if self.in_a_row == 1 {
+            self.row_since = now();
+        } else if self.in_a_row > EMPTY_IN_A_ROW {
+            if now() - self.row_since < SECOND {
+                return Err(exceeded(EMPTY_DATA));
+            }
+            self.in_a_row = 0;
+        }
+        self.count(EMPTY_DATA, 1)
+    }
+
+    fn count(&mut self, kind: usize, weight: u64) -> Result<(), u8> {
         let count = &mut self.window.counts[kind];
         *count += weight;
         if *count > self.max { self.check(kind, weight) } else { Ok(()) }
@@ -201,7 +285,7 @@ impl Meter {
 
     /// Whether there were too many frames of a kind; if so, or if they took long enough, all starts anew.
     fn check(&mut self, kind: usize, weight: u64) -> Result<(), u8> {
-        let Window { since, counts, requests, written } = &self.window;
+        let Window { since, counts, requests, data, written } = &self.window;
         let now = now();
         if now - *since >= SECOND {
             self.window = Window::new(now);
@@ -210,7 +294,9 @@ impl Meter {
         }
         let answers: u64 = counts.iter().zip(ANSWERS).map(|(count, bytes)| count * bytes).sum();
         let most = self.max + FRAMES_A_REQUEST * requests + written.saturating_sub(answers) / BYTES_A_FRAME;
-        if counts[kind] > most { Err(kind as u8 + 1) } else { Ok(()) }
+        // Some clients send one after each piece of a body.
+        let most = if kind == EMPTY_DATA { most + data } else { most };
+        if counts[kind] > most { Err(exceeded(kind)) } else { Ok(()) }
     }
 
     /// The preface or a frame is whole.
@@ -225,6 +311,11 @@ impl Meter {
             self.seen.greeted.store(self.greeting == 0, Relaxed);
         }
     }
+}
+
+/// What [`Seen::exceeded`] has for a kind.
+fn exceeded(kind: usize) -> u8 {
+    kind as u8 + 1
 }
 
 // === impl Seen ===
@@ -262,7 +353,7 @@ impl Seen {
 
 impl Window {
     fn new(since: Instant) -> Self {
-        Self { since, counts: [0; KINDS.len()], requests: 0, written: 0 }
+        Self { since, counts: [0; KINDS.len()], requests: 0, data: 0, written: 0 }
     }
 }
 
@@ -284,7 +375,7 @@ mod tests {
 
     fn greeted() -> (Meter, Arc<Seen>) {
         let seen = Arc::<Seen>::default();
-        let mut meter = Meter::new(MAX, &seen);
+        let mut meter = Meter::new(MAX, &seen, &Activity::new(false));
         meter.read(PREFACE_AND_SETTINGS);
         assert!(seen.greeted());
         (meter, seen)
@@ -385,7 +476,7 @@ mod tests {
                 // From the head of HEADERS to the last byte of the CONTINUATION that ends them.
                 assert_eq!(seen.block().is_some(), (26..75).contains(&read), "after {read}, by {size}");
             }
-            assert_eq!(meter.window.counts, [0, 0, SETTINGS, 1, 1, 0], "{size}");
+            assert_eq!(meter.window.counts, [0, 0, SETTINGS, 1, 1, 0, 0], "{size}");
             assert_eq!(meter.window.requests, 1);
         }
     }
@@ -404,7 +495,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_has_greeted_after_its_first_frame() {
         let seen = Arc::<Seen>::default();
-        let mut meter = Meter::new(MAX, &seen);
+        let mut meter = Meter::new(MAX, &seen, &Activity::new(false));
         for byte in PREFACE_AND_SETTINGS {
             assert!(!seen.greeted());
             meter.read(&[*byte]);

@@ -1,4 +1,4 @@
-//! What small DATA frames of an endpoint cost its connection for good.
+//! What small DATA frames of a peer cost its connection for good.
 //!
 //! h2 charges a connection for each DATA frame of less than 256 bytes until it is read, so that few wait. It never is on a
 //! stream that was reset, but h2 charges for it all the same, and when that has added up, it ends the connection. What has

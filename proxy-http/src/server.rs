@@ -44,6 +44,7 @@ pub struct Server {
     builder: h2::server::Builder,
     http1: http1::Serve,
     max_header_list: u32,
+    max_engine_resets: usize,
     detect_timeout: Duration,
     extended_connect: ExtendedConnect,
     keep_alive: Option<ClientKeepAlive>,
@@ -115,6 +116,8 @@ pub(crate) const RESET_STREAM_DURATION: Duration = Duration::from_secs(5);
 /// streams only, so a burst is what counts; clients get less than endpoints, since there may be many more of them. It
 /// is enough for 16,000 small messages at once, more than the default stream window holds of gRPC's smallest.
 const DATA_FRAME_BUDGET: usize = 4 << 20;
+/// What may be owed of it on a connection that is not drained.
+const MAX_OWED: u64 = DATA_FRAME_BUDGET as u64 / 2;
 
 // === impl Server ===
 
@@ -127,10 +130,12 @@ impl Server {
     pub fn new(params: &ServerParams) -> Result<Self, OutOfRange> {
         params.validate()?;
         let max_header_list = params.max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
+        let max_resets = params.max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS);
         Ok(Self {
             builder: builder(params),
             http1: http1::Serve::new(&http1::Params::default(), in_bytes(max_header_list)),
             max_header_list,
+            max_engine_resets: max_resets / 2,
             detect_timeout: DEFAULT_DETECT_TIMEOUT,
             extended_connect: ExtendedConnect(None),
             keep_alive: params.keep_alive.map(|KeepAlive { interval, timeout }| ClientKeepAlive {

@@ -104,7 +104,7 @@ pub enum Limit {
     /// Too many frames of other kinds that carry no request.
     OtherFrames,
     /// What the engine limits by itself: streams reset before they were accepted or for protocol errors, frames of one
-    /// header block, header lists far too large, empty and tiny DATA that waits to be read.
+    /// header block, header lists far too large, tiny DATA that waits to be read.
     Engine,
     /// A request had too many fields, or too large a head, and so it was answered with 431.
     HeadersCount,
@@ -114,6 +114,10 @@ pub enum Limit {
     Detect,
     /// Its client took too long to send the head of an HTTP/1.1 request, and so it was closed.
     HeaderRead,
+    /// Too many DATA frames that are empty and not final.
+    EmptyDataFrames,
+    /// It came near to what the engine bears over a connection's life, and so it was drained.
+    EngineLifetime,
 }
 
 /// What limits how long a stream may stand still.
@@ -382,7 +386,7 @@ fn count_code(counts: &Codes, code: Option<Reason>) {
 
 impl Limit {
     /// In the order of their declaration, by which they index counters.
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 20] = [
         Self::Age,
         Self::AgeGrace,
         Self::Idle,
@@ -401,6 +405,8 @@ impl Limit {
         Self::UriLength,
         Self::Detect,
         Self::HeaderRead,
+        Self::EmptyDataFrames,
+        Self::EngineLifetime,
     ];
 
     /// The code of the GOAWAY that closes a connection for it. `None`: it is drained, or stays.
@@ -413,7 +419,8 @@ impl Limit {
             | Self::HeadersCount
             | Self::UriLength
             | Self::Detect
-            | Self::HeaderRead => None,
+            | Self::HeaderRead
+            | Self::EngineLifetime => None,
             // Our SETTINGS are out, and have no answer.
             Self::Handshake => Some(Reason::SETTINGS_TIMEOUT),
             _ => Some(Reason::ENHANCE_YOUR_CALM),

@@ -33,6 +33,7 @@ pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const PROTOCOL_ERROR: u32 = 1;
 pub(crate) const FLOW_CONTROL_ERROR: u32 = 3;
 pub(crate) const CANCEL: u32 = 8;
+const NO_ERROR: u32 = 0;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// SETTINGS_INITIAL_WINDOW_SIZE.
@@ -169,6 +170,8 @@ impl Frames {
             match kind {
                 HEADERS => end.heads += 1,
                 RST_STREAM => end.resets += 1,
+                // A drain, as at half of what h2 bears, may come before what ends the connection.
+                GOAWAY if code(&payload[4..]) == NO_ERROR => {}
                 GOAWAY => end.go_away = Some(code(&payload[4..])),
                 _ => {}
             }

@@ -445,12 +445,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
         }
     }
 
-    /// Whether others should have a connection of their own, before this one ends with all that is open on it: h2 has had
-    /// nearly enough of malformed responses, or of small DATA, most of which came on streams that were reset; or the peer
-    /// refuses stream after stream.
+    /// Whether other requests should have another connection, before this one ends with all that is open on it: h2 has had
+    /// nearly enough of malformed responses, of DATA that comes late on streams that it has forgotten, or of DATA that is small,
+    /// most of which came on streams that were reset, or padding alone; or the peer refuses stream after stream.
     fn is_worn_out(&self) -> bool {
         self.activity.malformed() > self.max_malformed
-            || self.activity.open_streams().owed() > MAX_OWED
+            || self.activity.nears_engine_limit(self.max_malformed, MAX_OWED)
             || self.activity.refuses()
     }
 

@@ -3,6 +3,7 @@
 //! h2 passes over them where nobody asks, and to ask takes its lock. Most endpoints never send one, so their requests need
 //! not ask.
 
+use crate::empty_data::{EmptyData, may_be_empty};
 use std::mem;
 
 /// Follows the frames of one connection.
@@ -13,6 +14,7 @@ pub(crate) struct Scan {
     /// The start of a frame.
     start: [u8; START],
     len: usize,
+    empty_data: EmptyData,
 }
 
 /// What there was in one read.
@@ -24,6 +26,10 @@ pub(crate) struct Scanned {
     pub(crate) interim: bool,
     /// One of them begins a response, or its trailers.
     pub(crate) heads: bool,
+    /// DATA frames of padding alone.
+    pub(crate) padding_alone: u32,
+    /// Empty DATA frames, which may be taken out.
+    pub(crate) empty: u32,
 }
 
 /// A frame's head, and of a block of fields enough to tell its status.
@@ -32,6 +38,7 @@ const START: usize = HEAD + 8;
 const HEAD: usize = 9;
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
+const CONTINUATION: u8 = 0x9;
 const END_STREAM: u8 = 0x1;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
@@ -42,6 +49,8 @@ impl Scan {
     /// Goes on with what was read. `data` is told the length of each DATA frame.
     pub(crate) fn read(&mut self, mut bytes: &[u8], mut data: impl FnMut(usize)) -> Scanned {
         let mut scanned = Scanned::default();
+        let all = bytes.len();
+        self.empty_data.clear();
         loop {
             let Some(rest) = bytes.get(self.left..) else {
                 self.left -= bytes.len();
@@ -49,26 +58,37 @@ impl Scan {
             };
             bytes = rest;
             self.left = 0;
-            let looked = if self.len == 0
+            let (start, known) = if self.len == 0
                 && let Some(start) = bytes.first_chunk()
             {
-                look(start, START)
+                (start, START)
             } else {
                 let taken = bytes.len().min(START - self.len);
                 self.start[self.len..self.len + taken].copy_from_slice(&bytes[..taken]);
-                look(&self.start, self.len + taken)
+                (&self.start, self.len + taken)
             };
-            let frame = match looked {
-                Looked::Interim(frame) => {
-                    (scanned.interim, scanned.heads) = (true, true);
+            let frame = match look(start, known) {
+                Looked::Headers { frame, interim } => {
+                    let [_, _, _, kind, flags, a, b, c, d, ..] = *start;
+                    match kind {
+                        HEADERS => {
+                            scanned.heads = true;
+                            self.empty_data.headers(flags, [a, b, c, d]);
+                        }
+                        _ => self.empty_data.continuation(flags),
+                    }
+                    scanned.interim |= interim;
                     frame
                 }
-                Looked::Head(frame) => {
-                    scanned.heads = true;
-                    frame
-                }
-                Looked::Data(frame) => {
-                    data(frame - HEAD);
+                Looked::Data { frame, padding_alone } => {
+                    let [_, _, _, _, flags, a, b, c, d, ..] = *start;
+                    let end = all - bytes.len() + HEAD - self.len;
+                    if frame == HEAD && self.empty_data.empty(flags, [a, b, c, d], end) {
+                        scanned.empty += 1;
+                    } else {
+                        scanned.padding_alone += u32::from(padding_alone);
+                        data(frame - HEAD);
+                    }
                     frame
                 }
                 Looked::Other(frame) => frame,
@@ -81,16 +101,24 @@ impl Scan {
             self.left = frame - mem::take(&mut self.len);
         }
     }
+
+    /// The empty DATA frames in what was read last.
+    pub(crate) fn empty_data(&mut self) -> &mut EmptyData {
+        &mut self.empty_data
+    }
+
+    /// How many bytes at the end of what was read last begin what may be an empty DATA frame.
+    pub(crate) fn may_begin_empty(&self) -> usize {
+        if self.len < HEAD && may_be_empty(&self.start[..self.len]) { self.len } else { 0 }
+    }
 }
 
 enum Looked {
-    /// What may be one, with so many bytes.
-    Interim(usize),
-    /// DATA, with so many.
-    Data(usize),
-    /// HEADERS that are no interim response, with so many.
-    Head(usize),
-    /// Something else, with so many.
+    /// HEADERS or CONTINUATION of so many bytes, which may be an interim response.
+    Headers { frame: usize, interim: bool },
+    /// DATA of so many, which may be padding alone.
+    Data { frame: usize, padding_alone: bool },
+    /// Something else of so many.
     Other(usize),
     /// What is known does not tell.
     More,
@@ -100,20 +128,30 @@ enum Looked {
 fn look(start: &[u8; START], known: usize) -> Looked {
     let [a, b, c, kind, flags, ..] = *start;
     let frame = HEAD + (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c));
-    // One that ends the stream is final, or trailers.
-    if known >= HEAD && (kind != HEADERS || flags & END_STREAM != 0) {
-        return match kind {
-            DATA => Looked::Data(frame),
-            HEADERS => Looked::Head(frame),
-            _ => Looked::Other(frame),
-        };
-    }
-    let end = frame.min(START);
-    if known < HEAD || known < end {
+    if known < HEAD {
         return Looked::More;
     }
-    let is_interim = flags & (PADDED | PRIORITY) != 0 || is_interim(&start[HEAD..end]);
-    if is_interim { Looked::Interim(frame) } else { Looked::Head(frame) }
+    match kind {
+        HEADERS => {}
+        CONTINUATION => return Looked::Headers { frame, interim: false },
+        DATA if flags & PADDED != 0 && frame > HEAD => {
+            if known == HEAD {
+                return Looked::More;
+            }
+            return Looked::Data { frame, padding_alone: frame == HEAD + 1 + usize::from(start[HEAD]) };
+        }
+        DATA => return Looked::Data { frame, padding_alone: false },
+        _ => return Looked::Other(frame),
+    }
+    // One that ends the stream is final, or trailers.
+    if flags & END_STREAM != 0 {
+        return Looked::Headers { frame, interim: false };
+    }
+    let end = frame.min(START);
+    if known < end {
+        return Looked::More;
+    }
+    Looked::Headers { frame, interim: flags & (PADDED | PRIORITY) != 0 || is_interim(&start[HEAD..end]) }
 }
 
 /// Whether a block of fields may begin with a status below 200 (RFC 7541 section 6).

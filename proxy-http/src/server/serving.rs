@@ -1,7 +1,7 @@
 //! One connection of HTTP/2 from a client.
 
 use super::{
-    Error, ErrorKind, Opened, Server,
+    Error, ErrorKind, MAX_OWED, Opened, Server,
     answering::{Answering, State},
     in_bytes, silence,
 };
@@ -66,6 +66,8 @@ where
     seen: Arc<Seen>,
     resets: Resets,
     max_header_list: usize,
+    /// Half of what h2 bears in the connection's life.
+    max_engine_resets: usize,
     /// Streams so far.
     opened: u64,
     /// Whether a stream was opened since the lifetime was told.
@@ -108,7 +110,7 @@ where
     pub(super) fn new(server: &Server, opened: Opened<I>, service: S) -> Self {
         let Opened { io, ahead, activity, started } = opened;
         let seen = Arc::<Seen>::default();
-        let mut meter = Meter::new(server.protection.max_control_frames, &seen);
+        let mut meter = Meter::new(server.protection.max_control_frames, &seen, &activity);
         // It has not seen what was read before.
         meter.read(ahead.bytes());
         activity.limit_lists(in_bytes(server.max_header_list));
@@ -132,6 +134,7 @@ where
             seen,
             resets: Resets::new(server.protection.max_premature_resets, started),
             max_header_list: in_bytes(server.max_header_list),
+            max_engine_resets: server.max_engine_resets,
             opened: 0,
             used: false,
             exceeded: None,
@@ -181,6 +184,9 @@ where
         }
         if let Some(limit) = self.exceeded.or_else(|| self.seen.exceeded()) {
             return Poll::Ready(Ok(Some(limit)));
+        }
+        if !self.draining && self.activity.nears_engine_limit(self.max_engine_resets, MAX_OWED) {
+            return Poll::Ready(Ok(Some(Limit::EngineLifetime)));
         }
         let used = mem::take(&mut self.used) || !self.streams.is_empty();
         self.lifetime.poll(used, || self.phase.has_streams(), cx).map(|limit| Ok(Some(limit)))
