@@ -125,29 +125,35 @@ impl Choice {
     /// Of candidates that are equal it is the first.
     pub(super) fn choose(&mut self, candidates: &mut [Candidate], now: Instant, busy: bool) -> Option<usize> {
         self.end_batch();
-        let latencies = candidates.iter().filter_map(|candidate| candidate.latency);
-        let slow = EQUAL * latencies.fold(f64::INFINITY, f64::min).max(FAST);
-        let most = candidates.iter().map(|candidate| candidate.share).fold(0.0, f64::max);
-        let fair = || candidates.iter().filter(|candidate| candidate.is_fair(slow));
-        let (sum, shares) = fair().fold((0.0, 0.0), |(sum, shares), candidate| {
-            (sum + candidate.share * candidate.virtual_time, shares + candidate.share)
-        });
+        let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
+        for candidate in &*candidates {
+            least = least.min(candidate.latency.unwrap_or(f64::INFINITY));
+            most = most.max(candidate.share);
+        }
+        let slow = EQUAL * least.max(FAST);
+        let (mut sum, mut shares) = (0.0, 0.0);
+        for candidate in candidates.iter().filter(|candidate| candidate.is_fair(slow)) {
+            sum += candidate.share * candidate.virtual_time;
+            shares += candidate.share;
+        }
         if shares > 0.0 {
             self.mean = sum / shares;
         }
+        let max_read = MAX_READ / most;
         let mut best = None;
         for (place, candidate) in candidates.iter_mut().enumerate() {
-            let batch = self.largest.min(MAX_READ * candidate.share / most).max(1.0);
-            let bound = OWED * batch / candidate.share;
+            // Of four divisions for each candidate one is left.
+            let step = 1.0 / candidate.share;
+            let bound = OWED * self.largest.min(max_read * candidate.share).max(1.0) * step;
             let owed = if candidate.is_fair(slow) { bound } else { 0.0 };
             candidate.virtual_time = candidate.virtual_time.max(self.mean - owed).min(self.mean + bound);
-            let score = candidate.score(slow);
-            if best.is_none_or(|(_, least)| score < least) {
-                best = Some((place, score));
+            let score = candidate.cost(slow) * step + candidate.virtual_time;
+            if best.is_none_or(|(_, _, least)| score < least) {
+                best = Some((place, step, score));
             }
         }
-        let chosen = &mut candidates[best?.0];
-        let step = 1.0 / chosen.share;
+        let (place, step, _) = best?;
+        let chosen = &mut candidates[place];
         chosen.virtual_time += step;
         let scaled = |requests: f64| (requests * chosen.share / most) as usize;
         let batch = Batch {
@@ -174,13 +180,13 @@ impl Candidate {
         latency <= slow && self.silence <= EQUAL * latency.max(FAST)
     }
 
-    /// What a request costs here, less what the endpoint is owed; the least is best.
-    fn score(&self, slow: f64) -> f64 {
-        let cost = match self.latency {
-            Some(latency) if latency > slow => EQUAL * latency / slow,
-            _ => 1.0,
-        };
-        cost * (self.in_flight + 1) as f64 / self.share + self.virtual_time
+    /// Requests in flight with one more, times latency if that is much more than the least.
+    fn cost(&self, slow: f64) -> f64 {
+        let requests = (self.in_flight + 1) as f64;
+        match self.latency {
+            Some(latency) if latency > slow => EQUAL * latency / slow * requests,
+            _ => requests,
+        }
     }
 }
 

@@ -200,7 +200,8 @@ impl State {
             return Some(index);
         }
         self.gather(params, now, nanos, avoid);
-        let busy = self.nodes.iter().any(|node| node.streams() > 0);
+        let busy = self.candidates.iter().any(|candidate| candidate.in_flight > 0)
+            || self.candidates.len() < self.nodes.len() && self.nodes.iter().any(|node| node.streams() > 0);
         let chosen = self.choice.choose(&mut self.candidates, now, busy)?;
         for candidate in &self.candidates {
             self.nodes[candidate.index].virtual_time = candidate.virtual_time;
