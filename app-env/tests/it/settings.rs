@@ -198,6 +198,7 @@ fn everything_of(tens: u8) -> Direction {
                 write_stall_timeout: Some(time(50)),
             },
             timeout: time(23),
+            handshake_timeout: time(53),
             backoff: Backoff { min: time(24), max: time(25), jitter: f64::from(tens) + 0.26 },
             tcp: TcpParams { keepalive: Some(secs(n(28).into())), user_timeout: Some(time(30)) },
             tls: Some(ConnectTls {
@@ -275,6 +276,7 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
                 ..ClientParams::DEFAULT
             },
             timeout: millis(300),
+            handshake_timeout: secs(10),
             backoff: Backoff { min: millis(100), max: secs(10), jitter: 0.1 },
             tcp: TcpParams::default(),
             tls: None,
