@@ -42,6 +42,11 @@ impl Opened {
         self.0.try_lock().unwrap().try_recv()
     }
 
+    /// Whether there is none that nobody has taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.try_lock().unwrap().is_empty()
+    }
+
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<DuplexStream>> {
         self.0.try_lock().unwrap().poll_recv(cx)
     }
