@@ -38,8 +38,6 @@ pub(crate) struct Activity {
     adaptive: bool,
     /// The peer's first SETTINGS have come.
     has_settings: AtomicBool,
-    /// The head of a response has come.
-    has_answered: AtomicBool,
     /// The peer's GOAWAY, with its debug data, if it named an error.
     go_away: OnceLock<Box<GoAway>>,
     /// DATA frames of padding alone that have come.
@@ -73,6 +71,8 @@ pub(crate) struct Streams {
     refused: AtomicUsize,
     /// The peer has ended the connection for an error, perhaps of one stream alone.
     ended_by_error: AtomicBool,
+    /// The peer has answered a request, or says by GOAWAY that it will.
+    has_answered: AtomicBool,
     /// The peer has sent an interim response, or what may be one.
     interim: AtomicBool,
     /// Bodies that nobody reads any more.
@@ -114,7 +114,6 @@ impl Activity {
             pings: OnceLock::new(),
             adaptive,
             has_settings: AtomicBool::new(false),
-            has_answered: AtomicBool::new(false),
             go_away: OnceLock::new(),
             padding_alone: AtomicUsize::new(0),
             engine_resets: AtomicUsize::new(0),
@@ -154,15 +153,15 @@ impl Activity {
         self.has_settings.load(Relaxed)
     }
 
-    /// The head of a response has come.
+    /// The head of a response has come, or a GOAWAY that leaves some requests in.
     pub(crate) fn set_answered(&self) {
         if !self.has_answered() {
-            self.has_answered.store(true, Relaxed);
+            self.open.has_answered.store(true, Relaxed);
         }
     }
 
     pub(crate) fn has_answered(&self) -> bool {
-        self.has_answered.load(Relaxed)
+        self.open.has_answered.load(Relaxed)
     }
 
     /// The peer has ended the connection by GOAWAY with an error.
@@ -192,12 +191,16 @@ impl Activity {
 
     /// Whether the connection has had about half of what h2 bears in its life, before it ends it with all that is open on
     /// it: of streams that h2 resets, where `max_resets` are half, of small DATA that nobody reads, where `max_owed` bytes
-    /// are, and of DATA that is padding alone; or has few streams left to open.
+    /// are, and of DATA that is padding alone.
     pub(crate) fn nears_engine_limit(&self, max_resets: usize, max_owed: u64) -> bool {
         self.engine_resets.load(Relaxed) > max_resets
             || self.open.owed() > max_owed
             || self.padding_alone.load(Relaxed) > MAX_PADDING_ALONE
-            || self.last_streams.load(Relaxed)
+    }
+
+    /// Whether there are few streams left to open.
+    pub(crate) fn has_few_streams_left(&self) -> bool {
+        self.last_streams.load(Relaxed)
     }
 
     pub(crate) fn open_stream(&self) -> OpenStream {
@@ -386,6 +389,11 @@ impl OpenStream {
         if self.streams.refused.load(Relaxed) > 0 {
             self.streams.refused.store(0, Relaxed);
         }
+    }
+
+    /// Whether the peer has answered a request on the connection, or says that it will.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.streams.has_answered.load(Relaxed)
     }
 
     /// Whether the peer has ended the connection for an error.

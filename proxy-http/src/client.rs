@@ -290,7 +290,7 @@ where
                     if error.says_overload() {
                         stream.refused();
                     }
-                    error.set_ended_by_error(stream.is_ended_by_error());
+                    error.set_connection(&stream);
                 }
             }
             let is_done = self.upload.is_done();
@@ -306,13 +306,16 @@ where
         }
         if let Some(Ok(Sent::Http1(sent))) = &mut self.sent {
             let sending = self.http1.as_mut().map(|to| to.poll(self.upload.body_mut(), &mut self.interim, cx));
-            let responded = match sending {
+            let mut responded = match sending {
                 Some(Poll::Ready(Piped::Broken)) => Err(Error::REQUEST_BROKEN),
                 Some(Poll::Ready(Piped::Stalled)) => Err(Error::STALLED),
                 _ => ready!(sent.poll(cx)).map_err(Error::http1),
             };
             let Some(Ok(Sent::Http1(sent))) = self.sent.take() else { unreachable!() };
             let (stream, to) = sent.into_parts();
+            if let Err(error) = &mut responded {
+                error.set_connection(&stream);
+            }
             if to.is_some() {
                 self.http1 = to;
             }

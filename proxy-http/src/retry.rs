@@ -52,6 +52,8 @@ pub(crate) struct Tries {
     pub(crate) grpc: bool,
     /// GET or HEAD.
     pub(crate) safe: bool,
+    /// The last connection that it was sent on was of use to some request.
+    of_use: bool,
     /// To do it twice is to do it once (RFC 9110 section 9.2.2).
     pub(crate) idempotent: bool,
     /// It was on a connection that its endpoint ended for an error. If that is its own fault, it must not end one after the other.
@@ -72,9 +74,9 @@ struct Window {
 
 /// Times that one request is sent again at most after it may have been processed, or was refused.
 const MAX_RETRIES: u32 = 5;
-/// Times that one request is sent again at most because connections took no more requests before they came to it: an endpoint
-/// that ends each connection after a few requests leaves out most of those that come at the same time.
-const MAX_UNPROCESSED: u32 = 50;
+/// Times that one request is sent again at most because connections that were of use to others took no more requests before
+/// they came to it: an endpoint that ends each connection after a few requests leaves out most of those that come together.
+const MAX_UNPROCESSED: u32 = 1_000;
 /// A budget is counted for this long, and then starts over.
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -96,6 +98,7 @@ impl Default for Params {
 impl Params {
     /// Why a request that got no response is to be sent again.
     pub(crate) fn after_error(&self, error: &client::Error, tries: &mut Tries) -> Option<Reason> {
+        tries.of_use = error.was_of_use();
         let shot_down = error.is_ended_by_error() && tries.idempotent && !mem::replace(&mut tries.ended_by_error, true);
         if error.is_malformed() || error.is_request_too_large() {
             None
@@ -164,6 +167,7 @@ impl Tries {
         Self {
             left: MAX_RETRIES,
             unprocessed_left: MAX_UNPROCESSED,
+            of_use: false,
             grpc,
             safe,
             idempotent: method.is_idempotent(),
@@ -180,7 +184,7 @@ impl Tries {
     }
 
     fn left(&mut self, reason: Reason) -> &mut u32 {
-        if reason.is_budgeted() { &mut self.left } else { &mut self.unprocessed_left }
+        if self.of_use && !reason.is_budgeted() { &mut self.unprocessed_left } else { &mut self.left }
     }
 }
 

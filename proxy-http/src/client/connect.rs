@@ -447,10 +447,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
 
     /// Whether other requests should have another connection, before this one ends with all that is open on it: h2 has had
     /// nearly enough of malformed responses, of DATA that comes late on streams that it has forgotten, or of DATA that is small,
-    /// most of which came on streams that were reset, or padding alone; or the peer refuses stream after stream.
+    /// most of which came on streams that were reset, or padding alone; or there are few streams left to open, or the peer refuses
+    /// stream after stream.
     fn is_worn_out(&self) -> bool {
         self.activity.malformed() > self.max_malformed
             || self.activity.nears_engine_limit(self.max_malformed, MAX_OWED)
+            || self.activity.has_few_streams_left()
             || self.activity.refuses()
     }
 

@@ -1,6 +1,6 @@
 //! Why requests get no response.
 
-use crate::{http1, reason};
+use crate::{activity::OpenStream, http1, reason};
 use h2::Reason;
 use http::Request;
 use std::{error::Error as StdError, fmt};
@@ -15,6 +15,8 @@ pub struct Error {
     fault: Option<Fault>,
     /// The endpoint had ended the connection by GOAWAY with an error, which may be that of another stream.
     ended_by_error: bool,
+    /// The connection had been of use to some request.
+    of_use: bool,
 }
 
 /// What is wrong where it is not the connection.
@@ -44,28 +46,28 @@ pub struct SendError<B> {
 
 impl Error {
     pub(super) const REQUEST_BROKEN: Self =
-        Self { source: None, sent: true, fault: Some(Fault::RequestBroken), ended_by_error: false };
+        Self { source: None, sent: true, fault: Some(Fault::RequestBroken), ended_by_error: false, of_use: false };
     pub(super) const STALLED: Self =
-        Self { source: None, sent: true, fault: Some(Fault::Stalled), ended_by_error: false };
+        Self { source: None, sent: true, fault: Some(Fault::Stalled), ended_by_error: false, of_use: false };
     pub(super) const REQUEST_TOO_LARGE: Self =
-        Self { source: None, sent: false, fault: Some(Fault::RequestTooLarge), ended_by_error: false };
+        Self { source: None, sent: false, fault: Some(Fault::RequestTooLarge), ended_by_error: false, of_use: false };
     pub(super) const RESPONSE_MALFORMED: Self =
-        Self { source: None, sent: true, fault: Some(Fault::ResponseMalformed), ended_by_error: false };
+        Self { source: None, sent: true, fault: Some(Fault::ResponseMalformed), ended_by_error: false, of_use: false };
 
     pub(super) fn unsent(source: h2::Error) -> Self {
-        Self { source: Some(Source::Http2(source)), sent: false, fault: None, ended_by_error: false }
+        Self { source: Some(Source::Http2(source)), sent: false, fault: None, ended_by_error: false, of_use: false }
     }
 
     pub(super) fn unanswered(source: h2::Error) -> Self {
         // h2 resets what is malformed.
         let fault = (source.is_reset() && source.is_library()).then_some(Fault::ResponseMalformed);
-        Self { source: Some(Source::Http2(source)), sent: true, fault, ended_by_error: false }
+        Self { source: Some(Source::Http2(source)), sent: true, fault, ended_by_error: false, of_use: false }
     }
 
     pub(super) fn http1(source: http1::client::Failure) -> Self {
         let sent = !source.is_unsent();
         let fault = source.is_bad().then_some(Fault::ResponseMalformed);
-        Self { source: Some(Source::Http1(source)), sent, fault, ended_by_error: false }
+        Self { source: Some(Source::Http1(source)), sent, fault, ended_by_error: false, of_use: false }
     }
 
     fn http2(&self) -> Option<&h2::Error> {
@@ -145,8 +147,14 @@ impl Error {
         matches!(self.remote_reset(), Some(Reason::ENHANCE_YOUR_CALM | Reason::INTERNAL_ERROR))
     }
 
-    pub(super) fn set_ended_by_error(&mut self, ended_by_error: bool) {
-        self.ended_by_error = ended_by_error;
+    /// Notes the state of the connection that the stream was on.
+    pub(super) fn set_connection(&mut self, stream: &OpenStream) {
+        (self.ended_by_error, self.of_use) = (stream.is_ended_by_error(), stream.has_answered());
+    }
+
+    /// Whether the connection had been of use to some request.
+    pub(crate) fn was_of_use(&self) -> bool {
+        self.of_use
     }
 
     /// The connection was lost, and the endpoint had ended it by GOAWAY with an error, perhaps for another stream's sake.

@@ -24,7 +24,7 @@ pub(crate) struct Scanned {
     pub(crate) frames: u32,
     /// One of them may be an interim response. Some final ones look like it, too.
     pub(crate) interim: bool,
-    /// One of them begins a response, or its trailers.
+    /// One of them begins a response, or its trailers, or is a GOAWAY that promises some.
     pub(crate) heads: bool,
     /// DATA frames of padding alone.
     pub(crate) padding_alone: u32,
@@ -38,6 +38,7 @@ const START: usize = HEAD + 8;
 const HEAD: usize = 9;
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
+const GOAWAY: u8 = 0x7;
 const CONTINUATION: u8 = 0x9;
 const END_STREAM: u8 = 0x1;
 const PADDED: u8 = 0x8;
@@ -91,6 +92,10 @@ impl Scan {
                     }
                     frame
                 }
+                Looked::GoAway { frame, last } => {
+                    scanned.heads |= last;
+                    frame
+                }
                 Looked::Other(frame) => frame,
                 Looked::More => {
                     self.len += bytes.len();
@@ -118,6 +123,8 @@ enum Looked {
     Headers { frame: usize, interim: bool },
     /// DATA of so many, which may be padding alone.
     Data { frame: usize, padding_alone: bool },
+    /// GOAWAY of so many, and whether it leaves any stream in.
+    GoAway { frame: usize, last: bool },
     /// Something else of so many.
     Other(usize),
     /// What is known does not tell.
@@ -141,6 +148,13 @@ fn look(start: &[u8; START], known: usize) -> Looked {
             return Looked::Data { frame, padding_alone: frame == HEAD + 1 + usize::from(start[HEAD]) };
         }
         DATA => return Looked::Data { frame, padding_alone: false },
+        GOAWAY if frame >= START => {
+            return if known < START {
+                Looked::More
+            } else {
+                Looked::GoAway { frame, last: start[HEAD..HEAD + 4] != [0; 4] }
+            };
+        }
         _ => return Looked::Other(frame),
     }
     // One that ends the stream is final, or trailers.

@@ -376,7 +376,7 @@ async fn an_http1_endpoints_connection_closes_with_the_response() {
         for length in [None, Some(8)] {
             let mut rig = Rig::to(Protocol::Http1, endpoint_params());
             let mut client = rig.client().await;
-            let mut endpoint = Raw::new(rig.endpoint_ios.recv().await.unwrap());
+            let mut endpoint = Raw::next(&rig.endpoint_ios);
             let mut req = post();
             req.headers_mut().extend(length.map(|length| (http::header::CONTENT_LENGTH, length.into())));
             let (response, mut upload) = client.send_request(req, false).unwrap();
@@ -389,7 +389,7 @@ async fn an_http1_endpoints_connection_closes_with_the_response() {
             upload.send_data("rest".into(), true).expect("the client is read for a while");
             // What comes next has another connection.
             let (response, _) = client.send_request(get(), true).unwrap();
-            let mut endpoint = Raw::new(rig.endpoint_ios.recv().await.unwrap());
+            let mut endpoint = Raw::next(&rig.endpoint_ios);
             endpoint.until("\r\n\r\n").await;
             endpoint.send(HTTP1_RESPONSES[0].0).await;
             assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0, b"hello");
@@ -402,7 +402,7 @@ async fn from_http1_to_http1_the_client_stays_and_the_endpoints_connection_close
     for (rsp, expected) in HTTP1_RESPONSES {
         let mut rig = Rig::to(Protocol::Http1, endpoint_params());
         let mut client = Raw::new(rig.client_io.take().unwrap());
-        let mut endpoint = Raw::new(rig.endpoint_ios.recv().await.unwrap());
+        let mut endpoint = Raw::next(&rig.endpoint_ios);
         client.send("POST / HTTP/1.1|host: a|expect: 100-continue|content-length: 8||part").await;
         endpoint.until("part").await;
         endpoint.send(rsp).await;
@@ -415,7 +415,7 @@ async fn from_http1_to_http1_the_client_stays_and_the_endpoints_connection_close
         assert_eq!(endpoint.rest().await, "", "{rsp}");
         client.send("rest").await;
         client.send("GET / HTTP/1.1|host: a||").await;
-        let mut endpoint = Raw::new(rig.endpoint_ios.recv().await.unwrap());
+        let mut endpoint = Raw::next(&rig.endpoint_ios);
         endpoint.until("\r\n\r\n").await;
         endpoint.send(HTTP1_RESPONSES[0].0).await;
         assert_eq!(client.receive().await.body, b"hello", "{rsp}");

@@ -96,7 +96,7 @@ async fn chunks_end_without_trailers() {
             let mut endpoint;
             if from_http1 {
                 let mut client = Raw::new(rig.client_io.take().unwrap());
-                endpoint = Raw::new(rig.endpoint_ios.recv().await.unwrap());
+                endpoint = Raw::next(&rig.endpoint_ios);
                 let head = "POST /path HTTP/1.1|host: a|trailer: x-sum|transfer-encoding: chunked||";
                 client.send(&format!("{head}4|part|0|x-sum: 7||")).await;
                 endpoint.until("\r\n\r\n").await;
@@ -105,7 +105,7 @@ async fn chunks_end_without_trailers() {
                 assert_eq!(client.receive().await.body, b"hello");
             } else {
                 let mut client = rig.client().await;
-                endpoint = Raw::new(rig.endpoint_ios.recv().await.unwrap());
+                endpoint = Raw::next(&rig.endpoint_ios);
                 let mut req = post();
                 req.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
                 let (response, _upload) = send(&mut client, req, &["part"]).await;
