@@ -155,7 +155,7 @@ where
 
     /// Sends a request, or sends it again.
     pub(crate) fn send(&mut self, request: &mut Outgoing<B>) {
-        request.sent = Some(self.start(request));
+        request.sent = Some(self.start(request).map_err(|error| error.on_connection(self.has_answered())));
     }
 
     fn start(&mut self, Outgoing { head, upload, http1, .. }: &mut Outgoing<B>) -> Result<Sent, Error> {

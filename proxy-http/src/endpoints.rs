@@ -277,9 +277,10 @@ impl Endpoints {
             self.shared.learn(attempt);
         }
         if self.shared.has_waiting() {
-            // In HTTP/1.1 the connection says itself when it takes another.
-            if !self.shared.http1 {
-                self.shared.lock().queue.wake_first();
+            match endpoint {
+                // A connection of HTTP/1.1 may have become free before, but had this response's stream open.
+                Some(endpoint) => self.shared.room_at(endpoint),
+                None => self.shared.lock().queue.wake_first(),
             }
         } else if self.shared.http1
             && let Some(endpoint) = endpoint

@@ -152,6 +152,11 @@ impl Error {
         (self.ended_by_error, self.of_use) = (stream.is_ended_by_error(), stream.has_answered());
     }
 
+    /// The same of a request that was not sent, on a connection that had been of use or not.
+    pub(super) fn on_connection(self, of_use: bool) -> Self {
+        Self { of_use, ..self }
+    }
+
     /// Whether the connection had been of use to some request.
     pub(crate) fn was_of_use(&self) -> bool {
         self.of_use

@@ -385,6 +385,26 @@ async fn a_client_of_few_requests_is_served_beside_one_of_many() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_is_free_again_takes_the_next_request_at_once() {
+    let mut rig = http1_with(1);
+    let mut opened = rig.endpoint_ios.clone();
+    tokio::spawn(async move {
+        let mut raw = Raw::new(opened.recv().await.unwrap());
+        loop {
+            raw.until("\r\n\r\n").await;
+            raw.send("HTTP/1.1 200 OK|content-length: 2||").await;
+            // The body comes in a read of its own.
+            sleep(MS).await;
+            raw.send("ok").await;
+        }
+    });
+    let mut client = rig.client().await;
+    let started = Instant::now();
+    assert_eq!(load(&mut client, 100, 8, get).await.0, 100);
+    assert!(started.elapsed() < 400 * MS, "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn many_tunnels_open_at_once_and_hold_nobody_up() {
     const TUNNELS: usize = 500;
     let mut rig = http1_with(1_024);
