@@ -225,15 +225,16 @@ impl Endpoints {
     }
 
     /// Sends a request as soon as there is room for it, after all that wait already. `None`: it asks for
-    /// extended CONNECT, and an endpoint does not take it. An error says that none got ready in time, and why.
+    /// extended CONNECT, and an endpoint does not take it. `number` is its place in the queue, which it keeps when it is sent again. An error says that none got ready in time, and why.
     pub(crate) async fn send_when_ready(
         &self,
         req: &mut Outgoing<Replay>,
         avoid: Option<u64>,
+        number: &mut Option<u64>,
         failfast: Duration,
     ) -> Result<Option<Attempt>, Answer> {
         let shared = &*self.shared;
-        let place = Waiting::start(shared);
+        let place = Waiting::start(shared, number);
         loop {
             let until = {
                 let now = Instant::now();
@@ -299,9 +300,9 @@ impl fmt::Debug for Endpoints {
 // === impl Waiting ===
 
 impl<'a> Waiting<'a> {
-    fn start(shared: &'a Shared) -> Self {
+    fn start(shared: &'a Shared, number: &mut Option<u64>) -> Self {
         shared.waiting.fetch_add(1, Relaxed);
-        Self { shared, ticket: shared.lock().queue_up() }
+        Self { shared, ticket: shared.lock().queue_up(number) }
     }
 }
 

@@ -402,7 +402,8 @@ impl Exchange {
             Answer::unavailable("too many requests waiting for an endpoint")
         })?;
         let request = self.request.as_mut().expect(UNANSWERED);
-        let sent = endpoints.send_when_ready(request, avoid, limits.params.failfast_timeout).await;
+        let sent =
+            endpoints.send_when_ready(request, avoid, &mut self.tries.place, limits.params.failfast_timeout).await;
         self.attempt = sent.inspect_err(|_| stats.count_failfast())?;
         if self.attempt.is_none() { Err(Answer::no_extended_connect()) } else { Ok(()) }
     }

@@ -49,6 +49,8 @@ pub enum Reason {
 pub(crate) struct Tries {
     pub(crate) left: u32,
     pub(crate) unprocessed_left: u32,
+    /// Its place among the requests that wait, once it has waited: those that come later are not served before it.
+    pub(crate) place: Option<u64>,
     pub(crate) grpc: bool,
     /// GET or HEAD.
     pub(crate) safe: bool,
@@ -167,6 +169,7 @@ impl Tries {
         Self {
             left: MAX_RETRIES,
             unprocessed_left: MAX_UNPROCESSED,
+            place: None,
             of_use: false,
             grpc,
             safe,

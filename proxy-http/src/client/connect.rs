@@ -519,6 +519,11 @@ impl ConnectError {
         Self { kind: ConnectErrorKind::Lost, source: None }
     }
 
+    /// The connection was made, and lost before it was of any use.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.kind == ConnectErrorKind::Lost
+    }
+
     /// The connector failed, for example because the connection was refused.
     #[must_use]
     pub fn is_transport(&self) -> bool {

@@ -103,10 +103,12 @@ impl State {
         }
     }
 
-    /// A place at the end of the queue.
-    pub(super) fn queue_up(&mut self) -> Arc<Ticket> {
-        let ticket = Ticket::new(self.next_ticket);
-        self.next_ticket += 1;
+    /// A place at the end of the queue, or the old one of a request that has waited before and is to be sent again.
+    pub(super) fn queue_up(&mut self, number: &mut Option<u64>) -> Arc<Ticket> {
+        let ticket = Ticket::new(*number.get_or_insert_with(|| {
+            self.next_ticket += 1;
+            self.next_ticket
+        }));
         self.queue.add(&ticket, None);
         ticket
     }
@@ -164,11 +166,11 @@ impl State {
         }
     }
 
-    /// Whether an attempt to connect is worth waiting for: it has a transport already, or the one before was refused and did
-    /// not time out, so that this one will not take long either.
+    /// Whether an attempt to connect is worth waiting for: it has a transport already, or the one before was refused and neither
+    /// timed out nor was of no use, so that this one will not take long either.
     pub(super) fn may_recover(&self) -> bool {
         self.nodes.iter().filter(|node| node.is_trying && !node.is_ready()).any(|node| match &node.failed {
-            Some(error) => !error.is_timeout(),
+            Some(error) => !error.is_timeout() && !error.is_lost(),
             None => node.is_greeting,
         })
     }
