@@ -156,7 +156,7 @@ async fn endpoints_that_are_listed_while_none_is_ready_get_the_same_whenever_the
         }
         // When shares that grow differ by age.
         tokio::time::sleep(SLOW_START / 2).await;
-        rig.check(2_000, &[("a", 1.0), ("b", 1.0), ("c", 1.0)]).await;
+        rig.check(5_000, &[("a", 1.0), ("b", 1.0), ("c", 1.0)]).await;
     }
 }
 
@@ -212,7 +212,7 @@ async fn an_endpoint_that_was_away_starts_slowly_unless_all_were() {
     // Connected to again at once.
     tokio::time::sleep(SLOW_START).await;
     rig.restart("b").await;
-    rig.check(2_000, &[("a", 1.0), ("b", 1.0)]).await;
+    rig.check(5_000, &[("a", 1.0), ("b", 1.0)]).await;
     // After attempts that failed, while the other was there.
     rig.stop("b").await;
     rig.start("b").await;
@@ -222,5 +222,5 @@ async fn an_endpoint_that_was_away_starts_slowly_unless_all_were() {
     rig.stop("b").await;
     rig.start("b").await;
     rig.start("a").await;
-    rig.check(2_000, &[("a", 1.0), ("b", 1.0)]).await;
+    rig.check(5_000, &[("a", 1.0), ("b", 1.0)]).await;
 }
