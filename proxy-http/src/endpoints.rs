@@ -253,7 +253,7 @@ impl Endpoints {
                     state.ask(now);
                 }
                 let recheck = now + RECHECK;
-                match state.down_since.map(|since| since + failfast) {
+                match state.down_since().map(|since| since + failfast) {
                     Some(until) if until > now => until.min(recheck),
                     Some(_) if !state.may_recover() => return Err(state.unready()),
                     _ => recheck,
@@ -396,7 +396,7 @@ impl Shared {
             }
             stays
         });
-        let start = Start::new(self.lock().down_since.is_none());
+        let start = Start::new(self.lock().down_since().is_none());
         for endpoint in endpoints {
             if known.iter().any(|(known, _)| known.addr == endpoint.addr) {
                 continue;

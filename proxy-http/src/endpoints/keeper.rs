@@ -201,8 +201,10 @@ impl Keeper {
                 let (closed, activity) = (handle.closed(), Arc::clone(handle.activity()));
                 let mut is_kept = true;
                 let is_wanted = self.shared.upgrade().is_some_and(|shared| shared.has_waiting());
+                let is_losing = self.is_losing;
                 self.update(|node| {
-                    (node.failed, node.is_trying, node.is_greeting) = (None, is_trying, false);
+                    (node.is_trying, node.is_greeting) = (is_trying, false);
+                    node.failed.take_if(|_| node.on_demand || !is_losing);
                     is_kept = !node.on_demand || is_wanted;
                     if is_kept {
                         node.connections.push(Connection { handle, used: now });
@@ -243,7 +245,10 @@ impl Keeper {
             tracing::debug!(endpoint = %self.addr, "connection to endpoint has closed");
         }
         if activity.has_answered() || !by_peer || opened.elapsed() >= STABLE {
-            (self.failures, self.resume_at, self.is_losing) = (0, None, false);
+            (self.failures, self.resume_at) = (0, None);
+            if mem::take(&mut self.is_losing) {
+                self.update(|node| node.failed = None);
+            }
         } else if !(self.on_demand && self.is_of_use()) {
             self.is_losing = true;
             self.failed(LogState::Lost, ConnectError::lost());

@@ -27,8 +27,8 @@ pub(super) struct State {
     candidates: Vec<Candidate>,
     /// The largest weight of all.
     heaviest: f64,
-    /// Since when no endpoint could be sent to. `None`: one can.
-    pub(super) down_since: Option<Instant>,
+    /// Since when no endpoint could be sent to, but for those that lose each connection. `None`: one can.
+    down_since: Option<Instant>,
     /// Requests that wait for any endpoint.
     pub(super) queue: Queue,
     next_ticket: u64,
@@ -48,7 +48,7 @@ pub(super) struct Node {
     /// When the first request since the last response was sent, as [`Load`] has times.
     pub(super) asked: u64,
     pub(super) connections: Vec<Connection>,
-    /// Why the last attempt to connect, or the last connection, came to nothing.
+    /// Why the last attempt to connect came to nothing, or the last connection, which the next one leaves until it is of use.
     pub(super) failed: Option<Arc<ConnectError>>,
     /// Whether connections are made for requests that wait, as in HTTP/1.1: then it needs none to be ready.
     pub(super) on_demand: bool,
@@ -166,6 +166,13 @@ impl State {
         }
     }
 
+    /// Since when there is nothing but to wait, or to fail. `None`: an endpoint is up.
+    pub(super) fn down_since(&mut self) -> Option<Instant> {
+        // One that had lost its connections may have answered by now.
+        self.down_since = self.down_since.filter(|_| self.nodes.iter().all(|node| !node.is_up()));
+        self.down_since
+    }
+
     /// Whether an attempt to connect is worth waiting for: it has a transport already, or the one before was refused and neither
     /// timed out nor was of no use, so that this one will not take long either.
     pub(super) fn may_recover(&self) -> bool {
@@ -274,11 +281,11 @@ impl State {
                 node.virtual_time = self.choice.mean();
             }
         }
+        let down_since = self.down_since.unwrap_or(now);
+        self.down_since = self.nodes.iter().all(|node| !node.is_up()).then_some(down_since);
         if self.nodes.iter().any(Node::is_ready) {
-            self.down_since = None;
             self.queue.wake_first();
         } else {
-            self.down_since.get_or_insert(now);
             self.nodes.iter_mut().for_each(|node| node.start = Start::Together);
             // None of them may have anything to wait for any more.
             self.queue.wake_all();
@@ -306,6 +313,12 @@ impl Node {
     /// Whether requests can be sent to it, now or once it has been connected to for them.
     pub(super) fn is_ready(&self) -> bool {
         (self.on_demand && self.failed.is_none()) || self.is_connected()
+    }
+
+    /// Whether it is ready, and its last connection was of use or this one is.
+    fn is_up(&self) -> bool {
+        let has_answered = || self.connections.iter().any(|connection| connection.handle.has_answered());
+        self.is_ready() && (self.failed.is_none() || has_answered())
     }
 
     fn is_connected(&self) -> bool {
