@@ -22,10 +22,7 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicU32},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -39,8 +36,6 @@ use tokio::{
 #[derive(Clone)]
 pub(crate) struct Handle {
     shared: Arc<Shared>,
-    /// The connection has answered a request.
-    worked: Arc<AtomicBool>,
     /// Interim responses, for who reads from the endpoint.
     interim: Arc<AtomicU32>,
 }
@@ -58,7 +53,6 @@ pub(crate) struct Sent {
     response: Responding,
     stream: OpenStream,
     shared: Arc<Shared>,
-    worked: Arc<AtomicBool>,
     /// The connection had answered others before, or had waited for this one.
     reused: bool,
     asks: Asks,
@@ -165,7 +159,7 @@ where
             tracing::debug!(error = &error as &dyn std::error::Error, "connection to endpoint failed");
         }
     });
-    let handle = Handle { shared, worked: Arc::default(), interim };
+    let handle = Handle { shared, interim };
     // Until the task has run, the connection does not take requests.
     poll_fn(|cx| handle.poll_ready(cx)).await?;
     Ok(handle)
@@ -190,11 +184,6 @@ impl Handle {
         Poll::Pending
     }
 
-    /// Whether the connection has answered a request, as known at any later time.
-    pub(crate) fn worked(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.worked)
-    }
-
     /// Sends a request whose body is `body`; the rest of that has to be sent by [`To::poll`], which gives up when the
     /// endpoint takes nothing of it for `write_stall`.
     pub(crate) fn send<B: Body>(
@@ -207,7 +196,7 @@ impl Handle {
         let ended = body.is_end_stream();
         let is_http2 = head.version == Version::HTTP_2;
         let asks = request::send(&mut head, ended).map_err(Failure::refused)?;
-        let (shared, worked) = (Arc::clone(&self.shared), self.worked());
+        let shared = Arc::clone(&self.shared);
         let (response, upload) = {
             let mut hyper = shared.hyper();
             let sending = hyper.as_mut().filter(|_| shared.exchange.begin(head.method == Method::HEAD));
@@ -225,14 +214,14 @@ impl Handle {
             }
             (response, upload)
         };
-        let reused = worked.load(Relaxed) || shared.opened.elapsed() >= WAITED;
-        Ok((Sent { response, stream, shared, worked, reused, asks, to: None, write_stall }, To::Upload(upload)))
+        let reused = stream.has_answered() || shared.opened.elapsed() >= WAITED;
+        Ok((Sent { response, stream, shared, reused, asks, to: None, write_stall }, To::Upload(upload)))
     }
 }
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("worked", &self.worked).finish_non_exhaustive()
+        f.debug_struct("Handle").finish_non_exhaustive()
     }
 }
 
@@ -270,7 +259,6 @@ impl Sent {
         Poll::Ready(match ready!(self.response.as_mut().poll(cx)) {
             Ok(rsp) if self.reused && is_idle_timeout(&rsp) => Err(Failure::IDLE_TIMEOUT),
             Ok(mut rsp) => {
-                self.worked.store(true, Relaxed);
                 let accepted = response::accept(&mut rsp, &self.asks);
                 match accepted.inspect_err(|_| self.shared.close()).map_err(Failure::bad)? {
                     None => Ok(rsp.map(Incoming::Message)),
@@ -404,13 +392,14 @@ mod tests {
     use super::*;
     use crate::{activity::Activity, stats::Transport};
     use http_body_util::Empty;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     /// What the endpoint sends, how many bytes at a time, and whether there is room for another request then.
     async fn check(rsp: &str, piece: usize, room: bool) {
         let (near, mut far) = tokio::io::duplex(1 << 16);
-        let io = Io::new(near, &Arc::<Transport>::default(), &Activity::new(false));
+        let activity = Activity::new(false);
+        let io = Io::new(near, &Arc::<Transport>::default(), &activity);
         let (open, closed) = watch::channel(());
         let rooms = Arc::<AtomicUsize>::default();
         let counted = Arc::clone(&rooms);
@@ -420,7 +409,7 @@ mod tests {
         for round in 0..3 {
             assert_eq!(rooms.load(Relaxed), round, "once for each request, and none for the first");
             let head = Request::get("http://a/").body(()).unwrap().into_parts().0;
-            let stream = Activity::new(false).open_stream();
+            let stream = activity.open_stream();
             let (mut sent, _to) =
                 handle.send(head, &Empty::<Bytes>::new(), stream, Duration::from_secs(1)).expect("it is ready");
             assert!(!handle.is_ready());
@@ -460,11 +449,12 @@ mod tests {
         const HEAD: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
         // It takes one head, and the next only when that is read.
         let (near, mut far) = tokio::io::duplex(HEAD.len());
-        let io = Io::new(near, &Arc::<Transport>::default(), &Activity::new(false));
+        let activity = Activity::new(false);
+        let io = Io::new(near, &Arc::<Transport>::default(), &activity).in_turns(Arc::default());
         let handle = connect(io, 1 << 16, Arc::default(), watch::channel(()).0, Arc::new(|| {})).await.unwrap();
         let send = || {
             let head = Request::get("http://a/").body(()).unwrap().into_parts().0;
-            let stream = Activity::new(false).open_stream();
+            let stream = activity.open_stream();
             handle.send(head, &Empty::<Bytes>::new(), stream, Duration::from_secs(1)).expect("it is ready")
         };
         let (mut sent, _to) = send();
