@@ -240,7 +240,7 @@ impl Scan {
     fn read(&mut self, bytes: &mut [u8]) -> bool {
         let (mut next, mut in_head) = (0, false);
         while next < bytes.len() && !matches!(self.at, At::Spoilt | At::Tunnel) {
-            let skipped = self.skip(bytes.len() - next);
+            let skipped = self.skip(&bytes[next..]);
             if skipped > 0 {
                 next += skipped;
                 continue;
@@ -255,10 +255,12 @@ impl Scan {
         in_head
     }
 
-    /// Passes over data, of which there are so many bytes at most. Tells how many.
-    pub(super) fn skip(&mut self, bytes: usize) -> usize {
-        let (At::Body(left) | At::Chunk(left)) = &mut self.at else { return 0 };
-        let skipped = bytes.min(usize::try_from(*left).unwrap_or(usize::MAX));
+    /// Passes over data, and over what a line has before its end. Tells how many bytes.
+    pub(super) fn skip(&mut self, bytes: &[u8]) -> usize {
+        let (At::Body(left) | At::Chunk(left)) = &mut self.at else {
+            return if matches!(self.at, At::Head | At::Trailers) { self.line.extend(bytes) } else { 0 };
+        };
+        let skipped = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
         *left -= skipped as u64;
         if *left == 0 {
             self.at = if matches!(self.at, At::Body(_)) { At::Head } else { At::ChunkEnd { cr: false } };
@@ -266,7 +268,7 @@ impl Scan {
         skipped
     }
 
-    /// Takes a byte that is not data. Tells what the next one belongs to.
+    /// Takes a byte that is not passed over. Tells what the next one belongs to.
     pub(super) fn step(&mut self, byte: u8) -> Result<At, Spoilt> {
         match self.at {
             At::Head => self.head(byte),
@@ -385,6 +387,20 @@ impl Line {
 
     pub(super) fn is_whole(&self) -> bool {
         self.len <= self.kept.len()
+    }
+
+    /// Takes bytes up to one that may end the line, and tells how many.
+    fn extend(&mut self, bytes: &[u8]) -> usize {
+        if self.cr {
+            return 0;
+        }
+        let count = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+        if let Some(room) = self.kept.get_mut(self.len..) {
+            let kept = count.min(room.len());
+            room[..kept].copy_from_slice(&bytes[..kept]);
+        }
+        self.len = self.len.saturating_add(count);
+        count
     }
 
     /// Takes a byte. `Some`: it ends the line, which has so many bytes.

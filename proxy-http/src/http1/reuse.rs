@@ -259,7 +259,7 @@ impl Responses {
 
     /// Takes bytes of a body, and tells how many.
     fn body(&mut self, bytes: &[u8]) -> Result<usize, Spoilt> {
-        let skipped = self.scan.skip(bytes.len());
+        let skipped = self.scan.skip(bytes);
         if skipped == 0 {
             self.scan.at = self.scan.step(bytes[0])?;
         }
