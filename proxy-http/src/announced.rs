@@ -3,9 +3,9 @@
 use crate::{
     activity::Activity,
     empty_data::EmptyData,
-    interim::{Scan, Scanned},
     now::now,
     overhead::Overhead,
+    scan::{Scan, Scanned},
 };
 use std::time::Duration;
 use tokio::time::Instant;

@@ -3,11 +3,14 @@
 use crate::{
     activity::{Activity, OpenStream},
     gathered::Gathered,
-    http1::{self, fields, upload::Broken},
-    hygiene,
+    http1::{self, upload::Broken},
     idle::Progress,
+    message::{
+        fields,
+        reason::{self, Side},
+        validate,
+    },
     pipe::Held,
-    reason::{self, Side},
 };
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
@@ -405,7 +408,7 @@ impl Body for IncomingBody {
             self.tell_end();
         }
         Poll::Ready(match trailers {
-            Ok(trailers) => trailers.map(|trailers| match hygiene::trailers(&trailers, self.max_list()) {
+            Ok(trailers) => trailers.map(|trailers| match validate::trailers(&trailers, self.max_list()) {
                 Ok(()) => Ok(Frame::trailers(trailers)),
                 Err(_) => Err(self.malformed()),
             }),

@@ -13,12 +13,9 @@ pub(crate) use self::connect::OnRoom;
 use crate::{
     BoxError, IncomingBody,
     activity::{Activity, OpenStream},
-    head::Head,
     http1::{self, client::To, tunnel},
-    hygiene,
-    interim::Room,
+    message::{head::Head, interim::Room, reason::Side, validate},
     pipe::{Pipe, Piped},
-    reason::Side,
 };
 use bytes::Bytes;
 use h2::ext;
@@ -274,7 +271,7 @@ where
                         self.interim.pass(rsp);
                     }
                     ready!(Pin::new(response).poll(cx)).map_err(Error::unanswered).and_then(|mut rsp| {
-                        let length = hygiene::response(&mut rsp, stream.max_list());
+                        let length = validate::response(&mut rsp, stream.max_list());
                         let length = length.map_err(|_| Error::RESPONSE_MALFORMED)?;
                         Ok((rsp, length))
                     })
@@ -300,7 +297,7 @@ where
                 if !is_done && !self.is_tunnel(head.status) {
                     self.upload.stop_at(body.end_of_response());
                 }
-                let body = if hygiene::has_no_content(head.status) { body.without_content() } else { body };
+                let body = if validate::has_no_content(head.status) { body.without_content() } else { body };
                 Response::from_parts(head, body.counted(stream).alone(is_done))
             }));
         }

@@ -9,19 +9,19 @@ mod queue;
 
 pub use self::{backoff::Backoff, log::EndpointLog};
 
-use self::{
-    choice::Start,
-    keeper::Keeper,
-    nodes::{Connection, Health, Node, State},
-    queue::{Queue, Ticket},
-};
 use crate::{
     BoxError, Connect, Endpoint, Replay,
-    answer::Answer,
     breaker::{self, Breaker, Outcome},
     client::{ConnectError, Outgoing},
     endpoint::Status,
+    endpoints::{
+        choice::Start,
+        keeper::Keeper,
+        nodes::{Connection, Health, Node, State},
+        queue::{Queue, Ticket},
+    },
     load::Load,
+    message::answer::Answer,
     now::now,
 };
 use std::{

@@ -5,8 +5,9 @@ use crate::{
     activity::{Activity, OpenStream},
     io::Io,
     lifetime::Lifetime,
+    message::fields::{self, Invalid},
+    message::reason::Side,
     pipe::Held,
-    reason::Side,
     rewind::Rewind,
     server::{Error, silence},
     stats::{Limit, Transport},
@@ -34,7 +35,6 @@ use tower_service::Service;
 
 pub(crate) mod client;
 mod ending;
-pub(crate) mod fields;
 mod guard;
 mod request;
 mod response;
@@ -46,7 +46,7 @@ pub(crate) mod upload;
 pub(crate) mod websocket;
 
 use ending::Ending;
-use fields::Invalid;
+
 use guard::{Guard, Heads};
 use sending::{Sending, Slot};
 use still::Still;

@@ -1,6 +1,6 @@
 //! Sends a body on a stream, as fast as the peer takes it.
 
-use crate::{BoxError, IncomingBody, Replay, lingering, proxy, reason, stall::Stall};
+use crate::{BoxError, IncomingBody, Replay, lingering, message::reason, proxy, stall::Stall};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};

@@ -1,19 +1,14 @@
 //! Forwards requests to endpoints, and answers in their place where they give no answer.
 
 use crate::{
-    Endpoints, IncomingBody, Replay, Stats,
-    answer::Answer,
-    body,
+    Endpoints, IncomingBody, Replay, Stats, body,
     breaker::Outcome,
     client::{self, Outgoing},
     endpoints::Attempt,
-    grpc,
-    head::CLIENT_CERT,
     http1::{tunnel, websocket},
-    hygiene,
+    message::{answer::Answer, grpc, head::CLIENT_CERT, reason::Side, validate},
     now::now,
     pipe::{Held, Piped},
-    reason::Side,
     retry::{self, Budget, Tries},
     stats::{Limit, StreamLimit},
 };
@@ -605,7 +600,7 @@ impl Shared {
         if self.endpoints(is_http1(req.version())).is_http1() && grpc::is_grpc(req.headers()) {
             return Some(Answer::unimplemented("gRPC needs HTTP/2, and the endpoint is spoken to in HTTP/1.1"));
         }
-        let malformed = hygiene::request(req).err()?;
+        let malformed = validate::request(req).err()?;
         client.count_malformed();
         Some(Answer::bad_request(malformed))
     }
@@ -615,15 +610,15 @@ impl Shared {
         let from_http1 = is_http1(req.version());
         let endpoints = self.endpoints(from_http1);
         let checked = match req.extensions().get::<Protocol>() {
-            None => hygiene::connect(req),
+            None => validate::connect(req),
             Some(protocol) if endpoints.is_http1() && !websocket::is_websocket(protocol) => {
                 return Some(Answer::unimplemented("of extended CONNECT, HTTP/1.1 has a form for WebSocket alone"));
             }
             Some(_) if endpoints.refuse_extended_connect() => return Some(Answer::no_extended_connect()),
             Some(_) if from_http1 && !endpoints.is_http1() => {
-                hygiene::request(req).and_then(|()| websocket::to_http2(req))
+                validate::request(req).and_then(|()| websocket::to_http2(req))
             }
-            Some(_) => hygiene::request(req),
+            Some(_) => validate::request(req),
         };
         let malformed = checked.err()?;
         self.stats.transport(Side::Client).count_malformed();

@@ -1,6 +1,6 @@
 //! Which requests are sent again, and how many.
 
-use crate::{client, grpc};
+use crate::{client, message::grpc};
 use http::{Method, Response, StatusCode};
 use std::{fmt, mem, sync::Mutex, time::Duration};
 use tokio::time::Instant;

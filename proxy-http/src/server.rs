@@ -5,7 +5,6 @@ mod serving;
 
 pub use crate::detect::Protocol;
 
-use self::serving::Serving;
 use crate::{
     BoxError, IncomingBody,
     activity::Activity,
@@ -17,6 +16,7 @@ use crate::{
     local_settings::tolerated,
     ping,
     rewind::{Ahead, Rewind},
+    server::serving::Serving,
     stats::{Limit, Transport},
 };
 use bytes::Bytes;

@@ -3,7 +3,7 @@
 //! All are plain atomics that are only added to (gauges apart), so that many workers can each have their own set
 //! and a reader can sum them up.
 
-use crate::{reason::Side, retry};
+use crate::{message::reason::Side, retry};
 use h2::Reason;
 use http::StatusCode;
 use std::{
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-pub use crate::reason::Side as Peer;
+pub use crate::message::reason::Side as Peer;
 
 /// The counters of one stack: its requests, and its transports on both sides.
 #[derive(Debug)]

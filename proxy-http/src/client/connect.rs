@@ -1,9 +1,9 @@
 //! Makes connections to endpoints.
 
-use super::{Engine, SendRequest};
 use crate::{
     BoxError,
     activity::{Activity, GoAway},
+    client::{Engine, SendRequest},
     credit::{Buffers, Credit},
     endpoints::EndpointLog,
     http1,

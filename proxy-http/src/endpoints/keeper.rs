@@ -1,14 +1,14 @@
 //! Keeps endpoints connected.
 
-use super::{
-    Chain, Params, Shared,
-    log::{EndpointLog, State as LogState},
-    nodes::{Connection, Node},
-};
 use crate::{
     BoxError, Connect, Replay, SendRequest,
     activity::{Activity, GoAway},
     client::ConnectError,
+    endpoints::{
+        Chain, Params, Shared,
+        log::{EndpointLog, State as LogState},
+        nodes::{Connection, Node},
+    },
 };
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use h2::Reason;

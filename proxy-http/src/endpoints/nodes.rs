@@ -1,18 +1,18 @@
 //! What is known of each endpoint, and the choice among them.
 
-use super::{
-    Chain, Params, Task,
-    choice::{Candidate, Choice, Start},
-    keeper::LEAST_PAUSE,
-    queue::{Queue, Ticket},
-};
 use crate::{
     Replay, SendRequest,
-    answer::Answer,
     breaker::Breaker,
     client::ConnectError,
     endpoint::{State as EndpointState, Status},
+    endpoints::{
+        Chain, Params, Task,
+        choice::{Candidate, Choice, Start},
+        keeper::LEAST_PAUSE,
+        queue::{Queue, Ticket},
+    },
     load::Load,
+    message::answer::Answer,
 };
 use std::{mem, num::NonZeroUsize, sync::Arc};
 use tokio::{sync::Notify, time::Instant};

@@ -1,15 +1,22 @@
 //! A connection to an endpoint that speaks HTTP/1.1, by hyper: one request at a time.
 
-use super::{
-    Incoming,
-    fields::{self, Invalid},
-    request, response,
-    reuse::{Exchange, Verdict, Watch},
-    tunnel::Agreed,
-    upload::{Feed, Upload, Uploading},
-    websocket::Key,
+use crate::{
+    activity::OpenStream,
+    client::OnRoom,
+    http1::{
+        Incoming, request, response,
+        reuse::{Exchange, Verdict, Watch},
+        tunnel::Agreed,
+        upload::{Feed, Upload, Uploading},
+        websocket::Key,
+    },
+    io::Io,
+    message::{
+        fields::{self, Invalid},
+        interim::Room,
+    },
+    pipe::Piped,
 };
-use crate::{activity::OpenStream, client::OnRoom, interim::Room, io::Io, pipe::Piped};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body;

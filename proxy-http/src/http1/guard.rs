@@ -6,8 +6,11 @@
 //! follows heads and bodies as the bytes come in, and puts a NUL in the place of the first that will not do: no head and
 //! no chunk's size may have one, so that hyper answers with 400 and closes the connection, or breaks the body off.
 
-use super::{ending::Ending, fields::is_length};
-use crate::activity::{Activity, OpenStream};
+use crate::{
+    activity::{Activity, OpenStream},
+    http1::ending::Ending,
+    message::fields::is_length,
+};
 use std::{
     io, mem,
     pin::Pin,

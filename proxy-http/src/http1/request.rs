@@ -1,10 +1,12 @@
 //! Requests of HTTP/1.1 clients as HTTP/2 has them, and requests of any clients as HTTP/1.1 has them.
 
-use super::{
-    Asked, Wanted,
-    client::Asks,
-    fields::{self, Invalid},
-    websocket::{self, Key, Upgrade},
+use crate::{
+    http1::{
+        Asked, Wanted,
+        client::Asks,
+        websocket::{self, Key, Upgrade},
+    },
+    message::fields::{self, Invalid},
 };
 use h2::ext::Protocol;
 use http::{

@@ -1,9 +1,8 @@
 //! Responses of HTTP/1.1 endpoints, as HTTP/2 has them.
 
-use super::{
-    client::Asks,
-    fields::{self, Invalid},
-    websocket::Upgrade,
+use crate::{
+    http1::{client::Asks, websocket::Upgrade},
+    message::fields::{self, Invalid},
 };
 use http::{Response, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;

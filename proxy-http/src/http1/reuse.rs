@@ -9,9 +9,9 @@
 //! uses its connection again. [`Watch`] reads the same bytes to the letter of RFC 9112 section 6.3. It changes none of them:
 //! a response that it does not understand is passed on, but is the last of its connection.
 
-use super::{
-    fields,
-    guard::{At, Framing, Scan, Spoilt},
+use crate::{
+    http1::guard::{At, Framing, Scan, Spoilt},
+    message::fields,
 };
 use std::{
     io, mem,

@@ -1,9 +1,10 @@
 //! A response's body on its way to an HTTP/1.1 client.
 
-use super::{ending::Ending, fields};
 use crate::{
     BoxError,
     activity::OpenStream,
+    http1::ending::Ending,
+    message::fields,
     pipe::{Held, hold},
 };
 use bytes::Bytes;

@@ -2,9 +2,9 @@
 //!
 //! What the other side of the proxy sees of one is a body in each direction, whatever it speaks itself.
 
-use super::{still::Still, upload::Feed};
 use crate::{
     activity::OpenStream,
+    http1::{still::Still, upload::Feed},
     pipe::{Held, Piped, hold},
     stats::StreamLimit,
 };

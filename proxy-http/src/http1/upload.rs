@@ -1,9 +1,9 @@
 //! A body on its way to the task of a connection, or from it, frame by frame.
 
-use super::reuse::Exchange;
 use crate::{
-    interim::{self, Room},
+    http1::reuse::Exchange,
     lingering,
+    message::interim::{self, Room},
     pipe::{Held, Piped, hold},
     stall::Stall,
 };

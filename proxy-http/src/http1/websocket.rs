@@ -1,7 +1,7 @@
 //! The handshake of a WebSocket: as HTTP/1.1 has it, an upgrade (RFC 6455 section 4), and as HTTP/2 has it, extended CONNECT
 //! (RFC 8441 section 5). Inside of the proxy it is the latter.
 
-use super::fields::{self, Invalid};
+use crate::message::fields::{self, Invalid};
 use data_encoding::BASE64;
 use h2::ext::Protocol;
 use http::{HeaderMap, HeaderValue, Request, header};

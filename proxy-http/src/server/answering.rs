@@ -2,11 +2,9 @@
 
 use crate::{
     BoxError, IncomingBody,
-    answer::Answer,
     idle::Progress,
-    interim,
+    message::{answer::Answer, interim, reason},
     pipe::{Pipe, Piped},
-    reason,
 };
 use bytes::Bytes;
 use h2::{Reason, server::SendResponse};

@@ -1,28 +1,26 @@
 //! One connection of HTTP/2 from a client.
 
-use super::{
-    Error, ErrorKind, MAX_OWED, Opened, Server,
-    answering::{Answering, State},
-    in_bytes, silence,
-};
 use crate::{
     BoxError, IncomingBody,
     activity::Activity,
-    answer::Answer,
     credit::Credit,
-    grpc, head, hygiene,
     idle::{Idle, Progress},
     io::Io,
     lifetime::Lifetime,
     lingering::Lingering,
+    message::{answer::Answer, grpc, head, reason::Side, validate},
     meter::{Meter, Seen},
     now,
     ping::Finding,
     pipe::Piped,
-    reason::Side,
     resets::Resets,
     rewind::Rewind,
     running::Running,
+    server::{
+        Error, ErrorKind, MAX_OWED, Opened, Server,
+        answering::{Answering, State},
+        in_bytes, silence,
+    },
     stall::Stall,
     stats::{Limit, StreamLimit, Transport},
     wake::Wake,
@@ -235,7 +233,7 @@ where
                 continue;
             }
             let (head, body) = req.into_parts();
-            let length = || hygiene::content_length(&head.headers);
+            let length = || validate::content_length(&head.headers);
             let mut body = IncomingBody::new(Side::Client, length, body, self.activity.if_adaptive());
             if !body.is_end_stream() {
                 body = body.counted(self.activity.open_stream()).unread();

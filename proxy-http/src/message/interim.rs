@@ -3,16 +3,12 @@
 //! The future of a response has one result. What comes before it takes another way: it is put down where the endpoint is
 //! asked, and taken up where the client's stream asks that future, further up on the same stack.
 
-use crate::{http1::fields, hygiene};
+use crate::message::{fields, validate};
 use http::{
     HeaderMap, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, TE},
 };
 use std::cell::Cell;
-
-mod scan;
-
-pub(crate) use scan::{Scan, Scanned};
 
 /// What may still be passed on of one request's interim responses, in bytes: a client may take nothing of them, and they
 /// wait for no window.
@@ -64,7 +60,7 @@ impl Room {
         // HTTP/2 has none (RFC 9113 section 8.6), and what is malformed is not passed on.
         if STATE.get() == State::Closed
             || rsp.status() == StatusCode::SWITCHING_PROTOCOLS
-            || hygiene::response(&mut rsp, ROOM).is_err()
+            || validate::response(&mut rsp, ROOM).is_err()
         {
             return;
         }

@@ -1,6 +1,6 @@
 //! Answers of the proxy's own, where no endpoint gave one.
 
-use crate::grpc;
+use crate::message::grpc;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 const PROXY_ERROR: HeaderName = HeaderName::from_static("proxy-error");
