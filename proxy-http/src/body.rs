@@ -1,10 +1,9 @@
 //! Bodies that end without an error only when the peer ended its stream cleanly.
 
 use crate::{
-    activity::{Activity, OpenStream},
+    connection::{state::Activity, streams::OpenStream, timeouts::idle::Progress},
     gathered::Gathered,
     http1::{self, upload::Broken},
-    idle::Progress,
     message::{
         fields,
         reason::{self, Side},

@@ -12,7 +12,7 @@ pub(crate) use self::connect::OnRoom;
 
 use crate::{
     BoxError, IncomingBody,
-    activity::{Activity, OpenStream},
+    connection::{state::Activity, streams::OpenStream},
     http1::{self, client::To, tunnel},
     message::{head::Head, interim::Room, reason::Side, validate},
     pipe::{Pipe, Piped},

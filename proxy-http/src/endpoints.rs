@@ -13,6 +13,7 @@ use crate::{
     BoxError, Connect, Endpoint, Replay,
     breaker::{self, Breaker, Outcome},
     client::{ConnectError, Outgoing},
+    connection::now::now,
     endpoint::Status,
     endpoints::{
         choice::Start,
@@ -22,7 +23,6 @@ use crate::{
     },
     load::Load,
     message::answer::Answer,
-    now::now,
 };
 use std::{
     error::Error as StdError,

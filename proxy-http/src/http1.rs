@@ -2,14 +2,19 @@
 
 use crate::{
     BoxError, IncomingBody,
-    activity::{Activity, OpenStream},
-    io::Io,
-    lifetime::Lifetime,
-    message::fields::{self, Invalid},
-    message::reason::Side,
+    connection::{
+        io::Io,
+        rewind::Rewind,
+        state::Activity,
+        streams::OpenStream,
+        timeouts::lifetime::{Lifetime, silence},
+    },
+    message::{
+        fields::{self, Invalid},
+        reason::Side,
+    },
     pipe::Held,
-    rewind::Rewind,
-    server::{Error, silence},
+    server::Error,
     stats::{Limit, Transport},
 };
 use bytes::Bytes;

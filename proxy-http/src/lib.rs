@@ -52,46 +52,27 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod activity;
-mod announced;
 pub mod body;
 pub mod breaker;
 pub mod client;
-mod credit;
-mod detect;
-mod empty_data;
+mod connection;
 pub mod endpoint;
 pub mod endpoints;
-mod engine_counts;
 mod gathered;
 pub mod http1;
-mod idle;
-mod io;
-mod lifetime;
-mod lingering;
 mod load;
-mod local_settings;
 mod message;
-mod meter;
-mod now;
-mod overhead;
-mod ping;
 mod pipe;
 pub mod proxy;
 mod replay;
-mod resets;
 pub mod retry;
-mod rewind;
 mod running;
-mod scan;
 pub mod server;
-mod stall;
 pub mod stats;
-mod wake;
 
 pub use body::IncomingBody;
 pub use client::{Connect, SendRequest};
-pub use credit::Buffers;
+pub use connection::window_credit::Buffers;
 pub use endpoint::Endpoint;
 pub use endpoints::Endpoints;
 pub use proxy::Proxy;

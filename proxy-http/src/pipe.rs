@@ -1,6 +1,11 @@
 //! Sends a body on a stream, as fast as the peer takes it.
 
-use crate::{BoxError, IncomingBody, Replay, lingering, message::reason, proxy, stall::Stall};
+use crate::{
+    BoxError, IncomingBody, Replay,
+    connection::{discard, timeouts::stall::Stall},
+    message::reason,
+    proxy,
+};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
@@ -239,7 +244,7 @@ where
             let Self { body, to, end_of_response, .. } = self;
             if piped != Piped::Done {
                 drop(to);
-                return lingering::read_http1(body).await;
+                return discard::read_http1(body).await;
             }
             drop(body);
             if let (Some(mut to), Some(end)) = (to, end_of_response)

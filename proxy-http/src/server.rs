@@ -3,19 +3,22 @@
 mod answering;
 mod serving;
 
-pub use crate::detect::Protocol;
+pub use crate::connection::detect::Protocol;
 
 use crate::{
     BoxError, IncomingBody,
-    activity::Activity,
-    credit::Buffers,
-    detect::{Detected, detect},
+    connection::{
+        detect::{Detected, detect},
+        discard::RESET_STREAM_DURATION,
+        frames::local_settings::tolerated,
+        io::Io,
+        ping,
+        rewind::{Ahead, Rewind},
+        state::Activity,
+        timeouts::lifetime::{DRAIN_SILENCE, Lifetime},
+        window_credit::Buffers,
+    },
     http1,
-    io::Io,
-    lifetime::Lifetime,
-    local_settings::tolerated,
-    ping,
-    rewind::{Ahead, Rewind},
     server::serving::Serving,
     stats::{Limit, Transport},
 };
@@ -94,9 +97,6 @@ struct Opened<I> {
     started: Instant,
 }
 
-/// How long a draining connection with no open stream may stay silent before it is closed. A client that answers the
-/// drain's PING is gone long before.
-const DRAIN_SILENCE: Duration = Duration::from_secs(5);
 /// linkerd2-proxy's.
 const DEFAULT_DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 // What `ServerParams` say of an unset one.
@@ -105,13 +105,10 @@ const DEFAULT_MAX_CONCURRENT_STREAMS: u32 = 200;
 const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
 const DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS: usize = DEFAULT_MAX_CONCURRENT_STREAMS as usize;
 const DEFAULT_MAX_SEND_BUF_SIZE: usize = 400 << 10;
-/// As toward endpoints. Those that are answered early are not among them, but for clients that go on: see `lingering`.
+/// As toward endpoints. Those that are answered early are not among them, but for clients that go on: see `connection::discard`.
 const DEFAULT_MAX_CONCURRENT_RESET_STREAMS: usize = 10_000;
 const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
 const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-/// How long they are remembered, as toward endpoints: longer than a client's or an endpoint's pause or a lost packet
-/// holds up what it had sent. With h2's own second, each of those would cost some of the errors that a connection survives.
-pub(crate) const RESET_STREAM_DURATION: Duration = Duration::from_secs(5);
 /// What DATA frames of less than 256 bytes that wait in h2 may cost, as toward endpoints. They wait for a poll of their
 /// streams only, so a burst is what counts; clients get less than endpoints, since there may be many more of them. It
 /// is enough for 16,000 small messages at once, more than the default stream window holds of gRPC's smallest.
@@ -375,22 +372,6 @@ fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
         Some(FlowControl::Adaptive) => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
         Some(FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size }) => {
             (initial_stream_window_size, initial_connection_window_size)
-        }
-    }
-}
-
-/// Completes when, for [`DRAIN_SILENCE`], no stream was open and not a byte moved; or else, with a limit, when it is
-/// time to close in any case.
-pub(crate) async fn silence(activity: &Activity, closes_at: Option<Instant>) -> Option<Limit> {
-    loop {
-        let before = activity.moves();
-        let silent_at = Instant::now() + DRAIN_SILENCE;
-        tokio::time::sleep_until(closes_at.map_or(silent_at, |at| at.min(silent_at))).await;
-        if closes_at.is_some_and(|at| at <= Instant::now()) {
-            return Some(Limit::AgeGrace);
-        }
-        if activity.streams() == 0 && activity.moves() == before {
-            return None;
         }
     }
 }

@@ -2,15 +2,18 @@
 
 use crate::{
     BoxError,
-    activity::{Activity, GoAway},
     client::{Engine, SendRequest},
-    credit::{Buffers, Credit},
+    connection::{
+        detect::Protocol,
+        discard::RESET_STREAM_DURATION,
+        frames::local_settings::tolerated,
+        io::Io,
+        ping::{self, Finding},
+        state::{Activity, GoAway},
+        window_credit::{Buffers, Credit},
+    },
     endpoints::EndpointLog,
     http1,
-    io::Io,
-    local_settings::tolerated,
-    ping::{self, Finding},
-    server::{Protocol, RESET_STREAM_DURATION},
     stats::Transport,
 };
 use bytes::Bytes;

@@ -1,6 +1,6 @@
 //! Why requests get no response.
 
-use crate::{activity::OpenStream, http1, message::reason};
+use crate::{connection::streams::OpenStream, http1, message::reason};
 use h2::Reason;
 use http::Request;
 use std::{error::Error as StdError, fmt};

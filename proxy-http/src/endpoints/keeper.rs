@@ -2,8 +2,8 @@
 
 use crate::{
     BoxError, Connect, Replay, SendRequest,
-    activity::{Activity, GoAway},
     client::ConnectError,
+    connection::state::{Activity, GoAway},
     endpoints::{
         Chain, Params, Shared,
         log::{EndpointLog, State as LogState},

@@ -1,8 +1,8 @@
 //! A connection to an endpoint that speaks HTTP/1.1, by hyper: one request at a time.
 
 use crate::{
-    activity::OpenStream,
     client::OnRoom,
+    connection::{io::Io, streams::OpenStream},
     http1::{
         Incoming, request, response,
         reuse::{Exchange, Verdict, Watch},
@@ -10,7 +10,6 @@ use crate::{
         upload::{Feed, Upload, Uploading},
         websocket::Key,
     },
-    io::Io,
     message::{
         fields::{self, Invalid},
         interim::Room,
@@ -409,7 +408,7 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{activity::Activity, stats::Transport};
+    use crate::{connection::state::Activity, stats::Transport};
     use http_body_util::Empty;
     use std::sync::atomic::AtomicUsize;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -7,7 +7,7 @@
 //! no chunk's size may have one, so that hyper answers with 400 and closes the connection, or breaks the body off.
 
 use crate::{
-    activity::{Activity, OpenStream},
+    connection::{state::Activity, streams::OpenStream},
     http1::ending::Ending,
     message::fields::is_length,
 };

@@ -2,7 +2,7 @@
 
 use crate::{
     BoxError,
-    activity::OpenStream,
+    connection::streams::OpenStream,
     http1::ending::Ending,
     message::fields,
     pipe::{Held, hold},

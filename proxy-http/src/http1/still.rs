@@ -1,8 +1,10 @@
 //! Connections of HTTP/1.1 on which nothing moves.
 
 use crate::{
-    idle::{Idle, Progress},
-    stall::Stall,
+    connection::timeouts::{
+        idle::{Idle, Progress},
+        stall::Stall,
+    },
     stats::StreamLimit,
 };
 use std::{

@@ -3,7 +3,7 @@
 //! What the other side of the proxy sees of one is a body in each direction, whatever it speaks itself.
 
 use crate::{
-    activity::OpenStream,
+    connection::streams::OpenStream,
     http1::{still::Still, upload::Feed},
     pipe::{Held, Piped, hold},
     stats::StreamLimit,

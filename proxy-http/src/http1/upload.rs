@@ -1,11 +1,10 @@
 //! A body on its way to the task of a connection, or from it, frame by frame.
 
 use crate::{
+    connection::{discard, timeouts::stall::Stall},
     http1::reuse::Exchange,
-    lingering,
     message::interim::{self, Room},
     pipe::{Held, Piped, hold},
-    stall::Stall,
 };
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -162,7 +161,7 @@ impl Upload {
                 ended(piped);
                 drop(self);
                 if piped != Piped::Done {
-                    lingering::read_http1(body).await;
+                    discard::read_http1(body).await;
                 }
             });
         }

@@ -2,7 +2,7 @@
 
 use crate::{
     BoxError, IncomingBody,
-    idle::Progress,
+    connection::timeouts::idle::Progress,
     message::{answer::Answer, interim, reason},
     pipe::{Pipe, Piped},
 };

@@ -2,28 +2,31 @@
 
 use crate::{
     BoxError, IncomingBody,
-    activity::Activity,
-    credit::Credit,
-    idle::{Idle, Progress},
-    io::Io,
-    lifetime::Lifetime,
-    lingering::Lingering,
+    connection::{
+        discard::Lingering,
+        frames::{rapid_reset::Resets, rate::Meter, seen::Seen},
+        io::Io,
+        now,
+        ping::Finding,
+        rewind::Rewind,
+        state::Activity,
+        timeouts::{
+            idle::{Idle, Progress},
+            lifetime::{Lifetime, silence},
+            stall::Stall,
+        },
+        wake::Wake,
+        window_credit::Credit,
+    },
     message::{answer::Answer, grpc, head, reason::Side, validate},
-    meter::{Meter, Seen},
-    now,
-    ping::Finding,
     pipe::Piped,
-    resets::Resets,
-    rewind::Rewind,
     running::Running,
     server::{
         Error, ErrorKind, MAX_OWED, Opened, Server,
         answering::{Answering, State},
-        in_bytes, silence,
+        in_bytes,
     },
-    stall::Stall,
     stats::{Limit, StreamLimit, Transport},
-    wake::Wake,
 };
 use bytes::Bytes;
 use futures_util::future::MaybeDone;

@@ -3,7 +3,7 @@
 //! h2 passes over them where nobody asks, and to ask takes its lock. Most endpoints never send one, so their requests need
 //! not ask.
 
-use crate::empty_data::{EmptyData, may_be_empty};
+use crate::connection::frames::empty_data::{EmptyData, may_be_empty};
 use std::mem;
 
 /// Follows the frames of one connection.

@@ -1,11 +1,13 @@
 //! What an endpoint says that h2 keeps to itself: what its first SETTINGS announce, and that it sends interim responses.
 
-use crate::{
-    activity::Activity,
-    empty_data::EmptyData,
+use crate::connection::{
+    frames::{
+        empty_data::EmptyData,
+        scan::{Scan, Scanned},
+        small_data::Overhead,
+    },
     now::now,
-    overhead::Overhead,
-    scan::{Scan, Scanned},
+    state::Activity,
 };
 use std::time::Duration;
 use tokio::time::Instant;

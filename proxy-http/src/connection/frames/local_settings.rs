@@ -5,7 +5,7 @@
 //! answered or reset one by one, and the one that peers are to keep to is put into the first SETTINGS frame as it is
 //! written. h2 sends later ones for windows alone.
 
-use crate::meter::HEAD;
+use crate::connection::frames::head::HEAD;
 
 /// What is written of a connection up to the end of its first SETTINGS frame.
 #[derive(Debug)]

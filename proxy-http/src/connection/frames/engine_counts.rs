@@ -5,7 +5,7 @@
 //! is no stream's any more. And the numbers of streams, which end at 2^31 (RFC 9113 section 5.1.1): requests that find none
 //! left fail.
 
-use crate::meter::HEAD;
+use crate::connection::frames::head::HEAD;
 
 /// Follows the frames that are written on one connection.
 #[derive(Debug)]

@@ -1,14 +1,15 @@
 //! The transport under a connection, which counts what it carries.
 
 use crate::{
-    activity::Activity,
-    announced::Announced,
-    empty_data::Held,
-    engine_counts::EngineCounts,
-    local_settings::LocalSettings,
-    meter::{Meter, PREFACE},
+    connection::{
+        frames::{
+            empty_data::Held, engine_counts::EngineCounts, head::PREFACE, local_settings::LocalSettings,
+            peer::Announced, rate::Meter,
+        },
+        state::Activity,
+        wake,
+    },
     stats::Transport,
-    wake,
 };
 use pin_project_lite::pin_project;
 use std::{

@@ -7,7 +7,7 @@
 //! Frames with padding stay: their padding counts against the windows, which h2 alone can give back. So do those that are
 //! a protocol error, such as DATA on an idle stream or within a header block: h2 says so.
 
-use crate::meter::HEAD;
+use crate::connection::frames::head::HEAD;
 
 /// Finds such frames in what is read of one connection. Told of every frame that may change what follows.
 #[derive(Debug, Default)]

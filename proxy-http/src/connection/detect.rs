@@ -1,6 +1,6 @@
 //! Which protocol a client speaks, by its first bytes.
 
-use crate::rewind::Ahead;
+use crate::connection::rewind::Ahead;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -49,7 +49,7 @@ pub(crate) async fn detect<I: AsyncRead + Unpin>(io: &mut I) -> io::Result<Detec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rewind::Rewind;
+    use crate::connection::rewind::Rewind;
     use tokio::io::AsyncWriteExt as _;
 
     /// What is detected of bytes that come one by one, and all that is read then.

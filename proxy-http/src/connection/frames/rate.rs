@@ -3,19 +3,20 @@
 //! h2 answers or drops most frames by itself, so that nobody learns how many there were, how long a header block took,
 //! or that a client never came to its first frame.
 
-use crate::{
-    activity::Activity,
-    empty_data::{EmptyData, may_be_empty},
+use super::kinds::{ANSWERS, EMPTY_DATA, Window, exceeded};
+use crate::connection::{
+    frames::{
+        empty_data::{EmptyData, may_be_empty},
+        head::{HEAD, PREFACE},
+        seen::Seen,
+        small_data::Overhead,
+    },
     now::now,
-    overhead::Overhead,
-    stats::Limit,
+    state::Activity,
     wake,
 };
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::Context,
     time::Duration,
 };
@@ -51,43 +52,6 @@ pub(crate) struct Meter {
     window: Window,
 }
 
-/// What a [`Meter`] has seen, for the connection's task. Nobody else reads or writes it.
-#[derive(Debug, Default)]
-pub(crate) struct Seen {
-    greeted: AtomicBool,
-    block: AtomicU32,
-    reset: AtomicBool,
-    /// An index into [`KINDS`], plus 1. 0: none.
-    exceeded: AtomicU8,
-    /// Frames since the task was polled.
-    turn: AtomicU32,
-}
-
-/// What there was since a time, a second ago or more.
-#[derive(Debug)]
-struct Window {
-    since: Instant,
-    counts: [u64; KINDS.len()],
-    requests: u64,
-    /// DATA frames that are not empty.
-    data: u64,
-    written: u64,
-}
-
-/// The kinds of frames that are counted.
-const KINDS: [Limit; 7] = [
-    Limit::PriorityFrames,
-    Limit::ResetFrames,
-    Limit::SettingsFrames,
-    Limit::PingFrames,
-    Limit::WindowUpdateFrames,
-    Limit::OtherFrames,
-    Limit::EmptyDataFrames,
-];
-/// The index of the last one.
-const EMPTY_DATA: usize = KINDS.len() - 1;
-/// The bytes of what each is answered with, which are no reason for more. Those of SETTINGS are too few for what each counts.
-const ANSWERS: [u64; KINDS.len()] = [0, 0, 0, 17, 0, 0, 0];
 const SECOND: Duration = Duration::from_secs(1);
 /// Frames of each kind that a request may bring with it: each side of a stream has one or two to send.
 const FRAMES_A_REQUEST: u64 = 4;
@@ -105,10 +69,7 @@ const FRAMES_A_TURN: u32 = 128;
 /// Empty DATA frames in a row within a second. An application that hands on each piece of a page, empty or not, has some
 /// hundred in a row.
 const EMPTY_IN_A_ROW: u32 = 1_000;
-/// The length of a client's preface.
-pub(crate) const PREFACE: usize = 24;
-// RFC 9113 section 4.1 and 6.
-pub(crate) const HEAD: usize = 9;
+// Flags of RFC 9113 section 6.
 const ACK: u8 = 0x1;
 const PADDED: u8 = 0x8;
 const END_HEADERS: u8 = 0x4;
@@ -313,53 +274,10 @@ impl Meter {
     }
 }
 
-/// What [`Seen::exceeded`] has for a kind.
-fn exceeded(kind: usize) -> u8 {
-    kind as u8 + 1
-}
-
-// === impl Seen ===
-
-impl Seen {
-    /// The preface and the first frame have come.
-    pub(crate) fn greeted(&self) -> bool {
-        self.greeted.load(Relaxed)
-    }
-
-    /// The number of the header block that has begun and not ended. `None`: there is none.
-    pub(crate) fn block(&self) -> Option<u32> {
-        Some(self.block.load(Relaxed)).filter(|block| *block != 0)
-    }
-
-    /// The limit that was exceeded.
-    pub(crate) fn exceeded(&self) -> Option<Limit> {
-        let index = self.exceeded.load(Relaxed).checked_sub(1)?;
-        Some(KINDS[usize::from(index)])
-    }
-
-    /// The connection's task has its turn.
-    pub(crate) fn start_turn(&self) {
-        self.turn.store(0, Relaxed);
-        self.reset.store(false, Relaxed);
-    }
-
-    /// Whether the client has reset a stream in this turn.
-    pub(crate) fn reset(&self) -> bool {
-        self.reset.load(Relaxed)
-    }
-}
-
-// === impl Window ===
-
-impl Window {
-    fn new(since: Instant) -> Self {
-        Self { since, counts: [0; KINDS.len()], requests: 0, data: 0, written: 0 }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Limit;
     use std::task::Waker;
 
     const PREFACE_AND_SETTINGS: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";

@@ -5,7 +5,7 @@
 //! window is raised by the window of each stream that is held: what moves always has the window that is set, all but a
 //! quarter at worst. The price is memory, a stream's window for each that is held, and [`Buffers`] bounds its sum.
 
-use crate::activity::Streams;
+use crate::connection::streams::Streams;
 use std::{
     sync::{
         Arc,

@@ -1,6 +1,6 @@
 //! Streams on which nothing moves, in either direction.
 
-use crate::now::now;
+use crate::connection::now::now;
 use futures_util::task::AtomicWaker;
 use std::{
     future::Future,

@@ -1,6 +1,6 @@
 //! How long a peer may take nothing of what is to be sent to it.
 
-use crate::now::now;
+use crate::connection::now::now;
 use std::{
     future::Future,
     pin::Pin,

@@ -8,8 +8,7 @@
 
 use crate::{
     Replay,
-    activity::{Activity, OpenStream},
-    now::now,
+    connection::{now::now, state::Activity, streams::OpenStream},
 };
 use h2::RecvStream;
 use http_body::Body as _;
@@ -19,21 +18,10 @@ use std::{
     future::{Future, poll_fn},
     mem,
     pin::Pin,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-
-/// Those that were left since their connection has looked.
-#[derive(Debug, Default)]
-pub(crate) struct Left {
-    any: AtomicBool,
-    bodies: Mutex<Vec<RecvStream>>,
-}
 
 /// Those of one connection.
 #[derive(Debug, Default)]
@@ -56,6 +44,9 @@ struct Body {
 
 /// How long one is read at most: longer than a client takes to see that its response is whole.
 const TIME: Duration = Duration::from_secs(1);
+/// How long streams that were reset are remembered: longer than a client's or an endpoint's pause or a lost packet
+/// holds up what it had sent. With h2's own second, each of those would cost some of the errors that a connection survives.
+pub(crate) const RESET_STREAM_DURATION: Duration = Duration::from_secs(5);
 /// How long the rest of a request of HTTP/1.1 is read at most. Many clients of HTTP/1.1 read the response only after they
 /// have sent all of the request, and a connection that is closed before that may lose the response (RFC 9112 section 9.6).
 /// So the time is longer: as long as nginx's `lingering_time`.
@@ -72,24 +63,6 @@ pub(crate) async fn read_http1<B: 'static>(mut body: B) {
     });
     // What comes after that time is not read.
     let _ = timeout(HTTP1_TIME, read).await;
-}
-
-// === impl Left ===
-
-impl Left {
-    pub(crate) fn push(&self, body: RecvStream) {
-        self.bodies.lock().expect("nothing panics with the lock held").push(body);
-        self.any.store(true, Relaxed);
-    }
-
-    fn take(&self) -> Vec<RecvStream> {
-        // Whoever comes now wakes the connection.
-        if !self.any.load(Relaxed) {
-            return Vec::new();
-        }
-        self.any.store(false, Relaxed);
-        mem::take(&mut *self.bodies.lock().expect("nothing panics with the lock held"))
-    }
 }
 
 // === impl Lingering ===

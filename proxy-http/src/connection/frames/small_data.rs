@@ -4,7 +4,7 @@
 //! stream that was reset, but h2 charges for it all the same, and when that has added up, it ends the connection. What has
 //! added up nobody can ask it.
 
-use crate::activity::Streams;
+use crate::connection::streams::{SMALL, Streams, charge};
 
 /// What has added up on one connection.
 #[derive(Debug, Default)]
@@ -12,9 +12,6 @@ pub(crate) struct Overhead {
     /// What there was to pay for so far, in bytes.
     charged: u64,
 }
-
-/// DATA frames of fewer bytes cost what is missing of them, larger ones pay what they have more.
-const SMALL: usize = 256;
 
 // === impl Overhead ===
 
@@ -27,12 +24,6 @@ impl Overhead {
         }
         streams.set_charged(self.charged);
     }
-}
-
-/// What a DATA frame of so many bytes costs until it is read. For empty ones h2 has a limit of its own. The last one of a
-/// stream costs h2 nothing, but who reads it cannot tell.
-pub(crate) fn charge(length: usize) -> u64 {
-    if length == 0 { 0 } else { SMALL.saturating_sub(length) as u64 }
 }
 
 #[cfg(test)]

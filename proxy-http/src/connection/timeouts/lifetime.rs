@@ -1,6 +1,9 @@
 //! How old a connection gets, how long it goes without a stream, and how long its client takes over what must be whole.
 
-use crate::{meter::Seen, now::now, stats::Limit};
+use crate::{
+    connection::{frames::seen::Seen, now::now, state::Activity},
+    stats::Limit,
+};
 use http_h2::{MaxConnectionAge, Protection};
 use std::{
     future::Future,
@@ -56,6 +59,9 @@ struct Block {
 
 /// What part of an age is added to it or taken from it at most.
 const JITTER: u32 = 10;
+/// How long a draining connection with no open stream may stay silent before it is closed. A client that answers the
+/// drain's PING is gone long before.
+pub(crate) const DRAIN_SILENCE: Duration = Duration::from_secs(5);
 /// 100 years, which can be added to any time.
 const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
@@ -203,6 +209,22 @@ impl Idle {
             self.since = now;
         }
         after(self.since, self.max) <= now
+    }
+}
+
+/// Completes when, for [`DRAIN_SILENCE`], no stream was open and not a byte moved; or else, with a limit, when it is
+/// time to close in any case.
+pub(crate) async fn silence(activity: &Activity, closes_at: Option<Instant>) -> Option<Limit> {
+    loop {
+        let before = activity.moves();
+        let silent_at = Instant::now() + DRAIN_SILENCE;
+        tokio::time::sleep_until(closes_at.map_or(silent_at, |at| at.min(silent_at))).await;
+        if closes_at.is_some_and(|at| at <= Instant::now()) {
+            return Some(Limit::AgeGrace);
+        }
+        if activity.streams() == 0 && activity.moves() == before {
+            return None;
+        }
     }
 }
 
