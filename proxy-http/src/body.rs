@@ -4,12 +4,9 @@ use crate::{
     connection::{state::Activity, streams::OpenStream, timeouts::idle::Progress},
     gathered::Gathered,
     http1::{self, upload::Broken},
-    message::{
-        fields,
-        reason::{self, Side},
-        validate,
-    },
+    message::{fields, reason, validate},
     pipe::Held,
+    stats::Side,
 };
 use bytes::Bytes;
 use h2::{Reason, RecvStream};

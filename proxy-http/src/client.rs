@@ -14,8 +14,9 @@ use crate::{
     BoxError, IncomingBody,
     connection::{state::Activity, streams::OpenStream},
     http1::{self, client::To, tunnel},
-    message::{head::Head, interim::Room, reason::Side, validate},
+    message::{head::Head, interim::Room, validate},
     pipe::{Pipe, Piped},
+    stats::Side,
 };
 use bytes::Bytes;
 use h2::ext;

@@ -9,13 +9,10 @@ use crate::{
         streams::OpenStream,
         timeouts::lifetime::{Lifetime, silence},
     },
-    message::{
-        fields::{self, Invalid},
-        reason::Side,
-    },
+    message::fields::{self, Invalid},
     pipe::Held,
     server::Error,
-    stats::{Limit, Transport},
+    stats::{Limit, Side, Transport},
 };
 use bytes::Bytes;
 use futures_util::future::MaybeDone;

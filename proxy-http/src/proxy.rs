@@ -7,10 +7,10 @@ use crate::{
     connection::now::now,
     endpoints::Attempt,
     http1::{tunnel, websocket},
-    message::{answer::Answer, grpc, head::CLIENT_CERT, reason::Side, validate},
+    message::{answer::Answer, grpc, head::CLIENT_CERT, validate},
     pipe::{Held, Piped},
     retry::{self, Budget, Tries},
-    stats::{Limit, StreamLimit},
+    stats::{Limit, Side, StreamLimit},
 };
 use bytes::Bytes;
 use h2::{Reason, ext::Protocol};

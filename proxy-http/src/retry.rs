@@ -1,8 +1,10 @@
 //! Which requests are sent again, and how many.
 
+pub use crate::stats::RetryReason as Reason;
+
 use crate::{client, message::grpc};
 use http::{Method, Response, StatusCode};
-use std::{fmt, mem, sync::Mutex, time::Duration};
+use std::{mem, sync::Mutex, time::Duration};
 use tokio::time::Instant;
 
 /// Which requests are sent to another endpoint, or again to the same one.
@@ -25,23 +27,6 @@ pub struct Params {
     pub gateway_errors: bool,
     /// gRPC calls that end with UNAVAILABLE before any message, or whose connection is lost.
     pub unavailable: bool,
-}
-
-/// Why a request was sent again.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Reason {
-    /// Its connection had closed before any of it was sent.
-    Unsent,
-    /// The endpoint's GOAWAY left it out.
-    GoAway,
-    /// The endpoint refused it.
-    Refused,
-    /// Its connection was lost before its response came.
-    ConnectionLost,
-    /// It was answered with 502, 503 or 504.
-    GatewayError,
-    /// It was answered with UNAVAILABLE.
-    Unavailable,
 }
 
 /// What is known of a request that may be sent again.
@@ -133,32 +118,6 @@ impl Params {
 /// 502, 503 and 504: they say that somebody on the way failed.
 pub(crate) fn is_gateway_error(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
-}
-
-// === impl Reason ===
-
-impl Reason {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Unsent, Self::GoAway, Self::Refused, Self::ConnectionLost, Self::GatewayError, Self::Unavailable];
-
-    /// Whether it counts against the budget. What closing connections leave out must not: that comes in bursts, once.
-    pub(crate) fn is_budgeted(self) -> bool {
-        !matches!(self, Self::Unsent | Self::GoAway)
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unsent => "unsent",
-            Self::GoAway => "goaway",
-            Self::Refused => "refused_stream",
-            Self::ConnectionLost => "connection_lost",
-            Self::GatewayError => "gateway_error",
-            Self::Unavailable => "unavailable",
-        })
-    }
 }
 
 // === impl Tries ===

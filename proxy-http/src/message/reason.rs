@@ -1,16 +1,8 @@
 //! Which error code one side's end becomes on the other side (RFC 9113 section 7).
 
+use crate::stats::Side;
 use h2::Reason;
 use std::error::Error as StdError;
-
-/// The side of the proxy that something came from.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Side {
-    /// The client, which sends requests to us.
-    Client,
-    /// The endpoint, which answers them.
-    Endpoint,
-}
 
 impl Side {
     /// The code a stream is reset with on the other side after this side reset it with `reason`.

@@ -18,7 +18,7 @@ use crate::{
         wake::Wake,
         window_credit::Credit,
     },
-    message::{answer::Answer, grpc, head, reason::Side, validate},
+    message::{answer::Answer, grpc, head, validate},
     pipe::Piped,
     running::Running,
     server::{
@@ -26,7 +26,7 @@ use crate::{
         answering::{Answering, State},
         in_bytes,
     },
-    stats::{Limit, StreamLimit, Transport},
+    stats::{Limit, Side, StreamLimit, Transport},
 };
 use bytes::Bytes;
 use futures_util::future::MaybeDone;

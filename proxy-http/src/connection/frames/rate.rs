@@ -3,11 +3,11 @@
 //! h2 answers or drops most frames by itself, so that nobody learns how many there were, how long a header block took,
 //! or that a client never came to its first frame.
 
-use super::kinds::{ANSWERS, EMPTY_DATA, Window, exceeded};
 use crate::connection::{
     frames::{
         empty_data::{EmptyData, may_be_empty},
         head::{HEAD, PREFACE},
+        kinds::{ANSWERS, EMPTY_DATA, Window, exceeded},
         seen::Seen,
         small_data::Overhead,
     },

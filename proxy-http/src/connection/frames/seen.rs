@@ -1,7 +1,6 @@
 //! What the frames of a client have told, for the task of its connection.
 
-use super::kinds::KINDS;
-use crate::stats::Limit;
+use crate::{connection::frames::kinds::KINDS, stats::Limit};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 
 /// What a `Meter` has seen, for the connection's task. Nobody else reads or writes it.

@@ -3,7 +3,12 @@
 //! All are plain atomics that are only added to (gauges apart), so that many workers can each have their own set
 //! and a reader can sum them up.
 
-use crate::{message::reason::Side, retry};
+use crate::stats::{
+    latency::Latency,
+    limit::{Limit, StreamLimit},
+    retry,
+    side::Side,
+};
 use h2::Reason;
 use http::StatusCode;
 use std::{
@@ -13,8 +18,6 @@ use std::{
     },
     time::Duration,
 };
-
-pub use crate::message::reason::Side as Peer;
 
 /// The counters of one stack: its requests, and its transports on both sides.
 #[derive(Debug)]
@@ -47,13 +50,6 @@ pub struct Transport {
     stream_limits: [AtomicU64; StreamLimit::ALL.len()],
 }
 
-/// How long something took, each time that it was done.
-#[derive(Debug, Default)]
-pub struct Latency {
-    buckets: [AtomicU64; LATENCY_BUCKETS.len() + 1],
-    sum_us: AtomicU64,
-}
-
 /// How many responses had one combination of statuses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Responses {
@@ -73,67 +69,6 @@ pub enum ResetCode {
     /// A code that the RFC does not know, or none: the connection was lost.
     Other,
 }
-
-/// What limits a client's connection, and what is asked on it.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Limit {
-    /// It was as old as it may get, and so it was drained.
-    Age,
-    /// It was still open at the end of the grace after that, and so it was closed.
-    AgeGrace,
-    /// It had been without a stream for too long, and so it was drained.
-    Idle,
-    /// One connection too many: it was closed at once.
-    Connections,
-    /// Its preface and first frame did not come in time, and so it was closed, as it was for all of the next.
-    Handshake,
-    /// A header block took too long.
-    HeaderBlock,
-    /// Too many streams were reset too soon.
-    PrematureResets,
-    /// Too many PRIORITY frames.
-    PriorityFrames,
-    /// Too many RST_STREAM frames, most of them on streams that had ended.
-    ResetFrames,
-    /// Too many SETTINGS frames.
-    SettingsFrames,
-    /// Too many PINGs, or answers to PINGs that nobody had sent.
-    PingFrames,
-    /// Too many WINDOW_UPDATE frames.
-    WindowUpdateFrames,
-    /// Too many frames of other kinds that carry no request.
-    OtherFrames,
-    /// What the engine limits by itself: streams reset before they were accepted or for protocol errors, frames of one
-    /// header block, header lists far too large, tiny DATA that waits to be read.
-    Engine,
-    /// A request had too many fields, or too large a head, and so it was answered with 431.
-    HeadersCount,
-    /// A request's path and query were too long, and so it was answered with 414.
-    UriLength,
-    /// Its client took too long to say which protocol it speaks, and so it was closed.
-    Detect,
-    /// Its client took too long to send the head of an HTTP/1.1 request, and so it was closed.
-    HeaderRead,
-    /// Too many DATA frames that are empty and not final.
-    EmptyDataFrames,
-    /// It came near to what the engine bears over a connection's life, and so it was drained.
-    EngineLifetime,
-}
-
-/// What limits how long a stream may stand still.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum StreamLimit {
-    /// The peer took nothing of what was to be sent to it.
-    WriteStall,
-    /// Nothing moved in either direction.
-    Idle,
-}
-
-/// The upper bounds of the latency buckets, in milliseconds; one more bucket takes what is above. linkerd2-proxy's.
-pub const LATENCY_BUCKETS: [u32; 26] = [
-    1, 2, 3, 4, 5, 10, 20, 30, 40, 50, 100, 200, 300, 400, 500, 1_000, 2_000, 3_000, 4_000, 5_000, 10_000, 20_000,
-    30_000, 40_000, 50_000, 100_000,
-];
 
 /// Codes 0 to 13, and one for all others.
 const RESET_CODES: usize = 15;
@@ -380,78 +315,4 @@ fn by_code(counts: &Codes) -> impl Iterator<Item = (ResetCode, u64)> {
 fn count_code(counts: &Codes, code: Option<Reason>) {
     let code = code.and_then(|code| usize::try_from(u32::from(code)).ok()).unwrap_or(usize::MAX);
     counts[code.min(RESET_CODES - 1)].fetch_add(1, Relaxed);
-}
-
-// === impl Limit ===
-
-impl Limit {
-    /// In the order of their declaration, by which they index counters.
-    const ALL: [Self; 20] = [
-        Self::Age,
-        Self::AgeGrace,
-        Self::Idle,
-        Self::Connections,
-        Self::Handshake,
-        Self::HeaderBlock,
-        Self::PrematureResets,
-        Self::PriorityFrames,
-        Self::ResetFrames,
-        Self::SettingsFrames,
-        Self::PingFrames,
-        Self::WindowUpdateFrames,
-        Self::OtherFrames,
-        Self::Engine,
-        Self::HeadersCount,
-        Self::UriLength,
-        Self::Detect,
-        Self::HeaderRead,
-        Self::EmptyDataFrames,
-        Self::EngineLifetime,
-    ];
-
-    /// The code of the GOAWAY that closes a connection for it. `None`: it is drained, or stays.
-    pub(crate) fn code(self) -> Option<Reason> {
-        match self {
-            Self::Age
-            | Self::AgeGrace
-            | Self::Idle
-            | Self::Connections
-            | Self::HeadersCount
-            | Self::UriLength
-            | Self::Detect
-            | Self::HeaderRead
-            | Self::EngineLifetime => None,
-            // Our SETTINGS are out, and have no answer.
-            Self::Handshake => Some(Reason::SETTINGS_TIMEOUT),
-            _ => Some(Reason::ENHANCE_YOUR_CALM),
-        }
-    }
-}
-
-// === impl StreamLimit ===
-
-impl StreamLimit {
-    /// In the order of their declaration, by which they index counters.
-    const ALL: [Self; 2] = [Self::WriteStall, Self::Idle];
-}
-
-// === impl Latency ===
-
-impl Latency {
-    /// How many there were in each bucket of [`LATENCY_BUCKETS`], and above the last; not cumulative.
-    pub fn buckets(&self) -> impl Iterator<Item = u64> {
-        self.buckets.iter().map(|count| count.load(Relaxed))
-    }
-
-    /// All latencies added up.
-    pub fn sum(&self) -> Duration {
-        Duration::from_micros(self.sum_us.load(Relaxed))
-    }
-
-    /// Adds one.
-    pub fn record(&self, latency: Duration) {
-        let bucket = LATENCY_BUCKETS.partition_point(|bound| Duration::from_millis((*bound).into()) < latency);
-        self.buckets[bucket].fetch_add(1, Relaxed);
-        self.sum_us.fetch_add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), Relaxed);
-    }
 }
