@@ -12,10 +12,10 @@ pub(crate) use self::connect::OnRoom;
 
 use crate::{
     BoxError, IncomingBody,
+    body::{outcome::Piped, send::Pipe},
     connection::{state::Activity, streams::OpenStream},
     http1::{self, client::To, tunnel},
     message::{head::Head, interim::Room, validate},
-    pipe::{Pipe, Piped},
     stats::Side,
 };
 use bytes::Bytes;

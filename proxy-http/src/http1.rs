@@ -2,6 +2,8 @@
 
 use crate::{
     BoxError, IncomingBody,
+    body::outcome::Held,
+    body::{channel::Feed, http1::Incoming},
     connection::{
         io::Io,
         rewind::Rewind,
@@ -10,14 +12,13 @@ use crate::{
         timeouts::lifetime::{Lifetime, silence},
     },
     message::fields::{self, Invalid},
-    pipe::Held,
     server::Error,
     stats::{Limit, Side, Transport},
 };
 use bytes::Bytes;
 use futures_util::future::MaybeDone;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header, response::Parts, uri::Scheme};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper::{body, server::conn::http1};
 use hyper_util::rt::TokioIo;
 use pin_project_lite::pin_project;
@@ -44,7 +45,6 @@ mod reuse;
 mod sending;
 mod still;
 pub(crate) mod tunnel;
-pub(crate) mod upload;
 pub(crate) mod websocket;
 
 use ending::Ending;
@@ -53,7 +53,7 @@ use guard::{Guard, Heads};
 use sending::{Sending, Slot};
 use still::Still;
 use tunnel::{Broken, Place, Tunnel};
-use upload::{Feed, Uploading};
+
 use websocket::Key;
 
 /// How HTTP/1.1 clients are served.
@@ -140,15 +140,6 @@ enum Wanted {
     Websocket(Option<Key>),
     /// CONNECT: what comes next on the connection is no request, whatever the response is.
     Tunnel,
-}
-
-/// What a peer sends.
-#[derive(Debug)]
-pub(crate) enum Incoming {
-    /// The body of a message, of which hyper knows the length.
-    Message(body::Incoming),
-    /// What comes through a tunnel.
-    Tunnel(Uploading),
 }
 
 /// Why a connection ends that hyper would go on with.
@@ -513,32 +504,5 @@ impl Wanted {
             head.headers.remove(header::CONTENT_LENGTH);
         }
         agreed
-    }
-}
-
-// === impl Incoming ===
-
-impl Incoming {
-    /// The next frame. An error says that not all has come.
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, upload::Broken>>> {
-        match self {
-            // hyper ends a body without an error only if all of it has come.
-            Self::Message(body) => Pin::new(body).poll_frame(cx).map_err(|_| upload::Broken::Lost),
-            Self::Tunnel(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    pub(crate) fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Message(body) => body.is_end_stream(),
-            Self::Tunnel(body) => body.is_end_stream(),
-        }
-    }
-
-    pub(crate) fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Message(body) => body.size_hint(),
-            Self::Tunnel(body) => body.size_hint(),
-        }
     }
 }

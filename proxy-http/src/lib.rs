@@ -58,25 +58,21 @@ pub mod client;
 mod connection;
 pub mod endpoint;
 pub mod endpoints;
-mod gathered;
 pub mod http1;
 mod load;
 mod message;
-mod pipe;
 pub mod proxy;
-mod replay;
 pub mod retry;
 mod running;
 pub mod server;
 pub mod stats;
 
-pub use body::IncomingBody;
+pub use body::{IncomingBody, Replay};
 pub use client::{Connect, SendRequest};
 pub use connection::window_credit::Buffers;
 pub use endpoint::Endpoint;
 pub use endpoints::Endpoints;
 pub use proxy::Proxy;
-pub use replay::Replay;
 pub use server::{Protocol, Server};
 pub use stats::Stats;
 

@@ -1,14 +1,20 @@
 //! Forwards requests to endpoints, and answers in their place where they give no answer.
 
+pub use crate::body::response::ResponseBody as Body;
+
 use crate::{
-    Endpoints, IncomingBody, Replay, Stats, body,
+    Endpoints, IncomingBody, Replay, Stats,
+    body::{
+        self,
+        outcome::{Held, Piped},
+        source::Source,
+    },
     breaker::Outcome,
     client::{self, Outgoing},
     connection::now::now,
     endpoints::Attempt,
     http1::{tunnel, websocket},
     message::{answer::Answer, grpc, head::CLIENT_CERT, validate},
-    pipe::{Held, Piped},
     retry::{self, Budget, Tries},
     stats::{Limit, Side, StreamLimit},
 };
@@ -109,10 +115,6 @@ pub struct Limits {
     in_flight: AtomicUsize,
     waiting: AtomicUsize,
 }
-
-/// The body of a response, whose end ends the request.
-#[derive(Debug)]
-pub struct Body(Box<Exchange>);
 
 /// A request that ended in a reset of its stream.
 #[derive(Debug, thiserror::Error)]
@@ -477,7 +479,7 @@ impl Exchange {
         self.status = Some(head.status);
         self.grpc_status = if self.grpc { grpc::status(&head.headers) } else { None };
         self.set(if self.is_unavailable() { Outcome::Failure } else { outcome });
-        Response::from_parts(head, Body(self))
+        Response::from_parts(head, Body::new(self))
     }
 
     fn is_plain_connect(&self) -> bool {
@@ -536,7 +538,7 @@ impl Exchange {
         let rsp = answer.into_response(self.grpc);
         self.status = Some(rsp.status());
         self.grpc_status = grpc::status(rsp.headers());
-        rsp.map(|()| Body(self))
+        rsp.map(|()| Body::new(self))
     }
 }
 
@@ -675,23 +677,20 @@ impl Drop for Waiting<'_> {
     }
 }
 
-// === impl Body ===
-
-impl Body {
-    /// To be called where what was yielded last cannot be passed on now.
-    pub(crate) fn hold(&mut self, cx: &mut Context<'_>) -> Held {
-        let Exchange { body, deadline, .. } = &mut *self.0;
+impl Source for Exchange {
+    fn hold(&mut self, cx: &mut Context<'_>) -> Held {
+        let Self { body, deadline, .. } = self;
         let held = body.as_mut().map_or(Held::End, |body| body.hold(cx));
         if expired(deadline, cx) { Held::Expired } else { held }
     }
 }
 
-impl http_body::Body for Body {
+impl http_body::Body for Exchange {
     type Data = Bytes;
     type Error = body::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
-        let exchange = &mut *self.0;
+        let exchange = &mut *self;
         let Some(body) = &mut exchange.body else { return Poll::Ready(None) };
         let polled = match Pin::new(body).poll_frame(cx) {
             Poll::Pending if expired(&mut exchange.deadline, cx) => Poll::Ready(Some(Err(body::Error::timed_out()))),
@@ -726,10 +725,10 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.body.as_ref().is_none_or(http_body::Body::is_end_stream)
+        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.body.as_ref().map_or_else(SizeHint::default, http_body::Body::size_hint)
+        self.body.as_ref().map_or_else(SizeHint::default, http_body::Body::size_hint)
     }
 }

@@ -6,22 +6,17 @@
 //! can be on its way, or for a second. Until then it counts among the streams that the client may have open at once, and
 //! nobody else need remember it.
 
-use crate::{
-    Replay,
-    connection::{now::now, state::Activity, streams::OpenStream},
-};
+use crate::connection::{now::now, state::Activity, streams::OpenStream};
 use h2::RecvStream;
-use http_body::Body as _;
 use std::{
-    any::Any,
     collections::VecDeque,
-    future::{Future, poll_fn},
+    future::Future,
     mem,
     pin::Pin,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Those of one connection.
 #[derive(Debug, Default)]
@@ -47,23 +42,6 @@ const TIME: Duration = Duration::from_secs(1);
 /// How long streams that were reset are remembered: longer than a client's or an endpoint's pause or a lost packet
 /// holds up what it had sent. With h2's own second, each of those would cost some of the errors that a connection survives.
 pub(crate) const RESET_STREAM_DURATION: Duration = Duration::from_secs(5);
-/// How long the rest of a request of HTTP/1.1 is read at most. Many clients of HTTP/1.1 read the response only after they
-/// have sent all of the request, and a connection that is closed before that may lose the response (RFC 9112 section 9.6).
-/// So the time is longer: as long as nginx's `lingering_time`.
-const HTTP1_TIME: Duration = Duration::from_secs(30);
-
-/// Reads and drops the rest of the body of an HTTP/1.1 client's request, for [`HTTP1_TIME`] at most. Returns at once for a
-/// body of HTTP/2, the rest of which its connection reads once the body is dropped.
-pub(crate) async fn read_http1<B: 'static>(mut body: B) {
-    let any: &mut dyn Any = &mut body;
-    let Some(body) = any.downcast_mut::<Replay>().filter(|body| body.is_from_http1()) else { return };
-    let read = poll_fn(|cx| {
-        while let Some(Ok(_)) = ready!(Pin::new(&mut *body).poll_frame(cx)) {}
-        Poll::Ready(())
-    });
-    // What comes after that time is not read.
-    let _ = timeout(HTTP1_TIME, read).await;
-}
 
 // === impl Lingering ===
 

@@ -1,24 +1,28 @@
 //! A connection to an endpoint that speaks HTTP/1.1, by hyper: one request at a time.
 
 use crate::{
+    body::{
+        channel::{Broken, Feed, Uploading},
+        http1::Incoming,
+        outcome::Piped,
+        upload::Upload,
+    },
     client::OnRoom,
     connection::{io::Io, streams::OpenStream},
     http1::{
-        Incoming, request, response,
+        request, response,
         reuse::{Exchange, Verdict, Watch},
         tunnel::Agreed,
-        upload::{Feed, Upload, Uploading},
         websocket::Key,
     },
     message::{
         fields::{self, Invalid},
         interim::Room,
     },
-    pipe::Piped,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body,
     client::conn::{TrySendError, http1},
@@ -54,7 +58,7 @@ pub(crate) struct Handle {
 /// What the handles of a connection share with its task.
 struct Shared {
     /// `None`: the connection takes no more requests after the one that it has.
-    hyper: Mutex<Option<http1::SendRequest<Uploading>>>,
+    hyper: Mutex<Option<http1::SendRequest<RequestBody>>>,
     exchange: Arc<Exchange>,
     opened: Instant,
 }
@@ -92,8 +96,14 @@ pub(super) enum Asks {
     Connect,
 }
 
+/// A request's body, of whose end its exchange is told.
+pub(crate) struct RequestBody {
+    uploading: Uploading,
+    exchange: Arc<Exchange>,
+}
+
 type Responding =
-    Pin<Box<dyn Future<Output = Result<Response<body::Incoming>, TrySendError<Request<Uploading>>>> + Send>>;
+    Pin<Box<dyn Future<Output = Result<Response<body::Incoming>, TrySendError<Request<RequestBody>>>> + Send>>;
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -220,10 +230,11 @@ impl Handle {
             let sending = sending.ok_or(Failure::CLOSED)?;
             // What goes through a tunnel waits until there is one.
             let ended = ended || asks != Asks::Response;
-            let (upload, uploading) = Upload::new(ended, write_stall, Arc::clone(&shared.exchange));
-            let mut req = Request::from_parts(head, uploading);
+            let (upload, uploading) = Upload::new(ended, write_stall);
+            let mut req = Request::from_parts(head, ());
             // Clients of HTTP/1.1 get none: hyper has no way for them.
-            Uploading::hear_interim(&mut req, Arc::clone(&self.interim), is_http2);
+            uploading.hear_interim(&mut req, Arc::clone(&self.interim), is_http2);
+            let req = req.map(|()| RequestBody { uploading, exchange: Arc::clone(&shared.exchange) });
             let response = Box::pin(sending.try_send_request(req));
             // Where an endpoint takes for a tunnel what is none to us, nothing may follow.
             if asks == Asks::Connect {
@@ -245,7 +256,7 @@ impl fmt::Debug for Handle {
 // === impl Shared ===
 
 impl Shared {
-    fn hyper(&self) -> MutexGuard<'_, Option<http1::SendRequest<Uploading>>> {
+    fn hyper(&self) -> MutexGuard<'_, Option<http1::SendRequest<RequestBody>>> {
         self.hyper.lock().expect(UNPOISONED)
     }
 
@@ -336,6 +347,31 @@ impl To {
             Self::Upload(upload) => upload.go_on(body, ended),
             Self::Tunnel(agreed) => agreed.go_on(body, ended),
         }
+    }
+}
+
+// === impl RequestBody ===
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        Pin::new(&mut self.uploading).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.uploading.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.uploading.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.exchange.taken();
     }
 }
 

@@ -2,10 +2,10 @@
 
 use crate::{
     BoxError,
+    body::{hold::hold, outcome::Held},
     connection::streams::OpenStream,
     http1::ending::Ending,
     message::fields,
-    pipe::{Held, hold},
 };
 use bytes::Bytes;
 use http::HeaderMap;

@@ -3,9 +3,13 @@
 //! What the other side of the proxy sees of one is a body in each direction, whatever it speaks itself.
 
 use crate::{
+    body::{
+        channel::Feed,
+        hold::hold,
+        outcome::{Held, Piped},
+    },
     connection::streams::OpenStream,
-    http1::{still::Still, upload::Feed},
-    pipe::{Held, Piped, hold},
+    http1::still::Still,
     stats::StreamLimit,
 };
 use bytes::{Buf as _, Bytes};

@@ -2,9 +2,9 @@
 
 use crate::{
     BoxError, IncomingBody,
+    body::{outcome::Piped, send::Pipe},
     connection::timeouts::idle::Progress,
     message::{answer::Answer, interim, reason},
-    pipe::{Pipe, Piped},
 };
 use bytes::Bytes;
 use h2::{Reason, server::SendResponse};

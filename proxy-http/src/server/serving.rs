@@ -2,6 +2,7 @@
 
 use crate::{
     BoxError, IncomingBody,
+    body::outcome::Piped,
     connection::{
         discard::Lingering,
         frames::{rapid_reset::Resets, rate::Meter, seen::Seen},
@@ -19,7 +20,6 @@ use crate::{
         window_credit::Credit,
     },
     message::{answer::Answer, grpc, head, validate},
-    pipe::Piped,
     running::Running,
     server::{
         Error, ErrorKind, MAX_OWED, Opened, Server,

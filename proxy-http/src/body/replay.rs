@@ -1,6 +1,9 @@
 //! Request bodies that can be sent again.
 
-use crate::{IncomingBody, body::Error, pipe::Held};
+use crate::{
+    IncomingBody,
+    body::{error::Error, outcome::Held, source::Source},
+};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -84,25 +87,9 @@ impl Replay {
         }
     }
 
-    /// To be called where what was yielded last cannot be passed on now.
-    pub(crate) fn hold(&mut self, cx: &mut Context<'_>) -> Held {
-        let held = self.inner.hold(cx);
-        if self.past.as_ref().is_some_and(|past| past.is_left()) { Held::Data } else { held }
-    }
-
     /// Whether the body broke because its peer sent what HTTP does not allow.
     pub(crate) fn is_malformed(&self) -> bool {
         self.malformed
-    }
-
-    /// Whether it is the body of a message of HTTP/1.1.
-    pub(crate) fn is_from_http1(&self) -> bool {
-        self.inner.is_http1_message()
-    }
-
-    /// To be called where all has been passed on.
-    pub(crate) fn finish(&mut self) {
-        self.inner.finish();
     }
 
     fn remember(&mut self, frame: &Frame<Bytes>) {
@@ -122,6 +109,24 @@ impl Replay {
         } else if let Some(trailers) = frame.trailers_ref() {
             past.trailers = Some(trailers.clone());
         }
+    }
+}
+
+impl Source for Replay {
+    fn hold(&mut self, cx: &mut Context<'_>) -> Held {
+        let held = self.inner.hold(cx);
+        if self.past.as_ref().is_some_and(|past| past.is_left()) { Held::Data } else { held }
+    }
+
+    fn finish(&mut self) {
+        self.inner.finish();
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.inner.is_http1_message() {
+            while let Some(Ok(_)) = ready!(Pin::new(&mut *self).poll_frame(cx)) {}
+        }
+        Poll::Ready(())
     }
 }
 

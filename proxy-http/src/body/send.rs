@@ -1,16 +1,18 @@
 //! Sends a body on a stream, as fast as the peer takes it.
 
 use crate::{
-    BoxError, IncomingBody, Replay,
-    connection::{discard, timeouts::stall::Stall},
+    BoxError,
+    body::{
+        hold::{finish, hold, read_http1},
+        outcome::{Held, Piped},
+    },
+    connection::timeouts::stall::Stall,
     message::reason,
-    proxy,
 };
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
 use std::{
-    any::Any,
     future::{Future, poll_fn},
     mem,
     pin::Pin,
@@ -37,36 +39,6 @@ pub(crate) struct Pipe<B> {
     /// Whether h2 has all of the body, but the last piece may wait there for window. Always false for a response.
     buffered: bool,
     is_request: bool,
-}
-
-/// What there is to be sent when there is no window.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Held {
-    /// Data, which is there or may come.
-    Data,
-    /// Trailers, or nothing but the end.
-    End,
-    /// Nothing: its deadline has passed.
-    Expired,
-}
-
-/// How a pipe ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Piped {
-    /// All is sent.
-    Done,
-    /// The body broke, and so the stream is reset.
-    Broken,
-    /// The peer took nothing for too long, and so the stream is reset.
-    Stalled,
-    /// Nothing moved for too long, and so the stream is reset.
-    Idle,
-    /// The peer reset the stream.
-    Reset(Reason),
-    /// The connection is lost.
-    Lost,
-    /// The response has ended before the request, whose stream is reset.
-    Answered,
 }
 
 /// How much is sent at most where there is window for a byte, in bytes: the usual size of a frame. h2 keeps what is
@@ -160,18 +132,9 @@ where
         loop {
             let mut waits = false;
             if self.full {
-                match poll_room(to, cx) {
-                    Poll::Ready(true) => self.stall.over(),
-                    Poll::Ready(false) => return poll_reset(to, cx),
-                    Poll::Pending => match hold(&mut self.body, cx) {
-                        // It waits behind what may be there for the window, but for none itself.
-                        Held::End => waits = true,
-                        Held::Data if self.stall.poll(cx).is_pending() => return poll_reset(to, cx),
-                        held => {
-                            to.send_reset(Reason::CANCEL);
-                            return Poll::Ready(if held == Held::Expired { Piped::Broken } else { Piped::Stalled });
-                        }
-                    },
+                match may_send(to, &mut self.body, &mut self.stall, cx) {
+                    Ok(end) => waits = end,
+                    Err(polled) => return polled,
                 }
             }
             let frame = if self.rest.is_empty() {
@@ -244,7 +207,7 @@ where
             let Self { body, to, end_of_response, .. } = self;
             if piped != Piped::Done {
                 drop(to);
-                return discard::read_http1(body).await;
+                return read_http1(body).await;
             }
             drop(body);
             if let (Some(mut to), Some(end)) = (to, end_of_response)
@@ -257,26 +220,28 @@ where
     }
 }
 
-/// Tells a body of ours that is kept to be sent again that all of it has been passed on.
-fn finish<B: 'static>(body: &mut B) {
-    let body: &mut dyn Any = body;
-    if let Some(body) = body.downcast_mut::<Replay>() {
-        body.finish();
-    }
-}
-
-/// Has a body of ours take what comes while there is no room for it.
-pub(crate) fn hold<B: 'static>(body: &mut B, cx: &mut Context<'_>) -> Held {
-    // Bodies of others have nothing to hold, and no trait of ours. Which of them `B` is the compiler knows.
-    let body: &mut dyn Any = body;
-    if let Some(body) = body.downcast_mut::<proxy::Body>() {
-        body.hold(cx)
-    } else if let Some(body) = body.downcast_mut::<Replay>() {
-        body.hold(cx)
-    } else if let Some(body) = body.downcast_mut::<IncomingBody>() {
-        body.hold(cx)
-    } else {
-        Held::Data
+/// Whether more can be sent on a stream that may be full, or else how the pipe is. `Ok(true)`: nothing but the end, which
+/// waits behind what may be there for the window, but for none itself.
+fn may_send<B: 'static>(
+    to: &mut SendStream<Bytes>,
+    body: &mut B,
+    stall: &mut Stall,
+    cx: &mut Context<'_>,
+) -> Result<bool, Poll<Piped>> {
+    match poll_room(to, cx) {
+        Poll::Ready(true) => {
+            stall.over();
+            Ok(false)
+        }
+        Poll::Ready(false) => Err(poll_reset(to, cx)),
+        Poll::Pending => match hold(body, cx) {
+            Held::End => Ok(true),
+            Held::Data if stall.poll(cx).is_pending() => Err(poll_reset(to, cx)),
+            held => {
+                to.send_reset(Reason::CANCEL);
+                Err(Poll::Ready(if held == Held::Expired { Piped::Broken } else { Piped::Stalled }))
+            }
+        },
     }
 }
 

@@ -1,36 +1,22 @@
 //! A body on its way to the task of a connection, or from it, frame by frame.
 
 use crate::{
-    connection::{discard, timeouts::stall::Stall},
-    http1::reuse::Exchange,
-    message::interim::{self, Room},
-    pipe::{Held, Piped, hold},
+    body::outcome::Piped,
+    message::interim::{self},
 };
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use std::{
-    future::{Future, poll_fn},
     mem,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Context, Poll},
 };
-use tokio::sync::oneshot;
-
-/// A body, and how it is sent: as fast as its frames are taken.
-#[derive(Debug)]
-pub(crate) struct Upload {
-    feed: Feed,
-    stall: Stall,
-    /// Resolves when the response ends. `None`: the response has not begun.
-    end_of_response: Option<oneshot::Receiver<()>>,
-}
 
 /// The end that a body's frames go in at.
 #[derive(Debug)]
@@ -40,8 +26,6 @@ pub(crate) struct Feed(Arc<Shared>);
 #[derive(Debug)]
 pub(crate) struct Uploading {
     shared: Arc<Shared>,
-    /// The exchange whose request it is the body of. `None`: it is a tunnel's.
-    exchange: Option<Arc<Exchange>>,
 }
 
 /// Why a body is not whole.
@@ -79,95 +63,6 @@ struct Slot {
 /// Interim responses that wait to be taken, which they are at once.
 const MAX_INTERIM: usize = 64;
 
-// === impl Upload ===
-
-impl Upload {
-    /// Both ends of the body of the request of `exchange`. `ended`: there is no body. `stall`: how long nothing may be taken
-    /// of it.
-    pub(super) fn new(ended: bool, stall: Duration, exchange: Arc<Exchange>) -> (Self, Uploading) {
-        let (feed, mut uploading) = Feed::new(ended);
-        uploading.exchange = Some(exchange);
-        (Self { feed, stall: Stall::new(stall), end_of_response: None }, uploading)
-    }
-
-    /// Sends no more once the response has ended, as `end_of_response` tells: the connection closes, as one on which the
-    /// request has not been sent whole (RFC 9112 section 9.3).
-    pub(crate) fn stop_at(&mut self, end_of_response: oneshot::Receiver<()>) {
-        self.end_of_response = Some(end_of_response);
-    }
-
-    fn is_answered(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(end) = &mut self.end_of_response else { return false };
-        let Poll::Ready(ended) = Pin::new(end).poll(cx) else { return false };
-        self.end_of_response = None;
-        if ended.is_ok() {
-            self.feed.give_up();
-        }
-        ended.is_ok()
-    }
-
-    /// Whether all of the body is on its way.
-    pub(crate) fn is_done(&self) -> bool {
-        self.feed.0.lock().end.is_some()
-    }
-
-    /// Sends of `body` what is taken, and passes interim responses on.
-    pub(crate) fn poll<B>(&mut self, body: &mut B, interim: &mut Room, cx: &mut Context<'_>) -> Poll<Piped>
-    where
-        B: Body<Data = Bytes> + Unpin + 'static,
-    {
-        if self.is_answered(cx) {
-            return Poll::Ready(Piped::Answered);
-        }
-        loop {
-            let room = self.feed.poll_room(cx);
-            self.feed.take_interim().into_iter().for_each(|rsp| interim.pass(rsp));
-            match room {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(ended)) => return Poll::Ready(ended),
-                Poll::Pending => {
-                    let ended = match hold(body, cx) {
-                        Held::Expired => Piped::Broken,
-                        Held::Data | Held::End => {
-                            ready!(self.stall.poll(cx));
-                            Piped::Stalled
-                        }
-                    };
-                    self.feed.put(None, Some(Err(Broken::Reset)));
-                    return Poll::Ready(ended);
-                }
-            }
-            self.stall.over();
-            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                Some(Ok(frame)) => self.feed.put(Some(frame), body.is_end_stream().then_some(Ok(()))),
-                None => self.feed.put(None, Some(Ok(()))),
-                Some(Err(_)) => {
-                    self.feed.put(None, Some(Err(Broken::Reset)));
-                    return Poll::Ready(Piped::Broken);
-                }
-            }
-        }
-    }
-
-    /// Sends the rest of `body` by itself, and tells how that ended.
-    pub(crate) fn go_on<B>(mut self, mut body: B, ended: impl FnOnce(Piped) + Send + 'static)
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-    {
-        if !self.is_done() {
-            let mut interim = Room::new();
-            tokio::spawn(async move {
-                let piped = poll_fn(|cx| self.poll(&mut body, &mut interim, cx)).await;
-                ended(piped);
-                drop(self);
-                if piped != Piped::Done {
-                    discard::read_http1(body).await;
-                }
-            });
-        }
-    }
-}
-
 // === impl Feed ===
 
 impl Feed {
@@ -175,7 +70,7 @@ impl Feed {
     pub(crate) fn new(ended: bool) -> (Self, Uploading) {
         let slot = Mutex::new(Slot { frame: None, end: ended.then_some(Ok(())), closed: false, interim: Vec::new() });
         let shared = Arc::new(Shared { slot, sender: AtomicWaker::new(), receiver: AtomicWaker::new() });
-        (Self(Arc::clone(&shared)), Uploading { shared, exchange: None })
+        (Self(Arc::clone(&shared)), Uploading { shared })
     }
 
     /// Ready when there is room for a frame, or else how the body ended.
@@ -195,8 +90,13 @@ impl Feed {
     }
 
     /// What the endpoint has said before its response.
-    fn take_interim(&self) -> Vec<Response<()>> {
+    pub(super) fn take_interim(&self) -> Vec<Response<()>> {
         mem::take(&mut self.0.lock().interim)
+    }
+
+    /// Whether all of the body is on its way.
+    pub(super) fn is_done(&self) -> bool {
+        self.0.lock().end.is_some()
     }
 
     /// Sends data, for which there must be room.
@@ -219,7 +119,7 @@ impl Feed {
         self.0.receiver.wake();
     }
 
-    fn put(&self, frame: Option<Frame<Bytes>>, end: Option<Result<(), Broken>>) {
+    pub(super) fn put(&self, frame: Option<Frame<Bytes>>, end: Option<Result<(), Broken>>) {
         let mut slot = self.0.lock();
         (slot.frame, slot.end) = (frame, end);
         drop(slot);
@@ -238,8 +138,8 @@ impl Drop for Feed {
 
 impl Uploading {
     /// Counts interim responses to the request, whose body it is, and has them wake the sender if they are to be passed on.
-    pub(super) fn hear_interim(req: &mut Request<Self>, count: Arc<AtomicU32>, pass_on: bool) {
-        let shared = pass_on.then(|| Arc::clone(&req.body().shared));
+    pub(crate) fn hear_interim<B>(&self, req: &mut Request<B>, count: Arc<AtomicU32>, pass_on: bool) {
+        let shared = pass_on.then(|| Arc::clone(&self.shared));
         hyper::ext::on_informational(req, move |rsp| {
             count.fetch_add(1, Relaxed);
             let Some(shared) = &shared else { return };
@@ -285,9 +185,6 @@ impl Body for Uploading {
 
 impl Drop for Uploading {
     fn drop(&mut self) {
-        if let Some(exchange) = &self.exchange {
-            exchange.taken();
-        }
         self.shared.lock().closed = true;
         self.shared.sender.wake();
     }

@@ -1,11 +1,16 @@
 //! Bodies that end without an error only when the peer ended its stream cleanly.
 
 use crate::{
+    body::source::Source,
+    body::{
+        backlog::Gathered,
+        channel::Broken,
+        error::{Error, Kind},
+        http1::Incoming,
+        outcome::Held,
+    },
     connection::{state::Activity, streams::OpenStream, timeouts::idle::Progress},
-    gathered::Gathered,
-    http1::{self, upload::Broken},
-    message::{fields, reason, validate},
-    pipe::Held,
+    message::{fields, validate},
     stats::Side,
 };
 use bytes::Bytes;
@@ -13,8 +18,7 @@ use h2::{Reason, RecvStream};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use std::{
-    error::Error as StdError,
-    fmt, mem,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -31,7 +35,7 @@ use tokio::sync::oneshot;
 /// connection does.
 #[derive(Debug)]
 pub struct IncomingBody {
-    from: Source,
+    from: From,
     side: Side,
     /// What is missing of the content-length. `None`: the message gives none.
     remaining: Option<u64>,
@@ -61,34 +65,12 @@ pub struct IncomingBody {
 }
 
 #[derive(Debug)]
-enum Source {
+enum From {
     Http2(RecvStream),
     /// Boxed, so that the other is not the larger for it.
-    Http1(Box<http1::Incoming>),
+    Http1(Box<Incoming>),
     /// It is left to its connection.
     Left,
-}
-
-/// Why a body ended before its message was whole.
-///
-/// As the error of a body that is sent on, it has the stream reset with the code that the other side is to see.
-#[derive(Debug)]
-pub struct Error {
-    kind: Kind,
-    /// What the other side's stream is reset with; looked for among the sources.
-    passed_on: h2::Error,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
-    Reset(Reason),
-    Malformed,
-    Lost,
-    TimedOut,
-    /// The trailers lack what must be in them.
-    CutOff,
-    /// This side reset the stream for what became of the other direction.
-    GivenUp,
 }
 
 // === impl IncomingBody ===
@@ -104,20 +86,20 @@ impl IncomingBody {
         let ended = from.is_end_stream();
         // h2 has checked it, against the data too.
         let remaining = if ended { None } else { length() };
-        Self::of(side, ended, Source::Http2(from), remaining, activity)
+        Self::of(side, ended, From::Http2(from), remaining, activity)
     }
 
     /// The body of an HTTP/1.1 message, or what is in the place of one, from a peer of that side.
-    pub(crate) fn http1(side: Side, from: http1::Incoming) -> Self {
-        Self::of(side, from.is_end_stream(), Source::Http1(Box::new(from)), None, None)
+    pub(crate) fn http1(side: Side, from: Incoming) -> Self {
+        Self::of(side, from.is_end_stream(), From::Http1(Box::new(from)), None, None)
     }
 
     /// Whether it is the body of a message of HTTP/1.1, and no tunnel.
     pub(crate) fn is_http1_message(&self) -> bool {
-        matches!(&self.from, Source::Http1(from) if matches!(**from, http1::Incoming::Message(_)))
+        matches!(&self.from, From::Http1(from) if matches!(**from, Incoming::Message(_)))
     }
 
-    fn of(side: Side, ended: bool, from: Source, remaining: Option<u64>, activity: Option<Arc<Activity>>) -> Self {
+    fn of(side: Side, ended: bool, from: From, remaining: Option<u64>, activity: Option<Arc<Activity>>) -> Self {
         Self {
             from,
             side,
@@ -161,14 +143,14 @@ impl IncomingBody {
         self
     }
 
-    /// Takes its reader for stopped whenever it is not asking. Not called: it has when it says so, by [`hold`](Self::hold).
+    /// Takes its reader for stopped whenever it is not asking. Not called: it has when it says so, by [`hold`](Source::hold).
     pub(crate) fn unread(mut self) -> Self {
         self.unread = true;
         self.set_held(!self.ended);
         self
     }
 
-    /// Says that from its next read on the reader calls [`hold`](Self::hold).
+    /// Says that from its next read on the reader calls [`hold`](Source::hold).
     pub(crate) fn will_hold(&mut self) {
         self.unread = false;
     }
@@ -185,12 +167,127 @@ impl IncomingBody {
         self
     }
 
-    /// To be called where what was taken last cannot be passed on now: takes what comes, as far as the stream's window
-    /// lets it, so that frames do not pile up in h2, which ends the connection when there are too many small ones.
-    ///
-    /// In HTTP/1.1 what comes waits in its connection, which has nothing else.
-    pub(crate) fn hold(&mut self, cx: &mut Context<'_>) -> Held {
-        if let Source::Http1(from) = &self.from {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        if let Some(gathered) = &mut self.gathered {
+            let polled = gathered.pop().map(Ok).or_else(|| gathered.failed.take().map(Err));
+            self.gathered.take_if(|gathered| gathered.is_empty());
+            return Poll::Ready(polled);
+        }
+        self.receive(cx)
+    }
+
+    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        let From::Http2(from) = &mut self.from else { return Poll::Ready(None) };
+        let polled = from.poll_data(cx);
+        if let Poll::Ready(Some(Ok(data))) = &polled {
+            if let Some(progress) = &self.progress {
+                progress.mark();
+            }
+            if let Some(stream) = &self.stream {
+                stream.received(data.len());
+            }
+        }
+        polled
+    }
+
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, h2::Error>> {
+        let From::Http2(from) = &mut self.from else { return Poll::Ready(Ok(None)) };
+        from.poll_trailers(cx)
+    }
+
+    /// Takes the trailers of a response, if there are any, from h2. The sender of the request is told only then: it resets the
+    /// stream, and h2 hands out nothing more of a stream that is reset.
+    fn take_end(&mut self, cx: &mut Context<'_>) {
+        match self.poll_trailers(cx) {
+            Poll::Ready(Ok(trailers)) => {
+                if trailers.is_some() {
+                    self.gathered.get_or_insert_default().trailers = trailers;
+                }
+                self.whole = true;
+                self.tell_end();
+            }
+            Poll::Ready(Err(error)) => self.gathered.get_or_insert_default().failed = Some(error),
+            Poll::Pending => {}
+        }
+    }
+
+    /// Whether the peer has ended its stream, and h2 has handed out all that it sent.
+    fn is_taken_whole(&self) -> bool {
+        match &self.from {
+            From::Http2(from) => self.whole || from.is_end_stream(),
+            From::Http1(from) => from.is_end_stream(),
+            From::Left => true,
+        }
+    }
+
+    /// The body of a message that has none: it ends, and before that there is no data.
+    pub(crate) fn without_content(mut self) -> Self {
+        self.remaining = Some(0);
+        self
+    }
+
+    fn max_list(&self) -> usize {
+        self.stream.as_ref().map_or(usize::MAX, OpenStream::max_list)
+    }
+
+    fn malformed(&self) -> Error {
+        if let Some(stream) = &self.stream {
+            stream.malformed();
+        }
+        Error::malformed(self.side)
+    }
+
+    fn broken(&self, error: &h2::Error) -> Error {
+        // h2 resets what is malformed.
+        if error.is_reset() && error.is_library() { self.malformed() } else { Error::new(self.side, error) }
+    }
+
+    fn give_back(&mut self) {
+        let taken = mem::take(&mut self.taken);
+        if taken > 0
+            && let From::Http2(from) = &mut self.from
+        {
+            // Fails only if the stream has ended, and then there is nothing to give back.
+            let _ = from.flow_control().release_capacity(taken);
+        }
+    }
+
+    fn set_held(&mut self, held: bool) {
+        if let Some(stream) = &mut self.stream {
+            stream.set_held(held);
+        }
+    }
+}
+
+impl Drop for IncomingBody {
+    fn drop(&mut self) {
+        // The other direction may go on for long.
+        if !self.alone {
+            self.give_back();
+        }
+        // A reader that has seen the end by `is_end_stream` does not poll again.
+        if self.unfinished_request.is_some() && self.is_taken_whole() {
+            self.tell_end();
+        }
+        // It may well be that the response is whole and the request is not.
+        if self.side == Side::Client
+            && !self.ended
+            && !self.data_done
+            && let Some(stream) = &self.stream
+            && let From::Http2(from) = &self.from
+            && !from.is_end_stream()
+            && let From::Http2(from) = mem::replace(&mut self.from, From::Left)
+        {
+            stream.leave(from);
+        }
+    }
+}
+
+impl Source for IncomingBody {
+    /// As far as the stream's window lets it, so that frames do not pile up in h2, which ends the connection when there are
+    /// too many small ones. In HTTP/1.1 what comes waits in its connection, which has nothing else.
+    fn hold(&mut self, cx: &mut Context<'_>) -> Held {
+        if let From::Http1(from) = &self.from {
             return if self.ended || from.is_end_stream() { Held::End } else { Held::Data };
         }
         let failed = self.gathered.as_ref().is_some_and(|gathered| gathered.failed.is_some());
@@ -221,126 +318,10 @@ impl IncomingBody {
         if is_end { Held::End } else { Held::Data }
     }
 
-    /// To be called where all has been passed on, and the body stays all the same.
-    pub(crate) fn finish(&mut self) {
+    fn finish(&mut self) {
         self.give_back();
         self.set_held(false);
         self.data_done = true;
-    }
-
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
-        if let Some(gathered) = &mut self.gathered {
-            let polled = gathered.pop().map(Ok).or_else(|| gathered.failed.take().map(Err));
-            self.gathered.take_if(|gathered| gathered.is_empty());
-            return Poll::Ready(polled);
-        }
-        self.receive(cx)
-    }
-
-    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
-        let Source::Http2(from) = &mut self.from else { return Poll::Ready(None) };
-        let polled = from.poll_data(cx);
-        if let Poll::Ready(Some(Ok(data))) = &polled {
-            if let Some(progress) = &self.progress {
-                progress.mark();
-            }
-            if let Some(stream) = &self.stream {
-                stream.received(data.len());
-            }
-        }
-        polled
-    }
-
-    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, h2::Error>> {
-        let Source::Http2(from) = &mut self.from else { return Poll::Ready(Ok(None)) };
-        from.poll_trailers(cx)
-    }
-
-    /// Takes the trailers of a response, if there are any, from h2. The sender of the request is told only then: it resets the
-    /// stream, and h2 hands out nothing more of a stream that is reset.
-    fn take_end(&mut self, cx: &mut Context<'_>) {
-        match self.poll_trailers(cx) {
-            Poll::Ready(Ok(trailers)) => {
-                if trailers.is_some() {
-                    self.gathered.get_or_insert_default().trailers = trailers;
-                }
-                self.whole = true;
-                self.tell_end();
-            }
-            Poll::Ready(Err(error)) => self.gathered.get_or_insert_default().failed = Some(error),
-            Poll::Pending => {}
-        }
-    }
-
-    /// Whether the peer has ended its stream, and h2 has handed out all that it sent.
-    fn is_taken_whole(&self) -> bool {
-        match &self.from {
-            Source::Http2(from) => self.whole || from.is_end_stream(),
-            Source::Http1(from) => from.is_end_stream(),
-            Source::Left => true,
-        }
-    }
-
-    /// The body of a message that has none: it ends, and before that there is no data.
-    pub(crate) fn without_content(mut self) -> Self {
-        self.remaining = Some(0);
-        self
-    }
-
-    fn max_list(&self) -> usize {
-        self.stream.as_ref().map_or(usize::MAX, OpenStream::max_list)
-    }
-
-    fn malformed(&self) -> Error {
-        if let Some(stream) = &self.stream {
-            stream.malformed();
-        }
-        Error::malformed(self.side)
-    }
-
-    fn broken(&self, error: &h2::Error) -> Error {
-        // h2 resets what is malformed.
-        if error.is_reset() && error.is_library() { self.malformed() } else { Error::new(self.side, error) }
-    }
-
-    fn give_back(&mut self) {
-        let taken = mem::take(&mut self.taken);
-        if taken > 0
-            && let Source::Http2(from) = &mut self.from
-        {
-            // Fails only if the stream has ended, and then there is nothing to give back.
-            let _ = from.flow_control().release_capacity(taken);
-        }
-    }
-
-    fn set_held(&mut self, held: bool) {
-        if let Some(stream) = &mut self.stream {
-            stream.set_held(held);
-        }
-    }
-}
-
-impl Drop for IncomingBody {
-    fn drop(&mut self) {
-        // The other direction may go on for long.
-        if !self.alone {
-            self.give_back();
-        }
-        // A reader that has seen the end by `is_end_stream` does not poll again.
-        if self.unfinished_request.is_some() && self.is_taken_whole() {
-            self.tell_end();
-        }
-        // It may well be that the response is whole and the request is not.
-        if self.side == Side::Client
-            && !self.ended
-            && !self.data_done
-            && let Some(stream) = &self.stream
-            && let Source::Http2(from) = &self.from
-            && !from.is_end_stream()
-            && let Source::Http2(from) = mem::replace(&mut self.from, Source::Left)
-        {
-            stream.leave(from);
-        }
     }
 }
 
@@ -353,7 +334,7 @@ impl Body for IncomingBody {
             return Poll::Ready(None);
         }
         let side = self.side;
-        if let Source::Http1(from) = &mut self.from {
+        if let From::Http1(from) = &mut self.from {
             let frame = ready!(poll_http1(from, side, cx));
             // Nothing follows trailers, and a reader may stop at them.
             if frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers)) {
@@ -418,9 +399,9 @@ impl Body for IncomingBody {
             return true;
         }
         match &self.from {
-            Source::Http2(from) => self.asked && self.gathered.is_none() && (self.whole || from.is_end_stream()),
-            Source::Http1(from) => from.is_end_stream(),
-            Source::Left => true,
+            From::Http2(from) => self.asked && self.gathered.is_none() && (self.whole || from.is_end_stream()),
+            From::Http1(from) => from.is_end_stream(),
+            From::Left => true,
         }
     }
 
@@ -429,18 +410,14 @@ impl Body for IncomingBody {
             return SizeHint::with_exact(0);
         }
         match &self.from {
-            Source::Http2(_) => self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact),
-            Source::Http1(from) => from.size_hint(),
-            Source::Left => SizeHint::with_exact(0),
+            From::Http2(_) => self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact),
+            From::Http1(from) => from.size_hint(),
+            From::Left => SizeHint::with_exact(0),
         }
     }
 }
 
-fn poll_http1(
-    from: &mut http1::Incoming,
-    side: Side,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+fn poll_http1(from: &mut Incoming, side: Side, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
     let frame = ready!(from.poll_frame(cx));
     Poll::Ready(frame.map(|frame| match frame {
         Ok(mut frame) => {
@@ -454,81 +431,4 @@ fn poll_http1(
         Err(Broken::Lost) => Err(Error { kind: Kind::Lost, passed_on: side.lost().into() }),
         Err(Broken::GivenUp) => Err(Error { kind: Kind::GivenUp, passed_on: Reason::CANCEL.into() }),
     }))
-}
-
-// === impl Error ===
-
-impl Error {
-    fn new(side: Side, error: &h2::Error) -> Self {
-        match reason::remote_reset(error) {
-            Some(reason) => Self { kind: Kind::Reset(reason), passed_on: side.passed_on(reason).into() },
-            None if reason::is_ours(error) => Self { kind: Kind::GivenUp, passed_on: Reason::CANCEL.into() },
-            None => Self { kind: Kind::Lost, passed_on: side.lost().into() },
-        }
-    }
-
-    fn malformed(side: Side) -> Self {
-        Self { kind: Kind::Malformed, passed_on: side.lost().into() }
-    }
-
-    pub(crate) fn timed_out() -> Self {
-        Self { kind: Kind::TimedOut, passed_on: Reason::CANCEL.into() }
-    }
-
-    pub(crate) fn cut_off() -> Self {
-        Self { kind: Kind::CutOff, passed_on: Reason::INTERNAL_ERROR.into() }
-    }
-
-    /// The code of the peer's RST_STREAM, where that is what ended the body; CANCEL for a tunnel of HTTP/1.1 whose connection
-    /// was reset.
-    #[must_use]
-    pub fn reset(&self) -> Option<u32> {
-        match self.kind {
-            Kind::Reset(reason) => Some(reason.into()),
-            _ => None,
-        }
-    }
-
-    /// The peer's message is malformed: HTTP does not allow its trailers, its length, or its stream's frames.
-    #[must_use]
-    pub fn is_malformed(&self) -> bool {
-        self.kind == Kind::Malformed
-    }
-
-    /// The connection that the body came from was lost.
-    #[must_use]
-    pub fn is_connection_lost(&self) -> bool {
-        self.kind == Kind::Lost
-    }
-
-    /// This side gave up the other direction of the exchange: it broke, or the peer took no more of it.
-    #[must_use]
-    pub fn is_given_up(&self) -> bool {
-        self.kind == Kind::GivenUp
-    }
-
-    /// The request's deadline passed before its response was whole.
-    #[must_use]
-    pub fn is_timeout(&self) -> bool {
-        self.kind == Kind::TimedOut
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind {
-            Kind::Reset(reason) => write!(f, "stream was reset: {reason:?}"),
-            Kind::Malformed => f.write_str("message is malformed"),
-            Kind::Lost => f.write_str("connection was lost before the body's end"),
-            Kind::TimedOut => f.write_str("deadline passed before the body's end"),
-            Kind::CutOff => f.write_str("trailers without a gRPC status"),
-            Kind::GivenUp => f.write_str("the other direction was given up"),
-        }
-    }
-}
-
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.passed_on)
-    }
 }
