@@ -3,16 +3,16 @@
 mod backoff;
 mod choice;
 mod keeper;
-mod log;
+
 mod nodes;
 mod queue;
 
-pub use self::{backoff::Backoff, log::EndpointLog};
+pub use self::backoff::Backoff;
 
 use crate::{
     BoxError, Connect, Endpoint, Replay,
     breaker::{self, Breaker, Outcome},
-    client::{ConnectError, Outgoing},
+    client::{error::ConnectError, log::EndpointLog, send_request::Outgoing},
     connection::now::now,
     endpoint::Status,
     endpoints::{

@@ -63,7 +63,6 @@ mod load;
 mod message;
 pub mod proxy;
 pub mod retry;
-mod running;
 pub mod server;
 pub mod stats;
 

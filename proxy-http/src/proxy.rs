@@ -10,7 +10,7 @@ use crate::{
         source::Source,
     },
     breaker::Outcome,
-    client::{self, Outgoing},
+    client::{self, send_request::Outgoing},
     connection::now::now,
     endpoints::Attempt,
     http1::{tunnel, websocket},

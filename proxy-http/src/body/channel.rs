@@ -1,9 +1,6 @@
 //! A body on its way to the task of a connection, or from it, frame by frame.
 
-use crate::{
-    body::outcome::Piped,
-    message::interim::{self},
-};
+use crate::{body::outcome::Piped, message::interim};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::{Request, Response};

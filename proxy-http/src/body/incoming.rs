@@ -1,13 +1,13 @@
 //! Bodies that end without an error only when the peer ended its stream cleanly.
 
 use crate::{
-    body::source::Source,
     body::{
         backlog::Gathered,
         channel::Broken,
         error::{Error, Kind},
         http1::Incoming,
         outcome::Held,
+        source::Source,
     },
     connection::{state::Activity, streams::OpenStream, timeouts::idle::Progress},
     message::{fields, validate},

@@ -2,11 +2,13 @@
 
 use crate::{
     BoxError, Connect, Replay, SendRequest,
-    client::ConnectError,
+    client::{
+        error::ConnectError,
+        log::{EndpointLog, State as LogState},
+    },
     connection::state::{Activity, GoAway},
     endpoints::{
         Chain, Params, Shared,
-        log::{EndpointLog, State as LogState},
         nodes::{Connection, Node},
     },
 };

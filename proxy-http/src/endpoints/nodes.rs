@@ -3,7 +3,7 @@
 use crate::{
     Replay, SendRequest,
     breaker::Breaker,
-    client::ConnectError,
+    client::error::ConnectError,
     endpoint::{State as EndpointState, Status},
     endpoints::{
         Chain, Params, Task,

@@ -1,7 +1,7 @@
 //! Responses of HTTP/1.1 endpoints, as HTTP/2 has them.
 
 use crate::{
-    http1::{client::Asks, websocket::Upgrade},
+    http1::{request::Asks, websocket::Upgrade},
     message::fields::{self, Invalid},
 };
 use http::{Response, StatusCode, Version, header};
@@ -12,7 +12,7 @@ use hyper::upgrade::OnUpgrade;
 ///
 /// hyper has read it by `transfer-encoding`, or else `content-length`, and leaves both in place. Where they disagree, or
 /// say what hyper passes over, others may read the response in another way.
-pub(super) fn accept<B>(rsp: &mut Response<B>, asks: &Asks) -> Result<Option<OnUpgrade>, Invalid> {
+pub(crate) fn accept<B>(rsp: &mut Response<B>, asks: &Asks) -> Result<Option<OnUpgrade>, Invalid> {
     let switched = rsp.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upgrade = if switched { Upgrade::of(rsp.headers()) } else { None };
     let agreed = match asks {

@@ -23,7 +23,7 @@ struct Said {
 
 /// The state of an endpoint, as one worker sees it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum State {
+pub(crate) enum State {
     /// It is connected.
     Ready,
     /// It cannot be connected to.
@@ -39,7 +39,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 impl EndpointLog {
     /// Whether the state is to be told now.
-    pub(super) fn admits_state(&self, endpoint: &Arc<str>, state: State, now: Instant) -> bool {
+    pub(crate) fn admits_state(&self, endpoint: &Arc<str>, state: State, now: Instant) -> bool {
         self.with(endpoint, |said| {
             // A state that goes on well needs no second line.
             let again = |at: Instant| state != State::Ready && now >= at + AGAIN;
@@ -52,7 +52,7 @@ impl EndpointLog {
     }
 
     /// Whether a GOAWAY of the endpoint is to be told now.
-    pub(super) fn admits_go_away(&self, endpoint: &Arc<str>, now: Instant) -> bool {
+    pub(crate) fn admits_go_away(&self, endpoint: &Arc<str>, now: Instant) -> bool {
         self.with(endpoint, |said| {
             let admits = said.go_away.is_none_or(|at| now >= at + AGAIN);
             if admits {
@@ -63,7 +63,7 @@ impl EndpointLog {
     }
 
     /// The endpoint is gone.
-    pub(super) fn forget(&self, endpoint: &str) {
+    pub(crate) fn forget(&self, endpoint: &str) {
         self.0.lock().expect(UNPOISONED).remove(endpoint);
     }
 

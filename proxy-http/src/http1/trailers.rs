@@ -19,7 +19,7 @@ use tokio::io::AsyncWrite;
 
 /// What a connection's body and its guard tell each other.
 #[derive(Debug, Default)]
-pub(super) struct Ending {
+pub(crate) struct Ending {
     state: AtomicU8,
     /// To be written in the place of [`CHUNKED`].
     bytes: Mutex<Bytes>,
@@ -50,7 +50,7 @@ const UNPOISONED: &str = "nothing panics with the lock held";
 
 impl Ending {
     /// Whether all that came before is written; if not, the task is woken when it is.
-    pub(super) fn poll_written(&self) -> Poll<()> {
+    pub(crate) fn poll_written(&self) -> Poll<()> {
         if self.state.load(Relaxed) == WRITTEN {
             return Poll::Ready(());
         }
@@ -59,30 +59,30 @@ impl Ending {
     }
 
     /// To be called next.
-    pub(super) fn put(&self, trailers: &HeaderMap) {
+    pub(crate) fn put(&self, trailers: &HeaderMap) {
         *self.bytes.lock().expect(UNPOISONED) = encode(trailers);
         self.state.store(DUE, Relaxed);
     }
 
     /// Nobody waits any more.
-    pub(super) fn give_up(&self) {
+    pub(crate) fn give_up(&self) {
         self.state.store(NONE, Relaxed);
     }
 
     /// All that hyper has is written.
-    pub(super) fn written(&self, cx: &Context<'_>) {
+    pub(crate) fn written(&self, cx: &Context<'_>) {
         if self.state.load(Relaxed) == AWAITED {
             self.state.store(WRITTEN, Relaxed);
             cx.waker().wake_by_ref();
         }
     }
 
-    pub(super) fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.state.load(Relaxed) == DUE
     }
 
     /// Writes it in the place of what hyper writes, if that is an end in chunks.
-    pub(super) fn poll_write<I: AsyncWrite + Unpin>(
+    pub(crate) fn poll_write<I: AsyncWrite + Unpin>(
         &self,
         io: &mut I,
         cx: &mut Context<'_>,

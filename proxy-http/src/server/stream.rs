@@ -114,19 +114,7 @@ where
                     let reset = ready!(this.respond.poll_reset(cx));
                     return Poll::Ready(reset.map_or(Piped::Lost, Piped::Reset));
                 }
-                Poll::Ready(Ok(rsp)) => {
-                    let (head, body) = rsp.into_parts();
-                    let ended = body.is_end_stream();
-                    let to = this.respond.send_response(Response::from_parts(head, ()), ended);
-                    to.map(|to| {
-                        (!ended).then(|| {
-                            let mut pipe = Pipe::new(body, Reason::INTERNAL_ERROR);
-                            pipe.send_to(to, write_stall);
-                            pipe
-                        })
-                    })
-                    .map_err(|error| error.reason())
-                }
+                Poll::Ready(Ok(rsp)) => respond(this.respond, rsp, write_stall).map_err(|error| error.reason()),
                 Poll::Ready(Err(error)) => {
                     // Perhaps because the client has reset its stream.
                     if let Poll::Ready(Ok(reason)) = this.respond.poll_reset(cx) {
@@ -145,6 +133,26 @@ where
             };
         }
     }
+}
+
+/// Sends the head of a response. `None`: it has no body.
+fn respond<B>(
+    to: &mut SendResponse<Bytes>,
+    rsp: Response<B>,
+    write_stall: Duration,
+) -> Result<Option<Pipe<B>>, h2::Error>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (head, body) = rsp.into_parts();
+    let ended = body.is_end_stream();
+    let to = to.send_response(Response::from_parts(head, ()), ended)?;
+    Ok((!ended).then(|| {
+        let mut pipe = Pipe::new(body, Reason::INTERNAL_ERROR);
+        pipe.send_to(to, write_stall);
+        pipe
+    }))
 }
 
 /// Sends what came before a response.

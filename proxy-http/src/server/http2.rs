@@ -20,11 +20,11 @@ use crate::{
         window_credit::Credit,
     },
     message::{answer::Answer, grpc, head, validate},
-    running::Running,
     server::{
-        Error, ErrorKind, MAX_OWED, Opened, Server,
-        answering::{Answering, State},
-        in_bytes,
+        builder::{MAX_OWED, Opened, Server, in_bytes},
+        error::{Error, ErrorKind},
+        stream::{Answering, State},
+        task_slots::Running,
     },
     stats::{Limit, Side, StreamLimit, Transport},
 };
@@ -198,30 +198,69 @@ where
         self.wake.hold(cx.waker());
         self.poll_streams(cx);
         self.wake.release();
-        let mut connection_cx = Context::from_waker(&self.waker);
+        ready!(self.poll_handshake())?;
+        let Some(accepted) = self.accept()? else { return Poll::Ready(Ok(())) };
+        self.look_at_pings(cx)?;
+        if accepted {
+            self.used = true;
+            // What they send at once wakes the connection.
+            self.poll_streams(cx);
+        }
+        self.lingering.poll(&self.activity, cx);
+        if let Some(idle) = &mut self.idle {
+            while idle.poll(!self.streams.is_empty(), cx).is_ready() {
+                idle.look(self.streams.iter().filter_map(|stream| stream.progress.clone()));
+            }
+        }
+        // Responses may be whole, and wait in h2 for their client all the same: at most a piece of each, for which nobody
+        // looks but here.
+        let waits = self.streams.is_empty() && self.activity.open_streams_count() == 0 && self.phase.has_streams();
+        if self.flush.poll(waits, self.activity.moves(), cx).is_ready() {
+            self.transport.stream_limit(StreamLimit::WriteStall);
+            if let Phase::Open(connection) = &mut self.phase {
+                connection.abrupt_shutdown(Reason::CANCEL);
+                // As far as the client takes that.
+                let _ = connection.poll_accept(&mut Context::from_waker(&self.waker));
+            }
+            return Poll::Ready(Ok(()));
+        }
+        // A drain waits for those that are answered but not sent to their end, too.
+        let open = if self.draining { self.phase.has_streams().into() } else { self.streams.len() };
+        self.activity.set_streams(open);
+        Poll::Pending
+    }
+
+    fn poll_handshake(&mut self) -> Poll<Result<(), Error>> {
         if let Phase::Handshaking(handshake) = &mut self.phase {
-            let mut connection = ready!(Pin::new(handshake).poll(&mut connection_cx)).map_err(ErrorKind::Failed)?;
+            let mut cx = Context::from_waker(&self.waker);
+            let mut connection = ready!(Pin::new(handshake).poll(&mut cx)).map_err(ErrorKind::Failed)?;
             self.activity.ping(connection.ping_pong(), self.keep_alive);
             if self.draining {
                 connection.graceful_shutdown();
             }
             self.phase = Phase::Open(connection);
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Moves frames, and starts to answer the requests that have come. Tells whether there were any; `None`: the connection
+    /// is closed.
+    fn accept(&mut self) -> Result<Option<bool>, Error> {
         let Phase::Open(connection) = &mut self.phase else { unreachable!() };
         if let Some(size) = self.credit.poll(self.activity.open_streams(), &self.waker) {
             connection.set_target_window_size(size);
         }
         let mut accepted = false;
-        while let Poll::Ready(next) = connection.poll_accept(&mut connection_cx) {
+        while let Poll::Ready(next) = connection.poll_accept(&mut Context::from_waker(&self.waker)) {
             let (req, mut respond) = match next {
                 Some(Ok(accepted)) => accepted,
                 Some(Err(error)) => {
                     if error.is_go_away() && error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
                         self.transport.limit(Limit::Engine);
                     }
-                    return Poll::Ready(Err(ErrorKind::Failed(error).into()));
+                    return Err(ErrorKind::Failed(error).into());
                 }
-                None => return Poll::Ready(Ok(())),
+                None => return Ok(None),
             };
             let started = now::now();
             self.opened += 1;
@@ -256,42 +295,21 @@ where
             self.streams.push(Answering { started, respond, progress, state });
             accepted = true;
         }
+        Ok(Some(accepted))
+    }
+
+    fn look_at_pings(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        let Phase::Open(connection) = &mut self.phase else { unreachable!() };
         while let Poll::Ready(found) = self.activity.poll_pings(cx) {
             match found {
-                Finding::Dead => return Poll::Ready(Err(ErrorKind::TimedOut.into())),
+                Finding::Dead => return Err(ErrorKind::TimedOut.into()),
                 Finding::Window(size) => {
                     connection.set_target_window_size(self.credit.resize(size, size));
                     connection.set_initial_window_size(size).map_err(ErrorKind::Failed)?;
                 }
             }
         }
-        if accepted {
-            self.used = true;
-            // What they send at once wakes the connection.
-            self.poll_streams(cx);
-        }
-        self.lingering.poll(&self.activity, cx);
-        if let Some(idle) = &mut self.idle {
-            while idle.poll(!self.streams.is_empty(), cx).is_ready() {
-                idle.look(self.streams.iter().filter_map(|stream| stream.progress.clone()));
-            }
-        }
-        // Responses may be whole, and wait in h2 for their client all the same: at most a piece of each, for which nobody
-        // looks but here.
-        let waits = self.streams.is_empty() && self.activity.open_streams_count() == 0 && self.phase.has_streams();
-        if self.flush.poll(waits, self.activity.moves(), cx).is_ready() {
-            self.transport.stream_limit(StreamLimit::WriteStall);
-            if let Phase::Open(connection) = &mut self.phase {
-                connection.abrupt_shutdown(Reason::CANCEL);
-                // As far as the client takes that.
-                let _ = connection.poll_accept(&mut Context::from_waker(&self.waker));
-            }
-            return Poll::Ready(Ok(()));
-        }
-        // A drain waits for those that are answered but not sent to their end, too.
-        let open = if self.draining { self.phase.has_streams().into() } else { self.streams.len() };
-        self.activity.set_streams(open);
-        Poll::Pending
+        Ok(())
     }
 
     fn poll_streams(&mut self, cx: &mut Context<'_>) {

@@ -1,20 +1,14 @@
 //! Connections to endpoints: a tower service that makes them, and the service that each one is.
 
-mod connect;
-mod error;
-
-pub use self::{
-    connect::{Connect, ConnectError, ConnectFuture},
-    error::{Error, SendError},
-};
-
-pub(crate) use self::connect::OnRoom;
-
 use crate::{
     BoxError, IncomingBody,
     body::{outcome::Piped, send::Pipe},
+    client::{
+        error::{Error, SendError},
+        http1::{self, To},
+    },
     connection::{state::Activity, streams::OpenStream},
-    http1::{self, client::To, tunnel},
+    http1::tunnel,
     message::{head::Head, interim::Room, validate},
     stats::Side,
 };
@@ -43,17 +37,17 @@ use tower_service::Service;
 /// A response that ends while its request is still being sent ends the request, too, unless it has made the stream a tunnel:
 /// the stream is reset with CANCEL, and in HTTP/1.1 the connection closes.
 pub struct SendRequest<B> {
-    engine: Engine,
-    activity: Arc<Activity>,
-    closed: watch::Receiver<()>,
-    write_stall: Duration,
-    body: PhantomData<fn(B)>,
+    pub(super) engine: Engine,
+    pub(super) activity: Arc<Activity>,
+    pub(super) closed: watch::Receiver<()>,
+    pub(super) write_stall: Duration,
+    pub(super) body: PhantomData<fn(B)>,
 }
 
 #[derive(Clone)]
-enum Engine {
+pub(super) enum Engine {
     Http2(h2::client::SendRequest<Bytes>),
-    Http1(http1::client::Handle),
+    Http1(http1::Handle),
 }
 
 /// A response that is on its way; if it fails, its request is given back.
@@ -77,7 +71,7 @@ enum Sent {
         /// Who wants to know of the response's data.
         activity: Option<Arc<Activity>>,
     },
-    Http1(http1::client::Sent),
+    Http1(http1::Sent),
 }
 
 /// A response that is on its way.
@@ -261,76 +255,84 @@ where
 
     /// Ready with the response when it has been sent; the request may still be on its way then.
     pub(crate) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
-        if let Some(Ok(Sent::Http2 { response, stream, .. })) = &mut self.sent {
-            let mut responded = match self.upload.poll(cx) {
-                Poll::Ready(Piped::Broken) => Err(Error::REQUEST_BROKEN),
-                Poll::Ready(Piped::Stalled) => Err(Error::STALLED),
-                _ => {
-                    while stream.expects_interim()
-                        && let Poll::Ready(Some(Ok(rsp))) = response.poll_informational(cx)
-                    {
-                        self.interim.pass(rsp);
-                    }
-                    ready!(Pin::new(response).poll(cx)).map_err(Error::unanswered).and_then(|mut rsp| {
-                        let length = validate::response(&mut rsp, stream.max_list());
-                        let length = length.map_err(|_| Error::RESPONSE_MALFORMED)?;
-                        Ok((rsp, length))
-                    })
-                }
-            };
-            let Some(Ok(Sent::Http2 { stream, activity, .. })) = self.sent.take() else { unreachable!() };
-            match &mut responded {
-                Ok(_) => stream.answered(),
-                Err(error) => {
-                    if error.is_response_malformed() {
-                        stream.malformed();
-                    }
-                    if error.says_overload() {
-                        stream.refused();
-                    }
-                    error.set_connection(&stream);
-                }
-            }
-            let is_done = self.upload.is_done();
-            return Poll::Ready(responded.map(|(rsp, length)| {
-                let (head, body) = rsp.into_parts();
-                let mut body = IncomingBody::new(Side::Endpoint, || length, body, activity);
-                if !is_done && !self.is_tunnel(head.status) {
-                    self.upload.stop_at(body.end_of_response());
-                }
-                let body = if validate::has_no_content(head.status) { body.without_content() } else { body };
-                Response::from_parts(head, body.counted(stream).alone(is_done))
-            }));
+        match &self.sent {
+            Some(Ok(Sent::Http2 { .. })) => self.poll_http2(cx),
+            Some(Ok(Sent::Http1(_))) => self.poll_http1(cx),
+            _ => match self.sent.take() {
+                Some(Err(error)) => Poll::Ready(Err(error)),
+                _ => panic!("a response was polled before its request was sent, or after its end"),
+            },
         }
-        if let Some(Ok(Sent::Http1(sent))) = &mut self.sent {
-            let sending = self.http1.as_mut().map(|to| to.poll(self.upload.body_mut(), &mut self.interim, cx));
-            let mut responded = match sending {
-                Some(Poll::Ready(Piped::Broken)) => Err(Error::REQUEST_BROKEN),
-                Some(Poll::Ready(Piped::Stalled)) => Err(Error::STALLED),
-                _ => ready!(sent.poll(cx)).map_err(Error::http1),
-            };
-            let Some(Ok(Sent::Http1(sent))) = self.sent.take() else { unreachable!() };
-            let (stream, to) = sent.into_parts();
-            if let Err(error) = &mut responded {
+    }
+
+    fn poll_http2(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
+        let Some(Ok(Sent::Http2 { response, stream, .. })) = &mut self.sent else { unreachable!() };
+        let mut responded = match self.upload.poll(cx) {
+            Poll::Ready(Piped::Broken) => Err(Error::REQUEST_BROKEN),
+            Poll::Ready(Piped::Stalled) => Err(Error::STALLED),
+            _ => {
+                while stream.expects_interim()
+                    && let Poll::Ready(Some(Ok(rsp))) = response.poll_informational(cx)
+                {
+                    self.interim.pass(rsp);
+                }
+                ready!(Pin::new(response).poll(cx)).map_err(Error::unanswered).and_then(|mut rsp| {
+                    let length = validate::response(&mut rsp, stream.max_list());
+                    let length = length.map_err(|_| Error::RESPONSE_MALFORMED)?;
+                    Ok((rsp, length))
+                })
+            }
+        };
+        let Some(Ok(Sent::Http2 { stream, activity, .. })) = self.sent.take() else { unreachable!() };
+        match &mut responded {
+            Ok(_) => stream.answered(),
+            Err(error) => {
+                if error.is_response_malformed() {
+                    stream.malformed();
+                }
+                if error.says_overload() {
+                    stream.refused();
+                }
                 error.set_connection(&stream);
             }
-            if to.is_some() {
-                self.http1 = to;
+        }
+        let is_done = self.upload.is_done();
+        Poll::Ready(responded.map(|(rsp, length)| {
+            let (head, body) = rsp.into_parts();
+            let mut body = IncomingBody::new(Side::Endpoint, || length, body, activity);
+            if !is_done && !self.is_tunnel(head.status) {
+                self.upload.stop_at(body.end_of_response());
             }
-            return Poll::Ready(responded.map(|rsp| {
-                rsp.map(|body| {
-                    let mut body = IncomingBody::http1(Side::Endpoint, body);
-                    if let Some(To::Upload(upload)) = self.http1.as_mut().filter(|to| !to.is_done()) {
-                        upload.stop_at(body.end_of_response());
-                    }
-                    body.counted(stream)
-                })
-            }));
+            let body = if validate::has_no_content(head.status) { body.without_content() } else { body };
+            Response::from_parts(head, body.counted(stream).alone(is_done))
+        }))
+    }
+
+    fn poll_http1(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
+        let Some(Ok(Sent::Http1(sent))) = &mut self.sent else { unreachable!() };
+        let sending = self.http1.as_mut().map(|to| to.poll(self.upload.body_mut(), &mut self.interim, cx));
+        let mut responded = match sending {
+            Some(Poll::Ready(Piped::Broken)) => Err(Error::REQUEST_BROKEN),
+            Some(Poll::Ready(Piped::Stalled)) => Err(Error::STALLED),
+            _ => ready!(sent.poll(cx)).map_err(Error::http1),
+        };
+        let Some(Ok(Sent::Http1(sent))) = self.sent.take() else { unreachable!() };
+        let (stream, to) = sent.into_parts();
+        if let Err(error) = &mut responded {
+            error.set_connection(&stream);
         }
-        match self.sent.take() {
-            Some(Err(error)) => Poll::Ready(Err(error)),
-            _ => panic!("a response was polled before its request was sent, or after its end"),
+        if to.is_some() {
+            self.http1 = to;
         }
+        Poll::Ready(responded.map(|rsp| {
+            rsp.map(|body| {
+                let mut body = IncomingBody::http1(Side::Endpoint, body);
+                if let Some(To::Upload(upload)) = self.http1.as_mut().filter(|to| !to.is_done()) {
+                    upload.stop_at(body.end_of_response());
+                }
+                body.counted(stream)
+            })
+        }))
     }
 
     /// Whether all of the request has been sent.

@@ -7,16 +7,16 @@ use crate::{
         outcome::Piped,
         upload::Upload,
     },
-    client::OnRoom,
+    client::{failure::Failure, room::OnRoom},
     connection::{io::Io, streams::OpenStream},
     http1::{
-        request, response,
+        request::{self, Asks},
+        response,
         reuse::{Exchange, Verdict, Watch},
         tunnel::Agreed,
-        websocket::Key,
     },
     message::{
-        fields::{self, Invalid},
+        fields::{self},
         interim::Room,
     },
 };
@@ -85,17 +85,6 @@ pub(crate) enum To {
     Tunnel(Box<Agreed>),
 }
 
-/// What a request asks its endpoint for.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Asks {
-    Response,
-    /// With the client's own key, which the client checks the answer to.
-    Upgrade,
-    /// With a key of the proxy's.
-    Websocket(Key),
-    Connect,
-}
-
 /// A request's body, of whose end its exchange is told.
 pub(crate) struct RequestBody {
     uploading: Uploading,
@@ -104,29 +93,6 @@ pub(crate) struct RequestBody {
 
 type Responding =
     Pin<Box<dyn Future<Output = Result<Response<body::Incoming>, TrySendError<Request<RequestBody>>>> + Send>>;
-
-/// Why a request got no response.
-#[derive(Debug, thiserror::Error)]
-#[error("{kind}")]
-pub(crate) struct Failure {
-    kind: Kind,
-    source: Option<hyper::Error>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-enum Kind {
-    /// It cannot be sent as HTTP/1.1.
-    #[error("request has no form in HTTP/1.1: {0}")]
-    Refused(&'static str),
-    #[error("connection to endpoint was closed before the request was sent")]
-    Unsent,
-    #[error("connection to endpoint was lost")]
-    Lost { reused: bool, handshake: bool },
-    #[error("endpoint had closed the idle connection with 408")]
-    IdleTimeout,
-    #[error("endpoint's response is not HTTP/1.1: {0}")]
-    Bad(&'static str),
-}
 
 /// Least that hyper takes for the most of its buffer; also what one connection may have unread or unsent.
 const MAX_BUFFER: usize = 64 << 10;
@@ -372,72 +338,6 @@ impl Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         self.exchange.taken();
-    }
-}
-
-// === impl Asks ===
-
-impl Asks {
-    /// Whether the request is a GET, though the proxy has it as CONNECT.
-    fn is_get(&self) -> bool {
-        matches!(self, Self::Upgrade | Self::Websocket(_))
-    }
-}
-
-// === impl Failure ===
-
-impl Failure {
-    /// The connection has had its last request.
-    const CLOSED: Self = Self { kind: Kind::Unsent, source: None };
-
-    const IDLE_TIMEOUT: Self = Self { kind: Kind::IdleTimeout, source: None };
-
-    fn refused(Invalid(reason): Invalid) -> Self {
-        Self { kind: Kind::Refused(reason), source: None }
-    }
-
-    fn bad(Invalid(reason): Invalid) -> Self {
-        Self { kind: Kind::Bad(reason), source: None }
-    }
-
-    fn unsent(source: hyper::Error) -> Self {
-        Self { kind: Kind::Unsent, source: Some(source) }
-    }
-
-    fn lost(source: hyper::Error, reused: bool, handshake: bool) -> Self {
-        let lost = Kind::Lost { reused, handshake };
-        let kind = if source.is_parse() { Kind::Bad("it cannot be parsed") } else { lost };
-        Self { kind, source: Some(source) }
-    }
-
-    /// The request has no form in HTTP/1.1. Says why.
-    pub(crate) fn is_refused(&self) -> bool {
-        matches!(self.kind, Kind::Refused(_))
-    }
-
-    /// The endpoint's response is not what HTTP/1.1 allows.
-    pub(crate) fn is_bad(&self) -> bool {
-        matches!(self.kind, Kind::Bad(_))
-    }
-
-    /// Nothing of the request was sent.
-    pub(crate) fn is_unsent(&self) -> bool {
-        matches!(self.kind, Kind::Refused(_) | Kind::Unsent)
-    }
-
-    /// The connection had been idle, and the endpoint may have closed it before it saw the request.
-    pub(crate) fn is_stale(&self) -> bool {
-        matches!(self.kind, Kind::Lost { reused: true, .. })
-    }
-
-    /// The endpoint had given the connection up with 408, and has not read the request.
-    pub(crate) fn is_idle_timeout(&self) -> bool {
-        self.kind == Kind::IdleTimeout
-    }
-
-    /// The request was a WebSocket's handshake, which is a GET.
-    pub(crate) fn is_handshake(&self) -> bool {
-        matches!(self.kind, Kind::Lost { handshake: true, .. })
     }
 }
 

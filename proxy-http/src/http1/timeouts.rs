@@ -15,7 +15,7 @@ use std::{
 
 /// The timeouts of what is open on one connection, which is one request at most.
 #[derive(Debug)]
-pub(super) struct Still {
+pub(crate) struct Still {
     stall: Stall,
     /// `None`: it may be idle for any time.
     idle: Option<(Idle, Arc<Progress>)>,
@@ -26,14 +26,14 @@ pub(super) struct Still {
 // === impl Still ===
 
 impl Still {
-    pub(super) fn new(write_stall: Duration, idle: Option<Duration>) -> Self {
+    pub(crate) fn new(write_stall: Duration, idle: Option<Duration>) -> Self {
         let idle = idle.map(|limit| (Idle::new(limit), Progress::new(false)));
         Self { stall: Stall::new(write_stall), idle, moves: 0 }
     }
 
     /// Ready when nothing has moved for too long. `busy`: a request is open; `blocked`: the client takes nothing of what is
     /// written.
-    pub(super) fn poll(&mut self, busy: bool, blocked: bool, moves: u64, cx: &mut Context<'_>) -> Poll<StreamLimit> {
+    pub(crate) fn poll(&mut self, busy: bool, blocked: bool, moves: u64, cx: &mut Context<'_>) -> Poll<StreamLimit> {
         let moved = moves != self.moves;
         self.moves = moves;
         if moved || !blocked {
