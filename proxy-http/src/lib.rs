@@ -52,25 +52,20 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod balance;
 pub mod body;
-pub mod breaker;
 pub mod client;
 mod connection;
-pub mod endpoint;
-pub mod endpoints;
 pub mod http1;
-mod load;
 mod message;
 pub mod proxy;
-pub mod retry;
 pub mod server;
 pub mod stats;
 
+pub use balance::{Endpoint, Endpoints};
 pub use body::{IncomingBody, Replay};
 pub use client::{Connect, SendRequest};
 pub use connection::window_credit::Buffers;
-pub use endpoint::Endpoint;
-pub use endpoints::Endpoints;
 pub use proxy::Proxy;
 pub use server::{Protocol, Server};
 pub use stats::Stats;

@@ -15,10 +15,7 @@ use crate::{
         reuse::{Exchange, Verdict, Watch},
         tunnel::Agreed,
     },
-    message::{
-        fields::{self},
-        interim::Room,
-    },
+    message::{fields, interim::Room},
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};

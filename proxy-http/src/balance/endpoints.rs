@@ -1,35 +1,26 @@
 //! Connections to a changing set of endpoints, and a choice among them for each request.
 
-mod backoff;
-mod choice;
-mod keeper;
-
-mod nodes;
-mod queue;
-
-pub use self::backoff::Backoff;
-
 use crate::{
     BoxError, Connect, Endpoint, Replay,
-    breaker::{self, Breaker, Outcome},
-    client::{error::ConnectError, log::EndpointLog, send_request::Outgoing},
-    connection::now::now,
-    endpoint::Status,
-    endpoints::{
+    balance::{
+        breaker::Breaker,
         choice::Start,
+        endpoint::Status,
         keeper::Keeper,
-        nodes::{Connection, Health, Node, State},
+        load::Load,
+        nodes::{Health, Node, State, Task},
+        params::Params,
         queue::{Queue, Ticket},
+        shared::{Attempt, Shared, UNPOISONED},
     },
-    load::Load,
+    client::send_request::Outgoing,
+    connection::now::now,
     message::answer::Answer,
 };
 use std::{
-    error::Error as StdError,
-    fmt, mem,
-    num::NonZeroUsize,
+    fmt,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -37,7 +28,6 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Notify, watch},
-    task::AbortHandle,
     time::Instant,
 };
 use tower_service::Service;
@@ -52,64 +42,6 @@ use tower_service::Service;
 pub struct Endpoints {
     shared: Arc<Shared>,
 }
-
-/// How endpoints are kept and chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Params {
-    /// Pauses between attempts to connect to an endpoint.
-    pub backoff: Backoff,
-    /// Connections to one endpoint at most; another is opened when all have as many streams as they take.
-    pub max_connections: NonZeroUsize,
-    /// Streams on a connection at most, if its peer takes more. `None`: as many as the peer takes.
-    pub max_streams: Option<NonZeroUsize>,
-    /// How long a connection may go without a request before it is closed; the last one stays. `None`: for ever.
-    pub max_idle: Option<Duration>,
-    /// Connections of HTTP/1.1 to one endpoint that are kept without a request; more are closed when their request ends,
-    /// but for the last. `None`: as many as there are.
-    pub max_idle_connections: Option<usize>,
-    /// How long an endpoint gets less than its share: a tenth at first, all of it after this time. Default: 10 s. Zero: all of
-    /// it at once.
-    ///
-    /// That is an endpoint that is listed while others are ready, or that comes back after attempts to connect to it have failed,
-    /// from when it is connected. Endpoints that are listed while none is ready get their full share at once, as do all
-    /// when none was ready any more, and those that were ejected or connected to again without a failure.
-    pub slow_start: Duration,
-    /// When an endpoint that keeps failing is left alone.
-    pub breaker: breaker::Params,
-}
-
-/// What one request tells of the endpoint it went to.
-#[derive(Debug)]
-pub(crate) struct Attempt {
-    endpoint: u64,
-    /// `None`: there is nothing to choose, so nothing needs to be known.
-    health: Option<Arc<Health>>,
-    /// See [`Shared::nanos`].
-    sent: u64,
-    outcome: Outcome,
-    answered: bool,
-}
-
-#[derive(Debug)]
-struct Shared {
-    params: Params,
-    /// Endpoints are spoken to in HTTP/1.1.
-    http1: bool,
-    started: Instant,
-    state: Mutex<State>,
-    /// What was said of endpoints, also by others.
-    log: Arc<EndpointLog>,
-    /// Requests that wait for room.
-    waiting: AtomicUsize,
-    discovery: Mutex<Option<Task>>,
-}
-
-/// An error with its causes, in one line.
-struct Chain<'a>(&'a (dyn StdError + 'static));
-
-/// A task that ends with its handle.
-#[derive(Debug)]
-struct Task(AbortHandle);
 
 /// A request that waits, and has a place in a queue.
 struct Waiting<'a> {
@@ -297,84 +229,9 @@ impl fmt::Debug for Endpoints {
     }
 }
 
-// === impl Waiting ===
-
-impl<'a> Waiting<'a> {
-    fn start(shared: &'a Shared, number: &mut Option<u64>) -> Self {
-        shared.waiting.fetch_add(1, Relaxed);
-        Self { shared, ticket: shared.lock().queue_up(number) }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.shared.waiting.fetch_sub(1, Relaxed);
-        self.shared.lock().leave(&self.ticket);
-    }
-}
-
 // === impl Shared ===
 
-const UNPOISONED: &str = "nothing panics with the lock held";
-
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect(UNPOISONED)
-    }
-
-    fn has_waiting(&self) -> bool {
-        self.waiting.load(Relaxed) > 0
-    }
-
-    /// When an attempt starts, as [`nanos`](Self::nanos) has it, if that is to be known.
-    fn sent_at(&self, state: &State, now: Instant) -> Option<u64> {
-        // Nothing needs to be known of the only endpoint.
-        (state.nodes.len() > 1).then(|| self.nanos(now))
-    }
-
-    /// Sends a request to an endpoint. `None`: there was no room.
-    fn send(&self, node: &mut Node, sent: Option<u64>, req: &mut Outgoing<Replay>, now: Instant) -> Option<Attempt> {
-        let (connection, last) = node.connection(&self.params)?;
-        connection.used = now;
-        connection.handle.send(req);
-        if last && !node.on_demand {
-            node.demand.notify_one();
-        }
-        let health = sent.map(|_| {
-            node.health.breaker.sent(now);
-            Arc::clone(&node.health)
-        });
-        let sent = sent.unwrap_or_default();
-        Some(Attempt { endpoint: node.id, health, sent, outcome: Outcome::Unknown, answered: false })
-    }
-
-    /// A connection to that endpoint may have room for one more request.
-    fn room_at(&self, id: u64) {
-        if !self.has_waiting() {
-            return;
-        }
-        let mut state = self.lock();
-        match state.node(id) {
-            Some(node) if !node.queue.is_empty() => node.queue.wake_first(),
-            _ => state.queue.wake_first(),
-        }
-    }
-
-    /// An endpoint cannot be connected to, or its connections are of no use. The requests that wait for it go elsewhere.
-    fn fail(&self, id: u64, is_trying: bool, error: ConnectError) {
-        let mut state = self.lock();
-        let Some(node) = state.node(id) else { return };
-        (node.failed, node.is_trying, node.is_greeting) = (Some(Arc::new(error)), is_trying, false);
-        let queue = mem::take(&mut node.queue);
-        state.release(queue);
-        state.reckon();
-    }
-
-    /// A time as [`Load`] has them.
-    fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
-    }
-
     /// Makes the nodes those of `endpoints`.
     fn follow<A, C>(
         self: &Arc<Self>,
@@ -456,116 +313,20 @@ impl Shared {
         state.reckon();
         id
     }
+}
 
-    fn remove(&self, id: u64) {
-        let mut state = self.lock();
-        if let Some(index) = state.nodes.iter().position(|node| node.id == id) {
-            let Node { addr, queue, .. } = state.nodes.remove(index);
-            self.log.forget(&addr);
-            state.release(queue);
-            state.reckon();
-        }
-    }
+// === impl Waiting ===
 
-    /// Takes notice of how an attempt went.
-    fn learn(&self, Attempt { health, sent, outcome, answered, .. }: Attempt) {
-        let Some(Health { load, breaker }) = health.as_deref() else { return };
-        let now = now();
-        if !answered {
-            load.observe_late(sent, self.nanos(now));
-        }
-        // Only a failure asks whether others are left, and only it takes the lock of all.
-        let may_eject = outcome == Outcome::Failure && {
-            let state = self.lock();
-            let ejected = state.nodes.iter().filter(|node| !node.health.breaker.is_closed()).count();
-            (ejected + 1) * 2 <= state.nodes.len()
-        };
-        breaker.ended(outcome, may_eject, &self.params.breaker, now);
-    }
-
-    /// Closes connections without a request that are above the bound.
-    fn trim(&self, id: u64) {
-        let Some(max) = self.params.max_idle_connections else { return };
-        let mut state = self.lock();
-        let Some(node) = state.nodes.iter_mut().find(|node| node.id == id) else { return };
-        let idle = |connection: &Connection| connection.room(&self.params) > 0;
-        let mut over = node.connections.iter().filter(|connection| idle(connection)).count().saturating_sub(max.max(1));
-        // The first ones are those that requests take.
-        while over > 0
-            && let Some(last) = node.connections.iter().rposition(idle)
-        {
-            node.connections.remove(last);
-            over -= 1;
-        }
-    }
-
-    /// Changes a node, unless it is gone.
-    fn update(&self, id: u64, change: impl FnOnce(&mut Node)) {
-        let mut state = self.lock();
-        if let Some(node) = state.nodes.iter_mut().find(|node| node.id == id) {
-            change(node);
-            node.queue.wake_first();
-            state.reckon();
-        }
-    }
-
-    fn look(&self, id: u64, look: impl FnOnce(&Node)) {
-        let mut state = self.lock();
-        if let Some(node) = state.node(id) {
-            look(node);
-        }
+impl<'a> Waiting<'a> {
+    fn start(shared: &'a Shared, number: &mut Option<u64>) -> Self {
+        shared.waiting.fetch_add(1, Relaxed);
+        Self { shared, ticket: shared.lock().queue_up(number) }
     }
 }
 
-// === impl Attempt ===
-
-impl Attempt {
-    /// The endpoint, so that another attempt can avoid it.
-    pub(crate) fn endpoint(&self) -> u64 {
-        self.endpoint
-    }
-
-    /// How the request ended, as far as it is known.
-    pub(crate) fn set(&mut self, outcome: Outcome) {
-        self.outcome = outcome;
-    }
-}
-
-// === impl Task ===
-
-impl Drop for Task {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-// === impl Params ===
-
-impl Default for Params {
-    /// 16 connections to an endpoint at most, idle ones closed after a minute, 10 s of slow start.
-    fn default() -> Self {
-        Self {
-            backoff: Backoff::default(),
-            max_connections: NonZeroUsize::new(16).expect("16 is not zero"),
-            max_streams: None,
-            max_idle: Some(Duration::from_secs(60)),
-            max_idle_connections: None,
-            slow_start: Duration::from_secs(10),
-            breaker: breaker::Params::default(),
-        }
-    }
-}
-
-// === impl Chain ===
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self.0, f)?;
-        let mut next = self.0.source();
-        while let Some(error) = next {
-            write!(f, ": {error}")?;
-            next = error.source();
-        }
-        Ok(())
+        self.shared.waiting.fetch_sub(1, Relaxed);
+        self.shared.lock().leave(&self.ticket);
     }
 }

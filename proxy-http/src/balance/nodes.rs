@@ -2,20 +2,20 @@
 
 use crate::{
     Replay, SendRequest,
-    breaker::Breaker,
-    client::error::ConnectError,
-    endpoint::{State as EndpointState, Status},
-    endpoints::{
-        Chain, Params, Task,
+    balance::{
+        breaker::Breaker,
+        chain::Chain,
         choice::{Candidate, Choice, Start},
-        keeper::LEAST_PAUSE,
+        endpoint::{State as EndpointState, Status},
+        load::Load,
+        params::Params,
         queue::{Queue, Ticket},
     },
-    load::Load,
+    client::error::ConnectError,
     message::answer::Answer,
 };
-use std::{mem, num::NonZeroUsize, sync::Arc};
-use tokio::{sync::Notify, time::Instant};
+use std::{mem, num::NonZeroUsize, sync::Arc, time::Duration};
+use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 
 /// What all tasks know together.
 #[derive(Debug)]
@@ -79,6 +79,12 @@ pub(super) struct Health {
     pub(super) breaker: Breaker,
 }
 
+/// A task that ends with its handle.
+#[derive(Debug)]
+pub(super) struct Task(pub(super) AbortHandle);
+
+/// A request that waits has an endpoint tried again that was last tried so long ago, whatever pause is left.
+pub(super) const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// So many endpoints are compared at most for each request that a choice may be for. If there are more, [`DRAWN`] of them
 /// are drawn at random and compared.
 const FEW: usize = 8;
@@ -406,5 +412,13 @@ impl Connection {
         }
         let max = params.max_streams.map_or(usize::MAX, NonZeroUsize::get);
         self.handle.max_streams().min(max).saturating_sub(self.handle.streams())
+    }
+}
+
+// === impl Task ===
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

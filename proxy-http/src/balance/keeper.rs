@@ -2,15 +2,17 @@
 
 use crate::{
     BoxError, Connect, Replay, SendRequest,
+    balance::{
+        chain::Chain,
+        nodes::{Connection, LEAST_PAUSE, Node},
+        params::Params,
+        shared::Shared,
+    },
     client::{
         error::ConnectError,
         log::{EndpointLog, State as LogState},
     },
     connection::state::{Activity, GoAway},
-    endpoints::{
-        Chain, Params, Shared,
-        nodes::{Connection, Node},
-    },
 };
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use h2::Reason;
@@ -70,8 +72,6 @@ struct Open {
 
 /// A connection that lasted this long was of use, even if it has carried no response.
 const STABLE: Duration = Duration::from_secs(1);
-/// A request that waits has an endpoint tried again that was last tried so long ago, whatever pause is left.
-pub(super) const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// Attempts to connect to one endpoint at the same time: a listener's queue of connections is seldom longer than this.
 const MAX_ATTEMPTS: usize = 128;
 /// Idle connections are not looked for more often.
