@@ -28,11 +28,11 @@ use tower_service::Service;
 
 /// A service of this crate as hyper calls it.
 pub(super) struct Adapter<S, B> {
-    pub(super) service: S,
-    pub(super) scheme: Scheme,
-    pub(super) activity: Arc<Activity>,
-    pub(super) transport: Arc<Transport>,
-    pub(super) places: Places<B>,
+    service: S,
+    scheme: Scheme,
+    activity: Arc<Activity>,
+    transport: Arc<Transport>,
+    places: Places<B>,
 }
 
 pin_project! {
@@ -74,6 +74,19 @@ impl<B> Clone for Places<B> {
 }
 
 // === impl Adapter ===
+
+impl<S, B> Adapter<S, B> {
+    pub(super) fn new(
+        service: S,
+        scheme: &Scheme,
+        activity: &Arc<Activity>,
+        transport: &Arc<Transport>,
+        places: &Places<B>,
+    ) -> Self {
+        let (activity, transport) = (Arc::clone(activity), Arc::clone(transport));
+        Self { service, scheme: scheme.clone(), activity, transport, places: places.clone() }
+    }
+}
 
 impl<S, B> hyper::service::Service<Request<body::Incoming>> for Adapter<S, B>
 where

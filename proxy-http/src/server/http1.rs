@@ -132,13 +132,7 @@ impl Serve {
         let drained = drain.as_mut().output_mut().is_some();
         builder.keep_alive(!drained);
         let places = Places { tunnel: Place::new(), body: Slot::new(), ending: Arc::default() };
-        let adapter = Adapter {
-            service,
-            scheme: self.scheme.clone(),
-            activity: Arc::clone(&activity),
-            transport: Arc::clone(transport),
-            places: places.clone(),
-        };
+        let adapter = Adapter::new(service, &self.scheme, &activity, transport, &places);
         let guard = Guard::new(io, Arc::clone(&heads), Arc::clone(&activity), Arc::clone(&places.ending));
         let connection = builder.serve_connection(TokioIo::new(guard), adapter);
         let still = Still::new(write_stall, stream_idle);
@@ -150,15 +144,10 @@ impl Serve {
             () = drain => None,
             served = poll_fn(|cx| serving.poll_life(&mut lifetime, cx)) => Some(served?),
         };
-        match reached {
-            Some(Some(Ended::Still)) => return Ok(()),
-            Some(Some(Ended::Limit(limit))) => {
-                transport.limit(limit);
-                if limit == Limit::HeaderRead {
-                    return Ok(());
-                }
-            }
-            Some(None) | None => {}
+        if let Some(Some(ended)) = reached
+            && !serving.is_drained_for(ended)
+        {
+            return Ok(());
         }
         if reached != Some(None) {
             if !drained {
@@ -166,13 +155,9 @@ impl Serve {
             }
             tokio::select! {
                 biased;
-                ended = poll_fn(|cx| serving.poll(cx)) => match ended? {
-                    Some(Ended::Limit(limit)) => {
-                        transport.limit(limit);
-                        return Ok(());
-                    }
-                    Some(Ended::Still) => return Ok(()),
-                    None => {}
+                ended = poll_fn(|cx| serving.poll(cx)) => if let Some(ended) = ended? {
+                    serving.is_drained_for(ended);
+                    return Ok(());
                 },
                 limit = silence(&activity, closes_at) => {
                     limit.into_iter().for_each(|limit| transport.limit(limit));
@@ -184,25 +169,27 @@ impl Serve {
         let Some(tunnel) = serving.places.tunnel.take() else { return Ok(()) };
         let http1::Parts { io, read_buf, .. } = serving.connection.into_parts();
         let Some(io) = io.into_inner().into_inner() else { return Ok(()) };
-        tokio::select! {
-            ended = tunnel.run(io, read_buf, Still::new(write_stall, stream_idle)) => tunnelled(ended, transport),
-            () = at(closes_at) => {
-                transport.limit(Limit::AgeGrace);
-                Ok(())
-            }
-        }
+        let ended = tokio::select! {
+            ended = tunnel.run(io, read_buf, Still::new(write_stall, stream_idle)) => Some(ended),
+            () = at(closes_at) => None,
+        };
+        tunnelled(ended, transport)
     }
 }
 
-/// How a tunnel ended.
-fn tunnelled(ended: Result<(), Broken>, transport: &Transport) -> Result<(), Error> {
+/// Counts how a tunnel ended. `None`: its connection was too old.
+fn tunnelled(ended: Option<Result<(), Broken>>, transport: &Transport) -> Result<(), Error> {
     match ended {
-        Ok(()) | Err(Broken::Body) => Ok(()),
-        Err(Broken::Still(limit)) => {
+        None => {
+            transport.limit(Limit::AgeGrace);
+            Ok(())
+        }
+        Some(Ok(()) | Err(Broken::Body)) => Ok(()),
+        Some(Err(Broken::Still(limit))) => {
             transport.stream_limit(limit);
             Ok(())
         }
-        Err(Broken::Io(error)) => {
+        Some(Err(Broken::Io(error))) => {
             transport.reset(None);
             Err(Error::io(error))
         }
@@ -258,7 +245,14 @@ where
         timeout.poll(cx).map(|()| Ok(Some(Ended::Limit(Limit::HeaderRead))))
     }
 
-    /// The same, or until its life is over.
+    /// Counts why the connection ends. Tells whether it is drained for that, and not closed at once.
+    fn is_drained_for(&self, ended: Ended) -> bool {
+        let Ended::Limit(limit) = ended else { return false };
+        self.transport.limit(limit);
+        limit != Limit::HeaderRead
+    }
+
+    /// The same as [`poll`](Self::poll), or until the connection's life is over.
     fn poll_life(&mut self, lifetime: &mut Lifetime, cx: &mut Context<'_>) -> Poll<Result<Option<Ended>, Error>> {
         if let Poll::Ready(served) = self.poll(cx) {
             return Poll::Ready(served);
