@@ -67,7 +67,7 @@ impl Server {
     /// # Errors
     ///
     /// When the transport fails, or when the client breaks the protocol, answers no keep-alive PING or goes beyond what
-    /// [`Protection`] allows.
+    /// [`Protection`](http_h2::Protection) allows.
     pub async fn serve<I, S, B, D>(&self, io: I, service: S, drain: D) -> Result<(), Error>
     where
         I: AsyncRead + AsyncWrite + Unpin,
