@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 use proxy_http::{
     Buffers, Endpoints, Stats,
-    endpoint::{State, Status},
+    balance::endpoint::{State, Status},
     proxy::Limits,
     stats::{LATENCY_BUCKETS, Latency, Limit, Peer, ResetCode, StreamLimit, Transport},
 };
@@ -577,7 +577,7 @@ mod tests {
     use crate::connector::TcpConnector;
     use app_env::TcpParams;
     use http_h2::ClientParams;
-    use proxy_http::{Connect, Endpoint, endpoints, proxy};
+    use proxy_http::{Connect, Endpoint, balance, proxy};
     use std::{net::SocketAddr, time::Duration};
     use tokio::{sync::watch, task::yield_now, time::timeout};
 
@@ -607,7 +607,7 @@ mod tests {
         let direction = Direction {
             name: "outbound",
             stats: vec![Arc::default(), Arc::default()],
-            endpoints: (0..2).map(|_| Endpoints::spawn(list.clone(), &connect, endpoints::Params::default())).collect(),
+            endpoints: (0..2).map(|_| Endpoints::spawn(list.clone(), &connect, balance::Params::default())).collect(),
             names: Names::default(),
             limits: Arc::new(proxy::Limits::new(proxy::Params::default())),
             buffers: Arc::default(),

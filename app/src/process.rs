@@ -10,7 +10,10 @@ use crate::{
 };
 use app_env::{Config, Direction, Loaded};
 use proxy_http::{
-    Buffers, Server, breaker, endpoints, http1, proxy, retry,
+    Buffers, Server,
+    balance::{self, breaker},
+    http1,
+    proxy::{self, retry},
     stats::{Limit, Peer},
 };
 use std::{future::Future, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
@@ -220,7 +223,7 @@ impl Process {
 }
 
 /// One worker's part of what a direction may have.
-fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> endpoints::Params {
+fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> balance::Params {
     let app_env::Connect {
         backoff,
         max_connections,
@@ -237,8 +240,8 @@ fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> endpoints::Par
     } = direction.connect;
     let app_env::Backoff { min, max, jitter } = backoff;
     let app_env::Breaker { consecutive_failures, min_ejection, max_ejection } = direction.breaker;
-    endpoints::Params {
-        backoff: endpoints::Backoff { min, max, jitter },
+    balance::Params {
+        backoff: balance::Backoff { min, max, jitter },
         max_connections: NonZeroUsize::new(max_connections / cores).unwrap_or(NonZeroUsize::MIN),
         max_streams: max_streams.and_then(NonZeroUsize::new),
         max_idle: Some(max_idle),
@@ -249,9 +252,9 @@ fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> endpoints::Par
 }
 
 /// The same, of what is spoken to in HTTP/1.1.
-fn http1_endpoint_params(direction: &Direction, cores: NonZeroUsize) -> endpoints::Params {
+fn http1_endpoint_params(direction: &Direction, cores: NonZeroUsize) -> balance::Params {
     let app_env::ConnectHttp1 { max_connections, max_idle, max_connection_idle } = direction.connect.http1;
-    endpoints::Params {
+    balance::Params {
         max_connections: NonZeroUsize::new(max_connections / cores).unwrap_or(NonZeroUsize::MIN),
         max_streams: None,
         max_idle: Some(max_connection_idle),

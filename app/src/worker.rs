@@ -9,8 +9,8 @@ use crate::{
 };
 use app_env::{Direction, EndpointProtocol, TcpParams};
 use proxy_http::{
-    Buffers, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, endpoints, proxy::Limits, server,
-    stats::Peer,
+    Buffers, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance, client::EndpointLog,
+    proxy::Limits, server, stats::Peer,
 };
 use std::{
     error::Error,
@@ -47,11 +47,11 @@ pub(crate) struct Plan {
     pub(crate) server: Server,
     pub(crate) endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
     pub(crate) names: Names,
-    pub(crate) endpoint_params: endpoints::Params,
+    pub(crate) endpoint_params: balance::Params,
     pub(crate) tls: Tls,
-    pub(crate) http1_params: endpoints::Params,
+    pub(crate) http1_params: balance::Params,
     /// What was said of endpoints, by any worker.
-    pub(crate) log: Arc<endpoints::EndpointLog>,
+    pub(crate) log: Arc<EndpointLog>,
 }
 
 /// A connection on its way to a worker.

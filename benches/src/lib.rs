@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{Connect, Endpoints, IncomingBody, Proxy, SendRequest, Server, Stats, endpoints, proxy};
+use proxy_http::{Connect, Endpoints, IncomingBody, Proxy, SendRequest, Server, Stats, balance, proxy};
 use std::{
     convert::Infallible,
     future::{Ready, pending, ready},
@@ -52,7 +52,7 @@ impl Chain {
     pub async fn new() -> Self {
         let server = Server::new(&ServerParams::DEFAULT).expect("defaults are in range");
         let connect = Connect::new(InMemory(server.clone()), &ClientParams::DEFAULT).expect("defaults are in range");
-        let endpoints = Endpoints::fixed(["endpoint"], &connect, endpoints::Params::default());
+        let endpoints = Endpoints::fixed(["endpoint"], &connect, balance::Params::default());
         let limits = Arc::new(proxy::Limits::new(proxy::Params::default()));
         let proxy = Proxy::new(endpoints, limits, Arc::<Stats>::default());
         let (near, far) = tokio::io::duplex(PIPE);

@@ -1,7 +1,10 @@
 //! What the targets share: a proxy between two in-memory pipes, and frames by hand.
 
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{Connect, Endpoints, Proxy, Server, Stats, endpoints, proxy, retry};
+use proxy_http::{
+    Connect, Endpoints, Proxy, Server, Stats, balance,
+    proxy::{self, retry},
+};
 use std::{
     future::{Future, pending, ready},
     io,
@@ -59,7 +62,7 @@ impl Rig {
         let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
         let params =
             proxy::Params { retry: retry::Params { buffer, ..retry::Params::default() }, ..proxy::Params::default() };
-        let targets = Endpoints::fixed(["endpoint"], &connect, endpoints::Params::default());
+        let targets = Endpoints::fixed(["endpoint"], &connect, balance::Params::default());
         let proxy = Proxy::new(targets, Arc::new(proxy::Limits::new(params)), Arc::<Stats>::default());
         let (client, server) = tokio::io::duplex(1 << 16);
         tokio::spawn(async move { Server::new(&ServerParams::DEFAULT).unwrap().serve(server, proxy, pending()).await });

@@ -52,54 +52,21 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod activity;
-mod announced;
-mod answer;
+pub mod balance;
 pub mod body;
-pub mod breaker;
 pub mod client;
-mod credit;
-mod detect;
-mod empty_data;
-pub mod endpoint;
-pub mod endpoints;
-mod engine_counts;
-mod gathered;
-mod grpc;
-mod head;
+mod connection;
 pub mod http1;
-mod hygiene;
-mod idle;
-mod interim;
-mod io;
-mod lifetime;
-mod lingering;
-mod load;
-mod local_settings;
-mod meter;
-mod now;
-mod overhead;
-mod ping;
-mod pipe;
+mod message;
 pub mod proxy;
-mod reason;
-mod replay;
-mod resets;
-pub mod retry;
-mod rewind;
-mod running;
 pub mod server;
-mod stall;
 pub mod stats;
-mod wake;
 
-pub use body::IncomingBody;
+pub use balance::{Endpoint, Endpoints};
+pub use body::{IncomingBody, Replay};
 pub use client::{Connect, SendRequest};
-pub use credit::Buffers;
-pub use endpoint::Endpoint;
-pub use endpoints::Endpoints;
+pub use connection::window_credit::Buffers;
 pub use proxy::Proxy;
-pub use replay::Replay;
 pub use server::{Protocol, Server};
 pub use stats::Stats;
 

@@ -7,11 +7,9 @@ use h2::{Reason, client};
 use http::{Request, Response};
 use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
-    Connect, Endpoints, Proxy, Server, Stats, breaker,
-    endpoint::State,
-    endpoints,
-    proxy::{self, Limits},
-    retry,
+    Connect, Endpoints, Proxy, Server, Stats,
+    balance::{self, breaker, endpoint::State},
+    proxy::{self, Limits, retry},
 };
 use std::{
     fmt,
@@ -189,14 +187,14 @@ impl Rig {
     async fn new(addrs: &[SocketAddr], params: proxy::Params) -> Self {
         let connect =
             Connect::new(tower::service_fn(TcpStream::connect::<SocketAddr>), &ClientParams::DEFAULT).unwrap();
-        let backoff = endpoints::Backoff {
+        let backoff = balance::Backoff {
             min: Duration::from_millis(5),
             max: Duration::from_millis(50),
-            ..endpoints::Backoff::default()
+            ..balance::Backoff::default()
         };
         let pause = Duration::from_millis(10);
         let breaker = breaker::Params { min_ejection: pause, max_ejection: pause, ..breaker::Params::default() };
-        let endpoint_params = endpoints::Params { backoff, breaker, slow_start: Duration::ZERO, ..Default::default() };
+        let endpoint_params = balance::Params { backoff, breaker, slow_start: Duration::ZERO, ..Default::default() };
         let endpoints = Endpoints::fixed(addrs.iter().copied(), &connect, endpoint_params);
         let (limits, stats) = (Arc::new(Limits::new(params)), Arc::<Stats>::default());
         let proxy = Proxy::new(endpoints.clone(), Arc::clone(&limits), Arc::clone(&stats));

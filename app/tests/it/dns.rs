@@ -13,7 +13,7 @@ use hickory_resolver::proto::{
 };
 use http::{Request, Response};
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{BoxError, Connect, Endpoint, Endpoints, Proxy, endpoints, proxy};
+use proxy_http::{BoxError, Connect, Endpoint, Endpoints, Proxy, balance, proxy};
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
@@ -683,7 +683,7 @@ impl Backends {
 async fn client_of(list: List) -> h2::client::SendRequest<Bytes> {
     let connector = tower::service_fn(|target: Target| TcpStream::connect(target.addr));
     let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
-    let params = endpoints::Params { slow_start: Duration::ZERO, ..Default::default() };
+    let params = balance::Params { slow_start: Duration::ZERO, ..Default::default() };
     let endpoints = Endpoints::spawn(list, &connect, params);
     let limits = Arc::new(proxy::Limits::new(proxy::Params::default()));
     let proxy = Proxy::new(endpoints, limits, Arc::default());

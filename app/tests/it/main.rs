@@ -13,6 +13,7 @@ mod lifetime;
 mod listener;
 mod matrix;
 mod protection;
+mod rooms;
 mod stalls;
 mod support;
 mod tls;

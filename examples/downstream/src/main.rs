@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{BoxError, Connect, Endpoints, IncomingBody, Proxy, Server, Stats, endpoints, proxy};
+use proxy_http::{BoxError, Connect, Endpoints, IncomingBody, Proxy, Server, Stats, balance, proxy};
 use std::{collections::HashMap, convert::Infallible, future::pending, sync::Arc};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{ServiceExt as _, service_fn};
@@ -32,8 +32,8 @@ async fn main() -> Result<(), BoxError> {
     let connect = Connect::new(tcp, &outbound.connect.http2)?.timeout(outbound.connect.timeout);
     let app_env::Backoff { min, max, jitter } = outbound.connect.backoff;
     let targets = outbound.endpoints.iter().map(ToString::to_string);
-    let backoff = endpoints::Backoff { min, max, jitter };
-    let endpoints = Endpoints::fixed(targets, &connect, endpoints::Params { backoff, ..Default::default() });
+    let backoff = balance::Backoff { min, max, jitter };
+    let endpoints = Endpoints::fixed(targets, &connect, balance::Params { backoff, ..Default::default() });
     let limits = Arc::new(proxy::Limits::new(proxy::Params {
         queue_capacity: outbound.http_queue_capacity,
         failfast_timeout: outbound.http_failfast_timeout,

@@ -1,9 +1,9 @@
 //! Why requests get no response.
 
-use crate::{activity::OpenStream, http1, reason};
+use crate::{BoxError, client::failure::Failure, connection::streams::OpenStream, message::reason};
 use h2::Reason;
 use http::Request;
-use std::{error::Error as StdError, fmt};
+use std::{error::Error as StdError, fmt, time::Duration};
 
 /// Why a request got no response.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) enum Fault {
 #[derive(Debug)]
 pub(super) enum Source {
     Http2(h2::Error),
-    Http1(http1::client::Failure),
+    Http1(Failure),
 }
 
 /// A request that got no response, given back.
@@ -64,7 +64,7 @@ impl Error {
         Self { source: Some(Source::Http2(source)), sent: true, fault, ended_by_error: false, of_use: false }
     }
 
-    pub(super) fn http1(source: http1::client::Failure) -> Self {
+    pub(super) fn http1(source: Failure) -> Self {
         let sent = !source.is_unsent();
         let fault = source.is_bad().then_some(Fault::ResponseMalformed);
         Self { source: Some(Source::Http1(source)), sent, fault, ended_by_error: false, of_use: false }
@@ -233,5 +233,75 @@ impl<B> fmt::Display for SendError<B> {
 impl<B> StdError for SendError<B> {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         StdError::source(&self.error)
+    }
+}
+
+/// Why no connection came about.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}")]
+pub struct ConnectError {
+    kind: ConnectErrorKind,
+    source: Option<BoxError>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum ConnectErrorKind {
+    #[error("could not connect")]
+    Transport,
+    #[error("HTTP handshake failed")]
+    Handshake,
+    #[error("connecting took longer than {0:?}")]
+    TimedOut(Duration),
+    #[error("endpoint's SETTINGS did not come in {0:?}")]
+    NoSettings(Duration),
+    #[error("connection was lost before any response")]
+    Lost,
+}
+
+// === impl ConnectError ===
+
+impl ConnectError {
+    pub(super) fn transport(source: impl Into<BoxError>) -> Self {
+        Self { kind: ConnectErrorKind::Transport, source: Some(source.into()) }
+    }
+
+    pub(super) fn handshake(source: impl Into<BoxError>) -> Self {
+        Self { kind: ConnectErrorKind::Handshake, source: Some(source.into()) }
+    }
+
+    pub(super) fn timed_out(limit: Duration) -> Self {
+        Self { kind: ConnectErrorKind::TimedOut(limit), source: None }
+    }
+
+    pub(super) fn no_settings(limit: Duration) -> Self {
+        Self { kind: ConnectErrorKind::NoSettings(limit), source: None }
+    }
+
+    /// The connection was made, and lost before it was of any use.
+    pub(crate) fn lost() -> Self {
+        Self { kind: ConnectErrorKind::Lost, source: None }
+    }
+
+    /// The connection was made, and lost before it was of any use.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.kind == ConnectErrorKind::Lost
+    }
+
+    /// The connector failed, for example because the connection was refused.
+    #[must_use]
+    pub fn is_transport(&self) -> bool {
+        self.kind == ConnectErrorKind::Transport
+    }
+
+    /// The transport was made, but the peer's SETTINGS did not come.
+    #[must_use]
+    pub fn is_handshake(&self) -> bool {
+        matches!(self.kind, ConnectErrorKind::Handshake | ConnectErrorKind::NoSettings(_))
+    }
+
+    /// Connecting took longer than allowed, or the peer's SETTINGS did.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.kind, ConnectErrorKind::TimedOut(_) | ConnectErrorKind::NoSettings(_))
     }
 }

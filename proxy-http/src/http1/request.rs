@@ -1,10 +1,8 @@
 //! Requests of HTTP/1.1 clients as HTTP/2 has them, and requests of any clients as HTTP/1.1 has them.
 
-use super::{
-    Asked, Wanted,
-    client::Asks,
-    fields::{self, Invalid},
-    websocket::{self, Key, Upgrade},
+use crate::{
+    http1::websocket::{self, Key, Upgrade},
+    message::fields::{self, Invalid},
 };
 use h2::ext::Protocol;
 use http::{
@@ -14,11 +12,41 @@ use http::{
 };
 use std::mem;
 
+/// What a request asks its endpoint for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Asks {
+    Response,
+    /// With the client's own key, which the client checks the answer to.
+    Upgrade,
+    /// With a key of the proxy's.
+    Websocket(Key),
+    Connect,
+}
+
+/// What the response to a request depends on.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    /// The client takes trailers.
+    pub(crate) trailers: bool,
+    pub(crate) wants: Wanted,
+}
+
+/// What a client asks for.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(crate) enum Wanted {
+    #[default]
+    Response,
+    /// With its key. `None`: it has sent none, or more than one.
+    Websocket(Option<Key>),
+    /// CONNECT: what comes next on the connection is no request, whatever the response is.
+    Tunnel,
+}
+
 /// Makes a head of HTTP/1.1 one that can be sent in either version: the target has scheme and authority, what concerned
 /// the connection is gone (RFC 9112 sections 3.2 and 3.3), and what asks for a WebSocket is extended CONNECT.
 ///
 /// `scheme`: of a target that has none. `ended`: there is no body.
-pub(super) fn accept(head: &mut Parts, scheme: &Scheme, ended: bool) -> Result<Asked, Invalid> {
+pub(crate) fn accept(head: &mut Parts, scheme: &Scheme, ended: bool) -> Result<Asked, Invalid> {
     let host = host(&head.headers, head.version)?;
     let is_connect = head.method == Method::CONNECT;
     if is_connect {
@@ -116,7 +144,7 @@ fn is_path(method: &Method, path: &PathAndQuery) -> bool {
 
 /// Makes a head one that can be sent as HTTP/1.1 and read there in one way only (RFC 9113 section 8.3.1, RFC 9112
 /// section 3.2.1). Tells what it asks for. `ended`: there is no body.
-pub(super) fn send(head: &mut Parts, ended: bool) -> Result<Asks, Invalid> {
+pub(crate) fn send(head: &mut Parts, ended: bool) -> Result<Asks, Invalid> {
     let uri::Parts { authority: named, path_and_query, .. } = mem::take(&mut head.uri).into_parts();
     let is_tunnel = head.method == Method::CONNECT;
     let is_connect = is_tunnel && head.extensions.get::<Protocol>().is_none();
@@ -206,4 +234,13 @@ fn join_cookies(headers: &mut HeaderMap) -> Result<(), Invalid> {
         headers.insert(header::COOKIE, joined);
     }
     Ok(())
+}
+
+// === impl Asks ===
+
+impl Asks {
+    /// Whether the request is a GET, though the proxy has it as CONNECT.
+    pub(crate) fn is_get(&self) -> bool {
+        matches!(self, Self::Upgrade | Self::Websocket(_))
+    }
 }

@@ -1,9 +1,8 @@
 //! Responses of HTTP/1.1 endpoints, as HTTP/2 has them.
 
-use super::{
-    client::Asks,
-    fields::{self, Invalid},
-    websocket::Upgrade,
+use crate::{
+    http1::{request::Asks, websocket::Upgrade},
+    message::fields::{self, Invalid},
 };
 use http::{Response, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;
@@ -13,7 +12,7 @@ use hyper::upgrade::OnUpgrade;
 ///
 /// hyper has read it by `transfer-encoding`, or else `content-length`, and leaves both in place. Where they disagree, or
 /// say what hyper passes over, others may read the response in another way.
-pub(super) fn accept<B>(rsp: &mut Response<B>, asks: &Asks) -> Result<Option<OnUpgrade>, Invalid> {
+pub(crate) fn accept<B>(rsp: &mut Response<B>, asks: &Asks) -> Result<Option<OnUpgrade>, Invalid> {
     let switched = rsp.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upgrade = if switched { Upgrade::of(rsp.headers()) } else { None };
     let agreed = match asks {

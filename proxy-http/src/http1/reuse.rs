@@ -9,9 +9,9 @@
 //! uses its connection again. [`Watch`] reads the same bytes to the letter of RFC 9112 section 6.3. It changes none of them:
 //! a response that it does not understand is passed on, but is the last of its connection.
 
-use super::{
-    fields,
-    guard::{At, Framing, Scan, Spoilt},
+use crate::{
+    http1::framing::{At, Framing, Scan, Spoilt},
+    message::fields,
 };
 use std::{
     io, mem,
@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The last exchange of one connection, and with it the answer to whether there may be another.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(crate) struct Exchange {
     state: AtomicU8,
     /// How much of the request hyper has.
     request: AtomicU8,
@@ -37,7 +37,7 @@ pub(super) struct Exchange {
 
 /// What a connection whose engine is idle is to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// It is ready for its first request.
     New,
     /// It is ready for another request.
@@ -49,7 +49,7 @@ pub(super) enum Verdict {
 }
 
 /// A transport that follows what its endpoint sends.
-pub(super) struct Watch<I> {
+pub(crate) struct Watch<I> {
     inner: I,
     exchange: Arc<Exchange>,
     responses: Responses,
@@ -100,17 +100,17 @@ const WRITTEN: u8 = 2;
 // === impl Exchange ===
 
 impl Exchange {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { state: AtomicU8::new(NEW), request: AtomicU8::new(OPEN), is_head: AtomicBool::new(false) })
     }
 
     /// Whether the connection may be used, as far as its last exchange is concerned.
-    pub(super) fn is_free(&self) -> bool {
+    pub(crate) fn is_free(&self) -> bool {
         self.state.load(Acquire) == FREE
     }
 
     /// Begins the next exchange; false if there must be none.
-    pub(super) fn begin(&self, is_head: bool) -> bool {
+    pub(crate) fn begin(&self, is_head: bool) -> bool {
         let begun = self.state.compare_exchange(FREE, ASKED, AcqRel, Relaxed).is_ok();
         if begun {
             self.request.store(OPEN, Relaxed);
@@ -120,12 +120,12 @@ impl Exchange {
     }
 
     /// hyper has all of the request, or wants no more of it.
-    pub(super) fn taken(&self) {
+    pub(crate) fn taken(&self) {
         self.request.store(TAKEN, Relaxed);
     }
 
     /// Decides whether the connection may have another request, while hyper is idle: only here does it become free.
-    pub(super) fn judge(&self) -> Verdict {
+    pub(crate) fn judge(&self) -> Verdict {
         let (next, verdict) = match self.state.load(Acquire) {
             NEW => (FREE, Verdict::New),
             ENDED => (FREE, Verdict::Again),
@@ -138,7 +138,7 @@ impl Exchange {
     }
 
     /// Whether there is something to judge.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !matches!(self.state.load(Relaxed), FREE | ASKED)
     }
 
@@ -154,7 +154,7 @@ impl Exchange {
 // === impl Watch ===
 
 impl<I> Watch<I> {
-    pub(super) fn new(inner: I, exchange: Arc<Exchange>) -> Self {
+    pub(crate) fn new(inner: I, exchange: Arc<Exchange>) -> Self {
         Self { inner, exchange, responses: Responses::default() }
     }
 

@@ -1,10 +1,11 @@
 //! A response's body on its way to an HTTP/1.1 client.
 
-use super::{ending::Ending, fields};
 use crate::{
     BoxError,
-    activity::OpenStream,
-    pipe::{Held, hold},
+    body::{hold::hold, outcome::Held},
+    connection::streams::OpenStream,
+    http1::trailers::Ending,
+    message::fields,
 };
 use bytes::Bytes;
 use http::HeaderMap;
@@ -16,7 +17,7 @@ use std::{
 };
 
 /// The body as hyper takes it.
-pub(super) struct Sending<B> {
+pub(crate) struct Sending<B> {
     /// Where it is. `None`: there is none.
     slot: Option<Slot<B>>,
     /// Where its trailers go. `None`: the client takes none.
@@ -28,18 +29,18 @@ pub(super) struct Sending<B> {
 
 /// Where a connection finds the body that it is sending, of which there is one at a time: hyper asks for nothing while the
 /// client takes nothing, but what comes meanwhile must not pile up.
-pub(super) struct Slot<B>(Arc<Mutex<Option<B>>>);
+pub(crate) struct Slot<B>(Arc<Mutex<Option<B>>>);
 
 // === impl Sending ===
 
 impl<B> Sending<B> {
     /// `body` is kept in `slot` until it has been sent. `ending`: where its trailers go.
-    pub(super) fn new(body: B, slot: &Slot<B>, ending: Option<Arc<Ending>>, stream: Option<OpenStream>) -> Self {
+    pub(crate) fn new(body: B, slot: &Slot<B>, ending: Option<Arc<Ending>>, stream: Option<OpenStream>) -> Self {
         *slot.lock() = Some(body);
         Self { slot: Some(slot.clone()), ending, trailers: None, _stream: stream }
     }
 
-    pub(super) fn empty(stream: Option<OpenStream>) -> Self {
+    pub(crate) fn empty(stream: Option<OpenStream>) -> Self {
         Self { slot: None, ending: None, trailers: None, _stream: stream }
     }
 
@@ -102,7 +103,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Sending<B> {
 // === impl Slot ===
 
 impl<B> Slot<B> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::default())
     }
 
@@ -117,7 +118,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// To be called while the client takes nothing.
-    pub(super) fn hold(&self, cx: &mut Context<'_>) -> Held {
+    pub(crate) fn hold(&self, cx: &mut Context<'_>) -> Held {
         self.lock().as_mut().map_or(Held::End, |body| hold(body, cx))
     }
 }

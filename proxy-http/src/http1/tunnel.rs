@@ -2,10 +2,14 @@
 //!
 //! What the other side of the proxy sees of one is a body in each direction, whatever it speaks itself.
 
-use super::{still::Still, upload::Feed};
 use crate::{
-    activity::OpenStream,
-    pipe::{Held, Piped, hold},
+    body::{
+        channel::Feed,
+        hold::hold,
+        outcome::{Held, Piped},
+    },
+    connection::streams::OpenStream,
+    http1::timeouts::Still,
     stats::StreamLimit,
 };
 use bytes::{Buf as _, Bytes};
@@ -26,7 +30,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What goes both ways on a connection.
-pub(super) struct Tunnel<B> {
+pub(crate) struct Tunnel<B> {
     /// What is to be written to it.
     from: B,
     /// Where what is read from it goes.
@@ -36,18 +40,18 @@ pub(super) struct Tunnel<B> {
 
 /// An endpoint's connection that becomes a tunnel once hyper has done its part.
 pub(crate) struct Agreed {
-    pub(super) endpoint: OnUpgrade,
+    pub(crate) endpoint: OnUpgrade,
     /// Where what is read from it goes.
-    pub(super) to: Feed,
-    pub(super) write_stall: Duration,
+    pub(crate) to: Feed,
+    pub(crate) write_stall: Duration,
 }
 
 /// Where a client's connection finds its tunnel, when hyper has done its part.
-pub(super) struct Place<B>(Arc<Mutex<Option<Tunnel<B>>>>);
+pub(crate) struct Place<B>(Arc<Mutex<Option<Tunnel<B>>>>);
 
 /// What ended a tunnel before both of its directions had ended.
 #[derive(Debug)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// The connection.
     Io(io::Error),
     /// The other side of the proxy.
@@ -94,14 +98,14 @@ pub(crate) fn follows(status: StatusCode) -> bool {
 // === impl Tunnel ===
 
 impl<B> Tunnel<B> {
-    pub(super) fn new(from: B, to: Feed, stream: Option<OpenStream>) -> Self {
+    pub(crate) fn new(from: B, to: Feed, stream: Option<OpenStream>) -> Self {
         Self { from, to, _stream: stream }
     }
 }
 
 impl<B: Body<Data = Bytes> + Unpin + 'static> Tunnel<B> {
     /// Moves bytes both ways until both sides have ended. `read`: what has come already.
-    pub(super) async fn run<I>(self, io: I, read: Bytes, mut still: Still) -> Result<(), Broken>
+    pub(crate) async fn run<I>(self, io: I, read: Bytes, mut still: Still) -> Result<(), Broken>
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
@@ -232,15 +236,15 @@ where
 // === impl Place ===
 
 impl<B> Place<B> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::default())
     }
 
-    pub(super) fn put(&self, tunnel: Tunnel<B>) {
+    pub(crate) fn put(&self, tunnel: Tunnel<B>) {
         *self.0.lock().expect(UNPOISONED) = Some(tunnel);
     }
 
-    pub(super) fn take(&self) -> Option<Tunnel<B>> {
+    pub(crate) fn take(&self) -> Option<Tunnel<B>> {
         self.0.lock().expect(UNPOISONED).take()
     }
 }

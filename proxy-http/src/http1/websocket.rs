@@ -1,7 +1,7 @@
 //! The handshake of a WebSocket: as HTTP/1.1 has it, an upgrade (RFC 6455 section 4), and as HTTP/2 has it, extended CONNECT
 //! (RFC 8441 section 5). Inside of the proxy it is the latter.
 
-use super::fields::{self, Invalid};
+use crate::message::fields::{self, Invalid};
 use data_encoding::BASE64;
 use h2::ext::Protocol;
 use http::{HeaderMap, HeaderValue, Request, header};
@@ -13,7 +13,7 @@ pub(crate) struct Upgrade(HeaderValue);
 
 /// What a client sends for the server to answer to. It shows that the server speaks WebSocket, and is no secret.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Key(HeaderValue);
+pub(crate) struct Key(HeaderValue);
 
 /// The only upgrade that is passed on: `h2c` would be another protocol, and others say nothing of the connection's bytes.
 const WEBSOCKET: &str = "websocket";
@@ -25,19 +25,19 @@ const KEY_BYTES: usize = 16;
 
 impl Upgrade {
     /// What extended CONNECT calls it.
-    pub(super) const PROTOCOL: Protocol = Protocol::from_static(WEBSOCKET);
+    pub(crate) const PROTOCOL: Protocol = Protocol::from_static(WEBSOCKET);
     /// That of a message of the proxy's own.
     const OURS: Self = Self(HeaderValue::from_static(WEBSOCKET));
 
     /// The upgrade that a message's `connection` and `upgrade` fields speak of.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let value = only(headers, &header::UPGRADE)?;
         let named = fields::has_token(headers, &header::CONNECTION, "upgrade");
         (named && value.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes())).then(|| Self(value.clone()))
     }
 
     /// Says it in the fields of a message.
-    pub(super) fn put(self, headers: &mut HeaderMap) {
+    pub(crate) fn put(self, headers: &mut HeaderMap) {
         headers.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, self.0);
     }
@@ -57,7 +57,7 @@ pub(crate) fn to_http2<B>(req: &mut Request<B>) -> Result<(), &'static str> {
 }
 
 /// Makes the fields of an HTTP/2 client's request those of HTTP/1.1, with a key of the proxy's own.
-pub(super) fn to_http1(headers: &mut HeaderMap) -> Key {
+pub(crate) fn to_http1(headers: &mut HeaderMap) -> Key {
     let mut bytes = [0; KEY_BYTES];
     fastrand::fill(&mut bytes);
     let key = Key(encode::<BASE64_KEY>(&bytes));
@@ -70,7 +70,7 @@ pub(super) fn to_http1(headers: &mut HeaderMap) -> Key {
 
 impl Key {
     /// The one key, if it is 16 bytes in base64.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let key = only(headers, &header::SEC_WEBSOCKET_KEY)?;
         // As many as 24 letters may be.
         let mut bytes = [0; 18];
@@ -79,13 +79,13 @@ impl Key {
     }
 
     /// Whether a response's fields answer to it.
-    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Invalid> {
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Invalid> {
         let accept = only(headers, &header::SEC_WEBSOCKET_ACCEPT);
         if accept == Some(&self.accept()) { Ok(()) } else { Err(Invalid("its sec-websocket-accept is wrong")) }
     }
 
     /// Answers to it in the fields of a response.
-    pub(super) fn answer(&self, headers: &mut HeaderMap) {
+    pub(crate) fn answer(&self, headers: &mut HeaderMap) {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, self.accept());
         Upgrade::OURS.put(headers);
     }

@@ -7,8 +7,8 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
     Connect, Endpoints, IncomingBody, Proxy, SendRequest, Server, Stats,
+    balance::endpoint::State,
     client::ConnectError,
-    endpoint::State,
     proxy::{self, Limits},
     stats::{Peer, ResetCode},
 };

@@ -9,11 +9,9 @@ use h2::{Reason, client, server::SendResponse};
 use http::{Response, StatusCode};
 use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
-    Connect, Endpoint, Endpoints, Proxy, Server, Stats, breaker,
-    endpoint::State,
-    endpoints,
-    proxy::{self, Limits},
-    retry,
+    Connect, Endpoint, Endpoints, Proxy, Server, Stats,
+    balance::{self, breaker, endpoint::State},
+    proxy::{self, Limits, retry},
 };
 use std::{
     collections::BTreeMap,
@@ -65,7 +63,7 @@ struct Seen {
 }
 
 impl Rig {
-    async fn new(addrs: &[SocketAddr], endpoint_params: endpoints::Params, params: proxy::Params) -> Self {
+    async fn new(addrs: &[SocketAddr], endpoint_params: balance::Params, params: proxy::Params) -> Self {
         let rig =
             Self::follow(watch::channel(addrs.iter().copied().map(Endpoint::new).collect()).1, endpoint_params, params);
         let rig = rig.await;
@@ -75,7 +73,7 @@ impl Rig {
 
     async fn follow(
         list: watch::Receiver<Vec<Endpoint<SocketAddr>>>,
-        endpoint_params: endpoints::Params,
+        endpoint_params: balance::Params,
         params: proxy::Params,
     ) -> Self {
         let connect =
@@ -191,8 +189,8 @@ async fn answer(mut asked: Asked) {
     let _ = asked.respond.send_response(Response::new(()), true);
 }
 
-fn params() -> endpoints::Params {
-    endpoints::Params { slow_start: Duration::ZERO, ..crate::support::endpoint_params() }
+fn params() -> balance::Params {
+    balance::Params { slow_start: Duration::ZERO, ..crate::support::endpoint_params() }
 }
 
 fn sockets(endpoints: &[(SocketAddr, Seen)]) -> Vec<SocketAddr> {
@@ -251,7 +249,7 @@ async fn connections_are_opened_up_to_the_limit_and_then_requests_wait() {
         }
     };
     let (addr, seen) = endpoint(Some(STREAMS as u32), hold).await;
-    let endpoint_params = endpoints::Params { max_connections: NonZeroUsize::new(CONNECTIONS).unwrap(), ..params() };
+    let endpoint_params = balance::Params { max_connections: NonZeroUsize::new(CONNECTIONS).unwrap(), ..params() };
     let mut rig = Rig::new(&[addr], endpoint_params, proxy::Params { queue_capacity: 490, ..PARAMS }).await;
     let mut open: Vec<_> = (0..500).map(|_| tokio::spawn(rig.send())).collect();
     rig.until(|rig| seen.requests() == STREAMS * CONNECTIONS && rig.limits.waiting() == 450).await;
@@ -345,7 +343,7 @@ async fn failing_endpoints_are_left_alone_but_not_the_last_half() {
         min_ejection: Duration::from_secs(3_600),
         max_ejection: Duration::from_secs(3_600),
     };
-    let mut rig = Rig::new(&sockets(&endpoints), endpoints::Params { breaker, ..params() }, PARAMS).await;
+    let mut rig = Rig::new(&sockets(&endpoints), balance::Params { breaker, ..params() }, PARAMS).await;
     for _ in 0..200 {
         rig.send().await.unwrap();
     }
@@ -368,7 +366,7 @@ async fn endpoints_are_not_blamed_for_the_hosts_that_clients_connect_to() {
     };
     let endpoints = [endpoint(None, fail).await, endpoint(None, fail).await];
     let breaker = breaker::Params { consecutive_failures: 3, ..breaker::Params::default() };
-    let mut rig = Rig::new(&sockets(&endpoints), endpoints::Params { breaker, ..params() }, PARAMS).await;
+    let mut rig = Rig::new(&sockets(&endpoints), balance::Params { breaker, ..params() }, PARAMS).await;
     let ejected = |rig: &Rig| rig.endpoints.status().iter().any(|one| one.state == State::Ejected);
     for _ in 0..50 {
         let connect = http::Request::connect("down.example:443").body(()).unwrap();
@@ -394,7 +392,7 @@ async fn one_request_tries_whether_an_ejected_endpoint_is_back() {
     let endpoints = [endpoint(None, sometimes).await, endpoint(None, answer).await];
     let pause = Duration::from_millis(50);
     let breaker = breaker::Params { consecutive_failures: 3, min_ejection: pause, max_ejection: pause };
-    let mut rig = Rig::new(&sockets(&endpoints), endpoints::Params { breaker, ..params() }, PARAMS).await;
+    let mut rig = Rig::new(&sockets(&endpoints), balance::Params { breaker, ..params() }, PARAMS).await;
     let ejected = |rig: &Rig| rig.endpoints.status().iter().any(|one| one.state == State::Ejected);
     while !ejected(&rig) {
         rig.send().await.unwrap();
@@ -461,8 +459,8 @@ async fn requests_wait_fail_fast_and_succeed_within_one_pause_of_the_first_endpo
     let (tell, up) = watch::channel(false);
     let (connector, mut accepted) = in_memory(up);
     let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
-    let backoff = endpoints::Backoff { min: SECOND / 10, max: 2 * SECOND, jitter: 0.0 };
-    let endpoint_params = endpoints::Params { backoff, ..params() };
+    let backoff = balance::Backoff { min: SECOND / 10, max: 2 * SECOND, jitter: 0.0 };
+    let endpoint_params = balance::Params { backoff, ..params() };
     let endpoints = Endpoints::fixed(["a", "b", "c"], &connect, endpoint_params);
     let mut rig = Rig::of(endpoints, proxy::Params { failfast_timeout: 3 * SECOND, ..PARAMS }).await;
     tokio::spawn(async move {
@@ -505,7 +503,7 @@ async fn idle_connections_are_closed_but_for_the_last() {
     let (connector, mut accepted) = in_memory(up);
     let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
     let one = NonZeroUsize::new(1);
-    let endpoint_params = endpoints::Params { max_streams: one, max_idle: Some(IDLE), ..params() };
+    let endpoint_params = balance::Params { max_streams: one, max_idle: Some(IDLE), ..params() };
     let mut rig = Rig::of(Endpoints::fixed(["a"], &connect, endpoint_params), PARAMS).await;
     let (opened, held) = mpsc::unbounded_channel();
     tokio::spawn(async move {

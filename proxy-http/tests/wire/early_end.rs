@@ -11,7 +11,10 @@ use bytes::Bytes;
 use h2::{Reason, SendStream, client};
 use http::{Method, Request};
 use http_h2::{ClientParams, FlowControl, ServerParams};
-use proxy_http::{Protocol, proxy, retry};
+use proxy_http::{
+    Protocol,
+    proxy::{self, retry},
+};
 use tokio::time::{sleep, timeout};
 
 /// `:status: 200`, 204 and 503.

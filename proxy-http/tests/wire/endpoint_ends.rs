@@ -10,7 +10,11 @@ use bytes::Bytes;
 use h2::{Reason, client::SendRequest};
 use http::{Request, StatusCode};
 use http_h2::{ClientKeepAlive, ClientParams, ServerParams};
-use proxy_http::{Endpoints, Protocol, endpoints, proxy, retry, stats::Peer as Side};
+use proxy_http::{
+    Endpoints, Protocol, balance,
+    proxy::{self, retry},
+    stats::Peer as Side,
+};
 use std::{
     io,
     num::NonZeroUsize,
@@ -119,7 +123,7 @@ async fn closes_each(after: Duration, opened: Opened, answer: &'static str) {
 
 fn http1_with(max_connections: usize) -> Rig {
     let max_connections = NonZeroUsize::new(max_connections).unwrap();
-    let params = endpoints::Params { max_connections, ..endpoint_params() };
+    let params = balance::Params { max_connections, ..endpoint_params() };
     Rig::of(&ServerParams::DEFAULT, &ClientParams::DEFAULT, PATIENT, |connect| {
         Endpoints::fixed(["endpoint"], &connect.protocol(Protocol::Http1), params)
     })
@@ -186,8 +190,8 @@ impl Down {
                 std::future::ready(opened.map(|()| near).ok_or(io::Error::from(io::ErrorKind::ConnectionRefused)))
             });
             let connect = proxy_http::Connect::new(connector, &ClientParams::DEFAULT).unwrap().protocol(protocol);
-            let backoff = endpoints::Backoff { min: 100 * MS, max: 60 * SECOND, jitter: 0.0 };
-            Endpoints::fixed(["endpoint"], &connect, endpoints::Params { backoff, ..endpoint_params() })
+            let backoff = balance::Backoff { min: 100 * MS, max: 60 * SECOND, jitter: 0.0 };
+            Endpoints::fixed(["endpoint"], &connect, balance::Params { backoff, ..endpoint_params() })
         });
         rig.endpoint_ios = Opened::new(opened);
         Self { rig, attempts, up }

@@ -9,7 +9,7 @@ use crate::{
 use h2::{Reason, client::SendRequest};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_h2::{ClientParams, MaxConnectionAge, ServerParams};
-use proxy_http::{Endpoints, Protocol, endpoints, retry, stats::Peer as Side};
+use proxy_http::{Endpoints, Protocol, balance, proxy::retry, stats::Peer as Side};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -409,7 +409,7 @@ async fn a_connection_has_one_request_at_a_time() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_connections_are_closed_above_the_bound_and_after_the_time() {
-    let params = endpoints::Params { max_idle_connections: Some(2), ..endpoint_params() };
+    let params = balance::Params { max_idle_connections: Some(2), ..endpoint_params() };
     let mut rig = Rig::to(Protocol::Http1, params);
     let mut client = rig.client().await;
     let responses: Vec<_> = (0..4).map(|_| client.send_request(get(), true).unwrap().0).collect();

@@ -8,7 +8,10 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Request, header::CONTENT_LENGTH};
 use http_body_util::Empty;
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{Connect, Endpoints, Protocol, proxy, retry};
+use proxy_http::{
+    Connect, Endpoints, Protocol,
+    proxy::{self, retry},
+};
 use std::{
     future::poll_fn,
     io,

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Request};
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{proxy, retry, stats::Peer as Side};
+use proxy_http::{
+    proxy::{self, retry},
+    stats::Peer as Side,
+};
 
 const CONTINUATION: u8 = 9;
 

@@ -10,7 +10,10 @@ use bytes::Bytes;
 use h2::{Reason, SendStream, client};
 use http::{HeaderMap, HeaderValue, Request};
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{Endpoints, Protocol, proxy, retry};
+use proxy_http::{
+    Endpoints, Protocol,
+    proxy::{self, retry},
+};
 use tokio::time::timeout;
 
 const DROPPING: proxy::Params = proxy::Params { drop_request_trailers: true, ..PROXY };

@@ -5,7 +5,11 @@ use bytes::Bytes;
 use h2::client;
 use http::Response;
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{Connect, Endpoint, Endpoints, Proxy, Server, Stats, endpoint::State, endpoints, proxy};
+use proxy_http::{
+    Connect, Endpoint, Endpoints, Proxy, Server, Stats,
+    balance::{self, endpoint::State},
+    proxy,
+};
 use std::{
     collections::BTreeMap,
     future::{pending, poll_fn, ready},
@@ -69,7 +73,7 @@ impl Rig {
         });
         let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
         let (list, listed) = watch::channel(listed(list));
-        let params = endpoints::Params { slow_start: SLOW_START, ..endpoint_params() };
+        let params = balance::Params { slow_start: SLOW_START, ..endpoint_params() };
         let endpoints = Endpoints::spawn(listed, &connect, params);
         let limits = Arc::new(proxy::Limits::new(proxy::Params { queue_capacity: 100, ..PROXY }));
         let proxy = Proxy::new(endpoints.clone(), limits, Arc::<Stats>::default());

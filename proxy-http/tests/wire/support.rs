@@ -6,7 +6,9 @@ use h2::{Reason, RecvStream, SendStream, client, server};
 use http::{Request, Response};
 use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
-    Buffers, Connect, Endpoints, Protocol, Proxy, Replay, Server, Stats, endpoints, proxy, retry, server as server_end,
+    Buffers, Connect, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance,
+    proxy::{self, retry},
+    server as server_end,
     stats::Peer,
 };
 use std::{
@@ -36,9 +38,9 @@ pub(crate) const PROXY: proxy::Params = proxy::Params {
 };
 
 /// Reconnects soon.
-pub(crate) fn endpoint_params() -> endpoints::Params {
-    let backoff = endpoints::Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1), jitter: 0.0 };
-    endpoints::Params { backoff, ..endpoints::Params::default() }
+pub(crate) fn endpoint_params() -> balance::Params {
+    let backoff = balance::Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1), jitter: 0.0 };
+    balance::Params { backoff, ..balance::Params::default() }
 }
 
 /// A proxy with a client's pipe, and the pipes that it opens toward its endpoint.
@@ -116,7 +118,7 @@ impl Rig {
     }
 
     /// One whose endpoint is spoken to in `protocol`.
-    pub(crate) fn to(protocol: Protocol, endpoint_params: endpoints::Params) -> Self {
+    pub(crate) fn to(protocol: Protocol, endpoint_params: balance::Params) -> Self {
         Self::of(&ServerParams::DEFAULT, &ClientParams::DEFAULT, PROXY, |connect| {
             Endpoints::fixed(["endpoint"], &connect.protocol(protocol), endpoint_params)
         })

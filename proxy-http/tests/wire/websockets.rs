@@ -11,8 +11,7 @@ use http::{Method, Request, Response};
 use http_h2::{ClientParams, MaxConnectionAge, ServerParams};
 use proxy_http::{
     Endpoints, Protocol,
-    proxy::{self, Limits},
-    retry,
+    proxy::{self, Limits, retry},
     stats::{Peer as Side, StreamLimit},
 };
 use sha1_smol::Sha1;

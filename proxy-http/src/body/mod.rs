@@ -1,0 +1,16 @@
+//! Bodies: how they come, how they are kept for a reader that has stopped or to be sent again, and how they are sent.
+
+pub(crate) mod backlog;
+pub(crate) mod channel;
+mod error;
+pub(crate) mod hold;
+pub(crate) mod http1;
+pub(crate) mod incoming;
+pub(crate) mod outcome;
+pub(crate) mod replay;
+pub(crate) mod response;
+pub(crate) mod send;
+pub(crate) mod source;
+pub(crate) mod upload;
+
+pub use self::{error::Error, incoming::IncomingBody, replay::Replay, response::ResponseBody};

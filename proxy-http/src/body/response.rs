@@ -1,0 +1,50 @@
+//! The bodies of responses that the proxy passes on.
+
+use crate::body::{error::Error, outcome::Held, source::Source};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+/// The body of a response, whose end ends the request.
+#[derive(Debug)]
+pub struct ResponseBody(Box<dyn Exchange>);
+
+/// A request that has its response, and yields the body of that.
+pub(crate) trait Exchange: Body<Data = Bytes, Error = Error> + Source + Unpin + fmt::Debug {}
+
+impl<T: Body<Data = Bytes, Error = Error> + Source + Unpin + fmt::Debug> Exchange for T {}
+
+// === impl ResponseBody ===
+
+impl ResponseBody {
+    pub(crate) fn new(exchange: Box<dyn Exchange>) -> Self {
+        Self(exchange)
+    }
+}
+
+impl Source for ResponseBody {
+    fn hold(&mut self, cx: &mut Context<'_>) -> Held {
+        self.0.hold(cx)
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        Pin::new(&mut *self.0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}

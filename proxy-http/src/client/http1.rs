@@ -1,0 +1,409 @@
+//! A connection to an endpoint that speaks HTTP/1.1, by hyper: one request at a time.
+
+use crate::{
+    body::{
+        channel::{Broken, Feed, Uploading},
+        http1::Incoming,
+        outcome::Piped,
+        upload::Upload,
+    },
+    client::{failure::Failure, room::OnRoom},
+    connection::{io::Io, streams::OpenStream},
+    http1::{
+        request::{self, Asks},
+        response,
+        reuse::{Exchange, Verdict, Watch},
+        tunnel::Agreed,
+    },
+    message::{fields, interim::Room},
+};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{
+    body,
+    client::conn::{TrySendError, http1},
+};
+use hyper_util::rt::TokioIo;
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicU32},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+    time::Instant,
+};
+
+/// The way to one connection; clones share it.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    shared: Arc<Shared>,
+    /// Interim responses, for who reads from the endpoint.
+    interim: Arc<AtomicU32>,
+}
+
+/// What the handles of a connection share with its task.
+struct Shared {
+    /// `None`: the connection takes no more requests after the one that it has.
+    hyper: Mutex<Option<http1::SendRequest<RequestBody>>>,
+    exchange: Arc<Exchange>,
+    opened: Instant,
+}
+
+/// A request on its way, and its response.
+pub(crate) struct Sent {
+    response: Responding,
+    stream: OpenStream,
+    shared: Arc<Shared>,
+    /// The connection had answered others before, or had waited for this one.
+    reused: bool,
+    asks: Asks,
+    /// Where the request's body goes now. `None`: where it went before.
+    to: Option<To>,
+    write_stall: Duration,
+}
+
+/// Where a request's body goes.
+#[derive(Debug)]
+pub(crate) enum To {
+    Upload(Upload),
+    /// The endpoint has agreed to a tunnel. Boxed, since few do.
+    Tunnel(Box<Agreed>),
+}
+
+/// A request's body, of whose end its exchange is told.
+pub(crate) struct RequestBody {
+    uploading: Uploading,
+    exchange: Arc<Exchange>,
+}
+
+type Responding =
+    Pin<Box<dyn Future<Output = Result<Response<body::Incoming>, TrySendError<Request<RequestBody>>>> + Send>>;
+
+/// Least that hyper takes for the most of its buffer; also what one connection may have unread or unsent.
+const MAX_BUFFER: usize = 64 << 10;
+/// A connection that has waited this long for its first request may have been closed for that.
+const WAITED: Duration = Duration::from_secs(1);
+const UNPOISONED: &str = "nothing panics with the lock held";
+
+/// Makes a connection over `io`, and has it driven by a task that drops `open` at its end. `max_head`: bytes of the
+/// largest head that the endpoint may send. `interim` counts its interim responses. The task calls `on_room` each time
+/// the connection has become ready for another request.
+pub(crate) async fn connect<I>(
+    io: Io<I>,
+    max_head: usize,
+    interim: Arc<AtomicU32>,
+    open: watch::Sender<()>,
+    on_room: OnRoom,
+) -> Result<Handle, Failure>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(max_head).max_buf_size(MAX_BUFFER.max(max_head));
+    let exchange = Exchange::new();
+    let watch = Watch::new(io, Arc::clone(&exchange));
+    let (hyper, connection) = builder.handshake(TokioIo::new(watch)).await.map_err(Failure::unsent)?;
+    let shared = Arc::new(Shared { hyper: Mutex::new(Some(hyper)), exchange, opened: Instant::now() });
+    // The handles alone keep the connection open.
+    let of_task = Arc::downgrade(&shared);
+    let of_exchange = Arc::clone(&shared.exchange);
+    tokio::spawn(async move {
+        let (mut connection, mut open) = (connection.with_upgrades(), Some(open));
+        let ended = poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                    return Poll::Ready(ended);
+                }
+                let judged = of_exchange.is_open().then(|| of_task.upgrade()).flatten();
+                match judged.map(|shared| shared.judge()) {
+                    // hyper sees that its handle is gone.
+                    Some(Verdict::Close) => open = None,
+                    Some(Verdict::Again) => {
+                        on_room();
+                        return Poll::Pending;
+                    }
+                    Some(Verdict::New | Verdict::Known) | None => return Poll::Pending,
+                }
+            }
+        })
+        .await;
+        drop(open);
+        if let Err(error) = ended {
+            tracing::debug!(error = &error as &dyn std::error::Error, "connection to endpoint failed");
+        }
+    });
+    let handle = Handle { shared, interim };
+    // Until the task has run, the connection does not take requests.
+    poll_fn(|cx| handle.poll_ready(cx)).await?;
+    Ok(handle)
+}
+
+// === impl Handle ===
+
+impl Handle {
+    /// Whether the connection may be used again, now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.shared.exchange.is_free() && self.shared.hyper().as_ref().is_some_and(http1::SendRequest::is_ready)
+    }
+
+    pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let mut hyper = self.shared.hyper();
+        ready!(hyper.as_mut().ok_or(Failure::CLOSED)?.poll_ready(cx)).map_err(Failure::unsent)?;
+        if self.shared.exchange.is_free() {
+            return Poll::Ready(Ok(()));
+        }
+        // The connection's task is about to judge.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Sends a request whose body is `body`; the rest of that has to be sent by [`To::poll`], which gives up when the
+    /// endpoint takes nothing of it for `write_stall`.
+    pub(crate) fn send<B: Body>(
+        &self,
+        mut head: Parts,
+        body: &B,
+        stream: OpenStream,
+        write_stall: Duration,
+    ) -> Result<(Sent, To), Failure> {
+        let ended = body.is_end_stream();
+        let is_http2 = head.version == Version::HTTP_2;
+        let asks = request::send(&mut head, ended).map_err(Failure::refused)?;
+        let shared = Arc::clone(&self.shared);
+        let (response, upload) = {
+            let mut hyper = shared.hyper();
+            let sending = hyper.as_mut().filter(|_| shared.exchange.begin(head.method == Method::HEAD));
+            let sending = sending.ok_or(Failure::CLOSED)?;
+            // What goes through a tunnel waits until there is one.
+            let ended = ended || asks != Asks::Response;
+            let (upload, uploading) = Upload::new(ended, write_stall);
+            let mut req = Request::from_parts(head, ());
+            // Clients of HTTP/1.1 get none: hyper has no way for them.
+            uploading.hear_interim(&mut req, Arc::clone(&self.interim), is_http2);
+            let req = req.map(|()| RequestBody { uploading, exchange: Arc::clone(&shared.exchange) });
+            let response = Box::pin(sending.try_send_request(req));
+            // Where an endpoint takes for a tunnel what is none to us, nothing may follow.
+            if asks == Asks::Connect {
+                *hyper = None;
+            }
+            (response, upload)
+        };
+        let reused = stream.has_answered() || shared.opened.elapsed() >= WAITED;
+        Ok((Sent { response, stream, shared, reused, asks, to: None, write_stall }, To::Upload(upload)))
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn hyper(&self) -> MutexGuard<'_, Option<http1::SendRequest<RequestBody>>> {
+        self.hyper.lock().expect(UNPOISONED)
+    }
+
+    /// To be called when hyper has done what it can for now.
+    fn judge(&self) -> Verdict {
+        let mut hyper = self.hyper();
+        if !hyper.as_ref().is_some_and(http1::SendRequest::is_ready) {
+            return Verdict::Known;
+        }
+        let verdict = self.exchange.judge();
+        if verdict == Verdict::Close {
+            *hyper = None;
+        }
+        verdict
+    }
+
+    /// Has the connection take no more requests.
+    fn close(&self) {
+        *self.hyper() = None;
+    }
+}
+
+// === impl Sent ===
+
+impl Sent {
+    /// Ready with the response, whose stream is to be counted as long as its body lives.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<Incoming>, Failure>> {
+        Poll::Ready(match ready!(self.response.as_mut().poll(cx)) {
+            Ok(rsp) if self.reused && is_idle_timeout(&rsp) => Err(Failure::IDLE_TIMEOUT),
+            Ok(mut rsp) => {
+                let accepted = response::accept(&mut rsp, &self.asks);
+                match accepted.inspect_err(|_| self.shared.close()).map_err(Failure::bad)? {
+                    None => Ok(rsp.map(Incoming::Message)),
+                    Some(endpoint) => {
+                        let (to, received) = Feed::new(false);
+                        self.to = Some(To::Tunnel(Box::new(Agreed { endpoint, to, write_stall: self.write_stall })));
+                        Ok(rsp.map(|_| Incoming::Tunnel(received)))
+                    }
+                }
+            }
+            Err(mut error) => Err(match error.take_message() {
+                Some(_) => Failure::unsent(error.into_error()),
+                None => Failure::lost(error.into_error(), self.reused, self.asks.is_get()),
+            }),
+        })
+    }
+
+    /// What is to be counted as long as the response's body lives, and where the request's goes from now on if it does not
+    /// go where it went before.
+    pub(crate) fn into_parts(self) -> (OpenStream, Option<To>) {
+        (self.stream, self.to)
+    }
+}
+
+/// Whether a response on a connection that had waited is no answer to its request, but ends the wait (RFC 9110 section
+/// 15.5.9): the request was sent into the endpoint's time-out.
+fn is_idle_timeout<B>(rsp: &Response<B>) -> bool {
+    rsp.status() == StatusCode::REQUEST_TIMEOUT
+        && (rsp.version() < Version::HTTP_11 || fields::has_token(rsp.headers(), &header::CONNECTION, "close"))
+}
+
+// === impl To ===
+
+impl To {
+    /// Whether all of the body is on its way.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self, Self::Upload(upload) if upload.is_done())
+    }
+
+    /// Sends of `body` what is taken before the response has come.
+    pub(crate) fn poll<B>(&mut self, body: &mut B, interim: &mut Room, cx: &mut Context<'_>) -> Poll<Piped>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+    {
+        match self {
+            Self::Upload(upload) => upload.poll(body, interim, cx),
+            Self::Tunnel(_) => Poll::Pending,
+        }
+    }
+
+    /// Sends the rest of `body` by itself, and tells how that ended.
+    pub(crate) fn go_on<B>(self, body: B, ended: impl FnOnce(Piped) + Send + 'static)
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+    {
+        match self {
+            Self::Upload(upload) => upload.go_on(body, ended),
+            Self::Tunnel(agreed) => agreed.go_on(body, ended),
+        }
+    }
+}
+
+// === impl RequestBody ===
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        Pin::new(&mut self.uploading).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.uploading.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.uploading.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.exchange.taken();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{connection::state::Activity, stats::Transport};
+    use http_body_util::Empty;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// What the endpoint sends, how many bytes at a time, and whether there is room for another request then.
+    async fn check(rsp: &str, piece: usize, room: bool) {
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        let activity = Activity::new(false);
+        let io = Io::new(near, &Arc::<Transport>::default(), &activity);
+        let (open, closed) = watch::channel(());
+        let rooms = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&rooms);
+        let on_room = Arc::new(move || _ = counted.fetch_add(1, Relaxed));
+        let handle = connect(io, 1 << 16, Arc::default(), open, on_room).await.unwrap();
+        assert!(handle.is_ready());
+        for round in 0..3 {
+            assert_eq!(rooms.load(Relaxed), round, "once for each request, and none for the first");
+            let head = Request::get("http://a/").body(()).unwrap().into_parts().0;
+            let stream = activity.open_stream();
+            let (mut sent, _to) =
+                handle.send(head, &Empty::<Bytes>::new(), stream, Duration::from_secs(1)).expect("it is ready");
+            assert!(!handle.is_ready());
+            let mut read = Vec::new();
+            while !read.ends_with(b"\r\n\r\n") {
+                far.read_buf(&mut read).await.unwrap();
+            }
+            assert!(!handle.is_ready());
+            for piece in rsp.as_bytes().chunks(piece) {
+                assert_eq!(rooms.load(Relaxed), round);
+                far.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let _rsp = poll_fn(|cx| sent.poll(cx)).await;
+            if !room {
+                assert_eq!((rooms.load(Relaxed), handle.is_ready()), (0, false), "{rsp}");
+                assert!(closed.has_changed().is_err(), "its task has said so");
+                return;
+            }
+            assert!(handle.is_ready(), "{rsp}");
+        }
+        assert_eq!(rooms.load(Relaxed), 3, "{rsp}");
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told_of_each_connection_that_may_be_used_again() {
+        for piece in [1, 9, usize::MAX] {
+            check("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", piece, true).await;
+            check("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", piece, true).await;
+            check("HTTP/1.1 200 OK\r\ncontent-length: 0, 0\r\n\r\n", piece, false).await;
+            check("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", piece, false).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_a_byte_of_the_request_is_written_is_not_its_answer() {
+        const HEAD: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        // It takes one head, and the next only when that is read.
+        let (near, mut far) = tokio::io::duplex(HEAD.len());
+        let activity = Activity::new(false);
+        let io = Io::new(near, &Arc::<Transport>::default(), &activity).in_turns(Arc::default());
+        let handle = connect(io, 1 << 16, Arc::default(), watch::channel(()).0, Arc::new(|| {})).await.unwrap();
+        let send = || {
+            let head = Request::get("http://a/").body(()).unwrap().into_parts().0;
+            let stream = activity.open_stream();
+            handle.send(head, &Empty::<Bytes>::new(), stream, Duration::from_secs(1)).expect("it is ready")
+        };
+        let (mut sent, _to) = send();
+        tokio::task::yield_now().await;
+        far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        assert!(poll_fn(|cx| sent.poll(cx)).await.is_ok());
+        let (mut sent, _to) = send();
+        tokio::task::yield_now().await;
+        far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        let failure = poll_fn(|cx| sent.poll(cx)).await.unwrap_err();
+        assert!(failure.is_stale() && !handle.is_ready(), "{failure:?}");
+    }
+}

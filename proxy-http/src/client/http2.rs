@@ -1,0 +1,233 @@
+//! A connection of HTTP/2 to an endpoint, and the task that drives it.
+
+use crate::{
+    BoxError,
+    client::{error::ConnectError, room::OnRoom},
+    connection::{
+        discard::RESET_STREAM_DURATION,
+        frames::local_settings::tolerated,
+        io::Io,
+        ping::{self, Finding},
+        state::{Activity, GoAway},
+        window_credit::Credit,
+    },
+    stats::Transport,
+};
+use bytes::Bytes;
+use h2::Reason;
+use http_h2::{ClientParams, FlowControl};
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
+
+/// A connection of HTTP/2, and all that its task needs.
+pub(super) struct Driver<I> {
+    pub(super) connection: h2::client::Connection<Io<I>, Bytes>,
+    pub(super) activity: Arc<Activity>,
+    pub(super) credit: Credit,
+    pub(super) transport: Arc<Transport>,
+    pub(super) on_room: OnRoom,
+    pub(super) max_malformed: usize,
+}
+
+/// Remembered locally reset streams where `ClientParams` name no number: enough that cancelled requests whose
+/// answers arrive late do not end the connection for all others.
+const DEFAULT_MAX_CONCURRENT_RESET_STREAMS: usize = 10_000;
+// What `ClientParams` say of an unset one.
+const DEFAULT_STREAM_WINDOW: u32 = 2 << 20;
+const DEFAULT_CONNECTION_WINDOW: u32 = 5 << 20;
+/// Four times that of servers, and about Envoy's 60 KiB: h2 leaves out, without a word, what is above it in trailers.
+pub(super) const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 64 << 10;
+const DEFAULT_MAX_SEND_BUF_SIZE: usize = 1 << 20;
+pub(super) const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
+pub(super) const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// What DATA frames of less than 256 bytes that wait in h2 may cost before it ends the connection with
+/// ENHANCE_YOUR_CALM, in bytes: each costs what is missing of the 256. h2's own choice is half of the connection's
+/// window, which a burst of some 2,000 small gRPC messages is enough for. Bodies take what comes even when their readers
+/// have stopped, so frames wait only from one read to the next poll of their streams, and a burst is what counts. This
+/// is enough for all of a stream's default window in frames of one byte. The price is so much memory, which h2 keeps as
+/// long as the connection lives, for each connection to an endpoint that sends such bursts.
+const DATA_FRAME_BUDGET: usize = 16 << 20;
+/// What may be owed of it on a connection that takes requests.
+const MAX_OWED: u64 = DATA_FRAME_BUDGET as u64 / 2;
+/// Streams to open before the peer's SETTINGS say how many it takes. None: those above its limit would be refused.
+const INITIAL_MAX_SEND_STREAMS: usize = 0;
+
+/// All of `params` that the engine takes; keep-alive and the timeout are the connection's own.
+pub(super) fn builder(params: &ClientParams) -> h2::client::Builder {
+    // No `..`: a new field must not compile until it is handled here.
+    let ClientParams {
+        flow_control,
+        keep_alive: _,
+        max_concurrent_reset_streams,
+        max_local_error_reset_streams,
+        max_frame_size,
+        header_table_size,
+        max_header_list_size,
+        max_send_buf_size,
+        write_stall_timeout: _,
+    } = *params;
+    let mut builder = h2::client::Builder::new();
+    let (stream, connection) = windows(flow_control);
+    builder
+        .enable_push(false)
+        .initial_max_send_streams(INITIAL_MAX_SEND_STREAMS)
+        .initial_window_size(stream)
+        .initial_connection_window_size(connection)
+        .max_concurrent_reset_streams(max_concurrent_reset_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_RESET_STREAMS))
+        .reset_stream_duration(RESET_STREAM_DURATION)
+        .max_local_error_reset_streams(Some(
+            max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
+        ))
+        .max_header_list_size(tolerated(max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE)))
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .max_send_buffer_size(max_send_buf_size.unwrap_or(DEFAULT_MAX_SEND_BUF_SIZE));
+    if let Some(size) = max_frame_size {
+        builder.max_frame_size(size);
+    }
+    if let Some(size) = header_table_size {
+        builder.header_table_size(size);
+    }
+    builder
+}
+
+/// Those of a stream and of a connection, in bytes.
+pub(super) fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
+    match flow_control {
+        None => (DEFAULT_STREAM_WINDOW, DEFAULT_CONNECTION_WINDOW),
+        Some(FlowControl::Adaptive) => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
+        Some(FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size }) => {
+            (initial_stream_window_size, initial_connection_window_size)
+        }
+    }
+}
+
+/// Waits for the peer's SETTINGS, and then has the streams that it takes noted.
+pub(super) async fn settings<I: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut h2::client::Connection<Io<I>, Bytes>,
+    handle: &h2::client::SendRequest<Bytes>,
+    activity: &Activity,
+    credit: &mut Credit,
+) -> Result<(), ConnectError> {
+    poll_fn(|cx| {
+        let ended = poll_connection(connection, activity, credit, cx).map_err(ConnectError::handshake)?;
+        activity.set_max_streams(handle.current_max_send_streams());
+        match ended {
+            Poll::Ready(()) => Poll::Ready(Err(ConnectError::handshake("connection was closed before SETTINGS came"))),
+            Poll::Pending if activity.has_settings() => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
+    /// Moves the connection's frames until it is closed: by its peer, or because all handles are dropped and all streams
+    /// have ended. Drops `open` once it takes no more requests: after GOAWAY, or when it is to be replaced.
+    pub(super) async fn drive(mut self, mut handle: h2::client::SendRequest<Bytes>, open: watch::Sender<()>) {
+        let ended = {
+            let mut going = pin!(poll_fn(|cx| {
+                if let Poll::Ready(ended) = self.poll(cx) {
+                    return Poll::Ready(Some(ended));
+                }
+                self.set_max_streams(handle.current_max_send_streams());
+                if self.is_worn_out() {
+                    return Poll::Ready(None);
+                }
+                // After GOAWAY, what is open goes on, but nothing can be added.
+                match handle.poll_ready(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(Err(_)) => Poll::Ready(None),
+                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                }
+            }));
+            tokio::select! {
+                biased;
+                ended = &mut going => ended,
+                () = open.closed() => None,
+            }
+        };
+        if let Poll::Ready(Err(error)) = handle.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            self.note(&error);
+        }
+        drop((open, handle));
+        let ended = match ended {
+            Some(ended) => ended,
+            None => poll_fn(|cx| self.poll(cx)).await,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error = &*error, "connection to endpoint failed");
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        poll_connection(&mut self.connection, &self.activity, &mut self.credit, cx)
+    }
+
+    /// The peer may take more streams than it did.
+    fn set_max_streams(&self, max: usize) {
+        let before = self.activity.max_streams();
+        if max != before {
+            self.activity.set_max_streams(max);
+            if max > before {
+                (self.on_room)();
+            }
+        }
+    }
+
+    /// Whether other requests should have another connection, before this one ends with all that is open on it: h2 has had
+    /// nearly enough of malformed responses, of DATA that comes late on streams that it has forgotten, or of DATA that is small,
+    /// most of which came on streams that were reset, or padding alone; or there are few streams left to open, or the peer refuses
+    /// stream after stream.
+    fn is_worn_out(&self) -> bool {
+        self.activity.malformed() > self.max_malformed
+            || self.activity.nears_engine_limit(self.max_malformed, MAX_OWED)
+            || self.activity.has_few_streams_left()
+            || self.activity.refuses()
+    }
+
+    /// Takes notice of the peer's GOAWAY.
+    fn note(&self, error: &h2::Error) {
+        if !error.is_go_away() || !error.is_remote() {
+            return;
+        }
+        let reason = error.reason();
+        self.transport.count_go_away(reason);
+        if let Some(reason) = reason.filter(|reason| *reason != Reason::NO_ERROR) {
+            self.activity.set_go_away(GoAway { reason, text: error.to_string() });
+        }
+    }
+}
+
+fn poll_connection<I: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut h2::client::Connection<Io<I>, Bytes>,
+    activity: &Activity,
+    credit: &mut Credit,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), BoxError>> {
+    activity.start_turn();
+    // Before the connection, which then tells its peer.
+    if let Some(size) = credit.poll(activity.open_streams(), cx.waker()) {
+        connection.set_target_window_size(size);
+    }
+    if Pin::new(&mut *connection).poll(cx)?.is_ready() {
+        return Poll::Ready(Ok(()));
+    }
+    while let Poll::Ready(found) = activity.poll_pings(cx) {
+        match found {
+            Finding::Dead => return Poll::Ready(Err("keep-alive timed out".into())),
+            Finding::Window(size) => {
+                connection.set_target_window_size(credit.resize(size, size));
+                connection.set_initial_window_size(size)?;
+            }
+        }
+    }
+    Poll::Pending
+}

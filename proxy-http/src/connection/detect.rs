@@ -1,0 +1,81 @@
+//! Which protocol a client speaks, by its first bytes.
+
+use crate::connection::rewind::Ahead;
+use std::io;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Protocol {
+    /// HTTP/1.1, or HTTP/1.0.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// What a client's first bytes say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Detected {
+    Http(Protocol, Ahead),
+    /// A TLS handshake.
+    Tls,
+    /// The client was gone before it said anything.
+    Gone,
+}
+
+/// RFC 9113 section 3.4.
+const PREFACE: &[u8; Ahead::MOST] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first byte of a TLS record that holds a handshake message. No method begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Reads HTTP/2's preface, or up to the first byte that differs from it; never more, so that nothing else is copied.
+pub(crate) async fn detect<I: AsyncRead + Unpin>(io: &mut I) -> io::Result<Detected> {
+    let mut bytes = [0; Ahead::MOST];
+    let mut len = 0;
+    while len < PREFACE.len() {
+        let n = io.read(&mut bytes[len..]).await?;
+        if n == 0 {
+            return Ok(Detected::Gone);
+        }
+        len += n;
+        if bytes[..len] != PREFACE[..len] {
+            let http1 = Detected::Http(Protocol::Http1, Ahead::new(&bytes[..len]));
+            return Ok(if bytes[0] == TLS_HANDSHAKE { Detected::Tls } else { http1 });
+        }
+    }
+    Ok(Detected::Http(Protocol::Http2, Ahead::new(&bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::rewind::Rewind;
+    use tokio::io::AsyncWriteExt as _;
+
+    /// What is detected of bytes that come one by one, and all that is read then.
+    async fn detected(sent: &[u8]) -> (Option<Protocol>, Vec<u8>) {
+        let (mut near, mut far) = tokio::io::duplex(1);
+        let sent = sent.to_vec();
+        tokio::spawn(async move { near.write_all(&sent).await });
+        let Detected::Http(protocol, ahead) = detect(&mut far).await.unwrap() else { return (None, Vec::new()) };
+        let mut read = Vec::new();
+        Rewind::new(far, ahead).read_to_end(&mut read).await.unwrap();
+        (Some(protocol), read)
+    }
+
+    #[tokio::test]
+    async fn the_preface_tells_and_not_a_byte_is_lost() {
+        let http2 = [&PREFACE[..], b"\0\0\0\x04\0\0\0\0\0"].concat();
+        assert_eq!(detected(&http2).await, (Some(Protocol::Http2), http2));
+        for http1 in
+            ["GET / HTTP/1.1\r\n\r\n", "P", "\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\rX", "PRI * HTTP/1.1\r\n\r\n"]
+        {
+            // "P" is the beginning of both.
+            let protocol = (http1 != "P").then_some(Protocol::Http1);
+            let read = protocol.map_or_else(Vec::new, |_| http1.as_bytes().to_vec());
+            assert_eq!(detected(http1.as_bytes()).await, (protocol, read), "{http1:?}");
+        }
+        assert_eq!(detected(b"").await.0, None);
+        assert_eq!(detected(b"\x16\x03\x01\x02\0\x01").await.0, None);
+    }
+}

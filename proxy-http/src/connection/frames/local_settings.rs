@@ -1,0 +1,113 @@
+//! The header list size that our SETTINGS announce, where h2 takes larger ones.
+//!
+//! h2 has one number for both, and what is above it soon ends the connection with all that is open on it: four times as
+//! much after HPACK, or a CONTINUATION of 16 KiB. So h2 is given [a larger one](tolerated), messages between the two are
+//! answered or reset one by one, and the one that peers are to keep to is put into the first SETTINGS frame as it is
+//! written. h2 sends later ones for windows alone.
+
+use crate::connection::frames::head::HEAD;
+
+/// What is written of a connection up to the end of its first SETTINGS frame.
+#[derive(Debug)]
+pub(crate) struct LocalSettings {
+    max_header_list: u32,
+    /// What is to be written before the frame, in bytes.
+    before: usize,
+    /// The frame. Empty: it is not there yet.
+    frame: Vec<u8>,
+    written: usize,
+}
+
+/// How many times the size that is announced h2 takes, and what at least: a block in three full frames is well within.
+const TOLERANCE: u32 = 4;
+const LEAST_TOLERATED: u32 = 64 << 10;
+// RFC 9113 sections 6.5 and 6.5.2.
+const SETTINGS: u8 = 0x4;
+const SETTING: usize = 6;
+const MAX_HEADER_LIST_SIZE: [u8; 2] = [0, 6];
+
+/// The largest header list that is taken in where `announced` is announced, in bytes as RFC 9113 section 6.5.2 counts
+/// them. Above it h2 answers with a 431 of its own or cuts trailers, and may end the connection.
+pub(crate) fn tolerated(announced: u32) -> u32 {
+    announced.saturating_mul(TOLERANCE).max(LEAST_TOLERATED)
+}
+
+// === impl LocalSettings ===
+
+impl LocalSettings {
+    /// Those of a connection whose first SETTINGS frame comes after `before` bytes.
+    pub(crate) fn new(max_header_list: u32, before: usize) -> Self {
+        Self { max_header_list, before, frame: Vec::new(), written: 0 }
+    }
+
+    /// What is to be written of `bytes` now, or in place of their first ones.
+    pub(crate) fn next<'a>(&'a mut self, bytes: &'a [u8]) -> &'a [u8] {
+        if self.before > 0 {
+            return &bytes[..bytes.len().min(self.before)];
+        }
+        if self.frame.is_empty() {
+            self.frame = self.announce(bytes);
+        }
+        &self.frame[self.written..]
+    }
+
+    /// So much was written of that. True if it was the last.
+    pub(crate) fn wrote(&mut self, count: usize) -> bool {
+        if self.before > 0 {
+            self.before -= count;
+            return false;
+        }
+        self.written += count;
+        self.written == self.frame.len()
+    }
+
+    /// The frame at the start of `bytes`, which h2 writes in one piece, with our size in it.
+    fn announce(&self, bytes: &[u8]) -> Vec<u8> {
+        let length = |head: &[u8; HEAD]| u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let head = bytes.first_chunk().filter(|head: &&[u8; HEAD]| head[3] == SETTINGS);
+        let Some(frame) = head.and_then(|head| bytes.get(..HEAD + length(head))) else {
+            debug_assert!(bytes.is_empty(), "the first frame is SETTINGS, and whole");
+            return bytes.to_vec();
+        };
+        let mut frame = frame.to_vec();
+        for setting in frame[HEAD..].chunks_exact_mut(SETTING) {
+            if setting.starts_with(&MAX_HEADER_LIST_SIZE) {
+                setting[2..].copy_from_slice(&self.max_header_list.to_be_bytes());
+            }
+        }
+        frame
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_is_replaced_however_little_is_written_at_once() {
+        let before = b"preface";
+        let settings = [&[0, 0, 12, SETTINGS, 0, 0, 0, 0, 0][..], &[0, 4, 0, 6, 0, 6], &[0, 6, 0, 1, 0, 0]].concat();
+        let after = b"what follows";
+        let all = [&before[..], &settings, after].concat();
+        let announced = [&settings[..HEAD + 8], &1_000_u32.to_be_bytes()].concat();
+        for most in 1..all.len() {
+            let mut local = Some(LocalSettings::new(1_000, before.len()));
+            let (mut written, mut left) = (Vec::new(), &all[..]);
+            while !left.is_empty() {
+                let next = local.as_mut().map_or(left, |local| local.next(left));
+                let count = next.len().min(most);
+                written.extend_from_slice(&next[..count]);
+                left = &left[count..];
+                local.take_if(|local| local.wrote(count));
+            }
+            assert!(written == [&before[..], &announced, after].concat(), "{most}");
+        }
+    }
+
+    #[test]
+    fn h2_takes_four_times_as_much_and_64_kib_at_least() {
+        for (announced, taken) in [(1, 1 << 16), (16 << 10, 1 << 16), (64 << 10, 1 << 18), (u32::MAX, u32::MAX)] {
+            assert_eq!(tolerated(announced), taken);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What the frames of a client have told, for the task of its connection.
+
+use crate::{connection::frames::kinds::KINDS, stats::Limit};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+
+/// What a `Meter` has seen, for the connection's task. Nobody else reads or writes it.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(super) greeted: AtomicBool,
+    pub(super) block: AtomicU32,
+    pub(super) reset: AtomicBool,
+    /// An index into [`KINDS`], plus 1. 0: none.
+    pub(super) exceeded: AtomicU8,
+    /// Frames since the task was polled.
+    pub(super) turn: AtomicU32,
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// The preface and the first frame have come.
+    pub(crate) fn greeted(&self) -> bool {
+        self.greeted.load(Relaxed)
+    }
+
+    /// The number of the header block that has begun and not ended. `None`: there is none.
+    pub(crate) fn block(&self) -> Option<u32> {
+        Some(self.block.load(Relaxed)).filter(|block| *block != 0)
+    }
+
+    /// The limit that was exceeded.
+    pub(crate) fn exceeded(&self) -> Option<Limit> {
+        let index = self.exceeded.load(Relaxed).checked_sub(1)?;
+        Some(KINDS[usize::from(index)])
+    }
+
+    /// The connection's task has its turn.
+    pub(crate) fn start_turn(&self) {
+        self.turn.store(0, Relaxed);
+        self.reset.store(false, Relaxed);
+    }
+
+    /// Whether the client has reset a stream in this turn.
+    pub(crate) fn reset(&self) -> bool {
+        self.reset.load(Relaxed)
+    }
+}

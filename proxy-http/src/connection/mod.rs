@@ -1,0 +1,15 @@
+//! What one connection knows, on either side: its I/O, the protocol that it begins with, its streams, the frames that are
+//! read beside the engine, its timeouts, its PINGs, and window that is given for what is held.
+
+pub(crate) mod detect;
+pub(crate) mod discard;
+pub(crate) mod frames;
+pub(crate) mod io;
+pub(crate) mod now;
+pub(crate) mod ping;
+pub(crate) mod rewind;
+pub(crate) mod state;
+pub(crate) mod streams;
+pub(crate) mod timeouts;
+pub(crate) mod wake;
+pub(crate) mod window_credit;

@@ -1,0 +1,271 @@
+//! How old a connection gets, how long it goes without a stream, and how long its client takes over what must be whole.
+
+use crate::{
+    connection::{frames::seen::Seen, now::now, state::Activity},
+    stats::Limit,
+};
+use http_h2::{MaxConnectionAge, Protection};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+use tokio::{
+    task::coop,
+    time::{Instant, Sleep},
+};
+
+/// The limits of one connection's life, which share a timer.
+#[derive(Debug)]
+pub(crate) struct Lifetime {
+    age: Option<Age>,
+    idle: Option<Idle>,
+    /// When the client must have greeted. `None`: it has.
+    greets_by: Option<Instant>,
+    /// The header block that is waited for.
+    block: Option<Block>,
+    header_timeout: Duration,
+    seen: Arc<Seen>,
+    /// Until the first of them may be reached. Requests leave it alone: what they did is looked at when it is up.
+    timer: Pin<Box<Sleep>>,
+    /// Whom the timer wakes. `None`: it has not been polled yet.
+    waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Age {
+    /// When the connection is drained.
+    drains_at: Instant,
+    /// When it is closed.
+    closes_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Idle {
+    max: Duration,
+    /// When a stream was open last, as far as it is known.
+    since: Instant,
+    has_streams: bool,
+}
+
+/// A header block that had begun and not ended.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    number: u32,
+    ends_by: Instant,
+}
+
+/// What part of an age is added to it or taken from it at most.
+const JITTER: u32 = 10;
+/// How long a draining connection with no open stream may stay silent before it is closed. A client that answers the
+/// drain's PING is gone long before.
+pub(crate) const DRAIN_SILENCE: Duration = Duration::from_secs(5);
+/// 100 years, which can be added to any time.
+const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
+
+// === impl Lifetime ===
+
+impl Lifetime {
+    /// The life of a connection that was made at `started`.
+    pub(crate) fn new(
+        age: Option<MaxConnectionAge>,
+        idle: Option<Duration>,
+        protection: &Protection,
+        seen: Arc<Seen>,
+        started: Instant,
+    ) -> Self {
+        let age = age.map(|age| Age::new(age, started));
+        let idle = idle.map(|max| Idle { max, since: started, has_streams: false });
+        let greets_by = after(started, protection.handshake_timeout);
+        let timer = Box::pin(tokio::time::sleep_until(greets_by));
+        let mut this = Self {
+            age,
+            idle,
+            greets_by: Some(greets_by),
+            block: None,
+            header_timeout: protection.header_timeout,
+            seen,
+            timer,
+            waker: None,
+        };
+        this.reset_timer(started);
+        this
+    }
+
+    /// That of one with nobody who follows frames, or sends any.
+    pub(crate) fn without_frames(age: Option<MaxConnectionAge>, idle: Option<Duration>, started: Instant) -> Self {
+        let mut this = Self::new(age, idle, &Protection::DEFAULT, Arc::default(), started);
+        this.greets_by = None;
+        this.reset_timer(started);
+        this
+    }
+
+    /// When the connection is to be closed with all that is open on it. `None`: never.
+    pub(crate) fn closes_at(&self) -> Option<Instant> {
+        self.age.map(|age| age.closes_at)
+    }
+
+    /// The connection is drained, so that neither age nor idleness matter any more.
+    pub(crate) fn drain(&mut self) {
+        (self.age, self.idle) = (None, None);
+    }
+
+    /// Waits for a limit. To be polled whenever a stream or a header block may have begun or ended; `used`: a stream is or
+    /// was open.
+    pub(crate) fn poll(&mut self, used: bool, has_streams: impl FnOnce() -> bool, cx: &mut Context<'_>) -> Poll<Limit> {
+        if let Some(idle) = &mut self.idle {
+            idle.update(used, has_streams);
+        }
+        if self.block.is_none()
+            && let Some(number) = self.seen.block()
+        {
+            // Once in so long a time at most: the timer stays as it is when the block ends.
+            let now = now();
+            self.block = Some(Block { number, ends_by: after(now, self.header_timeout) });
+            self.reset_timer(now);
+        }
+        let wakes = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if wakes && !self.timer.is_elapsed() {
+            // To poll it would register the waker once more, which costs more than all else here.
+            return Poll::Pending;
+        }
+        self.waker = Some(cx.waker().clone());
+        // Unconstrained, or the timer might be put off with others of the task's futures, and not learn of its waker.
+        while Pin::new(&mut coop::unconstrained(self.timer.as_mut())).poll(cx).is_ready() {
+            let now = Instant::now();
+            if let Some(limit) = self.reached(now) {
+                return Poll::Ready(limit);
+            }
+            self.reset_timer(now);
+        }
+        Poll::Pending
+    }
+
+    /// The limit that is reached, if there is one; if not, what is past is forgotten.
+    fn reached(&mut self, now: Instant) -> Option<Limit> {
+        if self.seen.greeted() {
+            self.greets_by = None;
+        }
+        if self.greets_by.is_some_and(|by| by <= now) {
+            return Some(Limit::Handshake);
+        }
+        if let Some(Block { number, .. }) = self.block.take_if(|block| block.ends_by <= now) {
+            let open = self.seen.block();
+            if open == Some(number) {
+                return Some(Limit::HeaderBlock);
+            }
+            self.block = open.map(|number| Block { number, ends_by: after(now, self.header_timeout) });
+        }
+        if self.age.is_some_and(|age| age.drains_at <= now) {
+            return Some(Limit::Age);
+        }
+        self.idle.as_mut().is_some_and(|idle| idle.is_over(now)).then_some(Limit::Idle)
+    }
+
+    /// Sets the timer to when the next limit may be reached.
+    fn reset_timer(&mut self, now: Instant) {
+        let idle = self.idle.map(|idle| after(idle.since, idle.max));
+        let times = [self.age.map(|age| age.drains_at), idle, self.greets_by, self.block.map(|block| block.ends_by)];
+        let next = times.into_iter().flatten().min();
+        self.timer.as_mut().reset(next.unwrap_or_else(|| after(now, FOREVER)));
+    }
+}
+
+fn after(start: Instant, time: Duration) -> Instant {
+    start + time.min(FOREVER)
+}
+
+// === impl Age ===
+
+impl Age {
+    fn new(MaxConnectionAge { age, grace }: MaxConnectionAge, now: Instant) -> Self {
+        let drains_at = after(now, jittered(age));
+        Self { drains_at, closes_at: after(drains_at, grace) }
+    }
+}
+
+fn jittered(age: Duration) -> Duration {
+    let most = age / JITTER;
+    (age - most).saturating_add(most.mul_f64(2.0 * fastrand::f64()))
+}
+
+// === impl Idle ===
+
+impl Idle {
+    /// Asks for streams, and reads the clock, only until the last one has ended.
+    fn update(&mut self, used: bool, has_streams: impl FnOnce() -> bool) {
+        if used {
+            self.has_streams = true;
+        } else if self.has_streams && !has_streams() {
+            self.has_streams = false;
+            self.since = now();
+        }
+    }
+
+    fn is_over(&mut self, now: Instant) -> bool {
+        if self.has_streams {
+            self.since = now;
+        }
+        after(self.since, self.max) <= now
+    }
+}
+
+/// Completes when, for [`DRAIN_SILENCE`], no stream was open and not a byte moved; or else, with a limit, when it is
+/// time to close in any case.
+pub(crate) async fn silence(activity: &Activity, closes_at: Option<Instant>) -> Option<Limit> {
+    loop {
+        let before = activity.moves();
+        let silent_at = Instant::now() + DRAIN_SILENCE;
+        tokio::time::sleep_until(closes_at.map_or(silent_at, |at| at.min(silent_at))).await;
+        if closes_at.is_some_and(|at| at <= Instant::now()) {
+            return Some(Limit::AgeGrace);
+        }
+        if activity.streams() == 0 && activity.moves() == before {
+            return None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{future::poll_fn, mem};
+
+    #[test]
+    fn ages_differ_by_a_tenth() {
+        let age = Duration::from_secs(1_000);
+        let ages: Vec<_> = (0..10_000).map(|_| jittered(age).as_secs()).collect();
+        assert!(ages.iter().all(|age| (900..=1_100).contains(age)));
+        // All of the range is used: to miss a twentieth of it by chance is as good as impossible.
+        assert!(ages.iter().any(|age| *age < 910) && ages.iter().any(|age| *age > 1_090));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_has_used_up_its_turn_is_woken_all_the_same() {
+        let mut lifetime = lifetime(None, Some(Duration::from_secs(1)));
+        let mut first = true;
+        let reached = poll_fn(|cx| {
+            while mem::take(&mut first) && coop::has_budget_remaining() {
+                let Poll::Ready(turn) = coop::poll_proceed(cx) else { unreachable!() };
+                turn.made_progress();
+                first = true;
+            }
+            lifetime.poll(false, || false, cx)
+        });
+        assert_eq!(tokio::time::timeout(Duration::from_secs(2), reached).await, Ok(Limit::Idle));
+    }
+
+    #[tokio::test]
+    async fn no_duration_is_too_long() {
+        let max = MaxConnectionAge { age: Duration::MAX, grace: Duration::MAX };
+        let lifetime = lifetime(Some(max), Some(Duration::MAX));
+        assert!(lifetime.closes_at() > Some(Instant::now() + FOREVER));
+    }
+
+    fn lifetime(age: Option<MaxConnectionAge>, idle: Option<Duration>) -> Lifetime {
+        let protection = Protection { handshake_timeout: Duration::MAX, ..Protection::DEFAULT };
+        Lifetime::new(age, idle, &protection, Arc::default(), Instant::now())
+    }
+}

@@ -1,0 +1,86 @@
+//! How long a peer may take nothing of what is to be sent to it.
+
+use crate::connection::now::now;
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// The write-stall timeout of one stream. It has a timer only once the stream has stalled: few do.
+#[derive(Debug, Default)]
+pub(crate) struct Stall {
+    limit: Duration,
+    /// `None`: it never has.
+    stalled: Option<Box<Stalled>>,
+}
+
+#[derive(Debug)]
+struct Stalled {
+    /// `None`: it goes on, now.
+    since: Option<Instant>,
+    /// Whoever goes on leaves it alone: what happened is looked at when it is up.
+    timer: Pin<Box<Sleep>>,
+}
+
+/// 100 years, which can be added to any time.
+const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
+
+// === impl Stall ===
+
+impl Stall {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self { limit: limit.min(FOREVER), stalled: None }
+    }
+
+    /// The peer takes something.
+    pub(crate) fn over(&mut self) {
+        if let Some(stalled) = &mut self.stalled {
+            stalled.since = None;
+        }
+    }
+
+    /// The peer takes nothing: ready when it has not for too long.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        let stalled =
+            self.stalled.get_or_insert_with(|| Box::new(Stalled { since: None, timer: Box::pin(sleep(limit)) }));
+        let ends_at = *stalled.since.get_or_insert_with(now) + limit;
+        while stalled.timer.as_mut().poll(cx).is_ready() {
+            if ends_at <= Instant::now() {
+                return Poll::Ready(());
+            }
+            stalled.timer.as_mut().reset(ends_at);
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn each_stall_has_all_of_the_time() {
+        let mut stall = Stall::new(LIMIT);
+        for _ in 0..3 {
+            let short = tokio::time::timeout(LIMIT * 9 / 10, poll_fn(|cx| stall.poll(cx)));
+            assert!(short.await.is_err());
+            stall.over();
+        }
+        let started = Instant::now();
+        poll_fn(|cx| stall.poll(cx)).await;
+        assert_eq!(started.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_time_is_too_long() {
+        let mut stall = Stall::new(Duration::MAX);
+        assert!(tokio::time::timeout(FOREVER / 100, poll_fn(|cx| stall.poll(cx))).await.is_err());
+    }
+}

@@ -1,0 +1,16 @@
+//! HTTP/1.1 by hyper, on either side: framing that has one meaning, heads as either version has them, trailers, upgrades
+//! and the tunnels that follow them.
+
+mod framing;
+pub(crate) mod guard;
+mod params;
+pub(crate) mod request;
+pub(crate) mod response;
+pub(crate) mod reuse;
+pub(crate) mod sending;
+pub(crate) mod timeouts;
+pub(crate) mod trailers;
+pub(crate) mod tunnel;
+pub(crate) mod websocket;
+
+pub use self::params::Params;

@@ -1,0 +1,54 @@
+//! Connections of HTTP/1.1 on which nothing moves.
+
+use crate::{
+    connection::timeouts::{
+        idle::{Idle, Progress},
+        stall::Stall,
+    },
+    stats::StreamLimit,
+};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+/// The timeouts of what is open on one connection, which is one request at most.
+#[derive(Debug)]
+pub(crate) struct Still {
+    stall: Stall,
+    /// `None`: it may be idle for any time.
+    idle: Option<(Idle, Arc<Progress>)>,
+    /// What the connection had moved when it was last looked at.
+    moves: u64,
+}
+
+// === impl Still ===
+
+impl Still {
+    pub(crate) fn new(write_stall: Duration, idle: Option<Duration>) -> Self {
+        let idle = idle.map(|limit| (Idle::new(limit), Progress::new(false)));
+        Self { stall: Stall::new(write_stall), idle, moves: 0 }
+    }
+
+    /// Ready when nothing has moved for too long. `busy`: a request is open; `blocked`: the client takes nothing of what is
+    /// written.
+    pub(crate) fn poll(&mut self, busy: bool, blocked: bool, moves: u64, cx: &mut Context<'_>) -> Poll<StreamLimit> {
+        let moved = moves != self.moves;
+        self.moves = moves;
+        if moved || !blocked {
+            self.stall.over();
+        }
+        if blocked && self.stall.poll(cx).is_ready() {
+            return Poll::Ready(StreamLimit::WriteStall);
+        }
+        let Some((idle, progress)) = &mut self.idle else { return Poll::Pending };
+        if moved {
+            progress.mark();
+        }
+        while idle.poll(busy, cx).is_ready() {
+            idle.look(busy.then(|| Arc::clone(progress)).into_iter());
+        }
+        if busy && progress.is_over(cx) { Poll::Ready(StreamLimit::Idle) } else { Poll::Pending }
+    }
+}

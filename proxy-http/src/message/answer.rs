@@ -1,0 +1,113 @@
+//! Answers of the proxy's own, where no endpoint gave one.
+
+use crate::message::grpc;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+const PROXY_ERROR: HeaderName = HeaderName::from_static("proxy-error");
+
+/// What the proxy answers with in an endpoint's place.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Answer {
+    status: StatusCode,
+    code: grpc::Code,
+    reason: String,
+}
+
+impl Answer {
+    /// The connection to the endpoint was lost, or could not be made.
+    pub(crate) fn bad_gateway(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_GATEWAY, code: grpc::Code::Unavailable, reason: reason.into() }
+    }
+
+    /// The request is malformed. gRPC has this for 400.
+    pub(crate) fn bad_request(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code: grpc::Code::Internal, reason: reason.into() }
+    }
+
+    /// The request's head is larger than the endpoint takes. gRPC has this for 431.
+    pub(crate) fn head_too_large() -> Self {
+        let (status, reason) = (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head is larger than the endpoint takes");
+        Self { status, code: grpc::Code::Internal, reason: reason.to_owned() }
+    }
+
+    /// The request's header list is larger than clients may send.
+    pub(crate) fn header_list_too_large() -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self { status, code: grpc::Code::ResourceExhausted, reason: "header list is too large".to_owned() }
+    }
+
+    /// No endpoint may take the request now.
+    pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: grpc::Code::Unavailable, reason: reason.into() }
+    }
+
+    /// Connecting took too long.
+    pub(crate) fn connect_timeout(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::Unavailable, reason: reason.into() }
+    }
+
+    /// The client may not call.
+    pub(crate) fn forbidden(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::FORBIDDEN, code: grpc::Code::PermissionDenied, reason: reason.into() }
+    }
+
+    /// The request's own deadline passed.
+    pub(crate) fn deadline() -> Self {
+        let reason = "request deadline passed".to_owned();
+        Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
+    }
+
+    /// Nothing moved on the request's stream for too long.
+    pub(crate) fn idle() -> Self {
+        let reason = "nothing moved on the stream for too long".to_owned();
+        Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
+    }
+
+    /// The endpoint took no more of the request for too long.
+    pub(crate) fn stalled() -> Self {
+        let reason = "endpoint took no more of the request".to_owned();
+        Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
+    }
+
+    /// The request's head has more fields than it may.
+    pub(crate) fn too_many_fields() -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self { status, code: grpc::Code::ResourceExhausted, reason: "too many header fields".to_owned() }
+    }
+
+    /// The request's path and query are longer than they may be.
+    pub(crate) fn uri_too_long() -> Self {
+        let status = StatusCode::URI_TOO_LONG;
+        Self { status, code: grpc::Code::ResourceExhausted, reason: "URI is too long".to_owned() }
+    }
+
+    /// The proxy does not do what was asked for.
+    pub(crate) fn unimplemented(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::NOT_IMPLEMENTED, code: grpc::Code::Unimplemented, reason: reason.into() }
+    }
+
+    /// The endpoint takes no extended CONNECT.
+    pub(crate) fn no_extended_connect() -> Self {
+        Self::unimplemented("the endpoint does not take WebSocket over HTTP/2")
+    }
+
+    /// The response's head, to go with an empty body: for gRPC one without messages ("trailers-only").
+    pub(crate) fn into_response(self, grpc: bool) -> Response<()> {
+        let mut rsp = Response::new(());
+        let headers = rsp.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        if grpc {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert(grpc::STATUS, HeaderValue::from(self.code as u16));
+            headers.insert(grpc::MESSAGE, grpc::encode_message(&self.reason));
+        }
+        // Reasons are text of ours and of the system's; what cannot stand in a header is left out.
+        if let Ok(reason) = HeaderValue::try_from(self.reason) {
+            headers.insert(PROXY_ERROR, reason);
+        }
+        if !grpc {
+            *rsp.status_mut() = self.status;
+        }
+        rsp
+    }
+}

@@ -1,0 +1,56 @@
+//! Which error code one side's end becomes on the other side (RFC 9113 section 7).
+
+use crate::stats::Side;
+use h2::Reason;
+use std::error::Error as StdError;
+
+impl Side {
+    /// The code a stream is reset with on the other side after this side reset it with `reason`.
+    ///
+    /// NO_ERROR says that all went well and some peers take it for a clean end, so it is never passed on. Codes that
+    /// speak of the connection to the endpoint mean nothing to the client.
+    pub(crate) fn passed_on(self, reason: Reason) -> Reason {
+        match (self, reason) {
+            (Self::Client, Reason::NO_ERROR) => Reason::CANCEL,
+            (Self::Endpoint, Reason::NO_ERROR | Reason::PROTOCOL_ERROR | Reason::HTTP_1_1_REQUIRED) => {
+                Reason::INTERNAL_ERROR
+            }
+            (_, reason) => reason,
+        }
+    }
+
+    /// The code a stream is reset with on the other side when this side's connection was lost.
+    pub(crate) fn lost(self) -> Reason {
+        match self {
+            Self::Client => Reason::CANCEL,
+            Self::Endpoint => Reason::INTERNAL_ERROR,
+        }
+    }
+}
+
+/// The first h2 error in a chain of causes.
+fn h2_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a h2::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(h2) = error.downcast_ref() {
+            return Some(h2);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// The code of the first h2 error in a chain of causes.
+pub(crate) fn first(error: &(dyn StdError + 'static)) -> Option<Reason> {
+    h2_error(error).and_then(h2::Error::reason)
+}
+
+/// The code of a RST_STREAM that the peer sent, if that is what ended a stream.
+pub(crate) fn remote_reset(error: &h2::Error) -> Option<Reason> {
+    error.reason().filter(|_| error.is_reset() && error.is_remote())
+}
+
+/// Whether it was this side that reset a stream, for a reason of its own.
+pub(crate) fn is_ours(error: &h2::Error) -> bool {
+    error.is_reset() && !error.is_remote() && !error.is_library()
+}

@@ -1,0 +1,381 @@
+//! One request and its response.
+
+use crate::{
+    Endpoints, IncomingBody, Replay,
+    balance::{breaker::Outcome, shared::Attempt},
+    body::{
+        self,
+        outcome::{Held, Piped},
+        response::ResponseBody as Body,
+        source::Source,
+    },
+    client::{error::Error as ClientError, send_request::Outgoing},
+    connection::now::now,
+    http1::tunnel,
+    message::{answer::Answer, grpc},
+    proxy::{
+        limits::{Deadline, Params, Waiting},
+        retry::{self, Tries},
+        shared::{Shared, is_http1},
+    },
+    stats::{Side, StreamLimit},
+};
+use bytes::Bytes;
+use h2::Reason;
+use http::{Request, Response, StatusCode, header::CONTENT_LENGTH, response};
+use http_body::{Frame, SizeHint};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
+};
+use tokio::time::Instant;
+
+/// A request that ended in a reset of its stream.
+#[derive(Debug, thiserror::Error)]
+#[error("request was reset")]
+pub struct Error {
+    /// What the client's stream is reset with; looked for among the sources.
+    source: h2::Error,
+}
+
+/// One request and its response, counted from head to end. Boxed, the one box a request needs, so that what is handed
+/// on while it goes its way is small.
+pub(super) struct Exchange {
+    pub(super) shared: Arc<Shared>,
+    pub(super) started: Instant,
+    pub(super) deadline: Deadline,
+    pub(super) grpc: bool,
+    /// The client speaks HTTP/1.1, in which there is no reset to answer with.
+    pub(super) http1: bool,
+    /// `None`: it is answered.
+    pub(super) request: Option<Outgoing<Replay>>,
+    pub(super) tries: Tries,
+    /// The last one. `None`: there was none, or the answer is the proxy's own.
+    pub(super) attempt: Option<Attempt>,
+    pub(super) status: Option<StatusCode>,
+    pub(super) grpc_status: Option<u8>,
+    /// The response's. `None`: it is not there yet, or the proxy's own.
+    pub(super) body: Option<IncomingBody>,
+}
+
+/// What comes of an attempt.
+pub(super) enum Verdict {
+    /// The response's body is kept with its request.
+    Answered(response::Parts),
+    /// The request is to be sent again.
+    Again,
+    Failed(ClientError),
+    /// The proxy answers in the endpoint's place.
+    Answer(Answer),
+}
+
+const UNANSWERED: &str = "the request is kept until it is answered";
+
+// === impl Exchange ===
+
+impl Exchange {
+    pub(super) fn start(shared: &Arc<Shared>, req: Request<IncomingBody>, strip: bool) -> Box<Self> {
+        shared.stats.request();
+        shared.limits.in_flight.fetch_add(1, Relaxed);
+        let (head, body) = req.into_parts();
+        let grpc = grpc::is_grpc(&head.headers);
+        let Params { drop_request_trailers, retry: retry::Params { buffer, .. }, .. } = shared.limits.params;
+        let body = Replay::new(body, buffer);
+        let body = if drop_request_trailers { body.without_trailers() } else { body };
+        Box::new(Self {
+            shared: Arc::clone(shared),
+            started: now(),
+            deadline: shared.limits.deadline(grpc, &head.headers),
+            grpc,
+            http1: is_http1(head.version),
+            tries: Tries::new(&head.method, grpc),
+            request: Some(Outgoing::new(head, body, strip)),
+            attempt: None,
+            status: None,
+            grpc_status: None,
+            body: None,
+        })
+    }
+
+    pub(super) fn endpoints(&self) -> &Endpoints {
+        self.shared.endpoints(self.http1)
+    }
+
+    /// Sends the request if there is room for it.
+    pub(super) fn send(&mut self, now: Instant, avoid: Option<u64>) -> bool {
+        let request = self.request.as_mut().expect(UNANSWERED);
+        self.attempt = self.shared.endpoints(self.http1).send(request, now, avoid);
+        self.attempt.is_some()
+    }
+
+    /// Waits for what comes of an attempt, or for the deadline.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
+        match self.request.as_mut().expect(UNANSWERED).poll_response(cx) {
+            Poll::Ready(responded) => Poll::Ready(self.judge(responded)),
+            Poll::Pending if expired(&mut self.deadline, cx) => Poll::Ready(Verdict::Answer(Answer::deadline())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Sends the request as soon as there is room for it, and again as long as that helps.
+    pub(super) async fn send_later(mut self: Box<Self>) -> Result<Response<Body>, Error> {
+        let mut deadline = self.deadline.take();
+        let verdict = {
+            let mut sending = pin!(async {
+                loop {
+                    if let Err(answer) = self.send_when_ready().await {
+                        return Verdict::Answer(answer);
+                    }
+                    match poll_fn(|cx| self.poll(cx)).await {
+                        Verdict::Again => {}
+                        verdict => return verdict,
+                    }
+                }
+            });
+            poll_fn(|cx| match sending.as_mut().poll(cx) {
+                Poll::Pending if expired(&mut deadline, cx) => Poll::Ready(Verdict::Answer(Answer::deadline())),
+                polled => polled,
+            })
+            .await
+        };
+        self.deadline = deadline;
+        self.end(verdict)
+    }
+
+    async fn send_when_ready(&mut self) -> Result<(), Answer> {
+        let shared = Arc::clone(&self.shared);
+        let Shared { limits, stats, .. } = &*shared;
+        let endpoints = shared.endpoints(self.http1);
+        let last = self.attempt.take();
+        let avoid = last.as_ref().map(Attempt::endpoint);
+        endpoints.ended(last);
+        let _waiting = Waiting::start(limits, stats).ok_or_else(|| {
+            stats.count_shed();
+            Answer::unavailable("too many requests waiting for an endpoint")
+        })?;
+        let request = self.request.as_mut().expect(UNANSWERED);
+        let sent =
+            endpoints.send_when_ready(request, avoid, &mut self.tries.place, limits.params.failfast_timeout).await;
+        self.attempt = sent.inspect_err(|_| stats.count_failfast())?;
+        if self.attempt.is_none() { Err(Answer::no_extended_connect()) } else { Ok(()) }
+    }
+
+    /// Whether an attempt's response is passed on, or its request sent again.
+    fn judge(&mut self, responded: Result<Response<IncomingBody>, ClientError>) -> Verdict {
+        let Self { shared, request, attempt, tries, http1, .. } = self;
+        let (policy, attempt) = (&shared.limits.params.retry, attempt.as_mut().expect("it was sent"));
+        let reason = match &responded {
+            Ok(rsp) => {
+                shared.endpoints(*http1).answered(attempt);
+                policy.after_response(rsp, tries)
+            }
+            Err(error) => {
+                if error.is_response_malformed() {
+                    shared.stats.transport(Side::Endpoint).count_malformed();
+                }
+                if error.is_connection_lost() || error.is_response_malformed() {
+                    attempt.set(Outcome::Failure);
+                }
+                policy.after_error(error, tries)
+            }
+        };
+        let request = request.as_mut().expect(UNANSWERED);
+        if let Some(reason) = reason
+            && shared.may_retry(request.body_mut(), reason, tries)
+        {
+            if responded.is_ok() {
+                attempt.set(Outcome::Failure);
+            }
+            request.stop();
+            return Verdict::Again;
+        }
+        match responded {
+            Ok(rsp) => {
+                let (head, body) = rsp.into_parts();
+                self.body = Some(body);
+                Verdict::Answered(head)
+            }
+            Err(error) => Verdict::Failed(error),
+        }
+    }
+
+    /// Ends the request with a response, or with its reset.
+    pub(super) fn end(self: Box<Self>, verdict: Verdict) -> Result<Response<Body>, Error> {
+        match verdict {
+            Verdict::Answered(head) => Ok(self.pass_on(head)),
+            Verdict::Answer(answer) => Ok(self.answer(answer)),
+            Verdict::Failed(error) => self.fail(&error),
+            Verdict::Again => unreachable!("who asks for more is not at the end"),
+        }
+    }
+
+    fn pass_on(mut self: Box<Self>, mut head: response::Parts) -> Response<Body> {
+        let outcome = match retry::is_gateway_error(head.status) {
+            // It speaks of the host that is named, not of the endpoint.
+            true if self.is_plain_connect() => Outcome::Unknown,
+            true => Outcome::Failure,
+            false => Outcome::Success,
+        };
+        if let Some(mut request) = self.request.take_if(|request| !request.is_done()) {
+            // A tunnel lasts as long as both sides want, and has no length.
+            if request.is_connect() && tunnel::follows(head.status) {
+                self.deadline = None;
+                head.headers.remove(CONTENT_LENGTH);
+            }
+            request.body_mut().forget();
+            let endpoint = Arc::clone(self.shared.stats.transport(Side::Endpoint));
+            request.go_on(move |ended| {
+                if ended == Piped::Stalled {
+                    endpoint.stream_limit(StreamLimit::WriteStall);
+                }
+            });
+        }
+        self.request = None;
+        self.status = Some(head.status);
+        self.grpc_status = if self.grpc { grpc::status(&head.headers) } else { None };
+        self.set(if self.is_unavailable() { Outcome::Failure } else { outcome });
+        Response::from_parts(head, Body::new(self))
+    }
+
+    fn is_plain_connect(&self) -> bool {
+        self.request.as_ref().is_some_and(|request| request.is_connect() && !request.is_extended_connect())
+    }
+
+    fn is_unavailable(&self) -> bool {
+        self.grpc_status == Some(grpc::Code::Unavailable as u8)
+    }
+
+    /// What the endpoint did, as far as it is known.
+    fn set(&mut self, outcome: Outcome) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.set(outcome);
+        }
+    }
+
+    fn fail(mut self: Box<Self>, error: &ClientError) -> Result<Response<Body>, Error> {
+        let endpoint = self.shared.stats.transport(Side::Endpoint);
+        if let Some(reason) = error.remote_reset() {
+            endpoint.reset(Some(reason));
+        }
+        if error.is_refused() {
+            Ok(self.answer(Answer::bad_request(error.to_string())))
+        } else if error.is_request_too_large() {
+            Ok(self.answer(Answer::head_too_large()))
+        } else if error.is_stalled() {
+            endpoint.stream_limit(StreamLimit::WriteStall);
+            Ok(self.answer(Answer::stalled()))
+        } else if error.is_response_malformed() {
+            Ok(self.answer(Answer::bad_gateway("endpoint's response is malformed")))
+        } else if self.http1 && error.is_unprocessed() {
+            Ok(self.answer(Answer::unavailable("endpoint refused the request")))
+        } else if self.http1 {
+            Ok(self.answer(Answer::bad_gateway(error.to_string())))
+        } else if let Some(reason) = error.remote_reset() {
+            Err(Error { source: Side::Endpoint.passed_on(reason).into() })
+        } else if error.is_left_out() {
+            Err(Error { source: Reason::REFUSED_STREAM.into() })
+        } else if error.is_request_broken() {
+            let reason = if self.request.as_mut().expect(UNANSWERED).body_mut().is_malformed() {
+                self.shared.stats.transport(Side::Client).count_malformed();
+                Reason::PROTOCOL_ERROR
+            } else {
+                // The client has gone, so nobody sees it.
+                Reason::CANCEL
+            };
+            Err(Error { source: reason.into() })
+        } else {
+            Ok(self.answer(Answer::bad_gateway("connection to endpoint was lost")))
+        }
+    }
+
+    pub(super) fn answer(mut self: Box<Self>, answer: Answer) -> Response<Body> {
+        self.request = None;
+        let rsp = answer.into_response(self.grpc);
+        self.status = Some(rsp.status());
+        self.grpc_status = grpc::status(rsp.headers());
+        rsp.map(|()| Body::new(self))
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("started", &self.started).field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let Shared { limits, stats, .. } = &*self.shared;
+        limits.in_flight.fetch_sub(1, Relaxed);
+        // The response's body first: its connection is free from then on.
+        self.body = None;
+        self.shared.endpoints(self.http1).ended(self.attempt.take());
+        if let Some(status) = self.status {
+            stats.response(status, self.grpc_status, now() - self.started);
+        }
+    }
+}
+
+impl Source for Exchange {
+    fn hold(&mut self, cx: &mut Context<'_>) -> Held {
+        let Self { body, deadline, .. } = self;
+        let held = body.as_mut().map_or(Held::End, |body| body.hold(cx));
+        if expired(deadline, cx) { Held::Expired } else { held }
+    }
+}
+
+impl http_body::Body for Exchange {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let exchange = &mut *self;
+        let Some(body) = &mut exchange.body else { return Poll::Ready(None) };
+        let polled = match Pin::new(body).poll_frame(cx) {
+            Poll::Pending if expired(&mut exchange.deadline, cx) => Poll::Ready(Some(Err(body::Error::timed_out()))),
+            polled => polled,
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) if exchange.grpc => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    // What is too large for h2 is missing without a word, and without its status a call has no end.
+                    if exchange.grpc_status.is_none() && !trailers.contains_key(grpc::STATUS) {
+                        return Poll::Ready(Some(Err(body::Error::cut_off())));
+                    }
+                    exchange.grpc_status = grpc::status(trailers);
+                    if exchange.is_unavailable() {
+                        exchange.set(Outcome::Failure);
+                    }
+                }
+            }
+            Poll::Ready(Some(Err(error))) if error.is_malformed() => {
+                exchange.shared.stats.transport(Side::Endpoint).count_malformed();
+                exchange.set(Outcome::Failure);
+            }
+            Poll::Ready(Some(Err(error))) if !error.is_timeout() && !error.is_given_up() => {
+                exchange.shared.stats.transport(Side::Endpoint).reset(error.reset().map(Reason::from));
+                if error.is_connection_lost() {
+                    exchange.set(Outcome::Failure);
+                }
+            }
+            _ => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, http_body::Body::size_hint)
+    }
+}
+
+/// Whether there is a deadline and it has passed; if not, `cx` is woken when it does.
+fn expired(deadline: &mut Deadline, cx: &mut Context<'_>) -> bool {
+    deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
+}

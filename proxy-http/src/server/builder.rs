@@ -1,0 +1,213 @@
+//! Connections from clients, served by a tower service.
+
+use crate::{
+    connection::{
+        discard::RESET_STREAM_DURATION, frames::local_settings::tolerated, io::Io, ping, rewind::Ahead,
+        state::Activity, window_credit::Buffers,
+    },
+    http1::Params,
+    server::http1,
+    stats::Transport,
+};
+use http_h2::{ClientKeepAlive, FlowControl, KeepAlive, MaxConnectionAge, OutOfRange, Protection, ServerParams};
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// Serves HTTP/2 with prior knowledge, and HTTP/1.1, on any transport.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub(super) builder: h2::server::Builder,
+    pub(super) http1: http1::Serve,
+    pub(super) max_header_list: u32,
+    pub(super) max_engine_resets: usize,
+    pub(super) detect_timeout: Duration,
+    pub(super) extended_connect: ExtendedConnect,
+    pub(super) keep_alive: Option<ClientKeepAlive>,
+    pub(super) adaptive: bool,
+    pub(super) max_age: Option<MaxConnectionAge>,
+    pub(super) max_idle: Option<Duration>,
+    pub(super) write_stall: Duration,
+    pub(super) stream_idle: Option<Duration>,
+    pub(super) windows: (u32, u32),
+    pub(super) protection: Protection,
+    pub(super) transport: Arc<Transport>,
+    pub(super) buffers: Arc<Buffers>,
+}
+
+/// Asked once for each connection.
+#[derive(Clone)]
+pub(super) struct ExtendedConnect(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+
+/// A connection of which it is known what is spoken on it.
+pub(super) struct Opened<I> {
+    pub(super) io: Io<I>,
+    /// What was read to find that out.
+    pub(super) ahead: Ahead,
+    pub(super) activity: Arc<Activity>,
+    pub(super) started: Instant,
+}
+
+/// linkerd2-proxy's.
+const DEFAULT_DETECT_TIMEOUT: Duration = Duration::from_secs(10);
+// What `ServerParams` say of an unset one.
+const DEFAULT_WINDOW: u32 = 1 << 20;
+const DEFAULT_MAX_CONCURRENT_STREAMS: u32 = 200;
+const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
+const DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS: usize = DEFAULT_MAX_CONCURRENT_STREAMS as usize;
+const DEFAULT_MAX_SEND_BUF_SIZE: usize = 400 << 10;
+/// As toward endpoints. Those that are answered early are not among them, but for clients that go on: see `connection::discard`.
+const DEFAULT_MAX_CONCURRENT_RESET_STREAMS: usize = 10_000;
+const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
+const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// What DATA frames of less than 256 bytes that wait in h2 may cost, as toward endpoints. They wait for a poll of their
+/// streams only, so a burst is what counts; clients get less than endpoints, since there may be many more of them. It
+/// is enough for 16,000 small messages at once, more than the default stream window holds of gRPC's smallest.
+const DATA_FRAME_BUDGET: usize = 4 << 20;
+/// What may be owed of it on a connection that is not drained.
+pub(super) const MAX_OWED: u64 = DATA_FRAME_BUDGET as u64 / 2;
+
+// === impl Server ===
+
+impl Server {
+    /// A server whose connections are tuned by `params`.
+    ///
+    /// # Errors
+    ///
+    /// The first of `params` that is out of its range.
+    pub fn new(params: &ServerParams) -> Result<Self, OutOfRange> {
+        params.validate()?;
+        let max_header_list = params.max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
+        let max_resets = params.max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS);
+        Ok(Self {
+            builder: builder(params),
+            http1: http1::Serve::new(&Params::default(), in_bytes(max_header_list)),
+            max_header_list,
+            max_engine_resets: max_resets / 2,
+            detect_timeout: DEFAULT_DETECT_TIMEOUT,
+            extended_connect: ExtendedConnect(None),
+            keep_alive: params.keep_alive.map(|KeepAlive { interval, timeout }| ClientKeepAlive {
+                interval,
+                timeout,
+                while_idle: true,
+            }),
+            adaptive: params.flow_control == Some(FlowControl::Adaptive),
+            max_age: params.max_connection_age,
+            max_idle: params.max_connection_idle,
+            write_stall: params.write_stall_timeout.unwrap_or(DEFAULT_WRITE_STALL_TIMEOUT),
+            stream_idle: params.stream_idle_timeout,
+            windows: windows(params.flow_control),
+            protection: params.protection,
+            transport: Arc::default(),
+            buffers: Arc::default(),
+        })
+    }
+
+    /// Counts connections, their bytes, the resets of their streams and the limits that they reach on `transport`.
+    #[must_use]
+    pub fn count_on(self, transport: Arc<Transport>) -> Self {
+        Self { transport, ..self }
+    }
+
+    /// Has connections take what they hold for readers that have stopped from `buffers`. Not set: there is no bound.
+    #[must_use]
+    pub fn buffer_in(self, buffers: Arc<Buffers>) -> Self {
+        Self { buffers, ..self }
+    }
+
+    /// Serves HTTP/1.1 clients as `params` say. Not set: their defaults.
+    ///
+    /// Of the params for HTTP/2, those hold for HTTP/1.1 that limit the size of heads, the life of connections, and how long
+    /// one may stand still.
+    #[must_use]
+    pub fn http1(self, params: &Params) -> Self {
+        Self { http1: http1::Serve::new(params, in_bytes(self.max_header_list)), ..self }
+    }
+
+    /// Announces extended CONNECT (RFC 8441), as for WebSocket, to a client of HTTP/2 if `allowed` says so when its
+    /// connection opens. Not set: to none.
+    #[must_use]
+    pub fn extended_connect(self, allowed: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { extended_connect: ExtendedConnect(Some(Arc::new(allowed))), ..self }
+    }
+
+    /// Closes connections whose clients have not said after `timeout` which protocol they speak. Not set: 10 s.
+    #[must_use]
+    pub fn detect_timeout(self, timeout: Duration) -> Self {
+        Self { detect_timeout: timeout, ..self }
+    }
+}
+
+/// All of `params` that the engine takes; keep-alive, protection and the limits of a connection's life are its own.
+fn builder(params: &ServerParams) -> h2::server::Builder {
+    // No `..`: a new field must not compile until it is handled here.
+    let ServerParams {
+        flow_control,
+        keep_alive: _,
+        max_concurrent_streams,
+        max_frame_size,
+        header_table_size,
+        max_header_list_size,
+        max_pending_accept_reset_streams,
+        max_concurrent_reset_streams,
+        max_local_error_reset_streams,
+        max_send_buf_size,
+        max_connection_age: _,
+        max_connection_idle: _,
+        write_stall_timeout: _,
+        stream_idle_timeout: _,
+        protection: _,
+    } = *params;
+    let mut builder = h2::server::Builder::new();
+    let (stream, connection) = windows(flow_control);
+    builder
+        .initial_window_size(stream)
+        .initial_connection_window_size(connection)
+        .max_concurrent_streams(max_concurrent_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_STREAMS))
+        .max_header_list_size(tolerated(max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE)))
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .max_concurrent_reset_streams(max_concurrent_reset_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_RESET_STREAMS))
+        .reset_stream_duration(RESET_STREAM_DURATION)
+        .max_local_error_reset_streams(Some(
+            max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
+        ))
+        .max_pending_accept_reset_streams(
+            max_pending_accept_reset_streams.unwrap_or(DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS),
+        )
+        .max_send_buffer_size(max_send_buf_size.unwrap_or(DEFAULT_MAX_SEND_BUF_SIZE));
+    if let Some(size) = max_frame_size {
+        builder.max_frame_size(size);
+    }
+    if let Some(size) = header_table_size {
+        builder.header_table_size(size);
+    }
+    builder
+}
+
+pub(super) fn in_bytes(size: u32) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+/// Those of a stream and of a connection, in bytes.
+fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
+    match flow_control {
+        None => (DEFAULT_WINDOW, DEFAULT_WINDOW),
+        Some(FlowControl::Adaptive) => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
+        Some(FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size }) => {
+            (initial_stream_window_size, initial_connection_window_size)
+        }
+    }
+}
+
+// === impl ExtendedConnect ===
+
+impl ExtendedConnect {
+    pub(super) fn is_allowed(&self) -> bool {
+        self.0.as_ref().is_some_and(|allowed| allowed())
+    }
+}
+
+impl fmt::Debug for ExtendedConnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ExtendedConnect").field(&self.0.is_some()).finish()
+    }
+}

@@ -1,0 +1,390 @@
+//! One connection of HTTP/2 from a client.
+
+use crate::{
+    BoxError, IncomingBody,
+    body::outcome::Piped,
+    connection::{
+        discard::Lingering,
+        frames::{rapid_reset::Resets, rate::Meter, seen::Seen},
+        io::Io,
+        now,
+        ping::Finding,
+        rewind::Rewind,
+        state::Activity,
+        timeouts::{
+            idle::{Idle, Progress},
+            lifetime::{Lifetime, silence},
+            stall::Stall,
+        },
+        wake::Wake,
+        window_credit::Credit,
+    },
+    message::{answer::Answer, grpc, head, validate},
+    server::{
+        builder::{MAX_OWED, Opened, Server, in_bytes},
+        error::{Error, ErrorKind},
+        stream::{Answering, State},
+        task_slots::Running,
+    },
+    stats::{Limit, Side, StreamLimit, Transport},
+};
+use bytes::Bytes;
+use futures_util::future::MaybeDone;
+use h2::{
+    Reason,
+    server::{Connection, Handshake},
+};
+use http::{Request, Response};
+use http_body::Body;
+use http_h2::ClientKeepAlive;
+use std::{
+    future::{Future, poll_fn},
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tower_service::Service;
+
+/// One connection with all its streams, which end with it.
+pub(super) struct Serving<I, S, B>
+where
+    S: Service<Request<IncomingBody>>,
+{
+    phase: Phase<I>,
+    service: S,
+    streams: Running<Answering<S, S::Future, B>>,
+    keep_alive: Option<ClientKeepAlive>,
+    lifetime: Lifetime,
+    /// `None`: streams may be idle for any time.
+    idle: Option<Idle>,
+    write_stall: Duration,
+    flush: Flush,
+    lingering: Lingering,
+    credit: Credit,
+    seen: Arc<Seen>,
+    resets: Resets,
+    max_header_list: usize,
+    /// Half of what h2 bears in the connection's life.
+    max_engine_resets: usize,
+    /// Streams so far.
+    opened: u64,
+    /// Whether a stream was opened since the lifetime was told.
+    used: bool,
+    /// The limit that the streams have reached.
+    exceeded: Option<Limit>,
+    draining: bool,
+    wake: Arc<Wake>,
+    /// `wake`, as the connection is polled with it.
+    waker: Waker,
+    activity: Arc<Activity>,
+    transport: Arc<Transport>,
+}
+
+/// What h2 has left of responses that are whole.
+struct Flush {
+    stall: Stall,
+    /// What the connection had moved when it was last looked at.
+    moves: u64,
+}
+
+enum Phase<I> {
+    Handshaking(Handshake<Rewind<Io<I>>, Bytes>),
+    Open(Connection<Rewind<Io<I>>, Bytes>),
+}
+
+/// How long a client that went beyond a limit may take to read that it did.
+const CLOSING: Duration = Duration::from_secs(1);
+
+// === impl Serving ===
+
+impl<I, S, B> Serving<I, S, B>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    pub(super) fn new(server: &Server, opened: Opened<I>, service: S) -> Self {
+        let Opened { io, ahead, activity, started } = opened;
+        let seen = Arc::<Seen>::default();
+        let mut meter = Meter::new(server.protection.max_control_frames, &seen, &activity);
+        // It has not seen what was read before.
+        meter.read(ahead.bytes());
+        activity.limit_lists(in_bytes(server.max_header_list));
+        let io = Rewind::new(io.metered(meter, server.max_header_list), ahead);
+        let wake = Arc::<Wake>::default();
+        Self {
+            phase: Phase::Handshaking(if server.extended_connect.is_allowed() {
+                server.builder.clone().enable_connect_protocol().handshake(io)
+            } else {
+                server.builder.handshake(io)
+            }),
+            service,
+            streams: Running::new(),
+            keep_alive: server.keep_alive,
+            lifetime: Lifetime::new(server.max_age, server.max_idle, &server.protection, Arc::clone(&seen), started),
+            idle: server.stream_idle.map(Idle::new),
+            write_stall: server.write_stall,
+            flush: Flush { stall: Stall::new(server.write_stall), moves: 0 },
+            lingering: Lingering::default(),
+            credit: Credit::new(Arc::clone(&server.buffers), server.windows),
+            seen,
+            resets: Resets::new(server.protection.max_premature_resets, started),
+            max_header_list: in_bytes(server.max_header_list),
+            max_engine_resets: server.max_engine_resets,
+            opened: 0,
+            used: false,
+            exceeded: None,
+            draining: false,
+            waker: Waker::from(Arc::clone(&wake)),
+            wake,
+            activity,
+            transport: Arc::clone(&server.transport),
+        }
+    }
+
+    pub(super) async fn serve<D: Future<Output = ()>>(&mut self, drain: Pin<&mut MaybeDone<D>>) -> Result<(), Error> {
+        let closes_at = self.lifetime.closes_at();
+        tokio::select! {
+            biased;
+            served = poll_fn(|cx| self.poll(cx)) => match served? {
+                None => return Ok(()),
+                Some(limit) => self.reached(limit).await?,
+            },
+            () = drain => {}
+        }
+        self.drain();
+        let activity = Arc::clone(&self.activity);
+        tokio::select! {
+            biased;
+            served = poll_fn(|cx| self.poll(cx)) => match served? {
+                None => Ok(()),
+                Some(limit) => self.reached(limit).await,
+            },
+            limit = silence(&activity, closes_at) => {
+                if let Some(limit) = limit {
+                    self.transport.limit(limit);
+                    // Or they would count as lost, which is what clients do.
+                    self.streams.clear();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Serves until the connection is closed (`None`) or has reached a limit.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Limit>, Error>> {
+        let _stopped = now::Stopped::new();
+        self.seen.start_turn();
+        if let Poll::Ready(ended) = self.poll_connection(cx) {
+            return Poll::Ready(ended.map(|()| None));
+        }
+        if let Some(limit) = self.exceeded.or_else(|| self.seen.exceeded()) {
+            return Poll::Ready(Ok(Some(limit)));
+        }
+        if !self.draining && self.activity.nears_engine_limit(self.max_engine_resets, MAX_OWED) {
+            return Poll::Ready(Ok(Some(Limit::EngineLifetime)));
+        }
+        let used = mem::take(&mut self.used) || !self.streams.is_empty();
+        self.lifetime.poll(used, || self.phase.has_streams(), cx).map(|limit| Ok(Some(limit)))
+    }
+
+    fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        // Before the connection, which then writes what they have sent.
+        self.wake.hold(cx.waker());
+        self.poll_streams(cx);
+        self.wake.release();
+        ready!(self.poll_handshake())?;
+        let Some(accepted) = self.accept()? else { return Poll::Ready(Ok(())) };
+        self.look_at_pings(cx)?;
+        if accepted {
+            self.used = true;
+            // What they send at once wakes the connection.
+            self.poll_streams(cx);
+        }
+        self.lingering.poll(&self.activity, cx);
+        if let Some(idle) = &mut self.idle {
+            while idle.poll(!self.streams.is_empty(), cx).is_ready() {
+                idle.look(self.streams.iter().filter_map(|stream| stream.progress.clone()));
+            }
+        }
+        // Responses may be whole, and wait in h2 for their client all the same: at most a piece of each, for which nobody
+        // looks but here.
+        let waits = self.streams.is_empty() && self.activity.open_streams_count() == 0 && self.phase.has_streams();
+        if self.flush.poll(waits, self.activity.moves(), cx).is_ready() {
+            self.transport.stream_limit(StreamLimit::WriteStall);
+            if let Phase::Open(connection) = &mut self.phase {
+                connection.abrupt_shutdown(Reason::CANCEL);
+                // As far as the client takes that.
+                let _ = connection.poll_accept(&mut Context::from_waker(&self.waker));
+            }
+            return Poll::Ready(Ok(()));
+        }
+        // A drain waits for those that are answered but not sent to their end, too.
+        let open = if self.draining { self.phase.has_streams().into() } else { self.streams.len() };
+        self.activity.set_streams(open);
+        Poll::Pending
+    }
+
+    fn poll_handshake(&mut self) -> Poll<Result<(), Error>> {
+        if let Phase::Handshaking(handshake) = &mut self.phase {
+            let mut cx = Context::from_waker(&self.waker);
+            let mut connection = ready!(Pin::new(handshake).poll(&mut cx)).map_err(ErrorKind::Failed)?;
+            self.activity.ping(connection.ping_pong(), self.keep_alive);
+            if self.draining {
+                connection.graceful_shutdown();
+            }
+            self.phase = Phase::Open(connection);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Moves frames, and starts to answer the requests that have come. Tells whether there were any; `None`: the connection
+    /// is closed.
+    fn accept(&mut self) -> Result<Option<bool>, Error> {
+        let Phase::Open(connection) = &mut self.phase else { unreachable!() };
+        if let Some(size) = self.credit.poll(self.activity.open_streams(), &self.waker) {
+            connection.set_target_window_size(size);
+        }
+        let mut accepted = false;
+        while let Poll::Ready(next) = connection.poll_accept(&mut Context::from_waker(&self.waker)) {
+            let (req, mut respond) = match next {
+                Some(Ok(accepted)) => accepted,
+                Some(Err(error)) => {
+                    if error.is_go_away() && error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
+                        self.transport.limit(Limit::Engine);
+                    }
+                    return Err(ErrorKind::Failed(error).into());
+                }
+                None => return Ok(None),
+            };
+            let started = now::now();
+            self.opened += 1;
+            // One that is reset by now need not go any further.
+            if self.seen.reset()
+                && let Poll::Ready(Ok(reason)) = respond.poll_reset(&mut Context::from_waker(Waker::noop()))
+            {
+                self.transport.reset(Some(reason));
+                if self.resets.reset(started, started, self.opened) {
+                    self.exceeded = Some(Limit::PrematureResets);
+                }
+                continue;
+            }
+            let (head, body) = req.into_parts();
+            let length = || validate::content_length(&head.headers);
+            let mut body = IncomingBody::new(Side::Client, length, body, self.activity.if_adaptive());
+            if !body.is_end_stream() {
+                body = body.counted(self.activity.open_stream()).unread();
+            }
+            let progress = self.idle.as_ref().map(|_| Progress::new(grpc::is_grpc(&head.headers)));
+            if let Some(progress) = &progress {
+                body = body.watched(Arc::clone(progress));
+            }
+            if head::list_size(&head) > self.max_header_list {
+                self.transport.limit(Limit::HeadersCount);
+                let answer = Answer::header_list_too_large().into_response(grpc::is_grpc(&head.headers));
+                // Fails only if the client has reset the stream.
+                let _ = respond.send_response(answer, true);
+                continue;
+            }
+            let state = State::call(&mut self.service, Request::from_parts(head, body), self.write_stall);
+            self.streams.push(Answering { started, respond, progress, state });
+            accepted = true;
+        }
+        Ok(Some(accepted))
+    }
+
+    fn look_at_pings(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        let Phase::Open(connection) = &mut self.phase else { unreachable!() };
+        while let Poll::Ready(found) = self.activity.poll_pings(cx) {
+            match found {
+                Finding::Dead => return Err(ErrorKind::TimedOut.into()),
+                Finding::Window(size) => {
+                    connection.set_target_window_size(self.credit.resize(size, size));
+                    connection.set_initial_window_size(size).map_err(ErrorKind::Failed)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_streams(&mut self, cx: &mut Context<'_>) {
+        let Self { streams, transport, resets, opened, exceeded, .. } = self;
+        streams.poll(cx, |(ended, started)| match ended {
+            Piped::Done | Piped::Broken | Piped::Answered => {}
+            Piped::Stalled => transport.stream_limit(StreamLimit::WriteStall),
+            Piped::Idle => transport.stream_limit(StreamLimit::Idle),
+            Piped::Reset(reason) => {
+                transport.reset(Some(reason));
+                if resets.reset(started, now::now(), *opened) {
+                    *exceeded = Some(Limit::PrematureResets);
+                }
+            }
+            Piped::Lost => transport.reset(None),
+        });
+    }
+
+    /// Counts a limit; if the client is at fault, which is the error, the connection is closed with all its streams.
+    async fn reached(&mut self, limit: Limit) -> Result<(), Error> {
+        self.transport.limit(limit);
+        let Some(code) = limit.code() else { return Ok(()) };
+        if let Phase::Open(connection) = &mut self.phase {
+            connection.abrupt_shutdown(code);
+            // It is not the client that has reset or lost them.
+            self.streams.clear();
+            // Whether it reads that or not is all the same.
+            let _ = tokio::time::timeout(CLOSING, poll_fn(|cx| connection.poll_closed(cx))).await;
+        }
+        Err(ErrorKind::Limit(limit).into())
+    }
+
+    /// Tells the client to open no more streams.
+    fn drain(&mut self) {
+        self.draining = true;
+        self.lifetime.drain();
+        if let Phase::Open(connection) = &mut self.phase {
+            connection.graceful_shutdown();
+        }
+    }
+}
+
+impl<I, S, B> Drop for Serving<I, S, B>
+where
+    S: Service<Request<IncomingBody>>,
+{
+    fn drop(&mut self) {
+        for _ in 0..self.streams.len() {
+            self.transport.reset(None);
+        }
+    }
+}
+
+// === impl Flush ===
+
+impl Flush {
+    /// Ready when something `waits` and nothing has moved on the connection for too long.
+    fn poll(&mut self, waits: bool, moves: u64, cx: &mut Context<'_>) -> Poll<()> {
+        if !waits || moves != self.moves {
+            self.moves = moves;
+            self.stall.over();
+        }
+        if waits { self.stall.poll(cx) } else { Poll::Pending }
+    }
+}
+
+// === impl Phase ===
+
+impl<I> Phase<I>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Whether a stream is open: one that is answered is until its last byte is sent and the client has sent all, too.
+    /// This takes h2's lock.
+    fn has_streams(&self) -> bool {
+        matches!(self, Self::Open(connection) if connection.has_streams())
+    }
+}

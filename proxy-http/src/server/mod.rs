@@ -1,0 +1,13 @@
+//! Connections from clients, served by a tower service.
+
+mod adapter;
+mod builder;
+mod error;
+mod http1;
+mod http2;
+mod serve;
+mod stream;
+mod task_slots;
+
+pub use self::{builder::Server, error::Error};
+pub use crate::connection::detect::Protocol;

@@ -1,0 +1,185 @@
+//! One stream of a client's connection of HTTP/2.
+
+use crate::{
+    BoxError, IncomingBody,
+    body::{outcome::Piped, send::Pipe},
+    connection::timeouts::idle::Progress,
+    message::{answer::Answer, interim, reason},
+};
+use bytes::Bytes;
+use h2::{Reason, server::SendResponse};
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use std::{
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+use tokio::time::Instant;
+use tower_service::Service;
+
+pin_project! {
+    /// A request that is being answered.
+    pub(super) struct Answering<S, F, B> {
+        pub(super) started: Instant,
+        pub(super) respond: SendResponse<Bytes>,
+        // `None`: it may be idle for any time.
+        pub(super) progress: Option<Arc<Progress>>,
+        #[pin]
+        pub(super) state: State<S, F, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[project_replace = StateReplace]
+    pub(super) enum State<S, F, B> {
+        Unready { waiting: Option<Box<(S, Request<IncomingBody>)>>, write_stall: Duration },
+        Called { #[pin] response: F, write_stall: Duration },
+        Sending { pipe: Pipe<B> },
+    }
+}
+
+// === impl Answering ===
+
+impl<S, B> Future for Answering<S, S::Future, B>
+where
+    S: Service<Request<IncomingBody>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// How it ended, and when it had started.
+    type Output = (Piped, Instant);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let started = self.started;
+        self.poll_end(cx).map(|ended| (ended, started))
+    }
+}
+
+impl<S, B> Answering<S, S::Future, B>
+where
+    S: Service<Request<IncomingBody>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Piped> {
+        let mut this = self.project();
+        if let Some(progress) = this.progress {
+            if progress.is_over(cx) {
+                match this.state.project() {
+                    StateProj::Sending { pipe } => pipe.reset(Reason::CANCEL),
+                    _ => {
+                        let answer = Answer::idle().into_response(progress.grpc);
+                        // Fails only if the client has reset the stream.
+                        let _ = this.respond.send_response(answer, true);
+                    }
+                }
+                return Poll::Ready(Piped::Idle);
+            }
+            progress.mark();
+        }
+        loop {
+            let (polled, write_stall) = match this.state.as_mut().project() {
+                StateProj::Sending { pipe } => return pipe.poll(cx),
+                StateProj::Called { response, write_stall } => {
+                    let (polled, interim) = interim::during(|| response.poll(cx));
+                    if interim {
+                        send_interim(this.respond, cx);
+                    }
+                    (polled, *write_stall)
+                }
+                StateProj::Unready { waiting, write_stall } => {
+                    let (service, _) = &mut **waiting.as_mut().expect("a service is called once");
+                    match service.poll_ready(cx) {
+                        Poll::Ready(Ok(())) => {
+                            let (mut service, req) = *waiting.take().expect("seen above");
+                            let (response, write_stall) = (service.call(req), *write_stall);
+                            this.state.as_mut().project_replace(State::Called { response, write_stall });
+                            continue;
+                        }
+                        Poll::Ready(Err(error)) => (Poll::Ready(Err(error)), *write_stall),
+                        Poll::Pending => (Poll::Pending, *write_stall),
+                    }
+                }
+            };
+            let sent = match polled {
+                Poll::Pending => {
+                    let reset = ready!(this.respond.poll_reset(cx));
+                    return Poll::Ready(reset.map_or(Piped::Lost, Piped::Reset));
+                }
+                Poll::Ready(Ok(rsp)) => respond(this.respond, rsp, write_stall).map_err(|error| error.reason()),
+                Poll::Ready(Err(error)) => {
+                    // Perhaps because the client has reset its stream.
+                    if let Poll::Ready(Ok(reason)) = this.respond.poll_reset(cx) {
+                        return Poll::Ready(Piped::Reset(reason));
+                    }
+                    Err(reason::first(&*error.into()))
+                }
+            };
+            match sent {
+                Ok(Some(pipe)) => this.state.as_mut().project_replace(State::Sending { pipe }),
+                Ok(None) => return Poll::Ready(Piped::Done),
+                Err(reason) => {
+                    this.respond.send_reset(reason.unwrap_or(Reason::INTERNAL_ERROR));
+                    return Poll::Ready(Piped::Done);
+                }
+            };
+        }
+    }
+}
+
+/// Sends the head of a response. `None`: it has no body.
+fn respond<B>(
+    to: &mut SendResponse<Bytes>,
+    rsp: Response<B>,
+    write_stall: Duration,
+) -> Result<Option<Pipe<B>>, h2::Error>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (head, body) = rsp.into_parts();
+    let ended = body.is_end_stream();
+    let to = to.send_response(Response::from_parts(head, ()), ended)?;
+    Ok((!ended).then(|| {
+        let mut pipe = Pipe::new(body, Reason::INTERNAL_ERROR);
+        pipe.send_to(to, write_stall);
+        pipe
+    }))
+}
+
+/// Sends what came before a response.
+#[cold]
+fn send_interim(respond: &mut SendResponse<Bytes>, cx: &mut Context<'_>) {
+    for head in interim::take() {
+        // h2 would send it on a stream that is reset, too.
+        if respond.poll_reset(cx).is_pending() {
+            let _ = respond.send_informational(head);
+        }
+    }
+}
+
+// === impl State ===
+
+impl<S, B> State<S, S::Future, B>
+where
+    S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
+{
+    pub(super) fn call(service: &mut S, req: Request<IncomingBody>, write_stall: Duration) -> Self {
+        // Nearly always ready; if not, the request waits by itself, with a waker of its own.
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Self::Called { response: service.call(req), write_stall },
+            Poll::Ready(Err(_)) | Poll::Pending => {
+                let clone = service.clone();
+                Self::Unready { waiting: Some(Box::new((mem::replace(service, clone), req))), write_stall }
+            }
+        }
+    }
+}

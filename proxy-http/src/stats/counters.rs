@@ -1,0 +1,318 @@
+//! Counters of what goes through a proxy, for whoever exports them.
+//!
+//! All are plain atomics that are only added to (gauges apart), so that many workers can each have their own set
+//! and a reader can sum them up.
+
+use crate::stats::{
+    latency::Latency,
+    limit::{Limit, StreamLimit},
+    retry,
+    side::Side,
+};
+use h2::Reason;
+use http::StatusCode;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+/// The counters of one stack: its requests, and its transports on both sides.
+#[derive(Debug)]
+pub struct Stats {
+    requests: AtomicU64,
+    /// Responses by HTTP status and gRPC status.
+    responses: Box<[AtomicU64]>,
+    latency: Latency,
+    shed: AtomicU64,
+    denied: AtomicU64,
+    failfast: AtomicU64,
+    queued: Latency,
+    retries: [AtomicU64; retry::Reason::ALL.len()],
+    over_budget: AtomicU64,
+    client: Arc<Transport>,
+    endpoint: Arc<Transport>,
+}
+
+/// The counters of all transports toward one kind of peer.
+#[derive(Debug, Default)]
+pub struct Transport {
+    opened: AtomicU64,
+    closed: AtomicU64,
+    read_bytes: AtomicU64,
+    written_bytes: AtomicU64,
+    resets: Codes,
+    go_aways: Codes,
+    malformed: AtomicU64,
+    limits: [AtomicU64; Limit::ALL.len()],
+    stream_limits: [AtomicU64; StreamLimit::ALL.len()],
+}
+
+/// How many responses had one combination of statuses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Responses {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The gRPC status, in the headers or the trailers. `None`: there was none.
+    pub grpc_status: Option<u8>,
+    /// How many.
+    pub count: u64,
+}
+
+/// Why a stream was reset.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ResetCode {
+    /// A code of RFC 9113 section 7, 0 to 13.
+    Known(u8),
+    /// A code that the RFC does not know, or none: the connection was lost.
+    Other,
+}
+
+/// Codes 0 to 13, and one for all others.
+const RESET_CODES: usize = 15;
+/// gRPC statuses 0 to 16, "none", and one for all others.
+const GRPC_STATUSES: usize = 19;
+const GRPC_NONE: usize = 17;
+const GRPC_OTHER: usize = 18;
+const FIRST_STATUS: usize = 100;
+const STATUSES: usize = 900;
+
+// === impl Stats ===
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            requests: AtomicU64::new(0),
+            responses: (0..STATUSES * GRPC_STATUSES).map(|_| AtomicU64::new(0)).collect(),
+            latency: Latency::default(),
+            shed: AtomicU64::new(0),
+            denied: AtomicU64::new(0),
+            failfast: AtomicU64::new(0),
+            queued: Latency::default(),
+            retries: Default::default(),
+            over_budget: AtomicU64::new(0),
+            client: Arc::default(),
+            endpoint: Arc::default(),
+        }
+    }
+}
+
+impl Stats {
+    /// Requests that arrived.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    /// The combinations of statuses that there were responses with; each was counted at its end.
+    pub fn responses(&self) -> impl Iterator<Item = Responses> {
+        self.responses.iter().enumerate().filter_map(|(i, count)| {
+            let count = count.load(Relaxed);
+            let status = StatusCode::from_u16(u16::try_from(FIRST_STATUS + i / GRPC_STATUSES).ok()?).ok()?;
+            let grpc_status = match i % GRPC_STATUSES {
+                GRPC_NONE => None,
+                GRPC_OTHER => Some(u8::MAX),
+                code => u8::try_from(code).ok(),
+            };
+            (count > 0).then_some(Responses { status, grpc_status, count })
+        })
+    }
+
+    /// How long responses took, from the request's head to the response's end.
+    pub fn latency(&self) -> &Latency {
+        &self.latency
+    }
+
+    /// Requests turned away because too many were in flight or waiting.
+    pub fn shed(&self) -> u64 {
+        self.shed.load(Relaxed)
+    }
+
+    /// Requests of clients that may not call.
+    pub fn denied(&self) -> u64 {
+        self.denied.load(Relaxed)
+    }
+
+    /// Requests that found no endpoint ready in the fail-fast time.
+    pub fn failfast(&self) -> u64 {
+        self.failfast.load(Relaxed)
+    }
+
+    /// How long requests waited for an endpoint that had to, in vain or not; one that is sent again counts once more.
+    pub fn queued(&self) -> &Latency {
+        &self.queued
+    }
+
+    /// Requests that were sent again, by reason.
+    pub fn retries(&self) -> impl Iterator<Item = (retry::Reason, u64)> {
+        retry::Reason::ALL.into_iter().zip(&self.retries).map(|(reason, count)| (reason, count.load(Relaxed)))
+    }
+
+    /// Requests that were not sent again because too many others were.
+    pub fn over_budget(&self) -> u64 {
+        self.over_budget.load(Relaxed)
+    }
+
+    /// The transports toward one side.
+    pub fn transport(&self, side: Side) -> &Arc<Transport> {
+        match side {
+            Side::Client => &self.client,
+            Side::Endpoint => &self.endpoint,
+        }
+    }
+
+    pub(crate) fn request(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn response(&self, status: StatusCode, grpc_status: Option<u8>, latency: Duration) {
+        let grpc = match grpc_status {
+            None => GRPC_NONE,
+            Some(code) if usize::from(code) < GRPC_NONE => code.into(),
+            Some(_) => GRPC_OTHER,
+        };
+        let row = usize::from(status.as_u16()).saturating_sub(FIRST_STATUS).min(STATUSES - 1);
+        self.responses[row * GRPC_STATUSES + grpc].fetch_add(1, Relaxed);
+        self.latency.record(latency);
+    }
+
+    pub(crate) fn count_shed(&self) {
+        self.shed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_denied(&self) {
+        self.denied.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_failfast(&self) {
+        self.failfast.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_queued(&self, waited: Duration) {
+        self.queued.record(waited);
+    }
+
+    pub(crate) fn count_retry(&self, reason: retry::Reason) {
+        self.retries[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_over_budget(&self) {
+        self.over_budget.fetch_add(1, Relaxed);
+    }
+}
+
+// === impl Transport ===
+
+impl Transport {
+    /// Connections opened so far.
+    pub fn open_total(&self) -> u64 {
+        self.opened.load(Relaxed)
+    }
+
+    /// Connections closed so far.
+    pub fn close_total(&self) -> u64 {
+        self.closed.load(Relaxed)
+    }
+
+    /// Connections open now.
+    pub fn open_connections(&self) -> u64 {
+        let closed = self.close_total();
+        self.open_total().saturating_sub(closed)
+    }
+
+    /// Bytes read so far.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Relaxed)
+    }
+
+    /// Bytes written so far.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes.load(Relaxed)
+    }
+
+    /// Streams that peers reset, by code; those that were open when a connection was lost are [`ResetCode::Other`].
+    pub fn resets(&self) -> impl Iterator<Item = (ResetCode, u64)> {
+        by_code(&self.resets)
+    }
+
+    /// Connections of peers that ended with GOAWAY so far, by its code. [`ResetCode::Other`]: one that the RFC does not know.
+    pub fn go_aways(&self) -> impl Iterator<Item = (ResetCode, u64)> {
+        by_code(&self.go_aways)
+    }
+
+    /// Messages of peers that HTTP does not allow, and that went no further; those of clients that the engine resets before
+    /// they are requests are not counted.
+    pub fn malformed(&self) -> u64 {
+        self.malformed.load(Relaxed)
+    }
+
+    /// How often connections, or requests on them, reached each limit so far; toward endpoints there is none. One that is
+    /// drained for its age may come to the end of its grace, too.
+    pub fn limits(&self) -> impl Iterator<Item = (Limit, u64)> {
+        Limit::ALL.into_iter().zip(&self.limits).map(|(limit, count)| (limit, count.load(Relaxed)))
+    }
+
+    /// Streams that were ended for each limit so far.
+    pub fn stream_limits(&self) -> impl Iterator<Item = (StreamLimit, u64)> {
+        StreamLimit::ALL.into_iter().zip(&self.stream_limits).map(|(limit, count)| (limit, count.load(Relaxed)))
+    }
+
+    /// A stream reached a limit.
+    pub(crate) fn stream_limit(&self, limit: StreamLimit) {
+        self.stream_limits[limit as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A connection reached a limit; for those who limit connections before they are served.
+    pub fn limit(&self, limit: Limit) {
+        self.limits[limit as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A peer reset a stream. `None`: its connection was lost.
+    pub(crate) fn reset(&self, code: Option<Reason>) {
+        count_code(&self.resets, code);
+    }
+
+    /// A peer sent GOAWAY.
+    pub(crate) fn count_go_away(&self, code: Option<Reason>) {
+        count_code(&self.go_aways, code);
+    }
+
+    /// A peer sent a malformed message.
+    pub(crate) fn count_malformed(&self) {
+        self.malformed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn opened(&self) {
+        self.opened.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn closed(&self) {
+        self.closed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn read(&self, bytes: usize) {
+        self.read_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(crate) fn wrote(&self, bytes: usize) {
+        self.written_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+}
+
+type Codes = [AtomicU64; RESET_CODES];
+
+fn by_code(counts: &Codes) -> impl Iterator<Item = (ResetCode, u64)> {
+    counts.iter().enumerate().map(|(code, count)| {
+        let code = match u8::try_from(code) {
+            Ok(code) if usize::from(code) < RESET_CODES - 1 => ResetCode::Known(code),
+            _ => ResetCode::Other,
+        };
+        (code, count.load(Relaxed))
+    })
+}
+
+fn count_code(counts: &Codes, code: Option<Reason>) {
+    let code = code.and_then(|code| usize::try_from(u32::from(code)).ok()).unwrap_or(usize::MAX);
+    counts[code.min(RESET_CODES - 1)].fetch_add(1, Relaxed);
+}

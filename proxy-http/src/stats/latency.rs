@@ -1,0 +1,40 @@
+//! How long something took.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// How long something took, each time that it was done.
+#[derive(Debug, Default)]
+pub struct Latency {
+    buckets: [AtomicU64; LATENCY_BUCKETS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+/// The upper bounds of the latency buckets, in milliseconds; one more bucket takes what is above. linkerd2-proxy's.
+pub const LATENCY_BUCKETS: [u32; 26] = [
+    1, 2, 3, 4, 5, 10, 20, 30, 40, 50, 100, 200, 300, 400, 500, 1_000, 2_000, 3_000, 4_000, 5_000, 10_000, 20_000,
+    30_000, 40_000, 50_000, 100_000,
+];
+
+// === impl Latency ===
+
+impl Latency {
+    /// How many there were in each bucket of [`LATENCY_BUCKETS`], and above the last; not cumulative.
+    pub fn buckets(&self) -> impl Iterator<Item = u64> {
+        self.buckets.iter().map(|count| count.load(Relaxed))
+    }
+
+    /// All latencies added up.
+    pub fn sum(&self) -> Duration {
+        Duration::from_micros(self.sum_us.load(Relaxed))
+    }
+
+    /// Adds one.
+    pub fn record(&self, latency: Duration) {
+        let bucket = LATENCY_BUCKETS.partition_point(|bound| Duration::from_millis((*bound).into()) < latency);
+        self.buckets[bucket].fetch_add(1, Relaxed);
+        self.sum_us.fetch_add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    }
+}

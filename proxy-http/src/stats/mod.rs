@@ -1,0 +1,17 @@
+//! Counters of what goes through a proxy, for whoever exports them, and what they tell apart.
+
+mod counters;
+mod latency;
+mod limit;
+mod retry;
+mod side;
+
+pub use self::{
+    counters::{ResetCode, Responses, Stats, Transport},
+    latency::{LATENCY_BUCKETS, Latency},
+    limit::{Limit, StreamLimit},
+    retry::Reason as RetryReason,
+    side::Side as Peer,
+};
+
+pub(crate) use self::side::Side;
