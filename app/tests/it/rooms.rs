@@ -294,7 +294,7 @@ fn functions(text: &str) -> Vec<(String, usize)> {
             let rest = line.strip_prefix(indent).unwrap_or_default();
             rest == "}" || rest.starts_with(')') && rest.ends_with(';')
         };
-        let end = if is_whole { start } else { start + lines[start..].iter().position(|line| is_end(&line)).unwrap() };
+        let end = if is_whole { start } else { start + lines[start..].iter().position(is_end).unwrap() };
         if !lines[end].ends_with(';') {
             let name = after.split(['(', '<']).next().unwrap().to_owned();
             found.push((name, end - start + 1));

@@ -46,8 +46,8 @@ use tower_service::Service;
 /// | deadline before the head | 504, gRPC status 4 |
 /// | deadline after the head | RST_STREAM(CANCEL) |
 ///
-/// A request that was certainly not processed is sent again, and some others as [`retry::Params`](crate::proxy::retry::Params) say. gRPC requests
-/// are answered with HTTP status 200 and the gRPC status, without messages. A client of HTTP/1.1 gets 502 or, where the
+/// A request that was certainly not processed is sent again, and some others as [`retry::Params`](crate::proxy::retry::Params) say.
+/// gRPC requests are answered with HTTP status 200 and the gRPC status, without messages. A client of HTTP/1.1 gets 502 or, where the
 /// request was not processed, 503 instead of a reset before the head; after it its connection is closed.
 /// `x-forwarded-client-cert` is never passed on as a client sent it. CONNECT goes to an endpoint like other requests, whatever
 /// host it names.
