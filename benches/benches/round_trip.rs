@@ -1,9 +1,10 @@
-//! What a request costs through client, proxy and endpoint, over in-memory pipes; and what reading the settings and
-//! applying params do.
+//! What a request costs through client, proxy and endpoint, over in-memory pipes, and on one connection by the proxy's
+//! engine and by hyper; and what reading the settings and applying params do.
 
-use benches::Chain;
+use benches::{Chain, Pair};
 use bytes::Bytes;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::future::join_all;
 use http_body_util::Full;
 use http_h2::{ClientParams, FlowControl, ServerParams};
 use proxy_http::{Connect, Server};
@@ -43,6 +44,23 @@ fn round_trips(c: &mut Criterion) {
     group.finish();
 }
 
+/// Both have the same params, a client and a server, and 128 bytes each way.
+fn engines(c: &mut Criterion) {
+    let runtime = runtime();
+    let pairs = [("h2", runtime.block_on(Pair::by_proxy())), ("hyper", runtime.block_on(Pair::by_hyper()))];
+    let mut group = c.benchmark_group("one_connection_in_memory");
+    let body = Bytes::from_static(&[b'x'; 128]);
+    for streams in [1, 8, 64] {
+        group.throughput(Throughput::Elements(streams));
+        for (engine, pair) in &pairs {
+            group.bench_function(BenchmarkId::new(*engine, streams), |b| {
+                b.iter(|| runtime.block_on(join_all((0..streams).map(|_| pair.echo(body.clone())))));
+            });
+        }
+    }
+    group.finish();
+}
+
 fn settings(c: &mut Criterion) {
     let env = HashMap::from([
         ("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:8080,127.0.0.1:8081"),
@@ -67,5 +85,5 @@ fn params(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, round_trips, params, settings);
+criterion_group!(benches, round_trips, engines, params, settings);
 criterion_main!(benches);

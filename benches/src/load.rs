@@ -18,11 +18,10 @@ use self::outcome::Recorder;
 use crate::timer::{Clock, Timer};
 use http::Response;
 use http_body_util::BodyExt as _;
-use hyper::{
-    body::Incoming,
-    client::conn::http2::{Builder, SendRequest},
-};
+use http_h2::{ClientParams, FlowControl};
+use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use proxy_http::hyper::client_builder;
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpStream,
@@ -94,13 +93,13 @@ impl Load {
     async fn connect(&self, tasks: &mut JoinSet<()>) -> io::Result<Client> {
         let io = TcpStream::connect(self.target).await?;
         io.set_nodelay(true)?;
-        let (client, connection) = Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(self.workload.client_window().unwrap_or(STREAM_WINDOW))
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_reset_streams(10_000)
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(io::Error::other)?;
+        let flow_control = Some(FlowControl::Fixed {
+            initial_stream_window_size: self.workload.client_window().unwrap_or(STREAM_WINDOW),
+            initial_connection_window_size: CONNECTION_WINDOW,
+        });
+        let params = ClientParams { flow_control, ..ClientParams::DEFAULT };
+        let builder = client_builder(&params, TokioExecutor::new()).map_err(io::Error::other)?;
+        let (client, connection) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
         // How a connection ends shows in its streams.
         tasks.spawn(async move { connection.await.unwrap_or_default() });
         Ok(client)

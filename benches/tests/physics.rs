@@ -164,12 +164,9 @@ async fn stalled_streams_that_fill_the_connection_window_starve_the_fast_one_of_
         let (near, far) = Link::new(SHORT, SHORT, Clock::Tokio).pair().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(serve_endpoint(far, Arc::default()));
-        let (client, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(65_536)
-            .initial_connection_window_size(4 * 65_536)
-            .handshake(TokioIo::new(near))
-            .await
-            .unwrap();
+        let params = ClientParams { flow_control: Some(fixed(65_536, 4 * 65_536)), ..ClientParams::DEFAULT };
+        let builder = proxy_http::hyper::client_builder(&params, TokioExecutor::new()).unwrap();
+        let (client, connection) = builder.handshake(TokioIo::new(near)).await.unwrap();
         tasks.spawn(async move { connection.await.unwrap_or_default() });
         let _stalled = stall(stalled, || client.clone().send_request(get(1 << 30))).await;
         let fast = client.clone().send_request(get(64 << 10)).await.unwrap().into_body();

@@ -6,40 +6,48 @@ use crate::{
 };
 use std::time::Duration;
 
-/// The stream window used where none is set: 65,535 bytes, RFC 9113's initial value (section 6.9.2).
+/// The stream window of [`FlowControl::DEFAULT`]: 65,535 bytes, as linkerd2-proxy has it and RFC 9113 (section 6.9.2).
 pub const DEFAULT_INITIAL_STREAM_WINDOW_SIZE: u32 = 65_535;
 
-/// The connection window used where none is set: 1,048,576 bytes.
+/// The connection window of [`FlowControl::DEFAULT`]: 1,048,576 bytes, as linkerd2-proxy has it.
 pub const DEFAULT_INITIAL_CONNECTION_WINDOW_SIZE: u32 = 1_048_576;
 
 /// Tunes the HTTP/2 connections that a server accepts.
 ///
-/// `None` leaves a setting to whoever builds a connection from this; each field says what `proxy-http` takes then.
+/// A setting that is `None` has the default that its field names.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct ServerParams {
-    /// How much a client may send before it is told that it may go on. `None`: fixed windows (1 MiB each).
+    /// How much a client may send before it is told that it may go on. `None`:
+    /// [fixed windows](Self::DEFAULT_FLOW_CONTROL), 1 MiB each.
     pub flow_control: Option<FlowControl>,
     /// PINGs that find dead clients, also while no stream is open. `None`: none are sent.
     pub keep_alive: Option<KeepAlive>,
-    /// SETTINGS_MAX_CONCURRENT_STREAMS: streams a client may have open at once; 0 admits none. `None`: 200.
+    /// SETTINGS_MAX_CONCURRENT_STREAMS: streams a client may have open at once; 0 admits none. `None`:
+    /// [200](Self::DEFAULT_MAX_CONCURRENT_STREAMS).
     pub max_concurrent_streams: Option<u32>,
-    /// SETTINGS_MAX_FRAME_SIZE: the largest frame accepted, in bytes, 16384..=16777215. `None`: 16384.
+    /// SETTINGS_MAX_FRAME_SIZE: the largest frame accepted, in bytes, 16384..=16777215. `None`:
+    /// [16384](Self::DEFAULT_MAX_FRAME_SIZE).
     pub max_frame_size: Option<u32>,
     /// SETTINGS_HEADER_TABLE_SIZE: the HPACK table a client may use, in bytes. `None`: 4096.
     pub header_table_size: Option<u32>,
     /// SETTINGS_MAX_HEADER_LIST_SIZE: the largest header list accepted, in bytes with 32 more a field; more is
-    /// answered with 431, and much more ends the connection: above four times as much, and above 64 KiB. `None`: 16384.
+    /// answered with 431, and much more ends the connection: above four times as much, and above 64 KiB. `None`:
+    /// [16384](Self::DEFAULT_MAX_HEADER_LIST_SIZE).
     pub max_header_list_size: Option<u32>,
     /// Streams that a client reset before they were accepted; one more ends the connection with ENHANCE_YOUR_CALM.
-    /// `None`: 200, as many as it may have open, so that it may cancel all of them at once.
+    /// `None`: [200](Self::DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS), as many as it may have open, so
+    /// that it may cancel all of them at once.
     pub max_pending_accept_reset_streams: Option<usize>,
     /// Streams this side has reset and still remembers, for five seconds, so that what a client had sent by then is not
-    /// taken for a protocol error. Each costs some 700 bytes. `None`: 10,000.
+    /// taken for a protocol error. Each costs some 700 bytes. `None`:
+    /// [10,000](Self::DEFAULT_MAX_CONCURRENT_RESET_STREAMS).
     pub max_concurrent_reset_streams: Option<usize>,
     /// Streams this side may reset over a connection's life because the client broke the protocol; one more ends the
-    /// connection with ENHANCE_YOUR_CALM, and half as many have it drained. `None`: 1024.
+    /// connection with ENHANCE_YOUR_CALM, and half as many have it drained. `None`:
+    /// [1024](Self::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS).
     pub max_local_error_reset_streams: Option<usize>,
-    /// Bytes buffered for sending on each stream before its source is held up. `None`: 400 KiB.
+    /// Bytes buffered for sending on each stream before its source is held up. `None`:
+    /// [400 KiB](Self::DEFAULT_MAX_SEND_BUF_SIZE).
     pub max_send_buf_size: Option<usize>,
     /// How old a connection may get, so that clients connect again and thereby elsewhere, too. `None`: any age.
     pub max_connection_age: Option<MaxConnectionAge>,
@@ -47,7 +55,7 @@ pub struct ServerParams {
     /// closes; above zero. PINGs do not count as use. `None`: as long as the client likes.
     pub max_connection_idle: Option<Duration>,
     /// How long a client may take nothing of a response that waits for its window, or less than 16 KiB, before the
-    /// stream is reset with CANCEL; above zero. `None`: 5 minutes.
+    /// stream is reset with CANCEL; above zero. `None`: [5 minutes](Self::DEFAULT_WRITE_STALL_TIMEOUT).
     pub write_stall_timeout: Option<Duration>,
     /// How long nothing may move on a stream, in either direction, before it is reset with CANCEL, or answered with 504
     /// where the response has not started; above zero. `None`: for ever, as streams of gRPC may well be silent.
@@ -58,33 +66,35 @@ pub struct ServerParams {
 
 /// Tunes the HTTP/2 connections that a client opens.
 ///
-/// `None` leaves a setting to whoever builds a connection from this; each field says what `proxy-http` takes then.
+/// A setting that is `None` has the default that its field names.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct ClientParams {
-    /// How much a server may send before it is told that it may go on. `None`: fixed windows (2 MiB a
-    /// stream, 5 MiB a connection).
+    /// How much a server may send before it is told that it may go on. `None`:
+    /// [fixed windows](Self::DEFAULT_FLOW_CONTROL), 2 MiB a stream and 5 MiB a connection.
     pub flow_control: Option<FlowControl>,
     /// PINGs that find dead servers. `None`: none are sent.
     pub keep_alive: Option<ClientKeepAlive>,
     /// Streams this side has reset and still remembers, for five seconds, so that late frames on them are not taken for
-    /// protocol errors. `None`: the engine's choice; h2 remembers 50, which cancelled requests on a shared connection
-    /// can exceed, so `proxy-http` uses 10,000.
+    /// protocol errors. `None`: [10,000](Self::DEFAULT_MAX_CONCURRENT_RESET_STREAMS); h2's own 50 can be exceeded by cancelled
+    /// requests on a shared connection.
     pub max_concurrent_reset_streams: Option<usize>,
     /// Streams this side may reset over a connection's life because the server broke the protocol; one more ends the
-    /// connection. `None`: 1024.
+    /// connection. `None`: [1024](Self::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS).
     pub max_local_error_reset_streams: Option<usize>,
-    /// SETTINGS_MAX_FRAME_SIZE: the largest frame accepted, in bytes, 16384..=16777215. `None`: 16384.
+    /// SETTINGS_MAX_FRAME_SIZE: the largest frame accepted, in bytes, 16384..=16777215. `None`:
+    /// [16384](Self::DEFAULT_MAX_FRAME_SIZE).
     pub max_frame_size: Option<u32>,
     /// SETTINGS_HEADER_TABLE_SIZE: the HPACK table a server may use, in bytes. `None`: 4096.
     pub header_table_size: Option<u32>,
     /// SETTINGS_MAX_HEADER_LIST_SIZE: the largest header or trailer list accepted, in bytes with 32 more a field. A
     /// response with more is malformed, and much more may end the connection: above four times as much, and above 64 KiB; what
-    /// is above that in trailers is left out. `None`: 65536.
+    /// is above that in trailers is left out. `None`:
+    /// [65536](Self::DEFAULT_MAX_HEADER_LIST_SIZE).
     pub max_header_list_size: Option<u32>,
-    /// Bytes buffered for sending on each stream before its source is held up. `None`: 1 MiB.
+    /// Bytes buffered for sending on each stream before its source is held up. `None`: [1 MiB](Self::DEFAULT_MAX_SEND_BUF_SIZE).
     pub max_send_buf_size: Option<usize>,
     /// How long a server may take nothing of a request that waits for its window, or less than 16 KiB, before the
-    /// stream is reset with CANCEL; above zero. `None`: 5 minutes.
+    /// stream is reset with CANCEL; above zero. `None`: [5 minutes](Self::DEFAULT_WRITE_STALL_TIMEOUT).
     pub write_stall_timeout: Option<Duration>,
 }
 
@@ -138,7 +148,27 @@ pub struct ClientKeepAlive {
 // === impl ServerParams ===
 
 impl ServerParams {
-    /// `ServerParams::default()`, usable in a `const`: everything is left to the engine.
+    /// Windows where [`flow_control`](Self::flow_control) is not set: 1 MiB each, as hyper's servers have.
+    pub const DEFAULT_FLOW_CONTROL: FlowControl =
+        FlowControl::Fixed { initial_stream_window_size: 1 << 20, initial_connection_window_size: 1 << 20 };
+    /// [`max_concurrent_streams`](Self::max_concurrent_streams) where it is not set.
+    pub const DEFAULT_MAX_CONCURRENT_STREAMS: u32 = 200;
+    /// [`max_frame_size`](Self::max_frame_size) where it is not set: the initial value of RFC 9113.
+    pub const DEFAULT_MAX_FRAME_SIZE: u32 = 16 << 10;
+    /// [`max_header_list_size`](Self::max_header_list_size) where it is not set.
+    pub const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
+    /// [`max_pending_accept_reset_streams`](Self::max_pending_accept_reset_streams) where it is not set.
+    pub const DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS: usize = Self::DEFAULT_MAX_CONCURRENT_STREAMS as usize;
+    /// [`max_concurrent_reset_streams`](Self::max_concurrent_reset_streams) where it is not set.
+    pub const DEFAULT_MAX_CONCURRENT_RESET_STREAMS: usize = 10_000;
+    /// [`max_local_error_reset_streams`](Self::max_local_error_reset_streams) where it is not set.
+    pub const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
+    /// [`max_send_buf_size`](Self::max_send_buf_size) where it is not set.
+    pub const DEFAULT_MAX_SEND_BUF_SIZE: usize = 400 << 10;
+    /// [`write_stall_timeout`](Self::write_stall_timeout) where it is not set.
+    pub const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+    /// `ServerParams::default()`, usable in a `const`: nothing is set, all is by default.
     pub const DEFAULT: Self = Self {
         flow_control: None,
         keep_alive: None,
@@ -203,7 +233,25 @@ impl ServerParams {
 // === impl ClientParams ===
 
 impl ClientParams {
-    /// `ClientParams::default()`, usable in a `const`: everything is left to the engine.
+    /// Windows where [`flow_control`](Self::flow_control) is not set: 2 MiB a stream and 5 MiB a connection, as hyper's
+    /// clients have.
+    pub const DEFAULT_FLOW_CONTROL: FlowControl =
+        FlowControl::Fixed { initial_stream_window_size: 2 << 20, initial_connection_window_size: 5 << 20 };
+    /// [`max_concurrent_reset_streams`](Self::max_concurrent_reset_streams) where it is not set.
+    pub const DEFAULT_MAX_CONCURRENT_RESET_STREAMS: usize = 10_000;
+    /// [`max_local_error_reset_streams`](Self::max_local_error_reset_streams) where it is not set.
+    pub const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
+    /// [`max_frame_size`](Self::max_frame_size) where it is not set: the initial value of RFC 9113.
+    pub const DEFAULT_MAX_FRAME_SIZE: u32 = 16 << 10;
+    /// [`max_header_list_size`](Self::max_header_list_size) where it is not set: four times that of servers, as h2
+    /// leaves out the fields of trailers that are above it.
+    pub const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 64 << 10;
+    /// [`max_send_buf_size`](Self::max_send_buf_size) where it is not set.
+    pub const DEFAULT_MAX_SEND_BUF_SIZE: usize = 1 << 20;
+    /// [`write_stall_timeout`](Self::write_stall_timeout) where it is not set.
+    pub const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+    /// `ClientParams::default()`, usable in a `const`: nothing is set, all is by default.
     pub const DEFAULT: Self = Self {
         flow_control: None,
         keep_alive: None,
@@ -274,7 +322,7 @@ impl ClientParams {
 // === impl FlowControl ===
 
 impl FlowControl {
-    /// Fixed windows of the default sizes.
+    /// linkerd2-proxy's fixed windows, which `app-env` starts from. Params whose flow control is not set have larger ones.
     pub const DEFAULT: Self = Self::Fixed {
         initial_stream_window_size: DEFAULT_INITIAL_STREAM_WINDOW_SIZE,
         initial_connection_window_size: DEFAULT_INITIAL_CONNECTION_WINDOW_SIZE,

@@ -8,10 +8,11 @@
 //!   and its errors carry the code to reset the other side's stream with.
 //! - [`Endpoints`] keeps connections to each of several targets, which may change, and chooses among them by load;
 //!   [`Proxy`] forwards requests to them, sends again what was not processed, and answers what cannot be forwarded.
+//! - [`mod@hyper`] has hyper's own HTTP/2 builders, and the same two services over them, from the same parameters.
 //! - [`Buffers`] bounds what all connections hold for readers that have stopped.
 //! - [`Stats`] counts what goes through, without locks.
 //!
-//! h2 does the protocol, hyper HTTP/1.1; none of their types is part of this interface.
+//! h2 does the protocol, hyper HTTP/1.1; none of their types is part of this interface but in [`mod@hyper`].
 //!
 //! # Examples
 //!
@@ -57,6 +58,7 @@ pub mod body;
 pub mod client;
 mod connection;
 pub mod http1;
+pub mod hyper;
 mod message;
 pub mod proxy;
 pub mod server;

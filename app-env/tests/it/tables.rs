@@ -2,6 +2,10 @@
 
 use crate::support::{add_needed, loaded, on, vars};
 use app_env::{PREFIX, markdown, variables};
+use http_h2::{
+    ClientParams, DEFAULT_INITIAL_CONNECTION_WINDOW_SIZE, DEFAULT_INITIAL_STREAM_WINDOW_SIZE, FlowControl, Protection,
+    ServerParams,
+};
 use std::collections::BTreeSet;
 
 #[test]
@@ -44,6 +48,42 @@ fn defaults_are_what_unset_variables_come_to() {
         };
         assert_eq!(setting.value.unwrap_or_else(|| "unset".to_owned()), default, "{}", setting.name);
     }
+}
+
+#[test]
+fn defaults_are_those_of_the_params() {
+    let size = |size: usize| u64::try_from(size).unwrap();
+    for (suffix, value) in [
+        ("SERVER_HTTP2_INITIAL_STREAM_WINDOW_SIZE", DEFAULT_INITIAL_STREAM_WINDOW_SIZE.into()),
+        ("SERVER_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE", DEFAULT_INITIAL_CONNECTION_WINDOW_SIZE.into()),
+        ("SERVER_HTTP2_MAX_CONCURRENT_STREAMS", ServerParams::DEFAULT_MAX_CONCURRENT_STREAMS.into()),
+        ("SERVER_HTTP2_MAX_FRAME_SIZE", ServerParams::DEFAULT_MAX_FRAME_SIZE.into()),
+        ("SERVER_HTTP2_MAX_HEADER_LIST_SIZE", ServerParams::DEFAULT_MAX_HEADER_LIST_SIZE.into()),
+        ("SERVER_HTTP2_MAX_PENDING_ACCEPT_RESET_STREAMS", size(ServerParams::DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS)),
+        ("SERVER_HTTP2_MAX_CONCURRENT_RESET_STREAMS", size(ServerParams::DEFAULT_MAX_CONCURRENT_RESET_STREAMS)),
+        ("SERVER_HTTP2_MAX_LOCAL_ERROR_RESET_STREAMS", size(ServerParams::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS)),
+        ("SERVER_HTTP2_MAX_SEND_BUF_SIZE", size(ServerParams::DEFAULT_MAX_SEND_BUF_SIZE)),
+        ("CONNECT_HTTP2_MAX_CONCURRENT_RESET_STREAMS", size(ClientParams::DEFAULT_MAX_CONCURRENT_RESET_STREAMS)),
+        ("CONNECT_HTTP2_MAX_LOCAL_ERROR_RESET_STREAMS", size(ClientParams::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS)),
+        ("CONNECT_HTTP2_MAX_FRAME_SIZE", ClientParams::DEFAULT_MAX_FRAME_SIZE.into()),
+        ("CONNECT_HTTP2_MAX_HEADER_LIST_SIZE", ClientParams::DEFAULT_MAX_HEADER_LIST_SIZE.into()),
+        ("CONNECT_HTTP2_MAX_SEND_BUF_SIZE", size(ClientParams::DEFAULT_MAX_SEND_BUF_SIZE)),
+    ] {
+        let found: Vec<_> = variables().filter(|variable| variable.name.ends_with(suffix)).collect();
+        assert_eq!(found.len(), 2, "{suffix}");
+        for variable in found {
+            let said = match variable.default.as_str() {
+                "unset" => variable.help.rsplit_once("unset: ").unwrap().1,
+                default => default,
+            };
+            assert_eq!(said, u64::to_string(&value), "{suffix}");
+        }
+    }
+    let inbound = loaded(&on([])).config.inbound.unwrap();
+    assert_eq!(inbound.server.write_stall_timeout, Some(ServerParams::DEFAULT_WRITE_STALL_TIMEOUT));
+    assert_eq!(inbound.server.protection, Protection::DEFAULT);
+    assert_eq!(inbound.connect.http2.write_stall_timeout, Some(ClientParams::DEFAULT_WRITE_STALL_TIMEOUT));
+    assert_eq!(inbound.connect.http2.flow_control, Some(FlowControl::DEFAULT));
 }
 
 #[test]

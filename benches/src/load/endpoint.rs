@@ -4,8 +4,10 @@ use super::{CONNECTION_WINDOW, Payload, STREAM_WINDOW, Workload, body::trailers}
 use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
-use hyper::{body::Incoming, server::conn::http2::Builder, service::service_fn};
+use http_h2::{FlowControl, ServerParams};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use proxy_http::hyper::server_builder;
 use std::{
     future::ready,
     io,
@@ -36,6 +38,17 @@ pub struct Endpoint {
     received: Arc<AtomicU64>,
     _tasks: JoinSet<()>,
 }
+
+/// Limits that never bind.
+const PARAMS: ServerParams = ServerParams {
+    flow_control: Some(FlowControl::Fixed {
+        initial_stream_window_size: STREAM_WINDOW,
+        initial_connection_window_size: CONNECTION_WINDOW,
+    }),
+    max_concurrent_streams: Some(100_000),
+    max_pending_accept_reset_streams: Some(100_000),
+    ..ServerParams::DEFAULT
+};
 
 type Answer = Response<UnsyncBoxBody<Bytes, hyper::Error>>;
 
@@ -82,14 +95,9 @@ where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let service = service_fn(move |req| answer(req, Arc::clone(&received)));
+    let builder = server_builder(&PARAMS, TokioExecutor::new()).expect("the params are in range");
     // How a connection ends shows at the client.
-    let _ = Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(100_000)
-        .max_pending_accept_reset_streams(100_000)
-        .serve_connection(TokioIo::new(io), service)
-        .await;
+    let _ = builder.serve_connection(TokioIo::new(io), service).await;
 }
 
 async fn answer(req: Request<Incoming>, received: Arc<AtomicU64>) -> Result<Answer, hyper::Error> {

@@ -1,10 +1,14 @@
-//! Proxies one request with `http-h2`, `app-env` and `proxy-http`, as a program of one's own would.
+//! Proxies requests with `http-h2`, `app-env` and `proxy-http`, as a program of one's own would: one of the crate's own
+//! client, one of a tower client by hyper, and one of plain hyper.
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{BoxError, Connect, Endpoints, IncomingBody, Proxy, Server, Stats, balance, proxy};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use proxy_http::{
+    BoxError, Connect, Endpoints, IncomingBody, Proxy, Server, Stats, balance, hyper as by_hyper, proxy,
+};
 use std::{collections::HashMap, convert::Infallible, future::pending, sync::Arc};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{ServiceExt as _, service_fn};
@@ -44,22 +48,44 @@ async fn main() -> Result<(), BoxError> {
     let stats = Arc::<Stats>::default();
     let proxy = Proxy::new(endpoints, limits, Arc::clone(&stats));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let proxy_addr = listener.local_addr()?;
+    let proxy_addr = listener.local_addr()?.to_string();
     let server = Server::new(&outbound.server)?;
     tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.expect("a loopback listener accepts");
-        server.serve(stream, proxy, pending()).await
+        loop {
+            let (stream, _) = listener.accept().await.expect("a loopback listener accepts");
+            let (server, proxy) = (server.clone(), proxy.clone());
+            tokio::spawn(async move { server.serve(stream, proxy, pending()).await });
+        }
     });
+    let tcp = service_fn(TcpStream::connect::<String>);
+    let params = ClientParams::DEFAULT;
+    let req = || Request::post("http://downstream.example/").body(Full::<Bytes>::new("hello".into()));
 
     // One request through it.
-    let connect = Connect::<_, Full<Bytes>>::new(service_fn(TcpStream::connect::<String>), &ClientParams::DEFAULT)?;
-    let client = connect.oneshot(proxy_addr.to_string()).await?;
-    let rsp = client.oneshot(Request::post("http://downstream.example/").body(Full::new("hello".into()))?).await?;
-    let status = rsp.status();
-    let body = rsp.into_body().collect().await?.to_bytes();
-    println!("{status}, {} bytes back; the proxy counted {} request", body.len(), stats.requests());
-    if body != "hello" || stats.requests() != 1 {
-        return Err("the request did not go through the proxy".into());
+    let client = Connect::<_, Full<Bytes>>::new(tcp, &params)?.oneshot(proxy_addr.clone()).await?;
+    let rsp = client.oneshot(req()?).await?;
+    check(rsp.into_body().collect().await?.to_bytes())?;
+
+    // One of a tower client whose connection is hyper's.
+    let client = by_hyper::Connect::<_, Full<Bytes>>::new(tcp, &params)?.oneshot(proxy_addr.clone()).await?;
+    let rsp = client.oneshot(req()?).await?;
+    check(rsp.into_body().collect().await?.to_bytes())?;
+
+    // One of plain hyper, with the same params.
+    let builder = by_hyper::client_builder(&params, TokioExecutor::new())?;
+    let (mut client, connection) = builder.handshake(TokioIo::new(TcpStream::connect(&proxy_addr).await?)).await?;
+    tokio::spawn(connection);
+    let rsp = client.send_request(req()?).await?;
+    check(rsp.into_body().collect().await?.to_bytes())?;
+
+    println!("the proxy counted {} requests", stats.requests());
+    if stats.requests() != 3 {
+        return Err("a request did not go through the proxy".into());
     }
     Ok(())
+}
+
+fn check(body: Bytes) -> Result<(), BoxError> {
+    println!("{} bytes back", body.len());
+    if body == "hello" { Ok(()) } else { Err("the endpoint sends another body back".into()) }
 }

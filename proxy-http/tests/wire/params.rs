@@ -1,16 +1,108 @@
-//! Each parameter's effect on the wire, seen by a peer that reads and writes frames.
+//! Each parameter's effect on the wire, seen by a peer that reads and writes frames: with the proxy's engine and with
+//! hyper.
 
 use crate::{
-    frames::{DATA, Frame, GET, GOAWAY, PING, POST, Peer, RST_STREAM},
-    support::{Endpoint, PROXY, Rig, collect, get, post},
+    frames::{DATA, Frame, GET, GOAWAY, HEADERS, PING, POST, Peer, RST_STREAM, SETTINGS},
+    raw::Opened,
+    support::{self, Endpoint, Opens, PROXY, Rig, collect, get, post},
 };
 use bytes::Bytes;
 use h2::Reason;
-use http::Response;
-use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, Protection, ServerParams};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{Either, Empty};
+use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
+use hyper::body::Incoming;
 use proxy_http::Buffers;
-use std::{future::poll_fn, time::Duration};
-use tokio::{io::AsyncWriteExt as _, time::Instant};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    future::{pending, poll_fn},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncWriteExt as _, DuplexStream},
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+use tower::Service as _;
+
+/// Makes each row a test with each engine. A row with two values says what differs, and why.
+macro_rules! effects {
+    ($($name:ident $(: proxy $proxy:expr, hyper $hyper:expr, because $why:literal)?;)*) => {
+        mod by_proxy {
+            use super::*;
+            $(
+                $(#[doc = $why])?
+                #[tokio::test(start_paused = true)]
+                async fn $name() {
+                    super::$name(Engine::Proxy $(, $proxy)?).await;
+                }
+            )*
+        }
+
+        mod by_hyper {
+            use super::*;
+            $(
+                $(#[doc = $why])?
+                #[tokio::test(start_paused = true)]
+                async fn $name() {
+                    super::$name(Engine::Hyper $(, $hyper)?).await;
+                }
+            )*
+        }
+    };
+}
+
+effects! {
+    server_announces_what_is_set;
+    server_without_params_has_the_documented_defaults;
+    client_announces_what_is_set;
+    client_without_params_has_the_documented_defaults;
+    adaptive_windows_start_at_65535_and_ping_on_data;
+    servers_stream_window_holds_a_client_up;
+    servers_connection_window_holds_all_streams_up;
+    clients_stream_window_holds_an_endpoint_up;
+    max_send_buf_size_bounds_what_waits_for_a_reader;
+    server_keep_alive_pings_and_closes;
+    client_keep_alive_pings_and_closes;
+    header_list_above_the_servers_limit_is_431;
+    header_list_far_above_the_servers_limit: proxy Outcome::Stream, hyper Outcome::Connection,
+        because "The proxy gives h2 a larger limit than it announces; hyper has one setter for both.";
+    header_list_above_the_clients_limit_is_502;
+    trailers_above_the_clients_limit: proxy Outcome::Stream, hyper Outcome::Cut,
+        because "h2 cuts trailers at its limit without an error; the proxy gives it a larger one and counts itself.";
+    resets_before_they_are_accepted_end_the_connection_at_the_limit;
+    protocol_errors_of_a_client_end_the_connection_at_the_limit;
+    protocol_errors_of_an_endpoint_end_the_connection_at_the_limit;
+    cancelled_requests_with_late_answers_do_not_end_the_shared_connection;
+    few_remembered_resets_end_the_connection_that_many_survive;
+    frames_above_the_limit_are_refused;
+    streams_above_the_limit_are_refused;
+    limits_of_time_on_connections_and_streams: proxy true, hyper false,
+        because "hyper has no setters for them.";
+}
+
+/// An engine that turns params into connections.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Engine {
+    Proxy,
+    Hyper,
+}
+
+/// A client's pipe, and the pipes toward the endpoint of the engine that forwards between them.
+struct Between {
+    client_io: Option<DuplexStream>,
+    endpoint_ios: Opened,
+}
+
+/// What ends for a message that is beyond a limit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Outcome {
+    Stream,
+    Connection,
+    /// Nothing, but the message is not whole.
+    Cut,
+}
 
 // Identifiers of settings, RFC 9113 section 6.5.2.
 const HEADER_TABLE_SIZE: u16 = 1;
@@ -22,8 +114,81 @@ const MAX_HEADER_LIST_SIZE: u16 = 6;
 const WINDOWS: Option<FlowControl> =
     Some(FlowControl::Fixed { initial_stream_window_size: 70_000, initial_connection_window_size: 200_000 });
 
-#[tokio::test]
-async fn server_announces_what_is_set() {
+// === impl Engine ===
+
+impl Engine {
+    fn between(self, server: &ServerParams, client: &ClientParams) -> Between {
+        self.buffering(server, client, Buffers::default())
+    }
+
+    fn buffering(self, server: &ServerParams, client: &ClientParams, buffers: Buffers) -> Between {
+        match self {
+            Self::Proxy => {
+                let Rig { client_io, endpoint_ios, .. } = Rig::buffering(server, client, PROXY, buffers);
+                Between { client_io, endpoint_ios }
+            }
+            Self::Hyper => Between::by_hyper(server, client),
+        }
+    }
+
+    /// A client of a server with these params, after the prefaces.
+    async fn client(self, params: &ServerParams) -> (Peer, BTreeMap<u16, u32>, Between) {
+        let mut between = self.between(params, &ClientParams::DEFAULT);
+        let (peer, settings) = Peer::greet(between.client_io.take().unwrap()).await;
+        (peer, settings, between)
+    }
+
+    /// A server of a client with these params, after the prefaces.
+    async fn server(self, params: &ClientParams) -> (Peer, BTreeMap<u16, u32>, Between) {
+        let mut between = self.between(&ServerParams::DEFAULT, params);
+        let mut peer = Peer(between.endpoint_ios.recv().await.unwrap());
+        let settings = peer.greeted().await;
+        peer.send(SETTINGS, 0, 0, &[]).await;
+        (peer, settings, between)
+    }
+}
+
+// === impl Between ===
+
+impl Between {
+    /// A server of hyper's that forwards to a connection of hyper's, and answers 502 for what fails.
+    fn by_hyper(server: &ServerParams, client: &ClientParams) -> Self {
+        let (opened, endpoint_ios) = mpsc::unbounded_channel();
+        let server = proxy_http::hyper::Server::new(server).unwrap();
+        let mut connect = proxy_http::hyper::Connect::new(Opens(opened), client).unwrap();
+        let (client_io, server_io) = tokio::io::duplex(1 << 20);
+        tokio::spawn(async move {
+            let client = connect.call("endpoint").await.unwrap();
+            let forward = tower::service_fn(move |req: Request<Incoming>| {
+                let response = client.clone().call(req);
+                async move {
+                    Ok::<_, Infallible>(response.await.map_or_else(
+                        |_| {
+                            let mut rsp = Response::new(Either::Right(Empty::<Bytes>::new()));
+                            *rsp.status_mut() = StatusCode::BAD_GATEWAY;
+                            rsp
+                        },
+                        |rsp| rsp.map(Either::Left),
+                    ))
+                }
+            });
+            server.serve(server_io, forward, pending()).await
+        });
+        Self { client_io: Some(client_io), endpoint_ios: Opened::new(endpoint_ios) }
+    }
+
+    /// The client's end of its connection, with large windows.
+    async fn client(&mut self) -> h2::client::SendRequest<Bytes> {
+        support::client(self.client_io.take().unwrap()).await
+    }
+
+    /// The next connection toward the endpoint.
+    async fn endpoint(&mut self) -> Endpoint {
+        Endpoint::accept(self.endpoint_ios.recv().await.unwrap()).await
+    }
+}
+
+async fn server_announces_what_is_set(engine: Engine) {
     let params = ServerParams {
         flow_control: WINDOWS,
         max_concurrent_streams: Some(7),
@@ -32,7 +197,7 @@ async fn server_announces_what_is_set() {
         max_header_list_size: Some(9_000),
         ..ServerParams::DEFAULT
     };
-    let (mut peer, settings, _rig) = Peer::client(&params).await;
+    let (mut peer, settings, _rig) = engine.client(&params).await;
     assert_eq!(settings[&INITIAL_WINDOW_SIZE], 70_000);
     assert_eq!(settings[&MAX_CONCURRENT_STREAMS], 7);
     assert_eq!(settings[&MAX_FRAME_SIZE], 20_000);
@@ -41,17 +206,32 @@ async fn server_announces_what_is_set() {
     assert_eq!(peer.connection_window().await, 200_000);
 }
 
-#[tokio::test]
-async fn server_without_params_keeps_the_engines_defaults() {
-    let (mut peer, settings, _rig) = Peer::client(&ServerParams::DEFAULT).await;
+async fn server_without_params_has_the_documented_defaults(engine: Engine) {
+    let (mut peer, settings, _rig) = engine.client(&ServerParams::DEFAULT).await;
     assert_eq!(settings[&MAX_CONCURRENT_STREAMS], 200, "unset is not unlimited");
-    assert_eq!(settings[&INITIAL_WINDOW_SIZE], 1 << 20);
-    assert_eq!(settings[&MAX_HEADER_LIST_SIZE], 16 << 10);
-    assert_eq!(peer.connection_window().await, 1 << 20);
+    assert_eq!(settings[&MAX_CONCURRENT_STREAMS], ServerParams::DEFAULT_MAX_CONCURRENT_STREAMS);
+    assert_eq!(settings[&MAX_HEADER_LIST_SIZE], ServerParams::DEFAULT_MAX_HEADER_LIST_SIZE);
+    assert_eq!(settings.get(&MAX_FRAME_SIZE).copied().unwrap_or(16_384), ServerParams::DEFAULT_MAX_FRAME_SIZE);
+    assert_eq!(settings.get(&HEADER_TABLE_SIZE), None);
+    assert_eq!(windows(&settings, &mut peer).await, ServerParams::DEFAULT_FLOW_CONTROL);
 }
 
-#[tokio::test]
-async fn client_announces_what_is_set() {
+async fn windows(settings: &BTreeMap<u16, u32>, peer: &mut Peer) -> FlowControl {
+    FlowControl::Fixed {
+        initial_stream_window_size: settings[&INITIAL_WINDOW_SIZE],
+        initial_connection_window_size: peer.connection_window().await,
+    }
+}
+
+async fn client_without_params_has_the_documented_defaults(engine: Engine) {
+    let (mut peer, settings, _rig) = engine.server(&ClientParams::DEFAULT).await;
+    assert_eq!(settings[&MAX_HEADER_LIST_SIZE], ClientParams::DEFAULT_MAX_HEADER_LIST_SIZE);
+    assert_eq!(settings.get(&MAX_FRAME_SIZE).copied().unwrap_or(16_384), ClientParams::DEFAULT_MAX_FRAME_SIZE);
+    assert_eq!(settings.get(&HEADER_TABLE_SIZE), None);
+    assert_eq!(windows(&settings, &mut peer).await, ClientParams::DEFAULT_FLOW_CONTROL);
+}
+
+async fn client_announces_what_is_set(engine: Engine) {
     let params = ClientParams {
         flow_control: WINDOWS,
         max_frame_size: Some(20_000),
@@ -59,7 +239,7 @@ async fn client_announces_what_is_set() {
         max_header_list_size: Some(9_000),
         ..ClientParams::DEFAULT
     };
-    let (mut peer, settings, _rig) = Peer::server(&params).await;
+    let (mut peer, settings, _rig) = engine.server(&params).await;
     assert_eq!(settings[&INITIAL_WINDOW_SIZE], 70_000);
     assert_eq!(settings[&MAX_FRAME_SIZE], 20_000);
     assert_eq!(settings[&HEADER_TABLE_SIZE], 1_000);
@@ -67,10 +247,9 @@ async fn client_announces_what_is_set() {
     assert_eq!(peer.connection_window().await, 200_000);
 }
 
-#[tokio::test]
-async fn adaptive_windows_start_at_65535_and_ping_on_data() {
+async fn adaptive_windows_start_at_65535_and_ping_on_data(engine: Engine) {
     let server = ServerParams { flow_control: Some(FlowControl::Adaptive), ..ServerParams::DEFAULT };
-    let (mut peer, settings, mut rig) = Peer::client(&server).await;
+    let (mut peer, settings, mut rig) = engine.client(&server).await;
     assert_eq!(settings.get(&INITIAL_WINDOW_SIZE).copied().unwrap_or(65_535), 65_535);
     // HEADERS with END_HEADERS: POST http / of the static table; then DATA.
     peer.send(1, 4, 1, POST).await;
@@ -81,7 +260,7 @@ async fn adaptive_windows_start_at_65535_and_ping_on_data() {
     assert!(peer.until(PING).await.is_some());
 
     let client = ClientParams { flow_control: Some(FlowControl::Adaptive), ..ClientParams::DEFAULT };
-    let (mut peer, settings, mut rig) = Peer::server(&client).await;
+    let (mut peer, settings, mut rig) = engine.server(&client).await;
     assert_eq!(settings.get(&INITIAL_WINDOW_SIZE).copied().unwrap_or(65_535), 65_535);
     let mut client = rig.client().await;
     let (_response, _) = client.send_request(get(), true).unwrap();
@@ -97,9 +276,7 @@ async fn taken(stream: &mut h2::SendStream<Bytes>, size: usize) -> usize {
     stream.reserve_capacity(size);
     let mut taken = 0;
     // What is to come has come when nothing has for this long, in paused time.
-    while let Ok(Some(Ok(_))) =
-        tokio::time::timeout(Duration::from_secs(1), poll_fn(|cx| stream.poll_capacity(cx))).await
-    {
+    while let Ok(Some(Ok(_))) = timeout(Duration::from_secs(1), poll_fn(|cx| stream.poll_capacity(cx))).await {
         let n = stream.capacity();
         stream.send_data(vec![0; n].into(), false).unwrap();
         taken += n;
@@ -108,11 +285,10 @@ async fn taken(stream: &mut h2::SendStream<Bytes>, size: usize) -> usize {
     taken
 }
 
-#[tokio::test(start_paused = true)]
-async fn servers_stream_window_holds_a_client_up() {
+async fn servers_stream_window_holds_a_client_up(engine: Engine) {
     let server = ServerParams { flow_control: WINDOWS, ..ServerParams::DEFAULT };
     let client = ClientParams { max_send_buf_size: Some(1), ..ClientParams::DEFAULT };
-    let mut rig = Rig::new(&server, &client, PROXY);
+    let mut rig = engine.between(&server, &client);
     let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
     let (_response, mut stream) = client.send_request(post(), false).unwrap();
     let asked = endpoint.asked().await;
@@ -122,12 +298,11 @@ async fn servers_stream_window_holds_a_client_up() {
     drop(asked);
 }
 
-#[tokio::test(start_paused = true)]
-async fn servers_connection_window_holds_all_streams_up() {
+async fn servers_connection_window_holds_all_streams_up(engine: Engine) {
     let server = ServerParams { flow_control: WINDOWS, ..ServerParams::DEFAULT };
     let client = ClientParams { max_send_buf_size: Some(1), ..ClientParams::DEFAULT };
     // Where there is no room for streams that stall beside the window.
-    let mut rig = Rig::buffering(&server, &client, PROXY, Buffers::new(0));
+    let mut rig = engine.buffering(&server, &client, Buffers::new(0));
     let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
     let mut total = 0;
     let mut open = Vec::new();
@@ -141,11 +316,10 @@ async fn servers_connection_window_holds_all_streams_up() {
     assert!((200_000..=200_000 + 65_535 + 9 * 16_384).contains(&total), "{total}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn clients_stream_window_holds_an_endpoint_up() {
+async fn clients_stream_window_holds_an_endpoint_up(engine: Engine) {
     let client = ClientParams { flow_control: WINDOWS, ..ClientParams::DEFAULT };
     let server = ServerParams { max_send_buf_size: Some(1), ..ServerParams::DEFAULT };
-    let mut rig = Rig::new(&server, &client, PROXY);
+    let mut rig = engine.between(&server, &client);
     let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
     let (response, _) = client.send_request(get(), true).unwrap();
     let mut body = endpoint.asked().await.answer();
@@ -154,12 +328,11 @@ async fn clients_stream_window_holds_an_endpoint_up() {
     drop(response);
 }
 
-#[tokio::test(start_paused = true)]
-async fn max_send_buf_size_bounds_what_waits_for_a_reader() {
+async fn max_send_buf_size_bounds_what_waits_for_a_reader(engine: Engine) {
     let mut totals = Vec::new();
     for size in [1, 600_000] {
         let server = ServerParams { max_send_buf_size: Some(size), ..ServerParams::DEFAULT };
-        let mut rig = Rig::new(&server, &ClientParams::DEFAULT, PROXY);
+        let mut rig = engine.between(&server, &ClientParams::DEFAULT);
         // A client with the largest windows that never reads from its socket: only buffers hold data back.
         let (mut client, connection) = h2::client::Builder::new()
             .initial_window_size((1 << 31) - 1)
@@ -169,7 +342,7 @@ async fn max_send_buf_size_bounds_what_waits_for_a_reader() {
             .unwrap();
         let (response, _) = client.send_request(get(), true).unwrap();
         let mut connection = Box::pin(connection);
-        assert!(tokio::time::timeout(Duration::from_millis(1), &mut connection).await.is_err());
+        assert!(timeout(Duration::from_millis(1), &mut connection).await.is_err());
         let mut endpoint = rig.endpoint().await;
         let mut body = endpoint.asked().await.answer();
         totals.push(taken(&mut body, 8 << 20).await);
@@ -180,10 +353,9 @@ async fn max_send_buf_size_bounds_what_waits_for_a_reader() {
     assert!((600_000 - 16_384..3 * 600_000).contains(&more), "{totals:?}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn server_keep_alive_pings_and_closes() {
+async fn server_keep_alive_pings_and_closes(engine: Engine) {
     let keep_alive = Some(KeepAlive { interval: Duration::from_secs(10), timeout: Duration::from_secs(3) });
-    let (mut peer, ..) = Peer::client(&ServerParams { keep_alive, ..ServerParams::DEFAULT }).await;
+    let (mut peer, _, _rig) = engine.client(&ServerParams { keep_alive, ..ServerParams::DEFAULT }).await;
     let started = Instant::now();
     assert!(peer.until(PING).await.is_some(), "also without a stream");
     assert_eq!(started.elapsed().as_secs(), 10);
@@ -191,13 +363,12 @@ async fn server_keep_alive_pings_and_closes() {
     assert_eq!(started.elapsed().as_secs(), 13);
 }
 
-#[tokio::test(start_paused = true)]
-async fn client_keep_alive_pings_and_closes() {
+async fn client_keep_alive_pings_and_closes(engine: Engine) {
     let keep_alive = |while_idle| {
         let (interval, timeout) = (Duration::from_secs(10), Duration::from_secs(3));
         ClientParams { keep_alive: Some(ClientKeepAlive { interval, timeout, while_idle }), ..ClientParams::DEFAULT }
     };
-    let (mut peer, _, mut rig) = Peer::server(&keep_alive(true)).await;
+    let (mut peer, _, mut rig) = engine.server(&keep_alive(true)).await;
     let _client = rig.client().await;
     let started = Instant::now();
     assert!(peer.until(PING).await.is_some());
@@ -205,18 +376,17 @@ async fn client_keep_alive_pings_and_closes() {
     while peer.frame().await.is_some() {}
     assert_eq!(started.elapsed().as_secs(), 13);
 
-    let (mut peer, _, mut rig) = Peer::server(&keep_alive(false)).await;
+    let (mut peer, _, mut rig) = engine.server(&keep_alive(false)).await;
     let mut client = rig.client().await;
     let hour = Duration::from_secs(3_600);
-    assert!(tokio::time::timeout(hour, peer.until(PING)).await.is_err(), "idle connections are left alone");
+    assert!(timeout(hour, peer.until(PING)).await.is_err(), "idle connections are left alone");
     let (_response, _) = client.send_request(get(), true).unwrap();
-    assert!(tokio::time::timeout(hour, peer.until(PING)).await.unwrap().is_some());
+    assert!(timeout(hour, peer.until(PING)).await.unwrap().is_some());
 }
 
-#[tokio::test]
-async fn header_list_above_the_servers_limit_is_431() {
+async fn header_list_above_the_servers_limit_is_431(engine: Engine) {
     let server = ServerParams { max_header_list_size: Some(1_000), ..ServerParams::DEFAULT };
-    let mut rig = Rig::new(&server, &ClientParams::DEFAULT, PROXY);
+    let mut rig = engine.between(&server, &ClientParams::DEFAULT);
     let mut client = rig.client().await;
     let mut req = get();
     req.headers_mut().insert("large", "x".repeat(2_000).parse().unwrap());
@@ -224,11 +394,42 @@ async fn header_list_above_the_servers_limit_is_431() {
     assert_eq!(response.await.unwrap().status(), 431);
 }
 
-#[tokio::test]
-async fn header_list_above_the_clients_limit_is_502() {
+async fn header_list_far_above_the_servers_limit(engine: Engine, expected: Outcome) {
+    let server = ServerParams { max_header_list_size: Some(1_000), ..ServerParams::DEFAULT };
+    let mut rig = engine.between(&server, &ClientParams::DEFAULT);
+    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+    let (other, _) = client.send_request(get(), true).unwrap();
+    let mut asked = endpoint.asked().await;
+    let mut req = get();
+    req.headers_mut().insert("large", "x".repeat(30_000).parse().unwrap());
+    let (response, _) = client.send_request(req, true).unwrap();
+    let response = response.await.map(|rsp| rsp.status().as_u16());
+    let _ = asked.respond.send_response(Response::new(()), true);
+    match expected {
+        Outcome::Stream => assert_eq!((response.unwrap(), other.await.unwrap().status().as_u16()), (431, 200)),
+        _ => assert!(response.is_err() && other.await.is_err()),
+    }
+}
+
+async fn trailers_above_the_clients_limit(engine: Engine, expected: Outcome) {
+    let client = ClientParams { max_header_list_size: Some(1_000), ..ClientParams::DEFAULT };
+    let mut rig = engine.between(&ServerParams::DEFAULT, &client);
+    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+    let (response, _) = client.send_request(get(), true).unwrap();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("large", "x".repeat(2_000).parse().unwrap());
+    endpoint.asked().await.answer().send_trailers(trailers).unwrap();
+    let message = async { collect(response.await?.body_mut()).await };
+    match expected {
+        Outcome::Cut => assert_eq!(message.await.unwrap(), (Vec::new(), Some(HeaderMap::new()))),
+        _ => assert!(message.await.is_err()),
+    }
+}
+
+async fn header_list_above_the_clients_limit_is_502(engine: Engine) {
     for (limit, status) in [(1_000, 502), (10_000, 200)] {
         let client = ClientParams { max_header_list_size: Some(limit), ..ClientParams::DEFAULT };
-        let mut rig = Rig::new(&ServerParams::DEFAULT, &client, PROXY);
+        let mut rig = engine.between(&ServerParams::DEFAULT, &client);
         let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
         let (response, _) = client.send_request(get(), true).unwrap();
         let head = Response::builder().header("large", "x".repeat(2_000)).body(()).unwrap();
@@ -237,11 +438,10 @@ async fn header_list_above_the_clients_limit_is_502() {
     }
 }
 
-#[tokio::test]
-async fn resets_before_they_are_accepted_end_the_connection_at_the_limit() {
+async fn resets_before_they_are_accepted_end_the_connection_at_the_limit(engine: Engine) {
     for (limit, ends) in [(3, true), (20, false)] {
         let params = ServerParams { max_pending_accept_reset_streams: Some(limit), ..ServerParams::DEFAULT };
-        let (mut peer, _, mut rig) = Peer::client(&params).await;
+        let (mut peer, _, mut rig) = engine.client(&params).await;
         let mut frames = Vec::new();
         for stream in (1_u32..).step_by(2).take(10) {
             frames.extend([0, 0, 3, 1, 5]);
@@ -263,10 +463,9 @@ async fn resets_before_they_are_accepted_end_the_connection_at_the_limit() {
     }
 }
 
-#[tokio::test]
-async fn protocol_errors_of_a_client_end_the_connection_at_the_limit() {
+async fn protocol_errors_of_a_client_end_the_connection_at_the_limit(engine: Engine) {
     let params = ServerParams { max_local_error_reset_streams: Some(3), ..ServerParams::DEFAULT };
-    let (mut peer, ..) = Peer::client(&params).await;
+    let (mut peer, _, _rig) = engine.client(&params).await;
     for stream in (1..).step_by(2).take(10) {
         // HEADERS with END_STREAM: POST http / with content-length: 5, but there is no body.
         peer.send(1, 5, stream, &[0x83, 0x86, 0x84, 0x0f, 0x0d, 1, b'5']).await;
@@ -274,10 +473,9 @@ async fn protocol_errors_of_a_client_end_the_connection_at_the_limit() {
     assert_eq!(peer.go_away().await, Reason::ENHANCE_YOUR_CALM);
 }
 
-#[tokio::test]
-async fn protocol_errors_of_an_endpoint_end_the_connection_at_the_limit() {
+async fn protocol_errors_of_an_endpoint_end_the_connection_at_the_limit(engine: Engine) {
     let params = ClientParams { max_local_error_reset_streams: Some(3), ..ClientParams::DEFAULT };
-    let (mut peer, _, mut rig) = Peer::server(&params).await;
+    let (mut peer, _, mut rig) = engine.server(&params).await;
     let mut client = rig.client().await;
     let mut responses = Vec::new();
     // All before the first answer, or else another connection takes the later ones.
@@ -292,12 +490,11 @@ async fn protocol_errors_of_an_endpoint_end_the_connection_at_the_limit() {
     assert_eq!(peer.go_away().await, Reason::ENHANCE_YOUR_CALM);
 }
 
-#[tokio::test]
-async fn cancelled_requests_with_late_answers_do_not_end_the_shared_connection() {
+async fn cancelled_requests_with_late_answers_do_not_end_the_shared_connection(engine: Engine) {
     // This client alone would not be let.
     let protection = Protection { max_premature_resets: 2_000, ..Protection::DEFAULT };
     let server = ServerParams { protection, ..ServerParams::DEFAULT };
-    let mut rig = Rig::new(&server, &ClientParams::DEFAULT, PROXY);
+    let mut rig = engine.between(&server, &ClientParams::DEFAULT);
     let mut client = rig.client().await;
     let mut endpoint = Endpoint::accept(rig.endpoint_ios.recv().await.unwrap()).await;
     let mut late = Vec::new();
@@ -317,15 +514,14 @@ async fn cancelled_requests_with_late_answers_do_not_end_the_shared_connection()
     assert!(rig.endpoint_ios.try_recv().is_err(), "no second connection");
 }
 
-#[tokio::test]
-async fn few_remembered_resets_end_the_connection_that_many_survive() {
+async fn few_remembered_resets_end_the_connection_that_many_survive(engine: Engine) {
     for (remembered, survives) in [(0, false), (100, true)] {
         let params = ClientParams {
             max_concurrent_reset_streams: Some(remembered),
             max_local_error_reset_streams: Some(5),
             ..ClientParams::DEFAULT
         };
-        let (mut peer, _, mut rig) = Peer::server(&params).await;
+        let (mut peer, _, mut rig) = engine.server(&params).await;
         let mut client = rig.client().await;
         for stream in (1..).step_by(2).take(20) {
             let (response, mut body) = client.send_request(get(), true).unwrap();
@@ -355,11 +551,10 @@ async fn few_remembered_resets_end_the_connection_that_many_survive() {
     }
 }
 
-#[tokio::test]
-async fn frames_above_the_limit_are_refused() {
+async fn frames_above_the_limit_are_refused(engine: Engine) {
     for (limit, ends) in [(None, true), (Some(20_000), false)] {
         let (mut peer, _, mut rig) =
-            Peer::client(&ServerParams { max_frame_size: limit, ..ServerParams::DEFAULT }).await;
+            engine.client(&ServerParams { max_frame_size: limit, ..ServerParams::DEFAULT }).await;
         peer.send(1, 4, 1, POST).await;
         peer.send(DATA, 1, 1, &[0; 16_385]).await;
         if ends {
@@ -372,20 +567,101 @@ async fn frames_above_the_limit_are_refused() {
     }
 }
 
-#[tokio::test]
-async fn streams_above_the_limit_are_refused() {
+async fn streams_above_the_limit_are_refused(engine: Engine) {
     let params = ServerParams { max_concurrent_streams: Some(1), ..ServerParams::DEFAULT };
-    let (mut peer, ..) = Peer::client(&params).await;
+    let (mut peer, _, _rig) = engine.client(&params).await;
     peer.send(1, 5, 1, GET).await;
     peer.send(1, 5, 3, GET).await;
     let code = peer.until(RST_STREAM).await.unwrap();
     assert_eq!(Reason::from(u32::from_be_bytes(code.try_into().unwrap())), Reason::REFUSED_STREAM);
 }
 
+/// For each of them, whether a client is told anything within an hour.
+async fn limits_of_time_on_connections_and_streams(engine: Engine, are_kept: bool) {
+    let time = Duration::from_secs(10);
+    let params = ServerParams::DEFAULT;
+    let age = Some(MaxConnectionAge { age: time, grace: time });
+    for (name, params, asks) in [
+        ("max_connection_age", ServerParams { max_connection_age: age, ..params }, true),
+        ("max_connection_idle", ServerParams { max_connection_idle: Some(time), ..params }, false),
+        ("stream_idle_timeout", ServerParams { stream_idle_timeout: Some(time), ..params }, true),
+        ("write_stall_timeout", ServerParams { write_stall_timeout: Some(time), ..params }, true),
+    ] {
+        let (mut peer, _, mut rig) = engine.client(&params).await;
+        let mut endpoint = rig.endpoint().await;
+        let open = if asks {
+            // No window: INITIAL_WINDOW_SIZE 0.
+            peer.send(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
+            peer.send(HEADERS, 5, 1, GET).await;
+            let mut asked = endpoint.asked().await;
+            let mut body = asked.answer();
+            body.send_data("waits".into(), false).unwrap();
+            assert!(peer.until(HEADERS).await.is_some());
+            Some((asked, body))
+        } else {
+            None
+        };
+        let told = timeout(Duration::from_secs(3_600), async {
+            loop {
+                match peer.frame().await {
+                    Some(Frame { kind: RST_STREAM | GOAWAY, .. }) | None => return,
+                    Some(_) => {}
+                }
+            }
+        });
+        assert_eq!(told.await.is_ok(), are_kept, "{name}");
+        drop(open);
+    }
+}
+
 #[test]
 fn params_out_of_range_are_refused() {
-    use proxy_http::{Connect, IncomingBody, Server};
-    assert!(Server::new(&ServerParams { max_frame_size: Some(4), ..ServerParams::DEFAULT }).is_err());
-    let bad = ClientParams { max_frame_size: Some(4), ..ClientParams::DEFAULT };
-    assert!(Connect::<_, IncomingBody>::new((), &bad).is_err());
+    use proxy_http::{IncomingBody, hyper};
+    let server = ServerParams { max_frame_size: Some(4), ..ServerParams::DEFAULT };
+    assert!(proxy_http::Server::new(&server).is_err());
+    assert!(hyper::Server::new(&server).is_err());
+    let client = ClientParams { max_frame_size: Some(4), ..ClientParams::DEFAULT };
+    assert!(proxy_http::Connect::<_, IncomingBody>::new((), &client).is_err());
+    assert!(hyper::Connect::<_, IncomingBody>::new((), &client).is_err());
+}
+
+/// hyper and h2 assert some of these when they are set, some on each connection.
+#[tokio::test(start_paused = true)]
+async fn hyper_takes_all_that_is_in_range() {
+    let flow_control =
+        |size| Some(FlowControl::Fixed { initial_stream_window_size: size, initial_connection_window_size: size });
+    for (window, frame, any, above_zero, time) in
+        [(1, 16_384, 0, 1, Duration::from_nanos(1)), ((1 << 31) - 1, (1 << 24) - 1, u32::MAX, u32::MAX, Duration::MAX)]
+    {
+        let (any_size, send_buf) = (Some(any as usize), Some(above_zero as usize));
+        let server = ServerParams {
+            flow_control: flow_control(window),
+            // What is answered after a nanosecond is answered too late.
+            keep_alive: Some(KeepAlive { interval: time, timeout: Duration::MAX }),
+            max_concurrent_streams: Some(any.max(1)),
+            max_frame_size: Some(frame),
+            header_table_size: Some(any),
+            max_header_list_size: Some(u32::MAX),
+            max_pending_accept_reset_streams: any_size,
+            max_local_error_reset_streams: any_size,
+            max_send_buf_size: send_buf,
+            ..ServerParams::DEFAULT
+        };
+        let client = ClientParams {
+            flow_control: flow_control(window),
+            keep_alive: Some(ClientKeepAlive { interval: time, timeout: Duration::MAX, while_idle: true }),
+            max_concurrent_reset_streams: any_size,
+            max_local_error_reset_streams: any_size,
+            max_frame_size: Some(frame),
+            header_table_size: Some(any),
+            max_header_list_size: Some(u32::MAX),
+            max_send_buf_size: send_buf,
+            ..ClientParams::DEFAULT
+        };
+        let mut between = Between::by_hyper(&server, &client);
+        let (mut client, mut endpoint) = (between.client().await, between.endpoint().await);
+        let (response, _) = client.send_request(get(), true).unwrap();
+        endpoint.asked().await.answer().send_data("whole".into(), true).unwrap();
+        assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0, b"whole");
+    }
 }
