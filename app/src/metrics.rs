@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use proxy_http::{
-    Buffers, Endpoints, Stats,
+    BufferLimit, Endpoints, Stats,
     balance::endpoint::{State, Status},
     proxy::Limits,
     stats::{LATENCY_BUCKETS, Latency, Limit, Peer, ResetCode, StreamLimit, Transport},
@@ -35,7 +35,7 @@ struct Direction {
     endpoints: Vec<Endpoints>,
     names: Names,
     limits: Arc<Limits>,
-    buffers: Arc<Buffers>,
+    buffers: Arc<BufferLimit>,
     tls: Tls,
 }
 

@@ -10,7 +10,7 @@ use crate::{
 };
 use app_env::{Config, Direction, Loaded};
 use proxy_http::{
-    Buffers, Server,
+    BufferLimit, Server,
     balance::{self, breaker},
     http1,
     proxy::{self, retry},
@@ -104,7 +104,7 @@ impl Process {
                 drop_request_trailers: direction.connect.drop_request_trailers,
                 retry: retry_params(&direction.http_retry),
             }));
-            let buffers = Arc::new(Buffers::new(direction.max_buffered_bytes));
+            let buffers = Arc::new(BufferLimit::new(direction.max_buffered_bytes));
             let http1 = http1::Params {
                 header_read_timeout: direction.server_http1_header_read_timeout,
                 https: tls.server.is_some(),

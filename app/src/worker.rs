@@ -9,7 +9,7 @@ use crate::{
 };
 use app_env::{Direction, EndpointProtocol, TcpParams};
 use proxy_http::{
-    Buffers, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance, client::EndpointLog,
+    BufferLimit, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance, client::EndpointLog,
     proxy::Limits, server, stats::Peer,
 };
 use std::{
@@ -43,7 +43,7 @@ pub(crate) struct Worker {
 pub(crate) struct Plan {
     pub(crate) direction: Arc<Direction>,
     pub(crate) limits: Arc<Limits>,
-    pub(crate) buffers: Arc<Buffers>,
+    pub(crate) buffers: Arc<BufferLimit>,
     pub(crate) server: Server,
     pub(crate) endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
     pub(crate) names: Names,

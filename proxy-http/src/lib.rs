@@ -9,7 +9,7 @@
 //! - [`Endpoints`] keeps connections to each of several targets, which may change, and chooses among them by load;
 //!   [`Proxy`] forwards requests to them, sends again what was not processed, and answers what cannot be forwarded.
 //! - [`mod@hyper`] has hyper's own HTTP/2 builders, and the same two services over them, from the same parameters.
-//! - [`Buffers`] bounds what all connections hold for readers that have stopped.
+//! - [`BufferLimit`] bounds what all connections hold for readers that have stopped.
 //! - [`Stats`] counts what goes through, without locks.
 //!
 //! h2 does the protocol, hyper HTTP/1.1; none of their types is part of this interface but in [`mod@hyper`].
@@ -67,7 +67,7 @@ pub mod stats;
 pub use balance::{Endpoint, Endpoints};
 pub use body::{IncomingBody, Replay};
 pub use client::{Connect, SendRequest};
-pub use connection::window_credit::Buffers;
+pub use connection::window_credit::BufferLimit;
 pub use proxy::Proxy;
 pub use server::{Protocol, Server};
 pub use stats::Stats;

@@ -6,12 +6,12 @@ use crate::{
         breaker::Breaker,
         choice::Start,
         endpoint::Status,
-        keeper::Keeper,
+        endpoint_task::EndpointTask,
         load::Load,
-        nodes::{Health, Node, State, Task},
         params::Params,
         queue::{Queue, Ticket},
         shared::{Attempt, Shared, UNPOISONED},
+        state::{EndpointState, Health, State, Task},
     },
     client::send_request::Outgoing,
     connection::now::now,
@@ -111,7 +111,7 @@ impl Endpoints {
     /// Whether an endpoint is connected.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.shared.lock().nodes.iter().any(Node::is_ready)
+        self.shared.lock().nodes.iter().any(EndpointState::is_ready)
     }
 
     /// How each endpoint is doing.
@@ -290,8 +290,8 @@ impl Shared {
                     shared.room_at(id);
                 }
             }));
-        let keeper = Keeper::new(id, Arc::clone(&addr), self, &self.log, &demand);
-        state.nodes.push(Node {
+        let keeper = EndpointTask::new(id, Arc::clone(&addr), self, &self.log, &demand);
+        state.nodes.push(EndpointState {
             id,
             addr,
             labels: endpoint.labels.clone(),

@@ -5,12 +5,12 @@ pub mod breaker;
 mod chain;
 mod choice;
 pub mod endpoint;
+mod endpoint_task;
 mod endpoints;
-mod keeper;
 mod load;
-mod nodes;
 mod params;
 mod queue;
 pub(crate) mod shared;
+mod state;
 
 pub use self::{backoff::Backoff, endpoint::Endpoint, endpoints::Endpoints, params::Params};

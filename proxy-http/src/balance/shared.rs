@@ -4,8 +4,8 @@ use crate::{
     Replay,
     balance::{
         breaker::Outcome,
-        nodes::{Connection, Health, Node, State, Task},
         params::Params,
+        state::{Connection, EndpointState, Health, State, Task},
     },
     client::{error::ConnectError, log::EndpointLog, send_request::Outgoing},
     connection::now::now,
@@ -67,7 +67,7 @@ impl Shared {
     /// Sends a request to an endpoint. `None`: there was no room.
     pub(super) fn send(
         &self,
-        node: &mut Node,
+        node: &mut EndpointState,
         sent: Option<u64>,
         req: &mut Outgoing<Replay>,
         now: Instant,
@@ -116,7 +116,7 @@ impl Shared {
     pub(super) fn remove(&self, id: u64) {
         let mut state = self.lock();
         if let Some(index) = state.nodes.iter().position(|node| node.id == id) {
-            let Node { addr, queue, .. } = state.nodes.remove(index);
+            let EndpointState { addr, queue, .. } = state.nodes.remove(index);
             self.log.forget(&addr);
             state.release(queue);
             state.reckon();
@@ -156,7 +156,7 @@ impl Shared {
     }
 
     /// Changes a node, unless it is gone.
-    pub(super) fn update(&self, id: u64, change: impl FnOnce(&mut Node)) {
+    pub(super) fn update(&self, id: u64, change: impl FnOnce(&mut EndpointState)) {
         let mut state = self.lock();
         if let Some(node) = state.nodes.iter_mut().find(|node| node.id == id) {
             change(node);
@@ -165,7 +165,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn look(&self, id: u64, look: impl FnOnce(&Node)) {
+    pub(super) fn look(&self, id: u64, look: impl FnOnce(&EndpointState)) {
         let mut state = self.lock();
         if let Some(node) = state.node(id) {
             look(node);

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 /// Frames in their order, the small ones put together: each costs h2 as much as 256 bytes, and keeps the buffer that it
 /// was read into from being freed, with what came for other streams.
 #[derive(Debug, Default)]
-pub(crate) struct Gathered {
+pub(crate) struct Backlog {
     whole: VecDeque<Bytes>,
     /// What came after those.
     small: BytesMut,
@@ -20,9 +20,9 @@ pub(crate) struct Gathered {
 /// Frames of fewer bytes are copied: half of what h2 reads into at a time.
 const SMALL: usize = 8 << 10;
 
-// === impl Gathered ===
+// === impl Backlog ===
 
-impl Gathered {
+impl Backlog {
     pub(crate) fn push(&mut self, data: Bytes) {
         if data.len() < SMALL {
             self.small.extend_from_slice(&data);
@@ -54,27 +54,27 @@ mod tests {
 
     #[test]
     fn frames_keep_their_order_and_small_ones_become_one() {
-        let mut gathered = Gathered::default();
+        let mut backlog = Backlog::default();
         let sizes = [1, 2, SMALL, SMALL - 1, 3, 2 * SMALL, SMALL, 5];
         for (byte, size) in (b'a'..).zip(sizes) {
-            gathered.push(vec![byte; size].into());
+            backlog.push(vec![byte; size].into());
         }
-        let popped: Vec<_> = std::iter::from_fn(|| gathered.pop()).collect();
+        let popped: Vec<_> = std::iter::from_fn(|| backlog.pop()).collect();
         let lengths: Vec<_> = popped.iter().map(Bytes::len).collect();
         assert_eq!(lengths, [3, SMALL, SMALL + 2, 2 * SMALL, SMALL, 5]);
         let expected: Vec<u8> = (b'a'..).zip(sizes).flat_map(|(byte, size)| vec![byte; size]).collect();
         assert_eq!(popped.concat(), expected);
-        gathered.push("more".into());
-        assert_eq!(gathered.pop().unwrap(), "more");
+        backlog.push("more".into());
+        assert_eq!(backlog.pop().unwrap(), "more");
     }
 
     #[test]
     fn a_window_of_single_bytes_takes_its_size() {
-        let mut gathered = Gathered::default();
+        let mut backlog = Backlog::default();
         for _ in 0..65_535 {
-            gathered.push(Bytes::from_static(b"x"));
+            backlog.push(Bytes::from_static(b"x"));
         }
-        assert!(gathered.small.capacity() <= 64 << 10, "{}", gathered.small.capacity());
-        assert!(gathered.whole.is_empty());
+        assert!(backlog.small.capacity() <= 64 << 10, "{}", backlog.small.capacity());
+        assert!(backlog.whole.is_empty());
     }
 }

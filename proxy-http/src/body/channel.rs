@@ -1,6 +1,6 @@
 //! A body on its way to the task of a connection, or from it, frame by frame.
 
-use crate::{body::outcome::Piped, message::interim};
+use crate::{body::outcome::SendOutcome, message::interim};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::{Request, Response};
@@ -71,14 +71,14 @@ impl Feed {
     }
 
     /// Ready when there is room for a frame, or else how the body ended.
-    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<(), Piped>> {
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<(), SendOutcome>> {
         // Before the look: who takes a frame then wakes this task.
         self.0.sender.register(cx.waker());
         let slot = self.0.lock();
         if slot.end.is_some() {
-            Poll::Ready(Err(Piped::Done))
+            Poll::Ready(Err(SendOutcome::Done))
         } else if slot.closed {
-            Poll::Ready(Err(Piped::Lost))
+            Poll::Ready(Err(SendOutcome::Lost))
         } else if slot.frame.is_some() {
             Poll::Pending
         } else {

@@ -2,7 +2,7 @@
 
 use crate::{
     IncomingBody, Replay,
-    body::{outcome::Held, response::ResponseBody, source::Source},
+    body::{outcome::Backpressure, response::ResponseBody, source::Source},
 };
 use std::{any::Any, future::poll_fn, task::Context, time::Duration};
 use tokio::time::timeout;
@@ -13,8 +13,8 @@ use tokio::time::timeout;
 const HTTP1_TIME: Duration = Duration::from_secs(30);
 
 /// Has a body of ours take what comes while there is no room for it.
-pub(crate) fn hold<B: 'static>(body: &mut B, cx: &mut Context<'_>) -> Held {
-    as_source(body).map_or(Held::Data, |body| body.hold(cx))
+pub(crate) fn hold<B: 'static>(body: &mut B, cx: &mut Context<'_>) -> Backpressure {
+    as_source(body).map_or(Backpressure::Data, |body| body.hold(cx))
 }
 
 /// Tells a body of ours that all of it has been passed on.

@@ -2,14 +2,14 @@
 
 use crate::{
     body::{
-        backlog::Gathered,
+        backlog::Backlog,
         channel::Broken,
         error::{Error, Kind},
         http1::Incoming,
-        outcome::Held,
+        outcome::Backpressure,
         source::Source,
     },
-    connection::{state::Activity, streams::OpenStream, timeouts::idle::Progress},
+    connection::{state::ConnectionState, streams::OpenStream, timeouts::idle::Progress},
     message::{fields, validate},
     stats::Side,
 };
@@ -47,7 +47,7 @@ pub struct IncomingBody {
     /// Whether the end is known to follow without data: saves asking h2, which takes a lock.
     ended: bool,
     /// Who wants to know of data.
-    activity: Option<Arc<Activity>>,
+    connection_state: Option<Arc<ConnectionState>>,
     stream: Option<OpenStream>,
     /// Whether its reader may stop without a word, so that it counts as stopped whenever it is not asking.
     unread: bool,
@@ -58,7 +58,7 @@ pub struct IncomingBody {
     /// Bytes taken whose window is not given back yet.
     taken: usize,
     /// What came while the reader had stopped. `None`: nothing.
-    gathered: Option<Box<Gathered>>,
+    backlog: Option<Box<Backlog>>,
     /// Tells the sender of the request that this response has ended cleanly. `None`: the sender has been told, or it does not
     /// need to know: the request had been sent whole before the response began, or is a tunnel's.
     unfinished_request: Option<oneshot::Sender<()>>,
@@ -76,17 +76,17 @@ enum From {
 // === impl IncomingBody ===
 
 impl IncomingBody {
-    /// The body of a message whose content-length is `length`, from a peer of that side. `activity` is told of data.
+    /// The body of a message whose content-length is `length`, from a peer of that side. `connection_state` is told of data.
     pub(crate) fn new(
         side: Side,
         length: impl FnOnce() -> Option<u64>,
         from: RecvStream,
-        activity: Option<Arc<Activity>>,
+        connection_state: Option<Arc<ConnectionState>>,
     ) -> Self {
         let ended = from.is_end_stream();
         // h2 has checked it, against the data too.
         let remaining = if ended { None } else { length() };
-        Self::of(side, ended, From::Http2(from), remaining, activity)
+        Self::of(side, ended, From::Http2(from), remaining, connection_state)
     }
 
     /// The body of an HTTP/1.1 message, or what is in the place of one, from a peer of that side.
@@ -99,7 +99,13 @@ impl IncomingBody {
         matches!(&self.from, From::Http1(from) if matches!(**from, Incoming::Message(_)))
     }
 
-    fn of(side: Side, ended: bool, from: From, remaining: Option<u64>, activity: Option<Arc<Activity>>) -> Self {
+    fn of(
+        side: Side,
+        ended: bool,
+        from: From,
+        remaining: Option<u64>,
+        connection_state: Option<Arc<ConnectionState>>,
+    ) -> Self {
         Self {
             from,
             side,
@@ -108,13 +114,13 @@ impl IncomingBody {
             data_done: false,
             whole: false,
             ended,
-            activity,
+            connection_state,
             stream: None,
             unread: false,
             alone: false,
             progress: None,
             taken: 0,
-            gathered: None,
+            backlog: None,
             unfinished_request: None,
         }
     }
@@ -168,9 +174,9 @@ impl IncomingBody {
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
-        if let Some(gathered) = &mut self.gathered {
-            let polled = gathered.pop().map(Ok).or_else(|| gathered.failed.take().map(Err));
-            self.gathered.take_if(|gathered| gathered.is_empty());
+        if let Some(backlog) = &mut self.backlog {
+            let polled = backlog.pop().map(Ok).or_else(|| backlog.failed.take().map(Err));
+            self.backlog.take_if(|backlog| backlog.is_empty());
             return Poll::Ready(polled);
         }
         self.receive(cx)
@@ -201,12 +207,12 @@ impl IncomingBody {
         match self.poll_trailers(cx) {
             Poll::Ready(Ok(trailers)) => {
                 if trailers.is_some() {
-                    self.gathered.get_or_insert_default().trailers = trailers;
+                    self.backlog.get_or_insert_default().trailers = trailers;
                 }
                 self.whole = true;
                 self.tell_end();
             }
-            Poll::Ready(Err(error)) => self.gathered.get_or_insert_default().failed = Some(error),
+            Poll::Ready(Err(error)) => self.backlog.get_or_insert_default().failed = Some(error),
             Poll::Pending => {}
         }
     }
@@ -286,11 +292,11 @@ impl Drop for IncomingBody {
 impl Source for IncomingBody {
     /// As far as the stream's window lets it, so that frames do not pile up in h2, which ends the connection when there are
     /// too many small ones. In HTTP/1.1 what comes waits in its connection, which has nothing else.
-    fn hold(&mut self, cx: &mut Context<'_>) -> Held {
+    fn hold(&mut self, cx: &mut Context<'_>) -> Backpressure {
         if let From::Http1(from) = &self.from {
-            return if self.ended || from.is_end_stream() { Held::End } else { Held::Data };
+            return if self.ended || from.is_end_stream() { Backpressure::End } else { Backpressure::Data };
         }
-        let failed = self.gathered.as_ref().is_some_and(|gathered| gathered.failed.is_some());
+        let failed = self.backlog.as_ref().is_some_and(|backlog| backlog.failed.is_some());
         if !self.ended && !self.data_done && !failed {
             if let Some(stream) = &mut self.stream {
                 stream.stuck();
@@ -299,9 +305,9 @@ impl Source for IncomingBody {
                 match polled {
                     // A frame without data says nothing, unless it is the last.
                     Some(Ok(data)) if data.is_empty() => {}
-                    Some(Ok(data)) => self.gathered.get_or_insert_default().push(data),
+                    Some(Ok(data)) => self.backlog.get_or_insert_default().push(data),
                     Some(Err(error)) => {
-                        self.gathered.get_or_insert_default().failed = Some(error);
+                        self.backlog.get_or_insert_default().failed = Some(error);
                         break;
                     }
                     None => {
@@ -314,8 +320,8 @@ impl Source for IncomingBody {
                 self.take_end(cx);
             }
         }
-        let is_end = (self.ended || self.data_done) && !self.gathered.as_ref().is_some_and(|it| it.is_before_end());
-        if is_end { Held::End } else { Held::Data }
+        let is_end = (self.ended || self.data_done) && !self.backlog.as_ref().is_some_and(|it| it.is_before_end());
+        if is_end { Backpressure::End } else { Backpressure::Data }
     }
 
     fn finish(&mut self) {
@@ -344,7 +350,7 @@ impl Body for IncomingBody {
         }
         self.asked = true;
         self.give_back();
-        if !self.data_done || self.gathered.is_some() {
+        if !self.data_done || self.backlog.is_some() {
             let Poll::Ready(polled) = self.poll_data(cx) else {
                 self.set_held(false);
                 return Poll::Pending;
@@ -361,8 +367,8 @@ impl Body for IncomingBody {
                         };
                         *remaining = less;
                     }
-                    if let Some(activity) = &self.activity {
-                        activity.data(data.len());
+                    if let Some(connection_state) = &self.connection_state {
+                        connection_state.data(data.len());
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
@@ -376,7 +382,7 @@ impl Body for IncomingBody {
             }
         }
         let trailers = if self.whole {
-            Ok(self.gathered.take().and_then(|gathered| gathered.trailers))
+            Ok(self.backlog.take().and_then(|backlog| backlog.trailers))
         } else {
             ready!(self.poll_trailers(cx))
         };
@@ -399,7 +405,7 @@ impl Body for IncomingBody {
             return true;
         }
         match &self.from {
-            From::Http2(from) => self.asked && self.gathered.is_none() && (self.whole || from.is_end_stream()),
+            From::Http2(from) => self.asked && self.backlog.is_none() && (self.whole || from.is_end_stream()),
             From::Http1(from) => from.is_end_stream(),
             From::Left => true,
         }

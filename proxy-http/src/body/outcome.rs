@@ -4,7 +4,7 @@ use h2::Reason;
 
 /// What there is to be sent when there is no window.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Held {
+pub(crate) enum Backpressure {
     /// Data, which is there or may come.
     Data,
     /// Trailers, or nothing but the end.
@@ -15,7 +15,7 @@ pub(crate) enum Held {
 
 /// How a pipe ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Piped {
+pub(crate) enum SendOutcome {
     /// All is sent.
     Done,
     /// The body broke, and so the stream is reset.

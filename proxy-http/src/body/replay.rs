@@ -2,7 +2,7 @@
 
 use crate::{
     IncomingBody,
-    body::{error::Error, outcome::Held, source::Source},
+    body::{error::Error, outcome::Backpressure, source::Source},
 };
 use bytes::Bytes;
 use http::HeaderMap;
@@ -113,9 +113,9 @@ impl Replay {
 }
 
 impl Source for Replay {
-    fn hold(&mut self, cx: &mut Context<'_>) -> Held {
+    fn hold(&mut self, cx: &mut Context<'_>) -> Backpressure {
         let held = self.inner.hold(cx);
-        if self.past.as_ref().is_some_and(|past| past.is_left()) { Held::Data } else { held }
+        if self.past.as_ref().is_some_and(|past| past.is_left()) { Backpressure::Data } else { held }
     }
 
     fn finish(&mut self) {

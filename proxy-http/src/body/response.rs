@@ -1,6 +1,6 @@
 //! The bodies of responses that the proxy passes on.
 
-use crate::body::{error::Error, outcome::Held, source::Source};
+use crate::body::{error::Error, outcome::Backpressure, source::Source};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::{
@@ -27,7 +27,7 @@ impl ResponseBody {
 }
 
 impl Source for ResponseBody {
-    fn hold(&mut self, cx: &mut Context<'_>) -> Held {
+    fn hold(&mut self, cx: &mut Context<'_>) -> Backpressure {
         self.0.hold(cx)
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     BoxError,
     body::{
         hold::{finish, hold, read_http1},
-        outcome::{Held, Piped},
+        outcome::{Backpressure, SendOutcome},
     },
     connection::timeouts::stall::Stall,
     message::reason,
@@ -81,7 +81,7 @@ where
         self.to = if self.body.is_end_stream() { None } else { Some(to) };
     }
 
-    /// Resets the stream, if not all is sent.
+    /// RapidResets the stream, if not all is sent.
     pub(crate) fn reset(&mut self, reason: Reason) {
         if let Some(to) = &mut self.to {
             to.send_reset(reason);
@@ -98,7 +98,7 @@ where
         self.end_of_response = Some(end_of_response);
     }
 
-    /// Resets the stream if the response has ended: the endpoint needs no more of the request.
+    /// RapidResets the stream if the response has ended: the endpoint needs no more of the request.
     ///
     /// The code is CANCEL, since hyper's servers take NO_ERROR for the clean end of a request.
     fn is_answered(&mut self, cx: &mut Context<'_>) -> bool {
@@ -124,11 +124,11 @@ where
         self.body
     }
 
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Piped> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SendOutcome> {
         if self.is_answered(cx) {
-            return Poll::Ready(Piped::Answered);
+            return Poll::Ready(SendOutcome::Answered);
         }
-        let Some(to) = self.to.as_mut().filter(|_| !self.buffered) else { return Poll::Ready(Piped::Done) };
+        let Some(to) = self.to.as_mut().filter(|_| !self.buffered) else { return Poll::Ready(SendOutcome::Done) };
         loop {
             let mut waits = false;
             if self.full {
@@ -171,7 +171,7 @@ where
                     }
                     let error = error.into();
                     to.send_reset(reason::first(&*error).unwrap_or(self.broken));
-                    return Poll::Ready(Piped::Broken);
+                    return Poll::Ready(SendOutcome::Broken);
                 }
             };
             match ended {
@@ -181,7 +181,7 @@ where
                         self.to = None;
                     }
                     finish(&mut self.body);
-                    return Poll::Ready(Piped::Done);
+                    return Poll::Ready(SendOutcome::Done);
                 }
                 Ok(false) => {}
                 // The stream cannot be sent on: it is reset, or lost.
@@ -197,7 +197,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// Sends the rest by itself, and tells how that ended.
-    pub(crate) fn go_on(mut self, ended: impl FnOnce(Piped) + Send + 'static) {
+    pub(crate) fn go_on(mut self, ended: impl FnOnce(SendOutcome) + Send + 'static) {
         if self.is_done() {
             return;
         }
@@ -205,7 +205,7 @@ where
             let piped = poll_fn(|cx| self.poll(cx)).await;
             ended(piped);
             let Self { body, to, end_of_response, .. } = self;
-            if piped != Piped::Done {
+            if piped != SendOutcome::Done {
                 drop(to);
                 return read_http1(body).await;
             }
@@ -227,7 +227,7 @@ fn may_send<B: 'static>(
     body: &mut B,
     stall: &mut Stall,
     cx: &mut Context<'_>,
-) -> Result<bool, Poll<Piped>> {
+) -> Result<bool, Poll<SendOutcome>> {
     match poll_room(to, cx) {
         Poll::Ready(true) => {
             stall.over();
@@ -235,11 +235,11 @@ fn may_send<B: 'static>(
         }
         Poll::Ready(false) => Err(poll_reset(to, cx)),
         Poll::Pending => match hold(body, cx) {
-            Held::End => Ok(true),
-            Held::Data if stall.poll(cx).is_pending() => Err(poll_reset(to, cx)),
+            Backpressure::End => Ok(true),
+            Backpressure::Data if stall.poll(cx).is_pending() => Err(poll_reset(to, cx)),
             held => {
                 to.send_reset(Reason::CANCEL);
-                Err(Poll::Ready(if held == Held::Expired { Piped::Broken } else { Piped::Stalled }))
+                Err(Poll::Ready(if held == Backpressure::Expired { SendOutcome::Broken } else { SendOutcome::Stalled }))
             }
         },
     }
@@ -254,6 +254,6 @@ fn poll_room(to: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
     Poll::Ready(true)
 }
 
-fn poll_reset(to: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Piped> {
-    to.poll_reset(cx).map(|reset| reset.map_or(Piped::Lost, Piped::Reset))
+fn poll_reset(to: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<SendOutcome> {
+    to.poll_reset(cx).map(|reset| reset.map_or(SendOutcome::Lost, SendOutcome::Reset))
 }

@@ -1,12 +1,12 @@
 //! What bodies of this crate can do beside what `http_body::Body` has.
 
-use crate::body::outcome::Held;
+use crate::body::outcome::Backpressure;
 use std::task::{Context, Poll};
 
 /// A body that something comes in for while nobody takes what it yields.
 pub(crate) trait Source: Send {
     /// To be called where what was yielded last cannot be passed on now: takes what comes while there is no room for it.
-    fn hold(&mut self, cx: &mut Context<'_>) -> Held;
+    fn hold(&mut self, cx: &mut Context<'_>) -> Backpressure;
 
     /// To be called where all has been passed on, and the body stays all the same.
     fn finish(&mut self) {}

@@ -4,7 +4,7 @@ use crate::{
     body::{
         channel::{Broken, Feed, Uploading},
         hold::{hold, read_http1},
-        outcome::{Held, Piped},
+        outcome::{Backpressure, SendOutcome},
     },
     connection::timeouts::stall::Stall,
     message::interim::Room,
@@ -59,12 +59,12 @@ impl Upload {
     }
 
     /// Sends of `body` what is taken, and passes interim responses on.
-    pub(crate) fn poll<B>(&mut self, body: &mut B, interim: &mut Room, cx: &mut Context<'_>) -> Poll<Piped>
+    pub(crate) fn poll<B>(&mut self, body: &mut B, interim: &mut Room, cx: &mut Context<'_>) -> Poll<SendOutcome>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {
         if self.is_answered(cx) {
-            return Poll::Ready(Piped::Answered);
+            return Poll::Ready(SendOutcome::Answered);
         }
         loop {
             let room = self.feed.poll_room(cx);
@@ -74,10 +74,10 @@ impl Upload {
                 Poll::Ready(Err(ended)) => return Poll::Ready(ended),
                 Poll::Pending => {
                     let ended = match hold(body, cx) {
-                        Held::Expired => Piped::Broken,
-                        Held::Data | Held::End => {
+                        Backpressure::Expired => SendOutcome::Broken,
+                        Backpressure::Data | Backpressure::End => {
                             ready!(self.stall.poll(cx));
-                            Piped::Stalled
+                            SendOutcome::Stalled
                         }
                     };
                     self.feed.put(None, Some(Err(Broken::Reset)));
@@ -90,14 +90,14 @@ impl Upload {
                 None => self.feed.put(None, Some(Ok(()))),
                 Some(Err(_)) => {
                     self.feed.put(None, Some(Err(Broken::Reset)));
-                    return Poll::Ready(Piped::Broken);
+                    return Poll::Ready(SendOutcome::Broken);
                 }
             }
         }
     }
 
     /// Sends the rest of `body` by itself, and tells how that ended.
-    pub(crate) fn go_on<B>(mut self, mut body: B, ended: impl FnOnce(Piped) + Send + 'static)
+    pub(crate) fn go_on<B>(mut self, mut body: B, ended: impl FnOnce(SendOutcome) + Send + 'static)
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
@@ -107,7 +107,7 @@ impl Upload {
                 let piped = poll_fn(|cx| self.poll(&mut body, &mut interim, cx)).await;
                 ended(piped);
                 drop(self);
-                if piped != Piped::Done {
+                if piped != SendOutcome::Done {
                     read_http1(body).await;
                 }
             });

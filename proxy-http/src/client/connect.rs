@@ -16,8 +16,8 @@ use crate::{
     connection::{
         detect::Protocol,
         io::Io,
-        state::Activity,
-        window_credit::{Buffers, Credit},
+        state::ConnectionState,
+        window_credit::{BufferLimit, Credit},
     },
     stats::Transport,
 };
@@ -51,7 +51,7 @@ pub struct Connect<C, B> {
     timeout: Option<Duration>,
     handshake_timeout: Option<Duration>,
     transport: Arc<Transport>,
-    buffers: Arc<Buffers>,
+    buffers: Arc<BufferLimit>,
     log: Arc<EndpointLog>,
     on_transport: OnRoom,
     on_room: OnRoom,
@@ -157,7 +157,7 @@ impl<C, B> Connect<C, B> {
 
     /// Has connections take what they hold for readers that have stopped from `buffers`. Not set: there is no bound.
     #[must_use]
-    pub fn buffer_in(self, buffers: Arc<Buffers>) -> Self {
+    pub fn buffer_in(self, buffers: Arc<BufferLimit>) -> Self {
         Self { buffers, ..self }
     }
 }
@@ -205,18 +205,18 @@ where
             };
             let io = io.map_err(ConnectError::transport)?;
             on_transport();
-            let activity = Activity::new(adaptive);
+            let connection_state = ConnectionState::new(adaptive);
             let (open, closed) = watch::channel(());
             let max_header_list = max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
             let max_head = usize::try_from(max_header_list).unwrap_or(usize::MAX);
             let engine = match protocol {
                 Protocol::Http2 => {
-                    activity.limit_lists(max_head);
-                    let io = Io::new(io, &transport, &activity).announced(max_header_list);
+                    connection_state.limit_lists(max_head);
+                    let io = Io::new(io, &transport, &connection_state).announced(max_header_list);
                     let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
-                    activity.ping(connection.ping_pong(), keep_alive);
+                    connection_state.ping(connection.ping_pong(), keep_alive);
                     let mut credit = Credit::new(buffers, windows(flow_control));
-                    let settings = settings(&mut connection, &h2, &activity, &mut credit);
+                    let settings = settings(&mut connection, &h2, &connection_state, &mut credit);
                     match handshake_timeout {
                         None => settings.await?,
                         Some(limit) => {
@@ -226,7 +226,7 @@ where
                     }
                     let driver = Driver {
                         connection,
-                        activity: Arc::clone(&activity),
+                        connection_state: Arc::clone(&connection_state),
                         credit,
                         transport,
                         on_room,
@@ -237,12 +237,12 @@ where
                 }
                 Protocol::Http1 => {
                     let interim = Arc::default();
-                    let io = Io::new(io, &transport, &activity).in_turns(Arc::clone(&interim));
+                    let io = Io::new(io, &transport, &connection_state).in_turns(Arc::clone(&interim));
                     let made = http1::connect(io, max_head, interim, open, on_room).await;
                     Engine::Http1(made.map_err(ConnectError::handshake)?)
                 }
             };
-            Ok(SendRequest { engine, activity, closed, write_stall, body: PhantomData })
+            Ok(SendRequest { engine, connection_state, closed, write_stall, body: PhantomData })
         })
     }
 }

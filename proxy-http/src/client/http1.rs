@@ -4,7 +4,7 @@ use crate::{
     body::{
         channel::{Broken, Feed, Uploading},
         http1::Incoming,
-        outcome::Piped,
+        outcome::SendOutcome,
         upload::Upload,
     },
     client::{failure::Failure, room::OnRoom},
@@ -279,7 +279,7 @@ impl To {
     }
 
     /// Sends of `body` what is taken before the response has come.
-    pub(crate) fn poll<B>(&mut self, body: &mut B, interim: &mut Room, cx: &mut Context<'_>) -> Poll<Piped>
+    pub(crate) fn poll<B>(&mut self, body: &mut B, interim: &mut Room, cx: &mut Context<'_>) -> Poll<SendOutcome>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {
@@ -290,7 +290,7 @@ impl To {
     }
 
     /// Sends the rest of `body` by itself, and tells how that ended.
-    pub(crate) fn go_on<B>(self, body: B, ended: impl FnOnce(Piped) + Send + 'static)
+    pub(crate) fn go_on<B>(self, body: B, ended: impl FnOnce(SendOutcome) + Send + 'static)
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
@@ -329,7 +329,7 @@ impl Drop for RequestBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{connection::state::Activity, stats::Transport};
+    use crate::{connection::state::ConnectionState, stats::Transport};
     use http_body_util::Empty;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -337,8 +337,8 @@ mod tests {
     /// What the endpoint sends, how many bytes at a time, and whether there is room for another request then.
     async fn check(rsp: &str, piece: usize, room: bool) {
         let (near, mut far) = tokio::io::duplex(1 << 16);
-        let activity = Activity::new(false);
-        let io = Io::new(near, &Arc::<Transport>::default(), &activity);
+        let connection_state = ConnectionState::new(false);
+        let io = Io::new(near, &Arc::<Transport>::default(), &connection_state);
         let (open, closed) = watch::channel(());
         let rooms = Arc::<AtomicUsize>::default();
         let counted = Arc::clone(&rooms);
@@ -348,7 +348,7 @@ mod tests {
         for round in 0..3 {
             assert_eq!(rooms.load(Relaxed), round, "once for each request, and none for the first");
             let head = Request::get("http://a/").body(()).unwrap().into_parts().0;
-            let stream = activity.open_stream();
+            let stream = connection_state.open_stream();
             let (mut sent, _to) =
                 handle.send(head, &Empty::<Bytes>::new(), stream, Duration::from_secs(1)).expect("it is ready");
             assert!(!handle.is_ready());
@@ -388,12 +388,12 @@ mod tests {
         const HEAD: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
         // It takes one head, and the next only when that is read.
         let (near, mut far) = tokio::io::duplex(HEAD.len());
-        let activity = Activity::new(false);
-        let io = Io::new(near, &Arc::<Transport>::default(), &activity).in_turns(Arc::default());
+        let connection_state = ConnectionState::new(false);
+        let io = Io::new(near, &Arc::<Transport>::default(), &connection_state).in_turns(Arc::default());
         let handle = connect(io, 1 << 16, Arc::default(), watch::channel(()).0, Arc::new(|| {})).await.unwrap();
         let send = || {
             let head = Request::get("http://a/").body(()).unwrap().into_parts().0;
-            let stream = activity.open_stream();
+            let stream = connection_state.open_stream();
             handle.send(head, &Empty::<Bytes>::new(), stream, Duration::from_secs(1)).expect("it is ready")
         };
         let (mut sent, _to) = send();

@@ -8,7 +8,7 @@ use crate::{
         frames::local_settings::tolerated,
         io::Io,
         ping::{self, Finding},
-        state::{Activity, GoAway},
+        state::{ConnectionState, GoAway},
         window_credit::Credit,
     },
     stats::Transport,
@@ -31,7 +31,7 @@ use tokio::{
 /// A connection of HTTP/2, and all that its task needs.
 pub(super) struct Driver<I> {
     pub(super) connection: h2::client::Connection<Io<I>, Bytes>,
-    pub(super) activity: Arc<Activity>,
+    pub(super) connection_state: Arc<ConnectionState>,
     pub(super) credit: Credit,
     pub(super) transport: Arc<Transport>,
     pub(super) on_room: OnRoom,
@@ -114,15 +114,15 @@ pub(super) fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
 pub(super) async fn settings<I: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut h2::client::Connection<Io<I>, Bytes>,
     handle: &h2::client::SendRequest<Bytes>,
-    activity: &Activity,
+    connection_state: &ConnectionState,
     credit: &mut Credit,
 ) -> Result<(), ConnectError> {
     poll_fn(|cx| {
-        let ended = poll_connection(connection, activity, credit, cx).map_err(ConnectError::handshake)?;
-        activity.set_max_streams(handle.current_max_send_streams());
+        let ended = poll_connection(connection, connection_state, credit, cx).map_err(ConnectError::handshake)?;
+        connection_state.set_max_streams(handle.current_max_send_streams());
         match ended {
             Poll::Ready(()) => Poll::Ready(Err(ConnectError::handshake("connection was closed before SETTINGS came"))),
-            Poll::Pending if activity.has_settings() => Poll::Ready(Ok(())),
+            Poll::Pending if connection_state.has_settings() => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
         }
     })
@@ -168,14 +168,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        poll_connection(&mut self.connection, &self.activity, &mut self.credit, cx)
+        poll_connection(&mut self.connection, &self.connection_state, &mut self.credit, cx)
     }
 
     /// The peer may take more streams than it did.
     fn set_max_streams(&self, max: usize) {
-        let before = self.activity.max_streams();
+        let before = self.connection_state.max_streams();
         if max != before {
-            self.activity.set_max_streams(max);
+            self.connection_state.set_max_streams(max);
             if max > before {
                 (self.on_room)();
             }
@@ -187,10 +187,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
     /// most of which came on streams that were reset, or padding alone; or there are few streams left to open, or the peer refuses
     /// stream after stream.
     fn is_worn_out(&self) -> bool {
-        self.activity.malformed() > self.max_malformed
-            || self.activity.nears_engine_limit(self.max_malformed, MAX_OWED)
-            || self.activity.has_few_streams_left()
-            || self.activity.refuses()
+        self.connection_state.malformed() > self.max_malformed
+            || self.connection_state.nears_engine_limit(self.max_malformed, MAX_OWED)
+            || self.connection_state.has_few_streams_left()
+            || self.connection_state.refuses()
     }
 
     /// Takes notice of the peer's GOAWAY.
@@ -201,26 +201,26 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
         let reason = error.reason();
         self.transport.count_go_away(reason);
         if let Some(reason) = reason.filter(|reason| *reason != Reason::NO_ERROR) {
-            self.activity.set_go_away(GoAway { reason, text: error.to_string() });
+            self.connection_state.set_go_away(GoAway { reason, text: error.to_string() });
         }
     }
 }
 
 fn poll_connection<I: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut h2::client::Connection<Io<I>, Bytes>,
-    activity: &Activity,
+    connection_state: &ConnectionState,
     credit: &mut Credit,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), BoxError>> {
-    activity.start_turn();
+    connection_state.start_turn();
     // Before the connection, which then tells its peer.
-    if let Some(size) = credit.poll(activity.open_streams(), cx.waker()) {
+    if let Some(size) = credit.poll(connection_state.open_streams(), cx.waker()) {
         connection.set_target_window_size(size);
     }
     if Pin::new(&mut *connection).poll(cx)?.is_ready() {
         return Poll::Ready(Ok(()));
     }
-    while let Poll::Ready(found) = activity.poll_pings(cx) {
+    while let Poll::Ready(found) = connection_state.poll_pings(cx) {
         match found {
             Finding::Dead => return Poll::Ready(Err("keep-alive timed out".into())),
             Finding::Window(size) => {

@@ -2,12 +2,12 @@
 
 use crate::{
     BoxError, IncomingBody,
-    body::{outcome::Piped, send::Pipe},
+    body::{outcome::SendOutcome, send::Pipe},
     client::{
         error::{Error, SendError},
         http1::{self, To},
     },
-    connection::{state::Activity, streams::OpenStream},
+    connection::{state::ConnectionState, streams::OpenStream},
     http1::tunnel,
     message::{head::Head, interim::Room, validate},
     stats::Side,
@@ -38,7 +38,7 @@ use tower_service::Service;
 /// the stream is reset with CANCEL, and in HTTP/1.1 the connection closes.
 pub struct SendRequest<B> {
     pub(super) engine: Engine,
-    pub(super) activity: Arc<Activity>,
+    pub(super) connection_state: Arc<ConnectionState>,
     pub(super) closed: watch::Receiver<()>,
     pub(super) write_stall: Duration,
     pub(super) body: PhantomData<fn(B)>,
@@ -69,7 +69,7 @@ enum Sent {
         response: h2::client::ResponseFuture,
         stream: OpenStream,
         /// Who wants to know of the response's data.
-        activity: Option<Arc<Activity>>,
+        connection_state: Option<Arc<ConnectionState>>,
     },
     Http1(http1::Sent),
 }
@@ -91,7 +91,7 @@ impl<B> SendRequest<B> {
     /// Streams that have not ended.
     #[must_use]
     pub fn streams(&self) -> usize {
-        self.activity.streams()
+        self.connection_state.streams()
     }
 
     /// Streams that the peer takes at once: its SETTINGS_MAX_CONCURRENT_STREAMS. In HTTP/1.1 one, and none while the last
@@ -99,7 +99,7 @@ impl<B> SendRequest<B> {
     #[must_use]
     pub fn max_streams(&self) -> usize {
         match &self.engine {
-            Engine::Http2(_) => self.activity.max_streams(),
+            Engine::Http2(_) => self.connection_state.max_streams(),
             Engine::Http1(http1) => http1.is_ready().into(),
         }
     }
@@ -115,12 +115,12 @@ impl<B> SendRequest<B> {
 
     /// Whether the endpoint has answered anything on the connection.
     pub(crate) fn has_answered(&self) -> bool {
-        self.activity.has_answered()
+        self.connection_state.has_answered()
     }
 
     /// What happens on the connection, also after its end.
-    pub(crate) fn activity(&self) -> &Arc<Activity> {
-        &self.activity
+    pub(crate) fn connection_state(&self) -> &Arc<ConnectionState> {
+        &self.connection_state
     }
 
     /// Completes when the connection takes no more requests.
@@ -154,7 +154,7 @@ where
         let h2 = match &mut self.engine {
             Engine::Http2(h2) => h2,
             Engine::Http1(handle) => {
-                let stream = self.activity.open_stream();
+                let stream = self.connection_state.open_stream();
                 let sent = handle.send(head.take(), upload.body_mut(), stream, self.write_stall);
                 let (sent, to) = sent.map_err(Error::http1)?;
                 *http1 = Some(to);
@@ -164,7 +164,7 @@ where
         let ended = upload.body_mut().is_end_stream();
         let request = outgoing(head);
         // Some endpoints would end the connection for it.
-        if head.list_size().is_some_and(|size| size > self.activity.max_header_list()) {
+        if head.list_size().is_some_and(|size| size > self.connection_state.max_header_list()) {
             return Err(Error::REQUEST_TOO_LARGE);
         }
         let sent = match h2.send_request(request, ended) {
@@ -177,8 +177,8 @@ where
         };
         let (response, to) = sent.map_err(Error::unsent)?;
         upload.send_to(to, self.write_stall);
-        let (stream, activity) = (self.activity.open_stream(), self.activity.if_adaptive());
-        Ok(Sent::Http2 { response, stream, activity })
+        let (stream, connection_state) = (self.connection_state.open_stream(), self.connection_state.if_adaptive());
+        Ok(Sent::Http2 { response, stream, connection_state })
     }
 }
 
@@ -216,7 +216,7 @@ impl<B> Clone for SendRequest<B> {
     fn clone(&self) -> Self {
         Self {
             engine: self.engine.clone(),
-            activity: Arc::clone(&self.activity),
+            connection_state: Arc::clone(&self.connection_state),
             closed: self.closed.clone(),
             write_stall: self.write_stall,
             body: PhantomData,
@@ -268,8 +268,8 @@ where
     fn poll_http2(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
         let Some(Ok(Sent::Http2 { response, stream, .. })) = &mut self.sent else { unreachable!() };
         let mut responded = match self.upload.poll(cx) {
-            Poll::Ready(Piped::Broken) => Err(Error::REQUEST_BROKEN),
-            Poll::Ready(Piped::Stalled) => Err(Error::STALLED),
+            Poll::Ready(SendOutcome::Broken) => Err(Error::REQUEST_BROKEN),
+            Poll::Ready(SendOutcome::Stalled) => Err(Error::STALLED),
             _ => {
                 while stream.expects_interim()
                     && let Poll::Ready(Some(Ok(rsp))) = response.poll_informational(cx)
@@ -283,7 +283,7 @@ where
                 })
             }
         };
-        let Some(Ok(Sent::Http2 { stream, activity, .. })) = self.sent.take() else { unreachable!() };
+        let Some(Ok(Sent::Http2 { stream, connection_state, .. })) = self.sent.take() else { unreachable!() };
         match &mut responded {
             Ok(_) => stream.answered(),
             Err(error) => {
@@ -299,7 +299,7 @@ where
         let is_done = self.upload.is_done();
         Poll::Ready(responded.map(|(rsp, length)| {
             let (head, body) = rsp.into_parts();
-            let mut body = IncomingBody::new(Side::Endpoint, || length, body, activity);
+            let mut body = IncomingBody::new(Side::Endpoint, || length, body, connection_state);
             if !is_done && !self.is_tunnel(head.status) {
                 self.upload.stop_at(body.end_of_response());
             }
@@ -312,8 +312,8 @@ where
         let Some(Ok(Sent::Http1(sent))) = &mut self.sent else { unreachable!() };
         let sending = self.http1.as_mut().map(|to| to.poll(self.upload.body_mut(), &mut self.interim, cx));
         let mut responded = match sending {
-            Some(Poll::Ready(Piped::Broken)) => Err(Error::REQUEST_BROKEN),
-            Some(Poll::Ready(Piped::Stalled)) => Err(Error::STALLED),
+            Some(Poll::Ready(SendOutcome::Broken)) => Err(Error::REQUEST_BROKEN),
+            Some(Poll::Ready(SendOutcome::Stalled)) => Err(Error::STALLED),
             _ => ready!(sent.poll(cx)).map_err(Error::http1),
         };
         let Some(Ok(Sent::Http1(sent))) = self.sent.take() else { unreachable!() };
@@ -356,7 +356,7 @@ where
     }
 
     /// Sends the rest of the request by itself, until its response has ended, and tells how that ended.
-    pub(crate) fn go_on(self, ended: impl FnOnce(Piped) + Send + 'static) {
+    pub(crate) fn go_on(self, ended: impl FnOnce(SendOutcome) + Send + 'static) {
         match self.http1 {
             None => self.upload.go_on(ended),
             Some(http1) => http1.go_on(self.upload.into_body(), ended),

@@ -6,7 +6,7 @@
 //! can be on its way, or for a second. Until then it counts among the streams that the client may have open at once, and
 //! nobody else need remember it.
 
-use crate::connection::{now::now, state::Activity, streams::OpenStream};
+use crate::connection::{now::now, state::ConnectionState, streams::OpenStream};
 use h2::RecvStream;
 use std::{
     collections::VecDeque,
@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Those of one connection.
 #[derive(Debug, Default)]
-pub(crate) struct Lingering {
+pub(crate) struct DiscardedBodies {
     /// In the order of their times.
     bodies: VecDeque<Body>,
     /// Until the first of them may be over. Bodies leave it alone: how they are is looked at when it is up. `None`: there
@@ -43,13 +43,13 @@ const TIME: Duration = Duration::from_secs(1);
 /// holds up what it had sent. With h2's own second, each of those would cost some of the errors that a connection survives.
 pub(crate) const RESET_STREAM_DURATION: Duration = Duration::from_secs(5);
 
-// === impl Lingering ===
+// === impl DiscardedBodies ===
 
-impl Lingering {
+impl DiscardedBodies {
     /// Reads what has come of them, and gives those up that are over. To be polled after the connection.
-    pub(crate) fn poll(&mut self, activity: &Activity, cx: &mut Context<'_>) {
-        for from in activity.open_streams().left().take() {
-            let mut stream = activity.open_stream();
+    pub(crate) fn poll(&mut self, connection_state: &ConnectionState, cx: &mut Context<'_>) {
+        for from in connection_state.open_streams().left().take() {
+            let mut stream = connection_state.open_stream();
             stream.stuck();
             self.bodies.push_back(Body { from, stream, fresh: true, ends_at: now() + TIME });
         }

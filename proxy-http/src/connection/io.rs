@@ -4,9 +4,9 @@ use crate::{
     connection::{
         frames::{
             empty_data::Held, engine_counts::EngineCounts, head::PREFACE, local_settings::LocalSettings,
-            peer::Announced, rate::Meter,
+            peer::PeerSettings, rate::FrameRates,
         },
-        state::Activity,
+        state::ConnectionState,
         wake,
     },
     stats::Transport,
@@ -31,11 +31,11 @@ pin_project! {
         #[pin]
         inner: I,
         open: Open,
-        activity: Arc<Activity>,
+        connection_state: Arc<ConnectionState>,
         // Follows what a client sends; what endpoints send goes unmetered.
-        meter: Option<Meter>,
+        frame_rates: Option<FrameRates>,
         // Follows what an endpoint of HTTP/2 sends. Boxed, so that clients' connections are not the larger for it.
-        announced: Option<Box<Announced>>,
+        announced: Option<Box<PeerSettings>>,
         // Whether the last read brought so many frames that the next one is to bring fewer.
         crowded: bool,
         // What h2 has not got of a frame that it may not see.
@@ -78,14 +78,14 @@ const BYTES_AN_INTERIM: usize = 1 << 10;
 // === impl Io ===
 
 impl<I> Io<I> {
-    pub(crate) fn new(inner: I, transport: &Arc<Transport>, activity: &Arc<Activity>) -> Self {
+    pub(crate) fn new(inner: I, transport: &Arc<Transport>, connection_state: &Arc<ConnectionState>) -> Self {
         transport.opened();
-        let (open, activity) = (Open(Arc::clone(transport)), Arc::clone(activity));
+        let (open, connection_state) = (Open(Arc::clone(transport)), Arc::clone(connection_state));
         Self {
             inner,
             open,
-            activity,
-            meter: None,
+            connection_state,
+            frame_rates: None,
             announced: None,
             crowded: false,
             held: Held::default(),
@@ -96,8 +96,8 @@ impl<I> Io<I> {
     }
 
     /// The same, from a client of HTTP/2, which `max_header_list` is announced to.
-    pub(crate) fn metered(self, meter: Meter, max_header_list: u32) -> Self {
-        Self { meter: Some(meter), ..self.announcing(max_header_list, 0) }
+    pub(crate) fn metered(self, frame_rates: FrameRates, max_header_list: u32) -> Self {
+        Self { frame_rates: Some(frame_rates), ..self.announcing(max_header_list, 0) }
     }
 
     /// The same, from an endpoint of HTTP/1.1, where `interim` counts the interim responses that hyper has found.
@@ -107,7 +107,7 @@ impl<I> Io<I> {
 
     /// The same, from an endpoint of HTTP/2, which `max_header_list` is announced to.
     pub(crate) fn announced(self, max_header_list: u32) -> Self {
-        Self { announced: Some(Box::new(Announced::new())), ..self.announcing(max_header_list, PREFACE) }
+        Self { announced: Some(Box::new(PeerSettings::new())), ..self.announcing(max_header_list, PREFACE) }
     }
 
     fn announcing(self, max_header_list: u32, before: usize) -> Self {
@@ -133,8 +133,10 @@ impl<I: AsyncRead> Io<I> {
                 break;
             }
             this.open.0.read(count);
-            this.activity.moved();
-            let Some(found) = follow(this.meter, this.announced, this.activity, read) else { return Poll::Pending };
+            this.connection_state.moved();
+            let Some(found) = follow(this.frame_rates, this.announced, this.connection_state, read) else {
+                return Poll::Pending;
+            };
             if found.empty {
                 this.held.clear();
                 return Poll::Ready(Ok(false));
@@ -150,7 +152,9 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let this = self.as_mut().project();
-            if this.meter.as_ref().is_some_and(|meter| !meter.may_read(cx)) || !this.activity.has_turn(cx) {
+            if this.frame_rates.as_ref().is_some_and(|frame_rates| !frame_rates.may_read(cx))
+                || !this.connection_state.has_turn(cx)
+            {
                 return Poll::Pending;
             }
             if let Some(turn) = this.turn {
@@ -182,16 +186,16 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
             }
             let read = &buf.filled()[before..];
             this.open.0.read(read.len());
-            this.activity.moved();
+            this.connection_state.moved();
             if let Some(turn) = this.turn {
                 if !read.is_empty() {
-                    this.activity.set_answered();
+                    this.connection_state.set_answered();
                 }
                 turn.read += read.len();
                 turn.parsed = true;
                 return Poll::Ready(Ok(()));
             }
-            let Some(found) = follow(this.meter, this.announced, this.activity, read) else {
+            let Some(found) = follow(this.frame_rates, this.announced, this.connection_state, read) else {
                 // The connection is closed for it, and need not do what it asks for.
                 buf.set_filled(before);
                 return Poll::Pending;
@@ -206,7 +210,7 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
                 this.held.hold(&read[start..]);
                 start
             });
-            let left = take_out(this.meter, this.announced, &mut read[..left]);
+            let left = take_out(this.frame_rates, this.announced, &mut read[..left]);
             buf.set_filled(before + left);
             // To return nothing would mean that all has come.
             if left > 0 {
@@ -225,12 +229,12 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
         })?;
         this.local_settings.take_if(|first| first.wrote(n));
         this.open.0.wrote(n);
-        this.activity.moved();
-        if let Some(meter) = this.meter {
-            meter.wrote(n);
+        this.connection_state.moved();
+        if let Some(frame_rates) = this.frame_rates {
+            frame_rates.wrote(n);
         }
         if let Some(counts) = this.engine_counts {
-            this.activity.engine_counted(counts.wrote(&buf[..n]));
+            this.connection_state.engine_counted(counts.wrote(&buf[..n]));
         }
         Poll::Ready(Ok(n))
     }
@@ -247,15 +251,15 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
         let this = self.project();
         let n = ready!(this.inner.poll_write_vectored(cx, bufs))?;
         this.open.0.wrote(n);
-        this.activity.moved();
-        if let Some(meter) = this.meter {
-            meter.wrote(n);
+        this.connection_state.moved();
+        if let Some(frame_rates) = this.frame_rates {
+            frame_rates.wrote(n);
         }
         if let Some(counts) = this.engine_counts {
             let mut left = n;
             for buf in bufs {
                 let written = left.min(buf.len());
-                this.activity.engine_counted(counts.wrote(&buf[..written]));
+                this.connection_state.engine_counted(counts.wrote(&buf[..written]));
                 left -= written;
             }
         }
@@ -288,19 +292,19 @@ struct Found {
 
 /// Follows what was read. `None`: it exceeds a limit.
 fn follow(
-    meter: &mut Option<Meter>,
-    announced: &mut Option<Box<Announced>>,
-    activity: &Activity,
+    frame_rates: &mut Option<FrameRates>,
+    announced: &mut Option<Box<PeerSettings>>,
+    connection_state: &ConnectionState,
     read: &[u8],
 ) -> Option<Found> {
     let mut found = Found::default();
-    if let Some(meter) = meter {
-        found.frames = meter.read(read)?;
-        found.empty = meter.empty_data().any();
-        found.may_begin_empty = meter.may_begin_empty();
+    if let Some(frame_rates) = frame_rates {
+        found.frames = frame_rates.read(read)?;
+        found.empty = frame_rates.empty_data().any();
+        found.may_begin_empty = frame_rates.may_begin_empty();
     }
     if let Some(announced) = announced {
-        found.frames = announced.read(read, activity);
+        found.frames = announced.read(read, connection_state);
         found.empty = announced.empty_data().any();
         found.may_begin_empty = announced.may_begin_empty();
     }
@@ -309,8 +313,8 @@ fn follow(
 
 /// Takes the empty DATA frames out of what was read, and tells how many bytes are left.
 #[cold]
-fn take_out(meter: &mut Option<Meter>, announced: &mut Option<Box<Announced>>, read: &mut [u8]) -> usize {
-    let empty = meter.as_mut().map(Meter::empty_data);
+fn take_out(frame_rates: &mut Option<FrameRates>, announced: &mut Option<Box<PeerSettings>>, read: &mut [u8]) -> usize {
+    let empty = frame_rates.as_mut().map(FrameRates::empty_data);
     match empty.or_else(|| announced.as_mut().map(|announced| announced.empty_data())) {
         Some(empty) => empty.take_out(read),
         None => read.len(),

@@ -18,7 +18,7 @@ use std::{
 
 /// The state of one connection.
 #[derive(Debug)]
-pub(crate) struct Activity {
+pub(crate) struct ConnectionState {
     /// Streams that have not ended, as a server counts them.
     streams: AtomicUsize,
     /// Has one more reference for each stream that a client has open, and for each body that a server receives.
@@ -62,9 +62,9 @@ const FRAMES_A_MOVE: u64 = 16;
 /// DATA frames of padding alone on a connection that takes requests. h2 ends it at 101.
 const MAX_PADDING_ALONE: usize = 50;
 
-// === impl Activity ===
+// === impl ConnectionState ===
 
-impl Activity {
+impl ConnectionState {
     pub(crate) fn new(adaptive: bool) -> Arc<Self> {
         Arc::new(Self {
             streams: AtomicUsize::new(0),

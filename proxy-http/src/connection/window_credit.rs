@@ -3,7 +3,7 @@
 //! The streams of a connection share its window, and what is received but not read keeps its part of it (RFC 9113
 //! section 5.2). Streams whose readers have stopped would use it up, and then none of the others could go on. So the
 //! window is raised by the window of each stream that is held: what moves always has the window that is set, all but a
-//! quarter at worst. The price is memory, a stream's window for each that is held, and [`Buffers`] bounds its sum.
+//! quarter at worst. The price is memory, a stream's window for each that is held, and [`BufferLimit`] bounds its sum.
 
 use crate::connection::streams::Streams;
 use std::{
@@ -19,15 +19,15 @@ use std::{
 /// All connections that are given the same one share it. When it is used up, connections get no more window: reading
 /// stalls where readers have stopped, and memory does not grow.
 #[derive(Debug)]
-pub struct Buffers {
+pub struct BufferLimit {
     max: usize,
     held: AtomicUsize,
 }
 
-/// What one connection has of the [`Buffers`].
+/// What one connection has of the [`BufferLimit`].
 #[derive(Debug)]
 pub(crate) struct Credit {
-    buffers: Arc<Buffers>,
+    buffers: Arc<BufferLimit>,
     /// The windows that are set, in bytes.
     stream: u32,
     connection: u32,
@@ -43,9 +43,9 @@ const MAX_WINDOW: u32 = (1 << 31) - 1;
 /// much is to come and go without a change each time.
 const SLACK: u32 = 4;
 
-// === impl Buffers ===
+// === impl BufferLimit ===
 
-impl Buffers {
+impl BufferLimit {
     /// At most `max` bytes.
     #[must_use]
     pub const fn new(max: usize) -> Self {
@@ -70,7 +70,7 @@ impl Buffers {
     }
 }
 
-impl Default for Buffers {
+impl Default for BufferLimit {
     /// As many bytes as there are.
     fn default() -> Self {
         Self::new(usize::MAX)
@@ -80,7 +80,7 @@ impl Default for Buffers {
 // === impl Credit ===
 
 impl Credit {
-    pub(crate) fn new(buffers: Arc<Buffers>, (stream, connection): (u32, u32)) -> Self {
+    pub(crate) fn new(buffers: Arc<BufferLimit>, (stream, connection): (u32, u32)) -> Self {
         Self { buffers, stream, connection, given: 0, waker: None }
     }
 
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn windows_are_raised_by_what_is_held_and_lowered_again() {
-        let buffers = Arc::new(Buffers::new(10_000));
+        let buffers = Arc::new(BufferLimit::new(10_000));
         let mut credit = Credit::new(Arc::clone(&buffers), (100, 1_000));
         // A quarter of the window is two streams and a half.
         let seen = windows(&mut credit, [0, 1, 2, 3, 4, 5, 6, 20, 18, 10, 1, 0]);
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn connections_share_what_there_is() {
-        let buffers = Arc::new(Buffers::new(1_500));
+        let buffers = Arc::new(BufferLimit::new(1_500));
         let mut first = Credit::new(Arc::clone(&buffers), (1_000, 1_000));
         let mut second = Credit::new(Arc::clone(&buffers), (1_000, 1_000));
         assert_eq!(windows(&mut first, [1]), [Some(2_000)]);
@@ -212,7 +212,7 @@ mod tests {
         let flag = Arc::new(Flag(AtomicBool::new(false)));
         let waker = Waker::from(Arc::clone(&flag));
         let streams = Streams::default();
-        let mut credit = Credit::new(Arc::new(Buffers::new(400)), (100, 1_000));
+        let mut credit = Credit::new(Arc::new(BufferLimit::new(400)), (100, 1_000));
         let woken = || flag.0.swap(false, Relaxed);
         let hold = || {
             streams.hold();

@@ -7,10 +7,10 @@
 //! no chunk's size may have one, so that hyper answers with 400 and closes the connection, or breaks the body off.
 
 use crate::{
-    connection::{state::Activity, streams::OpenStream},
+    connection::{state::ConnectionState, streams::OpenStream},
     http1::{
         framing::{At, HEAD_END, Scan},
-        trailers::Ending,
+        trailers::TrailerWriter,
     },
 };
 use std::{
@@ -35,10 +35,10 @@ pub(crate) struct Guard<I> {
     heads: Arc<Heads>,
     /// A head is spoilt, and hyper looks at it only once it has come to its end.
     end_due: bool,
-    activity: Arc<Activity>,
+    connection_state: Arc<ConnectionState>,
     /// A response is not over while the client does not take its last bytes, though hyper has them all.
     unwritten: Option<OpenStream>,
-    ending: Arc<Ending>,
+    ending: Arc<TrailerWriter>,
 }
 
 /// Since when a head is being read, and whether what is written is taken.
@@ -88,8 +88,13 @@ impl Heads {
 // === impl Guard ===
 
 impl<I> Guard<I> {
-    pub(crate) fn new(inner: I, heads: Arc<Heads>, activity: Arc<Activity>, ending: Arc<Ending>) -> Self {
-        Self { inner, scan: Scan::default(), heads, end_due: false, activity, unwritten: None, ending }
+    pub(crate) fn new(
+        inner: I,
+        heads: Arc<Heads>,
+        connection_state: Arc<ConnectionState>,
+        ending: Arc<TrailerWriter>,
+    ) -> Self {
+        Self { inner, scan: Scan::default(), heads, end_due: false, connection_state, unwritten: None, ending }
     }
 
     fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -97,7 +102,7 @@ impl<I> Guard<I> {
         if written.is_ready() {
             self.unwritten = None;
         } else if self.unwritten.is_none() {
-            self.unwritten = Some(self.activity.open_stream());
+            self.unwritten = Some(self.connection_state.open_stream());
         }
         written
     }

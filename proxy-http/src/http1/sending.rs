@@ -2,9 +2,9 @@
 
 use crate::{
     BoxError,
-    body::{hold::hold, outcome::Held},
+    body::{hold::hold, outcome::Backpressure},
     connection::streams::OpenStream,
-    http1::trailers::Ending,
+    http1::trailers::TrailerWriter,
     message::fields,
 };
 use bytes::Bytes;
@@ -21,7 +21,7 @@ pub(crate) struct Sending<B> {
     /// Where it is. `None`: there is none.
     slot: Option<Slot<B>>,
     /// Where its trailers go. `None`: the client takes none.
-    ending: Option<Arc<Ending>>,
+    ending: Option<Arc<TrailerWriter>>,
     /// All that is left of it.
     trailers: Option<HeaderMap>,
     _stream: Option<OpenStream>,
@@ -35,7 +35,7 @@ pub(crate) struct Slot<B>(Arc<Mutex<Option<B>>>);
 
 impl<B> Sending<B> {
     /// `body` is kept in `slot` until it has been sent. `ending`: where its trailers go.
-    pub(crate) fn new(body: B, slot: &Slot<B>, ending: Option<Arc<Ending>>, stream: Option<OpenStream>) -> Self {
+    pub(crate) fn new(body: B, slot: &Slot<B>, ending: Option<Arc<TrailerWriter>>, stream: Option<OpenStream>) -> Self {
         *slot.lock() = Some(body);
         Self { slot: Some(slot.clone()), ending, trailers: None, _stream: stream }
     }
@@ -118,8 +118,8 @@ where
     B::Error: Into<BoxError>,
 {
     /// To be called while the client takes nothing.
-    pub(crate) fn hold(&self, cx: &mut Context<'_>) -> Held {
-        self.lock().as_mut().map_or(Held::End, |body| hold(body, cx))
+    pub(crate) fn hold(&self, cx: &mut Context<'_>) -> Backpressure {
+        self.lock().as_mut().map_or(Backpressure::End, |body| hold(body, cx))
     }
 }
 

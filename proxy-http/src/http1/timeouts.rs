@@ -15,7 +15,7 @@ use std::{
 
 /// The timeouts of what is open on one connection, which is one request at most.
 #[derive(Debug)]
-pub(crate) struct Still {
+pub(crate) struct Timeouts {
     stall: Stall,
     /// `None`: it may be idle for any time.
     idle: Option<(Idle, Arc<Progress>)>,
@@ -23,9 +23,9 @@ pub(crate) struct Still {
     moves: u64,
 }
 
-// === impl Still ===
+// === impl Timeouts ===
 
-impl Still {
+impl Timeouts {
     pub(crate) fn new(write_stall: Duration, idle: Option<Duration>) -> Self {
         let idle = idle.map(|limit| (Idle::new(limit), Progress::new(false)));
         Self { stall: Stall::new(write_stall), idle, moves: 0 }

@@ -19,7 +19,7 @@ use tokio::io::AsyncWrite;
 
 /// What a connection's body and its guard tell each other.
 #[derive(Debug, Default)]
-pub(crate) struct Ending {
+pub(crate) struct TrailerWriter {
     state: AtomicU8,
     /// To be written in the place of [`CHUNKED`].
     bytes: Mutex<Bytes>,
@@ -46,9 +46,9 @@ const NOT_SENT: [HeaderName; 7] = [
 ];
 const UNPOISONED: &str = "nothing panics with the lock held";
 
-// === impl Ending ===
+// === impl TrailerWriter ===
 
-impl Ending {
+impl TrailerWriter {
     /// Whether all that came before is written; if not, the task is woken when it is.
     pub(crate) fn poll_written(&self) -> Poll<()> {
         if self.state.load(Relaxed) == WRITTEN {

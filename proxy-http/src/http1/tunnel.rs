@@ -6,10 +6,10 @@ use crate::{
     body::{
         channel::Feed,
         hold::hold,
-        outcome::{Held, Piped},
+        outcome::{Backpressure, SendOutcome},
     },
     connection::streams::OpenStream,
-    http1::timeouts::Still,
+    http1::timeouts::Timeouts,
     stats::StreamLimit,
 };
 use bytes::{Buf as _, Bytes};
@@ -57,7 +57,7 @@ pub(crate) enum Broken {
     /// The other side of the proxy.
     Body,
     /// Nothing moved for too long.
-    Still(StreamLimit),
+    Timeouts(StreamLimit),
 }
 
 struct Running<I, B> {
@@ -105,7 +105,7 @@ impl<B> Tunnel<B> {
 
 impl<B: Body<Data = Bytes> + Unpin + 'static> Tunnel<B> {
     /// Moves bytes both ways until both sides have ended. `read`: what has come already.
-    pub(crate) async fn run<I>(self, io: I, read: Bytes, mut still: Still) -> Result<(), Broken>
+    pub(crate) async fn run<I>(self, io: I, read: Bytes, mut still: Timeouts) -> Result<(), Broken>
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
@@ -117,7 +117,7 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Tunnel<B> {
             if running.read_ended && running.written == Written::Ended {
                 return Poll::Ready(Ok(()));
             }
-            still.poll(true, blocked, running.moves, cx).map(|limit| Err(Broken::Still(limit)))
+            still.poll(true, blocked, running.moves, cx).map(|limit| Err(Broken::Timeouts(limit)))
         })
         .await;
         if !matches!(ended, Err(Broken::Io(_))) {
@@ -131,19 +131,19 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Tunnel<B> {
 
 impl Agreed {
     /// Sends `body` by itself, and tells how that ended.
-    pub(crate) fn go_on<B>(self, body: B, ended: impl FnOnce(Piped) + Send + 'static)
+    pub(crate) fn go_on<B>(self, body: B, ended: impl FnOnce(SendOutcome) + Send + 'static)
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let Self { endpoint, to, write_stall } = self;
         tokio::spawn(async move {
-            let Ok(io) = endpoint.await else { return ended(Piped::Lost) };
+            let Ok(io) = endpoint.await else { return ended(SendOutcome::Lost) };
             let tunnel = Tunnel::new(body, to, None);
-            ended(match tunnel.run(TokioIo::new(io), Bytes::new(), Still::new(write_stall, None)).await {
-                Ok(()) => Piped::Done,
-                Err(Broken::Io(_)) => Piped::Lost,
-                Err(Broken::Body) => Piped::Broken,
-                Err(Broken::Still(_)) => Piped::Stalled,
+            ended(match tunnel.run(TokioIo::new(io), Bytes::new(), Timeouts::new(write_stall, None)).await {
+                Ok(()) => SendOutcome::Done,
+                Err(Broken::Io(_)) => SendOutcome::Lost,
+                Err(Broken::Body) => SendOutcome::Broken,
+                Err(Broken::Timeouts(_)) => SendOutcome::Stalled,
             });
         });
     }
@@ -226,7 +226,7 @@ where
             match polled.map_err(Broken::Io)? {
                 Poll::Ready(true) => self.moves += 1,
                 Poll::Ready(false) => return Err(Broken::Io(io::ErrorKind::WriteZero.into())),
-                Poll::Pending if hold(&mut self.tunnel.from, cx) == Held::Expired => return Err(Broken::Body),
+                Poll::Pending if hold(&mut self.tunnel.from, cx) == Backpressure::Expired => return Err(Broken::Body),
                 Poll::Pending => return Ok(true),
             }
         }

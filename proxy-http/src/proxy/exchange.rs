@@ -5,7 +5,7 @@ use crate::{
     balance::{breaker::Outcome, shared::Attempt},
     body::{
         self,
-        outcome::{Held, Piped},
+        outcome::{Backpressure, SendOutcome},
         response::ResponseBody as Body,
         source::Source,
     },
@@ -228,7 +228,7 @@ impl Exchange {
             request.body_mut().forget();
             let endpoint = Arc::clone(self.shared.stats.transport(Side::Endpoint));
             request.go_on(move |ended| {
-                if ended == Piped::Stalled {
+                if ended == SendOutcome::Stalled {
                     endpoint.stream_limit(StreamLimit::WriteStall);
                 }
             });
@@ -320,10 +320,10 @@ impl Drop for Exchange {
 }
 
 impl Source for Exchange {
-    fn hold(&mut self, cx: &mut Context<'_>) -> Held {
+    fn hold(&mut self, cx: &mut Context<'_>) -> Backpressure {
         let Self { body, deadline, .. } = self;
-        let held = body.as_mut().map_or(Held::End, |body| body.hold(cx));
-        if expired(deadline, cx) { Held::Expired } else { held }
+        let held = body.as_mut().map_or(Backpressure::End, |body| body.hold(cx));
+        if expired(deadline, cx) { Backpressure::Expired } else { held }
     }
 }
 

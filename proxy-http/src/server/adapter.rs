@@ -3,11 +3,11 @@
 use crate::{
     IncomingBody,
     body::{channel::Feed, http1::Incoming},
-    connection::{state::Activity, streams::OpenStream},
+    connection::{state::ConnectionState, streams::OpenStream},
     http1::{
         request::{self, Asked, Wanted},
         sending::{Sending, Slot},
-        trailers::Ending,
+        trailers::TrailerWriter,
         tunnel::{Place, Tunnel},
     },
     message::fields::{self, Invalid},
@@ -30,7 +30,7 @@ use tower_service::Service;
 pub(super) struct Adapter<S, B> {
     service: S,
     scheme: Scheme,
-    activity: Arc<Activity>,
+    connection_state: Arc<ConnectionState>,
     transport: Arc<Transport>,
     places: Places<B>,
 }
@@ -62,7 +62,7 @@ pin_project! {
 pub(super) struct Places<B> {
     pub(super) tunnel: Place<B>,
     pub(super) body: Slot<B>,
-    pub(super) ending: Arc<Ending>,
+    pub(super) ending: Arc<TrailerWriter>,
 }
 
 // === impl Places ===
@@ -79,12 +79,12 @@ impl<S, B> Adapter<S, B> {
     pub(super) fn new(
         service: S,
         scheme: &Scheme,
-        activity: &Arc<Activity>,
+        connection_state: &Arc<ConnectionState>,
         transport: &Arc<Transport>,
         places: &Places<B>,
     ) -> Self {
-        let (activity, transport) = (Arc::clone(activity), Arc::clone(transport));
-        Self { service, scheme: scheme.clone(), activity, transport, places: places.clone() }
+        let (connection_state, transport) = (Arc::clone(connection_state), Arc::clone(transport));
+        Self { service, scheme: scheme.clone(), connection_state, transport, places: places.clone() }
     }
 }
 
@@ -98,7 +98,7 @@ where
     type Future = Answering<S, S::Future, B>;
 
     fn call(&self, req: Request<body::Incoming>) -> Self::Future {
-        let (stream, places) = (Some(self.activity.open_stream()), self.places.clone());
+        let (stream, places) = (Some(self.connection_state.open_stream()), self.places.clone());
         let (mut head, body) = req.into_parts();
         let asked = match request::accept(&mut head, &self.scheme, body.is_end_stream()) {
             Ok(asked) => asked,

@@ -3,7 +3,7 @@
 use crate::{
     connection::{
         discard::RESET_STREAM_DURATION, frames::local_settings::tolerated, io::Io, ping, rewind::Ahead,
-        state::Activity, window_credit::Buffers,
+        state::ConnectionState, window_credit::BufferLimit,
     },
     http1::Params,
     server::http1,
@@ -31,7 +31,7 @@ pub struct Server {
     pub(super) windows: (u32, u32),
     pub(super) protection: Protection,
     pub(super) transport: Arc<Transport>,
-    pub(super) buffers: Arc<Buffers>,
+    pub(super) buffers: Arc<BufferLimit>,
 }
 
 /// Asked once for each connection.
@@ -43,7 +43,7 @@ pub(super) struct Opened<I> {
     pub(super) io: Io<I>,
     /// What was read to find that out.
     pub(super) ahead: Ahead,
-    pub(super) activity: Arc<Activity>,
+    pub(super) connection_state: Arc<ConnectionState>,
     pub(super) started: Instant,
 }
 
@@ -110,7 +110,7 @@ impl Server {
 
     /// Has connections take what they hold for readers that have stopped from `buffers`. Not set: there is no bound.
     #[must_use]
-    pub fn buffer_in(self, buffers: Arc<Buffers>) -> Self {
+    pub fn buffer_in(self, buffers: Arc<BufferLimit>) -> Self {
         Self { buffers, ..self }
     }
 

@@ -2,18 +2,18 @@
 
 use crate::{
     BoxError, IncomingBody,
-    body::outcome::Held,
+    body::outcome::Backpressure,
     connection::{
         io::Io,
         rewind::Rewind,
-        state::Activity,
+        state::ConnectionState,
         timeouts::lifetime::{Lifetime, silence},
     },
     http1::{
         Params,
         guard::{Guard, Heads},
         sending::Slot,
-        timeouts::Still,
+        timeouts::Timeouts,
         tunnel::{Broken, Place},
     },
     server::{
@@ -64,10 +64,10 @@ pub(crate) struct Life<'a> {
 struct Serving<'a, C, B> {
     /// hyper's.
     connection: C,
-    still: Still,
+    still: Timeouts,
     timeout: HeadTimeout,
     heads: Arc<Heads>,
-    activity: &'a Activity,
+    connection_state: &'a ConnectionState,
     places: Places<B>,
     transport: &'a Transport,
     /// What the connection had moved when it was last looked at.
@@ -79,14 +79,14 @@ struct Serving<'a, C, B> {
 enum Ended {
     Limit(Limit),
     /// Nothing moves, or a response's deadline has passed while nothing did.
-    Still,
+    Timeouts,
 }
 
 /// The time that heads may take.
 struct HeadTimeout {
     limit: Duration,
     heads: Arc<Heads>,
-    activity: Arc<Activity>,
+    connection_state: Arc<ConnectionState>,
     /// Until one may have taken too long. Requests leave it alone: what they did is looked at when it is up.
     timer: Pin<Box<Sleep>>,
 }
@@ -112,7 +112,7 @@ impl Serve {
         &self,
         io: Rewind<Io<I>>,
         service: S,
-        activity: Arc<Activity>,
+        connection_state: Arc<ConnectionState>,
         Life { mut lifetime, write_stall, stream_idle, transport }: Life<'_>,
         mut drain: Pin<&mut MaybeDone<D>>,
     ) -> Result<(), Error>
@@ -126,18 +126,26 @@ impl Serve {
     {
         let closes_at = lifetime.closes_at();
         let heads = Heads::new();
-        let timeout = HeadTimeout::new(self.header_read_timeout, &heads, &activity);
+        let timeout = HeadTimeout::new(self.header_read_timeout, &heads, &connection_state);
         let mut builder = self.builder.clone();
         // hyper closes at once what is shut down before it has read anything; but something has come.
         let drained = drain.as_mut().output_mut().is_some();
         builder.keep_alive(!drained);
         let places = Places { tunnel: Place::new(), body: Slot::new(), ending: Arc::default() };
-        let adapter = Adapter::new(service, &self.scheme, &activity, transport, &places);
-        let guard = Guard::new(io, Arc::clone(&heads), Arc::clone(&activity), Arc::clone(&places.ending));
+        let adapter = Adapter::new(service, &self.scheme, &connection_state, transport, &places);
+        let guard = Guard::new(io, Arc::clone(&heads), Arc::clone(&connection_state), Arc::clone(&places.ending));
         let connection = builder.serve_connection(TokioIo::new(guard), adapter);
-        let still = Still::new(write_stall, stream_idle);
-        let mut serving =
-            Serving { connection, still, timeout, heads, activity: &activity, places, transport, moves: 0 };
+        let still = Timeouts::new(write_stall, stream_idle);
+        let mut serving = Serving {
+            connection,
+            still,
+            timeout,
+            heads,
+            connection_state: &connection_state,
+            places,
+            transport,
+            moves: 0,
+        };
         let reached = tokio::select! {
             biased;
             // First, so that a response which is due now says that it is the last.
@@ -159,7 +167,7 @@ impl Serve {
                     serving.is_drained_for(ended);
                     return Ok(());
                 },
-                limit = silence(&activity, closes_at) => {
+                limit = silence(&connection_state, closes_at) => {
                     limit.into_iter().for_each(|limit| transport.limit(limit));
                     return Ok(());
                 }
@@ -170,7 +178,7 @@ impl Serve {
         let http1::Parts { io, read_buf, .. } = serving.connection.into_parts();
         let Some(io) = io.into_inner().into_inner() else { return Ok(()) };
         let ended = tokio::select! {
-            ended = tunnel.run(io, read_buf, Still::new(write_stall, stream_idle)) => Some(ended),
+            ended = tunnel.run(io, read_buf, Timeouts::new(write_stall, stream_idle)) => Some(ended),
             () = at(closes_at) => None,
         };
         tunnelled(ended, transport)
@@ -185,7 +193,7 @@ fn tunnelled(ended: Option<Result<(), Broken>>, transport: &Transport) -> Result
             Ok(())
         }
         Some(Ok(()) | Err(Broken::Body)) => Ok(()),
-        Some(Err(Broken::Still(limit))) => {
+        Some(Err(Broken::Timeouts(limit))) => {
             transport.stream_limit(limit);
             Ok(())
         }
@@ -222,9 +230,9 @@ where
 {
     /// Serves until hyper has done its part (`None`), or the connection is to end for something else.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Ended>, Error>> {
-        let Self { connection, still, timeout, heads, activity, places, transport, .. } = self;
+        let Self { connection, still, timeout, heads, connection_state, places, transport, .. } = self;
         if let Poll::Ready(ended) = Pin::new(connection).poll(cx) {
-            let lost = activity.streams() > 0 && ended.as_ref().is_err_and(|error| !error.is_user());
+            let lost = connection_state.streams() > 0 && ended.as_ref().is_err_and(|error| !error.is_user());
             if lost {
                 transport.reset(None);
             }
@@ -234,13 +242,13 @@ where
             return Poll::Ready(ended.map(|()| None).map_err(Error::http1));
         }
         let blocked = heads.is_blocked();
-        let expired = blocked && places.body.hold(cx) == Held::Expired;
-        let stands = still.poll(activity.streams() > 0, blocked, activity.moves(), cx);
+        let expired = blocked && places.body.hold(cx) == Backpressure::Expired;
+        let stands = still.poll(connection_state.streams() > 0, blocked, connection_state.moves(), cx);
         if let Poll::Ready(limit) = stands {
             transport.stream_limit(limit);
         }
         if expired || stands.is_ready() {
-            return Poll::Ready(Ok(Some(Ended::Still)));
+            return Poll::Ready(Ok(Some(Ended::Timeouts)));
         }
         timeout.poll(cx).map(|()| Ok(Some(Ended::Limit(Limit::HeaderRead))))
     }
@@ -257,9 +265,9 @@ where
         if let Poll::Ready(served) = self.poll(cx) {
             return Poll::Ready(served);
         }
-        let has_streams = self.activity.streams() > 0;
+        let has_streams = self.connection_state.streams() > 0;
         // A request may have come and gone since.
-        let used = mem::replace(&mut self.moves, self.activity.moves()) != self.activity.moves();
+        let used = mem::replace(&mut self.moves, self.connection_state.moves()) != self.connection_state.moves();
         let mut polled = lifetime.poll(has_streams || used, || has_streams, cx);
         if used && !has_streams && polled.is_pending() {
             polled = lifetime.poll(false, || false, cx);
@@ -271,15 +279,15 @@ where
 // === impl HeadTimeout ===
 
 impl HeadTimeout {
-    fn new(limit: Duration, heads: &Arc<Heads>, activity: &Arc<Activity>) -> Self {
+    fn new(limit: Duration, heads: &Arc<Heads>, connection_state: &Arc<ConnectionState>) -> Self {
         let timer = Box::pin(tokio::time::sleep(limit));
-        Self { limit, heads: Arc::clone(heads), activity: Arc::clone(activity), timer }
+        Self { limit, heads: Arc::clone(heads), connection_state: Arc::clone(connection_state), timer }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            if self.activity.streams() > 0 {
+            if self.connection_state.streams() > 0 {
                 // What is behind the request that is being answered, hyper has not asked for.
                 self.heads.restart();
             }

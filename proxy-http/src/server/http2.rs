@@ -2,15 +2,15 @@
 
 use crate::{
     BoxError, IncomingBody,
-    body::outcome::Piped,
+    body::outcome::SendOutcome,
     connection::{
-        discard::Lingering,
-        frames::{rapid_reset::Resets, rate::Meter, seen::Seen},
+        discard::DiscardedBodies,
+        frames::{rapid_reset::RapidResets, rate::FrameRates, seen::FrameCounts},
         io::Io,
         now,
         ping::Finding,
         rewind::Rewind,
-        state::Activity,
+        state::ConnectionState,
         timeouts::{
             idle::{Idle, Progress},
             lifetime::{Lifetime, silence},
@@ -24,7 +24,7 @@ use crate::{
         builder::{MAX_OWED, Opened, Server, in_bytes},
         error::{Error, ErrorKind},
         stream::{Answering, State},
-        task_slots::Running,
+        task_slots::TaskSlots,
     },
     stats::{Limit, Side, StreamLimit, Transport},
 };
@@ -55,17 +55,17 @@ where
 {
     phase: Phase<I>,
     service: S,
-    streams: Running<Answering<S, S::Future, B>>,
+    streams: TaskSlots<Answering<S, S::Future, B>>,
     keep_alive: Option<ClientKeepAlive>,
     lifetime: Lifetime,
     /// `None`: streams may be idle for any time.
     idle: Option<Idle>,
     write_stall: Duration,
     flush: Flush,
-    lingering: Lingering,
+    discarded: DiscardedBodies,
     credit: Credit,
-    seen: Arc<Seen>,
-    resets: Resets,
+    seen: Arc<FrameCounts>,
+    resets: RapidResets,
     max_header_list: usize,
     /// Half of what h2 bears in the connection's life.
     max_engine_resets: usize,
@@ -79,7 +79,7 @@ where
     wake: Arc<Wake>,
     /// `wake`, as the connection is polled with it.
     waker: Waker,
-    activity: Arc<Activity>,
+    connection_state: Arc<ConnectionState>,
     transport: Arc<Transport>,
 }
 
@@ -109,13 +109,13 @@ where
     B::Error: Into<BoxError>,
 {
     pub(super) fn new(server: &Server, opened: Opened<I>, service: S) -> Self {
-        let Opened { io, ahead, activity, started } = opened;
-        let seen = Arc::<Seen>::default();
-        let mut meter = Meter::new(server.protection.max_control_frames, &seen, &activity);
+        let Opened { io, ahead, connection_state, started } = opened;
+        let seen = Arc::<FrameCounts>::default();
+        let mut frame_rates = FrameRates::new(server.protection.max_control_frames, &seen, &connection_state);
         // It has not seen what was read before.
-        meter.read(ahead.bytes());
-        activity.limit_lists(in_bytes(server.max_header_list));
-        let io = Rewind::new(io.metered(meter, server.max_header_list), ahead);
+        frame_rates.read(ahead.bytes());
+        connection_state.limit_lists(in_bytes(server.max_header_list));
+        let io = Rewind::new(io.metered(frame_rates, server.max_header_list), ahead);
         let wake = Arc::<Wake>::default();
         Self {
             phase: Phase::Handshaking(if server.extended_connect.is_allowed() {
@@ -124,16 +124,16 @@ where
                 server.builder.handshake(io)
             }),
             service,
-            streams: Running::new(),
+            streams: TaskSlots::new(),
             keep_alive: server.keep_alive,
             lifetime: Lifetime::new(server.max_age, server.max_idle, &server.protection, Arc::clone(&seen), started),
             idle: server.stream_idle.map(Idle::new),
             write_stall: server.write_stall,
             flush: Flush { stall: Stall::new(server.write_stall), moves: 0 },
-            lingering: Lingering::default(),
+            discarded: DiscardedBodies::default(),
             credit: Credit::new(Arc::clone(&server.buffers), server.windows),
             seen,
-            resets: Resets::new(server.protection.max_premature_resets, started),
+            resets: RapidResets::new(server.protection.max_premature_resets, started),
             max_header_list: in_bytes(server.max_header_list),
             max_engine_resets: server.max_engine_resets,
             opened: 0,
@@ -142,7 +142,7 @@ where
             draining: false,
             waker: Waker::from(Arc::clone(&wake)),
             wake,
-            activity,
+            connection_state,
             transport: Arc::clone(&server.transport),
         }
     }
@@ -158,14 +158,14 @@ where
             () = drain => {}
         }
         self.drain();
-        let activity = Arc::clone(&self.activity);
+        let connection_state = Arc::clone(&self.connection_state);
         tokio::select! {
             biased;
             served = poll_fn(|cx| self.poll(cx)) => match served? {
                 None => Ok(()),
                 Some(limit) => self.reached(limit).await,
             },
-            limit = silence(&activity, closes_at) => {
+            limit = silence(&connection_state, closes_at) => {
                 if let Some(limit) = limit {
                     self.transport.limit(limit);
                     // Or they would count as lost, which is what clients do.
@@ -186,7 +186,7 @@ where
         if let Some(limit) = self.exceeded.or_else(|| self.seen.exceeded()) {
             return Poll::Ready(Ok(Some(limit)));
         }
-        if !self.draining && self.activity.nears_engine_limit(self.max_engine_resets, MAX_OWED) {
+        if !self.draining && self.connection_state.nears_engine_limit(self.max_engine_resets, MAX_OWED) {
             return Poll::Ready(Ok(Some(Limit::EngineLifetime)));
         }
         let used = mem::take(&mut self.used) || !self.streams.is_empty();
@@ -206,7 +206,7 @@ where
             // What they send at once wakes the connection.
             self.poll_streams(cx);
         }
-        self.lingering.poll(&self.activity, cx);
+        self.discarded.poll(&self.connection_state, cx);
         if let Some(idle) = &mut self.idle {
             while idle.poll(!self.streams.is_empty(), cx).is_ready() {
                 idle.look(self.streams.iter().filter_map(|stream| stream.progress.clone()));
@@ -214,8 +214,9 @@ where
         }
         // Responses may be whole, and wait in h2 for their client all the same: at most a piece of each, for which nobody
         // looks but here.
-        let waits = self.streams.is_empty() && self.activity.open_streams_count() == 0 && self.phase.has_streams();
-        if self.flush.poll(waits, self.activity.moves(), cx).is_ready() {
+        let waits =
+            self.streams.is_empty() && self.connection_state.open_streams_count() == 0 && self.phase.has_streams();
+        if self.flush.poll(waits, self.connection_state.moves(), cx).is_ready() {
             self.transport.stream_limit(StreamLimit::WriteStall);
             if let Phase::Open(connection) = &mut self.phase {
                 connection.abrupt_shutdown(Reason::CANCEL);
@@ -226,7 +227,7 @@ where
         }
         // A drain waits for those that are answered but not sent to their end, too.
         let open = if self.draining { self.phase.has_streams().into() } else { self.streams.len() };
-        self.activity.set_streams(open);
+        self.connection_state.set_streams(open);
         Poll::Pending
     }
 
@@ -234,7 +235,7 @@ where
         if let Phase::Handshaking(handshake) = &mut self.phase {
             let mut cx = Context::from_waker(&self.waker);
             let mut connection = ready!(Pin::new(handshake).poll(&mut cx)).map_err(ErrorKind::Failed)?;
-            self.activity.ping(connection.ping_pong(), self.keep_alive);
+            self.connection_state.ping(connection.ping_pong(), self.keep_alive);
             if self.draining {
                 connection.graceful_shutdown();
             }
@@ -247,7 +248,7 @@ where
     /// is closed.
     fn accept(&mut self) -> Result<Option<bool>, Error> {
         let Phase::Open(connection) = &mut self.phase else { unreachable!() };
-        if let Some(size) = self.credit.poll(self.activity.open_streams(), &self.waker) {
+        if let Some(size) = self.credit.poll(self.connection_state.open_streams(), &self.waker) {
             connection.set_target_window_size(size);
         }
         let mut accepted = false;
@@ -276,9 +277,9 @@ where
             }
             let (head, body) = req.into_parts();
             let length = || validate::content_length(&head.headers);
-            let mut body = IncomingBody::new(Side::Client, length, body, self.activity.if_adaptive());
+            let mut body = IncomingBody::new(Side::Client, length, body, self.connection_state.if_adaptive());
             if !body.is_end_stream() {
-                body = body.counted(self.activity.open_stream()).unread();
+                body = body.counted(self.connection_state.open_stream()).unread();
             }
             let progress = self.idle.as_ref().map(|_| Progress::new(grpc::is_grpc(&head.headers)));
             if let Some(progress) = &progress {
@@ -300,7 +301,7 @@ where
 
     fn look_at_pings(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         let Phase::Open(connection) = &mut self.phase else { unreachable!() };
-        while let Poll::Ready(found) = self.activity.poll_pings(cx) {
+        while let Poll::Ready(found) = self.connection_state.poll_pings(cx) {
             match found {
                 Finding::Dead => return Err(ErrorKind::TimedOut.into()),
                 Finding::Window(size) => {
@@ -315,16 +316,16 @@ where
     fn poll_streams(&mut self, cx: &mut Context<'_>) {
         let Self { streams, transport, resets, opened, exceeded, .. } = self;
         streams.poll(cx, |(ended, started)| match ended {
-            Piped::Done | Piped::Broken | Piped::Answered => {}
-            Piped::Stalled => transport.stream_limit(StreamLimit::WriteStall),
-            Piped::Idle => transport.stream_limit(StreamLimit::Idle),
-            Piped::Reset(reason) => {
+            SendOutcome::Done | SendOutcome::Broken | SendOutcome::Answered => {}
+            SendOutcome::Stalled => transport.stream_limit(StreamLimit::WriteStall),
+            SendOutcome::Idle => transport.stream_limit(StreamLimit::Idle),
+            SendOutcome::Reset(reason) => {
                 transport.reset(Some(reason));
                 if resets.reset(started, now::now(), *opened) {
                     *exceeded = Some(Limit::PrematureResets);
                 }
             }
-            Piped::Lost => transport.reset(None),
+            SendOutcome::Lost => transport.reset(None),
         });
     }
 

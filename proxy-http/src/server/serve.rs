@@ -6,7 +6,7 @@ use crate::{
         detect::{Detected, Protocol, detect},
         io::Io,
         rewind::{Ahead, Rewind},
-        state::Activity,
+        state::ConnectionState,
         timeouts::lifetime::{DRAIN_SILENCE, Lifetime},
     },
     server::{
@@ -78,8 +78,8 @@ impl Server {
         D: Future<Output = ()>,
     {
         let started = Instant::now();
-        let activity = Activity::new(self.adaptive);
-        let mut io = Io::new(io, &self.transport, &activity);
+        let connection_state = ConnectionState::new(self.adaptive);
+        let mut io = Io::new(io, &self.transport, &connection_state);
         let mut drain = pin!(maybe_done(drain));
         let detected = tokio::select! {
             biased;
@@ -92,7 +92,7 @@ impl Server {
         };
         match detected {
             Ok(Ok(Detected::Http(protocol, ahead))) => {
-                let opened = Opened { io, ahead, activity, started };
+                let opened = Opened { io, ahead, connection_state, started };
                 self.serve_as(protocol, opened, service, drain).await
             }
             Ok(Ok(Detected::Gone)) => Ok(()),
@@ -119,9 +119,9 @@ impl Server {
         B::Error: Into<BoxError>,
         D: Future<Output = ()>,
     {
-        let activity = Activity::new(self.adaptive);
-        let io = Io::new(io, &self.transport, &activity);
-        let opened = Opened { io, ahead: Ahead::default(), activity, started: Instant::now() };
+        let connection_state = ConnectionState::new(self.adaptive);
+        let io = Io::new(io, &self.transport, &connection_state);
+        let opened = Opened { io, ahead: Ahead::default(), connection_state, started: Instant::now() };
         self.serve_as(protocol, opened, service, pin!(maybe_done(drain))).await
     }
 
@@ -146,7 +146,7 @@ impl Server {
                 serving.serve(drain).await
             }
             Protocol::Http1 => {
-                let Opened { io, ahead, activity, started } = opened;
+                let Opened { io, ahead, connection_state, started } = opened;
                 let lifetime = Lifetime::without_frames(self.max_age, self.max_idle, started);
                 let life = Life {
                     lifetime,
@@ -155,7 +155,7 @@ impl Server {
                     transport: &self.transport,
                 };
                 // Boxed, so that connections of HTTP/2 are not the larger for it.
-                Box::pin(self.http1.serve(Rewind::new(io, ahead), service, activity, life, drain)).await
+                Box::pin(self.http1.serve(Rewind::new(io, ahead), service, connection_state, life, drain)).await
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     BoxError, IncomingBody,
-    body::{outcome::Piped, send::Pipe},
+    body::{outcome::SendOutcome, send::Pipe},
     connection::timeouts::idle::Progress,
     message::{answer::Answer, interim, reason},
 };
@@ -54,7 +54,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// How it ended, and when it had started.
-    type Output = (Piped, Instant);
+    type Output = (SendOutcome, Instant);
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let started = self.started;
@@ -69,7 +69,7 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Piped> {
+    fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SendOutcome> {
         let mut this = self.project();
         if let Some(progress) = this.progress {
             if progress.is_over(cx) {
@@ -81,7 +81,7 @@ where
                         let _ = this.respond.send_response(answer, true);
                     }
                 }
-                return Poll::Ready(Piped::Idle);
+                return Poll::Ready(SendOutcome::Idle);
             }
             progress.mark();
         }
@@ -112,23 +112,23 @@ where
             let sent = match polled {
                 Poll::Pending => {
                     let reset = ready!(this.respond.poll_reset(cx));
-                    return Poll::Ready(reset.map_or(Piped::Lost, Piped::Reset));
+                    return Poll::Ready(reset.map_or(SendOutcome::Lost, SendOutcome::Reset));
                 }
                 Poll::Ready(Ok(rsp)) => respond(this.respond, rsp, write_stall).map_err(|error| error.reason()),
                 Poll::Ready(Err(error)) => {
                     // Perhaps because the client has reset its stream.
                     if let Poll::Ready(Ok(reason)) = this.respond.poll_reset(cx) {
-                        return Poll::Ready(Piped::Reset(reason));
+                        return Poll::Ready(SendOutcome::Reset(reason));
                     }
                     Err(reason::first(&*error.into()))
                 }
             };
             match sent {
                 Ok(Some(pipe)) => this.state.as_mut().project_replace(State::Sending { pipe }),
-                Ok(None) => return Poll::Ready(Piped::Done),
+                Ok(None) => return Poll::Ready(SendOutcome::Done),
                 Err(reason) => {
                     this.respond.send_reset(reason.unwrap_or(Reason::INTERNAL_ERROR));
-                    return Poll::Ready(Piped::Done);
+                    return Poll::Ready(SendOutcome::Done);
                 }
             };
         }

@@ -19,7 +19,7 @@ use std::{
 /// What [`FuturesUnordered`](futures_util::stream::FuturesUnordered) allocates, links and counts for each future costs
 /// some twenty atomic operations, and a request has no future that costs more. A place costs that once.
 #[derive(Debug)]
-pub(crate) struct Running<F> {
+pub(crate) struct TaskSlots<F> {
     places: Vec<Place<F>>,
     /// One for each [`GROUP`] of places.
     groups: Vec<Arc<Group>>,
@@ -54,9 +54,9 @@ const GROUP: usize = u64::BITS as usize;
 /// So many places stay when there is nothing to run.
 const KEPT: usize = GROUP;
 
-// === impl Running ===
+// === impl TaskSlots ===
 
-impl<F> Running<F> {
+impl<F> TaskSlots<F> {
     pub(crate) fn new() -> Self {
         Self { places: Vec::new(), groups: Vec::new(), free: Vec::new(), fresh: Vec::new(), task: Arc::default() }
     }
@@ -102,7 +102,7 @@ impl<F> Running<F> {
     }
 }
 
-impl<F: Future> Running<F> {
+impl<F: Future> TaskSlots<F> {
     /// Polls once each future that is new or was woken, and tells what comes of those that end. `cx` is woken when there
     /// is more to poll.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, mut ended: impl FnMut(F::Output)) {
@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    fn poll<F: Future>(running: &mut Running<F>, waker: &Waker) -> Vec<F::Output> {
+    fn poll<F: Future>(running: &mut TaskSlots<F>, waker: &Waker) -> Vec<F::Output> {
         let mut ended = Vec::new();
         running.poll(&mut Context::from_waker(waker), |output| ended.push(output));
         ended
@@ -220,7 +220,7 @@ mod tests {
     fn those_that_are_new_or_woken_are_polled() {
         let (told, task) = (Arc::<Told>::default(), Arc::<Count>::default());
         let waker = Waker::from(Arc::clone(&task));
-        let mut running = Running::new();
+        let mut running = TaskSlots::new();
         (0..200).for_each(|id| running.push(told.wait(id)));
         assert_eq!((poll(&mut running, &waker), told.polls()), (vec![], 200));
         assert_eq!((poll(&mut running, &waker), told.polls()), (vec![], 0));
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn places_are_used_again_and_may_be_woken_for_those_before() {
         let told = Arc::<Told>::default();
-        let mut running = Running::new();
+        let mut running = TaskSlots::new();
         for id in 0..1_000 {
             running.push(told.wait(id));
             poll(&mut running, noop_waker_ref());
@@ -260,7 +260,7 @@ mod tests {
     fn one_that_wakes_itself_is_polled_next_time() {
         let task = Arc::<Count>::default();
         let waker = Waker::from(Arc::clone(&task));
-        let mut running = Running::new();
+        let mut running = TaskSlots::new();
         let mut left = 3;
         running.push(poll_fn(move |cx| {
             left -= 1;
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn many_places_are_given_back() {
         let told = Arc::<Told>::default();
-        let mut running = Running::new();
+        let mut running = TaskSlots::new();
         (0..1_000).for_each(|id| running.push(told.wait(id)));
         poll(&mut running, noop_waker_ref());
         (0..1_000).for_each(|id| told.end(id));
@@ -298,7 +298,7 @@ mod tests {
     fn no_wake_is_lost_between_threads() {
         let (told, parked) = (Arc::<Told>::default(), Arc::new(Unpark(thread::current())));
         let waker = Waker::from(parked);
-        let mut running = Running::new();
+        let mut running = TaskSlots::new();
         let (next, ids) = mpsc::channel();
         let ending = {
             let told = Arc::clone(&told);

@@ -12,7 +12,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{Either, Empty};
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
 use hyper::body::Incoming;
-use proxy_http::Buffers;
+use proxy_http::BufferLimit;
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -118,10 +118,10 @@ const WINDOWS: Option<FlowControl> =
 
 impl Engine {
     fn between(self, server: &ServerParams, client: &ClientParams) -> Between {
-        self.buffering(server, client, Buffers::default())
+        self.buffering(server, client, BufferLimit::default())
     }
 
-    fn buffering(self, server: &ServerParams, client: &ClientParams, buffers: Buffers) -> Between {
+    fn buffering(self, server: &ServerParams, client: &ClientParams, buffers: BufferLimit) -> Between {
         match self {
             Self::Proxy => {
                 let Rig { client_io, endpoint_ios, .. } = Rig::buffering(server, client, PROXY, buffers);
@@ -302,7 +302,7 @@ async fn servers_connection_window_holds_all_streams_up(engine: Engine) {
     let server = ServerParams { flow_control: WINDOWS, ..ServerParams::DEFAULT };
     let client = ClientParams { max_send_buf_size: Some(1), ..ClientParams::DEFAULT };
     // Where there is no room for streams that stall beside the window.
-    let mut rig = engine.buffering(&server, &client, Buffers::new(0));
+    let mut rig = engine.buffering(&server, &client, BufferLimit::new(0));
     let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
     let mut total = 0;
     let mut open = Vec::new();

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::SendRequest};
 use http_h2::{ClientParams, FlowControl, ServerParams};
 use proxy_http::{
-    Buffers, proxy,
+    BufferLimit, proxy,
     stats::{Peer as Side, StreamLimit},
 };
 use std::{
@@ -156,7 +156,7 @@ async fn readers_that_stop_do_not_starve_others_where_windows_are_adaptive() {
 #[tokio::test(start_paused = true)]
 async fn where_nothing_may_be_buffered_stalled_streams_have_the_window_only() {
     let client = toward_endpoints(fixed(65_535, 1 << 20));
-    let mut rig = Rig::buffering(&ServerParams::DEFAULT, &client, PROXY, Buffers::new(0));
+    let mut rig = Rig::buffering(&ServerParams::DEFAULT, &client, PROXY, BufferLimit::new(0));
     let (mut slow, _window) = unwilling(&rig).await;
     let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
     let (stalled, sent) = stall(&mut slow, &mut endpoint, 64).await;
@@ -174,7 +174,7 @@ async fn where_nothing_may_be_buffered_stalled_streams_have_the_window_only() {
 async fn a_thousand_readers_that_stop_hold_a_window_each() {
     let client = toward_endpoints(fixed(65_535, 1 << 20));
     let params = proxy::Params { max_in_flight: 2_000, ..PROXY };
-    let mut rig = Rig::buffering(&ServerParams::DEFAULT, &client, params, Buffers::new(1_000 * 65_535));
+    let mut rig = Rig::buffering(&ServerParams::DEFAULT, &client, params, BufferLimit::new(1_000 * 65_535));
     let mut endpoint = endpoint(&mut rig).await;
     let mut all = Vec::new();
     for _ in 0..5 {
@@ -307,7 +307,7 @@ async fn bursts_of_small_messages_end_no_connection() {
 #[tokio::test(start_paused = true)]
 async fn requests_that_wait_for_their_answer_hold_nothing() {
     let server = ServerParams { flow_control: Some(fixed(65_535, 65_535)), ..ServerParams::DEFAULT };
-    let mut rig = Rig::buffering(&server, &ClientParams::DEFAULT, PROXY, Buffers::new(0));
+    let mut rig = Rig::buffering(&server, &ClientParams::DEFAULT, PROXY, BufferLimit::new(0));
     let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
     let mut waiting = Vec::new();
     for _ in 0..64 {
@@ -327,7 +327,7 @@ async fn requests_that_wait_for_their_answer_hold_nothing() {
 #[tokio::test(start_paused = true)]
 async fn all_window_is_given_back_in_the_end() {
     let client = toward_endpoints(fixed(65_535, 65_535));
-    let mut rig = Rig::buffering(&ServerParams::DEFAULT, &client, PROXY, Buffers::new(0));
+    let mut rig = Rig::buffering(&ServerParams::DEFAULT, &client, PROXY, BufferLimit::new(0));
     let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
     let mut open = Vec::new();
     for request_ends in [true, false] {

@@ -6,7 +6,7 @@ use h2::{Reason, RecvStream, SendStream, client, server};
 use http::{Request, Response};
 use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
-    Buffers, Connect, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance,
+    BufferLimit, Connect, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance,
     proxy::{self, retry},
     server as server_end,
     stats::Peer,
@@ -49,7 +49,7 @@ pub(crate) struct Rig {
     pub(crate) endpoint_ios: Opened,
     pub(crate) stats: Arc<Stats>,
     /// Where both sides' connections buffer.
-    pub(crate) buffers: Arc<Buffers>,
+    pub(crate) buffers: Arc<BufferLimit>,
     pub(crate) limits: Arc<proxy::Limits>,
     pub(crate) endpoints: Endpoints,
     pub(crate) server: Server,
@@ -95,14 +95,14 @@ fn one() -> impl FnOnce(Connect<Opens, Replay>) -> Endpoints {
 
 impl Rig {
     pub(crate) fn new(server: &ServerParams, client: &ClientParams, params: proxy::Params) -> Self {
-        Self::buffering(server, client, params, Buffers::default())
+        Self::buffering(server, client, params, BufferLimit::default())
     }
 
     pub(crate) fn buffering(
         server: &ServerParams,
         client: &ClientParams,
         params: proxy::Params,
-        buffers: Buffers,
+        buffers: BufferLimit,
     ) -> Self {
         Self::build(server, client, params, buffers, proxy::Client::default(), one())
     }
@@ -114,7 +114,7 @@ impl Rig {
         params: proxy::Params,
         known: proxy::Client,
     ) -> Self {
-        Self::build(server, client, params, Buffers::default(), known, one())
+        Self::build(server, client, params, BufferLimit::default(), known, one())
     }
 
     /// One whose endpoint is spoken to in `protocol`.
@@ -130,14 +130,14 @@ impl Rig {
         params: proxy::Params,
         endpoints: impl FnOnce(Connect<Opens, Replay>) -> Endpoints,
     ) -> Self {
-        Self::build(server, client, params, Buffers::default(), proxy::Client::default(), endpoints)
+        Self::build(server, client, params, BufferLimit::default(), proxy::Client::default(), endpoints)
     }
 
     fn build(
         server: &ServerParams,
         client: &ClientParams,
         params: proxy::Params,
-        buffers: Buffers,
+        buffers: BufferLimit,
         known: proxy::Client,
         endpoints: impl FnOnce(Connect<Opens, Replay>) -> Endpoints,
     ) -> Self {

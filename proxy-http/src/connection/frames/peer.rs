@@ -4,10 +4,10 @@ use crate::connection::{
     frames::{
         empty_data::EmptyData,
         scan::{Scan, Scanned},
-        small_data::Overhead,
+        small_data::SmallDataBudget,
     },
     now::now,
-    state::Activity,
+    state::ConnectionState,
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -16,11 +16,11 @@ use tokio::time::Instant;
 ///
 /// The first frame is its SETTINGS (RFC 9113 section 3.4). What it announces later is not seen: endpoints do so once.
 #[derive(Debug)]
-pub(crate) struct Announced {
+pub(crate) struct PeerSettings {
     /// What has come of the first frame. `None`: all of it, or it is none.
     first: Option<Vec<u8>>,
     scan: Scan,
-    overhead: Overhead,
+    small_data: SmallDataBudget,
     empty: EmptyRate,
 }
 
@@ -43,32 +43,32 @@ const MAX_FRAME: usize = 16_384;
 const SETTINGS: u8 = 4;
 const MAX_HEADER_LIST_SIZE: u16 = 6;
 
-// === impl Announced ===
+// === impl PeerSettings ===
 
-impl Announced {
+impl PeerSettings {
     pub(crate) fn new() -> Self {
         let empty = EmptyRate { since: Instant::now(), count: 0, frames: 0 };
-        Self { first: Some(Vec::new()), scan: Scan::default(), overhead: Overhead::default(), empty }
+        Self { first: Some(Vec::new()), scan: Scan::default(), small_data: SmallDataBudget::default(), empty }
     }
 
-    /// Notes on `activity` what was read, and tells how many frames began with it.
-    pub(crate) fn read(&mut self, bytes: &[u8], activity: &Activity) -> u32 {
-        let streams = activity.open_streams();
-        let scanned = self.scan.read(bytes, |length| self.overhead.add(length, streams));
+    /// Notes on `connection_state` what was read, and tells how many frames began with it.
+    pub(crate) fn read(&mut self, bytes: &[u8], connection_state: &ConnectionState) -> u32 {
+        let streams = connection_state.open_streams();
+        let scanned = self.scan.read(bytes, |length| self.small_data.add(length, streams));
         let Scanned { frames, interim, heads, padding_alone, empty } = scanned;
-        activity.began(frames.into());
+        connection_state.began(frames.into());
         self.empty.frames += u64::from(frames);
         if empty > 0 && self.empty.are_too_many(empty.into()) {
             self.scan.empty_data().clear();
         }
         for _ in 0..padding_alone {
-            activity.padding_alone();
+            connection_state.padding_alone();
         }
         if interim {
             streams.expect_interim();
         }
         if heads {
-            activity.set_answered();
+            connection_state.set_answered();
         }
         let Some(first) = &mut self.first else { return frames };
         first.extend_from_slice(bytes);
@@ -77,12 +77,12 @@ impl Announced {
             Settings::None => {}
             Settings::Whole(settings) => {
                 // h2 takes them in the same poll.
-                activity.set_settings();
+                connection_state.set_settings();
                 for setting in settings.chunks_exact(6) {
                     let (id, value) = (u16::from_be_bytes([setting[0], setting[1]]), &setting[2..]);
                     if id == MAX_HEADER_LIST_SIZE {
                         let size = u32::from_be_bytes([value[0], value[1], value[2], value[3]]);
-                        activity.set_max_header_list(usize::try_from(size).unwrap_or(usize::MAX));
+                        connection_state.set_max_header_list(usize::try_from(size).unwrap_or(usize::MAX));
                     }
                 }
             }

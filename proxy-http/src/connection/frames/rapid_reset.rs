@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// Counts the streams of one connection that were reset too soon.
 #[derive(Debug)]
-pub(crate) struct Resets {
+pub(crate) struct RapidResets {
     max: u32,
     since: Instant,
     /// Streams that had been opened by then.
@@ -21,9 +21,9 @@ pub(crate) struct Resets {
 const SOON: Duration = Duration::from_secs(1);
 const WINDOW: Duration = Duration::from_secs(10);
 
-// === impl Resets ===
+// === impl RapidResets ===
 
-impl Resets {
+impl RapidResets {
     pub(crate) fn new(max: u32, now: Instant) -> Self {
         Self { max, since: now, opened: 0, count: 0 }
     }
@@ -49,7 +49,7 @@ mod tests {
     /// When streams are too many, of which one in `every` is reset `after` it was opened, with `pause` between them.
     fn too_many(every: u64, after: Duration, pause: Duration) -> Option<u64> {
         let mut now = Instant::now();
-        let mut resets = Resets::new(500, now);
+        let mut resets = RapidResets::new(500, now);
         (1..=10_000).find(|opened| {
             now += pause;
             opened % every == 0 && resets.reset(now, now + after, *opened)

@@ -8,11 +8,11 @@ use crate::connection::{
         empty_data::{EmptyData, may_be_empty},
         head::{HEAD, PREFACE},
         kinds::{ANSWERS, EMPTY_DATA, Window, exceeded},
-        seen::Seen,
-        small_data::Overhead,
+        seen::FrameCounts,
+        small_data::SmallDataBudget,
     },
     now::now,
-    state::Activity,
+    state::ConnectionState,
     wake,
 };
 use std::{
@@ -24,8 +24,8 @@ use tokio::time::Instant;
 
 /// Follows the frames of one connection, and counts those that carry no request.
 #[derive(Debug)]
-pub(crate) struct Meter {
-    seen: Arc<Seen>,
+pub(crate) struct FrameRates {
+    seen: Arc<FrameCounts>,
     /// Frames of one kind in a second.
     max: u64,
     /// What is to come of the preface or of a payload, if it is within one.
@@ -47,8 +47,8 @@ pub(crate) struct Meter {
     row_since: Instant,
     /// Whether the next byte is the length of a DATA frame's padding.
     padded: bool,
-    overhead: Overhead,
-    activity: Arc<Activity>,
+    small_data: SmallDataBudget,
+    connection_state: Arc<ConnectionState>,
     window: Window,
 }
 
@@ -74,11 +74,15 @@ const ACK: u8 = 0x1;
 const PADDED: u8 = 0x8;
 const END_HEADERS: u8 = 0x4;
 
-// === impl Meter ===
+// === impl FrameRates ===
 
-impl Meter {
+impl FrameRates {
     /// For a connection that starts now.
-    pub(crate) fn new(max_control_frames: u32, seen: &Arc<Seen>, activity: &Arc<Activity>) -> Self {
+    pub(crate) fn new(
+        max_control_frames: u32,
+        seen: &Arc<FrameCounts>,
+        connection_state: &Arc<ConnectionState>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             seen: Arc::clone(seen),
@@ -94,8 +98,8 @@ impl Meter {
             in_a_row: 0,
             row_since: now,
             padded: false,
-            overhead: Overhead::default(),
-            activity: Arc::clone(activity),
+            small_data: SmallDataBudget::default(),
+            connection_state: Arc::clone(connection_state),
             window: Window::new(now),
         }
     }
@@ -129,7 +133,7 @@ impl Meter {
                 {
                     self.padded = false;
                     if usize::from(*padding) + 1 == left {
-                        self.activity.padding_alone();
+                        self.connection_state.padding_alone();
                     }
                 }
                 let Some(rest) = bytes.get(left..) else {
@@ -178,7 +182,7 @@ impl Meter {
         })
     }
 
-    /// A frame begins, with a head that ends after `end` bytes of what was read; the error is what of [`Seen::exceeded`] it
+    /// A frame begins, with a head that ends after `end` bytes of what was read; the error is what of [`FrameCounts::exceeded`] it
     /// makes.
     fn begin(&mut self, [len @ .., kind, flags, a, b, c, d]: [u8; HEAD], end: usize) -> Result<(), u8> {
         let [high, mid, low] = len;
@@ -193,7 +197,7 @@ impl Meter {
                 self.in_a_row = 0;
                 self.padded = flags & PADDED != 0 && left > 0;
                 self.window.data += 1;
-                self.overhead.add(left, self.activity.open_streams());
+                self.small_data.add(left, self.connection_state.open_streams());
                 return Ok(());
             }
             1 => {
@@ -291,16 +295,16 @@ mod tests {
         frame
     }
 
-    fn greeted() -> (Meter, Arc<Seen>) {
-        let seen = Arc::<Seen>::default();
-        let mut meter = Meter::new(MAX, &seen, &Activity::new(false));
-        meter.read(PREFACE_AND_SETTINGS);
+    fn greeted() -> (FrameRates, Arc<FrameCounts>) {
+        let seen = Arc::<FrameCounts>::default();
+        let mut frame_rates = FrameRates::new(MAX, &seen, &ConnectionState::new(false));
+        frame_rates.read(PREFACE_AND_SETTINGS);
         assert!(seen.greeted());
-        (meter, seen)
+        (frame_rates, seen)
     }
 
     #[track_caller]
-    fn exceeds_at(most: u64, flags: u8, prepare: impl Fn(&mut Meter)) {
+    fn exceeds_at(most: u64, flags: u8, prepare: impl Fn(&mut FrameRates)) {
         for (kind, limit) in [
             (2, Limit::PriorityFrames),
             (3, Limit::ResetFrames),
@@ -310,8 +314,8 @@ mod tests {
             (7, Limit::OtherFrames),
             (0x42, Limit::OtherFrames),
         ] {
-            let (mut meter, seen) = greeted();
-            prepare(&mut meter);
+            let (mut frame_rates, seen) = greeted();
+            prepare(&mut frame_rates);
             let weight = match kind {
                 4 if flags == 0 => SETTINGS,
                 6 if flags == ACK => PONG,
@@ -320,10 +324,10 @@ mod tests {
             // The first SETTINGS count, too.
             let most = (if kind == 4 { most - SETTINGS } else { most }) / weight;
             for _ in 0..most {
-                meter.read(&frame(kind, flags, 5));
+                frame_rates.read(&frame(kind, flags, 5));
             }
             assert_eq!(seen.exceeded(), None, "{kind}");
-            meter.read(&frame(kind, flags, 5));
+            frame_rates.read(&frame(kind, flags, 5));
             assert_eq!(seen.exceeded(), Some(limit), "{kind}");
         }
     }
@@ -336,33 +340,33 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_and_bytes_bring_more_with_them() {
-        exceeds_at(u64::from(MAX) + 40, 0, |meter| _ = meter.read(&frame(1, END_HEADERS, 5).repeat(10)));
+        exceeds_at(u64::from(MAX) + 40, 0, |frame_rates| _ = frame_rates.read(&frame(1, END_HEADERS, 5).repeat(10)));
         // The answer to the first SETTINGS is no reason, and those to PINGs are to be taken off.
-        exceeds_at(u64::from(MAX), 0, |meter| meter.wrote(9));
-        let (mut meter, seen) = greeted();
-        meter.wrote(9 + 16 * 5);
-        meter.read(&frame(8, 0, 4).repeat(MAX as usize + 5));
+        exceeds_at(u64::from(MAX), 0, |frame_rates| frame_rates.wrote(9));
+        let (mut frame_rates, seen) = greeted();
+        frame_rates.wrote(9 + 16 * 5);
+        frame_rates.read(&frame(8, 0, 4).repeat(MAX as usize + 5));
         assert_eq!(seen.exceeded(), None);
-        meter.read(&frame(8, 0, 4));
+        frame_rates.read(&frame(8, 0, 4));
         assert_eq!(seen.exceeded(), Some(Limit::WindowUpdateFrames));
     }
 
     #[tokio::test(start_paused = true)]
     async fn answers_are_no_reason_for_more() {
-        let (mut meter, seen) = greeted();
+        let (mut frame_rates, seen) = greeted();
         for _ in 0..=MAX {
             assert_eq!(seen.exceeded(), None);
-            meter.read(&frame(6, 0, 8));
-            meter.wrote(17);
+            frame_rates.read(&frame(6, 0, 8));
+            frame_rates.wrote(17);
         }
         assert_eq!(seen.exceeded(), Some(Limit::PingFrames));
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_second_starts_anew() {
-        let (mut meter, seen) = greeted();
+        let (mut frame_rates, seen) = greeted();
         let mut second = async |count| {
-            meter.read(&frame(6, 0, 8).repeat(count));
+            frame_rates.read(&frame(6, 0, 8).repeat(count));
             tokio::time::advance(SECOND).await;
         };
         for _ in 0..100 {
@@ -375,9 +379,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_and_their_bodies_are_free() {
-        let (mut meter, seen) = greeted();
+        let (mut frame_rates, seen) = greeted();
         for _ in 0..10 * MAX {
-            meter.read(&[frame(1, 0, 30), frame(9, END_HEADERS, 30), frame(0, 0, 1_000), frame(0, 1, 0)].concat());
+            frame_rates
+                .read(&[frame(1, 0, 30), frame(9, END_HEADERS, 30), frame(0, 0, 1_000), frame(0, 1, 0)].concat());
         }
         assert_eq!(seen.exceeded(), None);
     }
@@ -386,53 +391,53 @@ mod tests {
     async fn reads_may_end_anywhere() {
         let all = [frame(6, 0, 8), frame(1, 0, 30), frame(9, 0, 0), frame(9, END_HEADERS, 1), frame(8, 0, 4)].concat();
         for size in 1..=all.len() {
-            let (mut meter, seen) = greeted();
+            let (mut frame_rates, seen) = greeted();
             let mut read = 0;
             for chunk in all.chunks(size) {
-                meter.read(chunk);
+                frame_rates.read(chunk);
                 read += chunk.len();
                 // From the head of HEADERS to the last byte of the CONTINUATION that ends them.
                 assert_eq!(seen.block().is_some(), (26..75).contains(&read), "after {read}, by {size}");
             }
-            assert_eq!(meter.window.counts, [0, 0, SETTINGS, 1, 1, 0, 0], "{size}");
-            assert_eq!(meter.window.requests, 1);
+            assert_eq!(frame_rates.window.counts, [0, 0, SETTINGS, 1, 1, 0, 0], "{size}");
+            assert_eq!(frame_rates.window.requests, 1);
         }
     }
 
     #[tokio::test]
     async fn each_block_has_a_number() {
-        let (mut meter, seen) = greeted();
+        let (mut frame_rates, seen) = greeted();
         let part = frame(1, END_HEADERS, 30);
-        meter.read(&part[..20]);
+        frame_rates.read(&part[..20]);
         let first = seen.block();
-        meter.read(&[&part[20..], &part[..20]].concat());
+        frame_rates.read(&[&part[20..], &part[..20]].concat());
         let second = seen.block();
         assert!(first.is_some() && second.is_some() && first != second, "{first:?}, {second:?}");
     }
 
     #[tokio::test]
     async fn a_client_has_greeted_after_its_first_frame() {
-        let seen = Arc::<Seen>::default();
-        let mut meter = Meter::new(MAX, &seen, &Activity::new(false));
+        let seen = Arc::<FrameCounts>::default();
+        let mut frame_rates = FrameRates::new(MAX, &seen, &ConnectionState::new(false));
         for byte in PREFACE_AND_SETTINGS {
             assert!(!seen.greeted());
-            meter.read(&[*byte]);
+            frame_rates.read(&[*byte]);
         }
         assert!(seen.greeted());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_turn_ends_after_some_frames() {
-        let (mut meter, seen) = greeted();
+        let (mut frame_rates, seen) = greeted();
         let cx = &mut Context::from_waker(Waker::noop());
         seen.start_turn();
-        meter.read(&frame(0, 0, 1).repeat(FRAMES_A_TURN as usize - 1));
-        assert!(meter.may_read(cx));
-        meter.read(&frame(0, 0, 1));
-        assert!(!meter.may_read(cx));
+        frame_rates.read(&frame(0, 0, 1).repeat(FRAMES_A_TURN as usize - 1));
+        assert!(frame_rates.may_read(cx));
+        frame_rates.read(&frame(0, 0, 1));
+        assert!(!frame_rates.may_read(cx));
         seen.start_turn();
-        assert!(meter.may_read(cx));
-        meter.read(&frame(6, 0, 8).repeat(MAX as usize + 1));
-        assert!(!meter.may_read(cx), "nothing more is read once a limit is exceeded");
+        assert!(frame_rates.may_read(cx));
+        frame_rates.read(&frame(6, 0, 8).repeat(MAX as usize + 1));
+        assert!(!frame_rates.may_read(cx), "nothing more is read once a limit is exceeded");
     }
 }

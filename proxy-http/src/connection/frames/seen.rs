@@ -3,9 +3,9 @@
 use crate::{connection::frames::kinds::KINDS, stats::Limit};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 
-/// What a `Meter` has seen, for the connection's task. Nobody else reads or writes it.
+/// What a `FrameRates` has seen, for the connection's task. Nobody else reads or writes it.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct FrameCounts {
     pub(super) greeted: AtomicBool,
     pub(super) block: AtomicU32,
     pub(super) reset: AtomicBool,
@@ -15,9 +15,9 @@ pub(crate) struct Seen {
     pub(super) turn: AtomicU32,
 }
 
-// === impl Seen ===
+// === impl FrameCounts ===
 
-impl Seen {
+impl FrameCounts {
     /// The preface and the first frame have come.
     pub(crate) fn greeted(&self) -> bool {
         self.greeted.load(Relaxed)

@@ -8,14 +8,14 @@ use crate::connection::streams::{SMALL, Streams, charge};
 
 /// What has added up on one connection.
 #[derive(Debug, Default)]
-pub(crate) struct Overhead {
+pub(crate) struct SmallDataBudget {
     /// What there was to pay for so far, in bytes.
     charged: u64,
 }
 
-// === impl Overhead ===
+// === impl SmallDataBudget ===
 
-impl Overhead {
+impl SmallDataBudget {
     /// A DATA frame of so many bytes has begun.
     pub(crate) fn add(&mut self, length: usize, streams: &Streams) {
         self.charged += charge(length);
@@ -32,18 +32,18 @@ mod tests {
 
     #[test]
     fn who_reads_and_who_sends_much_pays() {
-        let (mut overhead, streams) = (Overhead::default(), Streams::default());
+        let (mut small_data, streams) = (SmallDataBudget::default(), Streams::default());
         for _ in 0..10 {
-            overhead.add(6, &streams);
+            small_data.add(6, &streams);
         }
         assert_eq!(streams.owed(), 2_500);
         streams.pay(charge(6));
         assert_eq!(streams.owed(), 2_250);
-        overhead.add(1_256, &streams);
+        small_data.add(1_256, &streams);
         assert_eq!(streams.owed(), 1_250);
-        overhead.add(16_384, &streams);
+        small_data.add(16_384, &streams);
         assert_eq!(streams.owed(), 0);
-        overhead.add(6, &streams);
+        small_data.add(6, &streams);
         assert_eq!(streams.owed(), 250, "nobody pays ahead");
     }
 }

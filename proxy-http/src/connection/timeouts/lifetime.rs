@@ -1,7 +1,7 @@
 //! How old a connection gets, how long it goes without a stream, and how long its client takes over what must be whole.
 
 use crate::{
-    connection::{frames::seen::Seen, now::now, state::Activity},
+    connection::{frames::seen::FrameCounts, now::now, state::ConnectionState},
     stats::Limit,
 };
 use http_h2::{MaxConnectionAge, Protection};
@@ -27,7 +27,7 @@ pub(crate) struct Lifetime {
     /// The header block that is waited for.
     block: Option<Block>,
     header_timeout: Duration,
-    seen: Arc<Seen>,
+    seen: Arc<FrameCounts>,
     /// Until the first of them may be reached. Requests leave it alone: what they did is looked at when it is up.
     timer: Pin<Box<Sleep>>,
     /// Whom the timer wakes. `None`: it has not been polled yet.
@@ -73,7 +73,7 @@ impl Lifetime {
         age: Option<MaxConnectionAge>,
         idle: Option<Duration>,
         protection: &Protection,
-        seen: Arc<Seen>,
+        seen: Arc<FrameCounts>,
         started: Instant,
     ) -> Self {
         let age = age.map(|age| Age::new(age, started));
@@ -214,15 +214,15 @@ impl Idle {
 
 /// Completes when, for [`DRAIN_SILENCE`], no stream was open and not a byte moved; or else, with a limit, when it is
 /// time to close in any case.
-pub(crate) async fn silence(activity: &Activity, closes_at: Option<Instant>) -> Option<Limit> {
+pub(crate) async fn silence(connection_state: &ConnectionState, closes_at: Option<Instant>) -> Option<Limit> {
     loop {
-        let before = activity.moves();
+        let before = connection_state.moves();
         let silent_at = Instant::now() + DRAIN_SILENCE;
         tokio::time::sleep_until(closes_at.map_or(silent_at, |at| at.min(silent_at))).await;
         if closes_at.is_some_and(|at| at <= Instant::now()) {
             return Some(Limit::AgeGrace);
         }
-        if activity.streams() == 0 && activity.moves() == before {
+        if connection_state.streams() == 0 && connection_state.moves() == before {
             return None;
         }
     }

@@ -6,7 +6,7 @@ use crate::{
         breaker::Breaker,
         chain::Chain,
         choice::{Candidate, Choice, Start},
-        endpoint::{State as EndpointState, Status},
+        endpoint::{self, Status},
         load::Load,
         params::Params,
         queue::{Queue, Ticket},
@@ -20,7 +20,7 @@ use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 /// What all tasks know together.
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) nodes: Vec<Node>,
+    pub(super) nodes: Vec<EndpointState>,
     pub(super) next_id: u64,
     choice: Choice,
     /// The endpoints among which the last choice was; kept for its capacity.
@@ -36,7 +36,7 @@ pub(super) struct State {
 
 /// One endpoint.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(super) struct EndpointState {
     pub(super) id: u64,
     pub(super) addr: Arc<str>,
     pub(super) labels: Vec<(String, String)>,
@@ -194,7 +194,7 @@ impl State {
         connections.any(|connection| !connection.handle.takes_extended_connect())
     }
 
-    pub(super) fn node(&mut self, id: u64) -> Option<&mut Node> {
+    pub(super) fn node(&mut self, id: u64) -> Option<&mut EndpointState> {
         self.nodes.iter_mut().find(|node| node.id == id)
     }
 
@@ -289,7 +289,7 @@ impl State {
         }
         let down_since = self.down_since.unwrap_or(now);
         self.down_since = self.nodes.iter().all(|node| !node.is_up()).then_some(down_since);
-        if self.nodes.iter().any(Node::is_ready) {
+        if self.nodes.iter().any(EndpointState::is_ready) {
             self.queue.wake_first();
         } else {
             self.nodes.iter_mut().for_each(|node| node.start = Start::Together);
@@ -313,9 +313,9 @@ impl State {
     }
 }
 
-// === impl Node ===
+// === impl EndpointState ===
 
-impl Node {
+impl EndpointState {
     /// Whether requests can be sent to it, now or once it has been connected to for them.
     pub(super) fn is_ready(&self) -> bool {
         (self.on_demand && self.failed.is_none()) || self.is_connected()
@@ -400,11 +400,11 @@ impl Node {
     pub(super) fn status(&self, now: u64) -> Status {
         let open = || self.connections.iter().filter(|connection| !connection.handle.is_closed());
         let state = match (open().next(), &self.failed) {
-            (Some(_), _) if !self.health.breaker.is_closed() => EndpointState::Ejected,
-            (Some(_), _) => EndpointState::Ready,
-            (None, Some(_)) => EndpointState::Failed,
-            (None, None) if self.on_demand => EndpointState::Ready,
-            (None, None) => EndpointState::Connecting,
+            (Some(_), _) if !self.health.breaker.is_closed() => endpoint::State::Ejected,
+            (Some(_), _) => endpoint::State::Ready,
+            (None, Some(_)) => endpoint::State::Failed,
+            (None, None) if self.on_demand => endpoint::State::Ready,
+            (None, None) => endpoint::State::Connecting,
         };
         Status {
             addr: self.addr.to_string(),

@@ -4,15 +4,15 @@ use crate::{
     BoxError, Connect, Replay, SendRequest,
     balance::{
         chain::Chain,
-        nodes::{Connection, LEAST_PAUSE, Node},
         params::Params,
         shared::Shared,
+        state::{Connection, EndpointState, LEAST_PAUSE},
     },
     client::{
         error::ConnectError,
         log::{EndpointLog, State as LogState},
     },
-    connection::state::{Activity, GoAway},
+    connection::state::{ConnectionState, GoAway},
 };
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use h2::Reason;
@@ -34,7 +34,7 @@ use tower_service::Service;
 ///
 /// An endpoint of HTTP/2 has one connection, made ahead, and more when they are asked for. One of HTTP/1.1 has as many as
 /// requests wait for: its server may have few to spare, so none is made before there is a request for it.
-pub(super) struct Keeper {
+pub(super) struct EndpointTask {
     pub(super) id: u64,
     pub(super) addr: Arc<str>,
     pub(super) params: Params,
@@ -67,7 +67,7 @@ type Attempting = Pin<Box<dyn Future<Output = (Instant, Result<SendRequest<Repla
 /// A connection that was opened then.
 struct Open {
     opened: Instant,
-    activity: Arc<Activity>,
+    connection_state: Arc<ConnectionState>,
 }
 
 /// A connection that lasted this long was of use, even if it has carried no response.
@@ -77,9 +77,9 @@ const MAX_ATTEMPTS: usize = 128;
 /// Idle connections are not looked for more often.
 const MIN_REAP: Duration = Duration::from_millis(1);
 
-// === impl Keeper ===
+// === impl EndpointTask ===
 
-impl Keeper {
+impl EndpointTask {
     pub(super) fn new(
         id: u64,
         addr: Arc<str>,
@@ -120,7 +120,7 @@ impl Keeper {
             tokio::select! {
                 Some((started, made)) = self.attempts.next() => self.made(started, made),
                 Some(open) = self.open.next() => {
-                    if let Some(go_away) = open.activity.go_away() {
+                    if let Some(go_away) = open.connection_state.go_away() {
                         self.gone_away(go_away, &mut connect);
                     }
                     self.closed(&open);
@@ -200,7 +200,7 @@ impl Keeper {
                     tracing::info!(endpoint = %self.addr, "endpoint is ready");
                 }
                 (self.resume_at, self.succeeded) = (None, Some(started));
-                let (closed, activity) = (handle.closed(), Arc::clone(handle.activity()));
+                let (closed, connection_state) = (handle.closed(), Arc::clone(handle.connection_state()));
                 let mut is_kept = true;
                 let is_wanted = self.shared.upgrade().is_some_and(|shared| shared.has_waiting());
                 let is_losing = self.is_losing;
@@ -215,7 +215,7 @@ impl Keeper {
                 if is_kept {
                     self.open.push(Box::pin(async move {
                         closed.await;
-                        Open { opened: now, activity }
+                        Open { opened: now, connection_state }
                     }));
                 }
             }
@@ -234,11 +234,11 @@ impl Keeper {
     }
 
     /// A connection takes no more requests.
-    fn closed(&mut self, Open { opened, activity }: &Open) {
+    fn closed(&mut self, Open { opened, connection_state }: &Open) {
         let mut by_peer = false;
         self.update(|node| {
             node.connections.retain(|connection| {
-                let is_it = Arc::ptr_eq(connection.handle.activity(), activity);
+                let is_it = Arc::ptr_eq(connection.handle.connection_state(), connection_state);
                 by_peer |= is_it;
                 !is_it
             });
@@ -246,7 +246,7 @@ impl Keeper {
         if self.open.is_empty() {
             tracing::debug!(endpoint = %self.addr, "connection to endpoint has closed");
         }
-        if activity.has_answered() || !by_peer || opened.elapsed() >= STABLE {
+        if connection_state.has_answered() || !by_peer || opened.elapsed() >= STABLE {
             (self.failures, self.resume_at) = (0, None);
             if mem::take(&mut self.is_losing) {
                 self.update(|node| node.failed = None);
@@ -320,13 +320,13 @@ impl Keeper {
         });
     }
 
-    fn update(&self, change: impl FnOnce(&mut Node)) {
+    fn update(&self, change: impl FnOnce(&mut EndpointState)) {
         if let Some(shared) = self.shared.upgrade() {
             shared.update(self.id, change);
         }
     }
 
-    fn look(&self, look: impl FnOnce(&Node)) {
+    fn look(&self, look: impl FnOnce(&EndpointState)) {
         if let Some(shared) = self.shared.upgrade() {
             shared.look(self.id, look);
         }
