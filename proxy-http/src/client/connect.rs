@@ -5,10 +5,7 @@ use crate::{
     client::{
         error::ConnectError,
         http1,
-        http2::{
-            DEFAULT_MAX_HEADER_LIST_SIZE, DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS, DEFAULT_WRITE_STALL_TIMEOUT, Driver,
-            builder, settings, windows,
-        },
+        http2::{Driver, builder, settings, windows},
         log::EndpointLog,
         room::OnRoom,
         send_request::{Engine, SendRequest},
@@ -191,8 +188,9 @@ where
             write_stall_timeout,
             ..
         } = self.params;
-        let max_malformed = max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS) / 2;
-        let write_stall = write_stall_timeout.unwrap_or(DEFAULT_WRITE_STALL_TIMEOUT);
+        let max_malformed =
+            max_local_error_reset_streams.unwrap_or(ClientParams::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS) / 2;
+        let write_stall = write_stall_timeout.unwrap_or(ClientParams::DEFAULT_WRITE_STALL_TIMEOUT);
         let adaptive = flow_control == Some(FlowControl::Adaptive);
         let Self { timeout, handshake_timeout, protocol, .. } = *self;
         let (on_transport, on_room) = (Arc::clone(&self.on_transport), Arc::clone(&self.on_room));
@@ -207,7 +205,7 @@ where
             on_transport();
             let connection_state = ConnectionState::new(adaptive);
             let (open, closed) = watch::channel(());
-            let max_header_list = max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
+            let max_header_list = max_header_list_size.unwrap_or(ClientParams::DEFAULT_MAX_HEADER_LIST_SIZE);
             let max_head = usize::try_from(max_header_list).unwrap_or(usize::MAX);
             let engine = match protocol {
                 Protocol::Http2 => {

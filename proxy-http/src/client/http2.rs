@@ -38,17 +38,6 @@ pub(super) struct Driver<I> {
     pub(super) max_malformed: usize,
 }
 
-/// Remembered locally reset streams where `ClientParams` name no number: enough that cancelled requests whose
-/// answers arrive late do not end the connection for all others.
-const DEFAULT_MAX_CONCURRENT_RESET_STREAMS: usize = 10_000;
-// What `ClientParams` say of an unset one.
-const DEFAULT_STREAM_WINDOW: u32 = 2 << 20;
-const DEFAULT_CONNECTION_WINDOW: u32 = 5 << 20;
-/// Four times that of servers, and about Envoy's 60 KiB: h2 leaves out, without a word, what is above it in trailers.
-pub(super) const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 64 << 10;
-const DEFAULT_MAX_SEND_BUF_SIZE: usize = 1 << 20;
-pub(super) const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
-pub(super) const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// What DATA frames of less than 256 bytes that wait in h2 may cost before it ends the connection with
 /// ENHANCE_YOUR_CALM, in bytes: each costs what is missing of the 256. h2's own choice is half of the connection's
 /// window, which a burst of some 2,000 small gRPC messages is enough for. Bodies take what comes even when their readers
@@ -82,14 +71,16 @@ pub(super) fn builder(params: &ClientParams) -> h2::client::Builder {
         .initial_max_send_streams(INITIAL_MAX_SEND_STREAMS)
         .initial_window_size(stream)
         .initial_connection_window_size(connection)
-        .max_concurrent_reset_streams(max_concurrent_reset_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_RESET_STREAMS))
+        .max_concurrent_reset_streams(
+            max_concurrent_reset_streams.unwrap_or(ClientParams::DEFAULT_MAX_CONCURRENT_RESET_STREAMS),
+        )
         .reset_stream_duration(RESET_STREAM_DURATION)
         .max_local_error_reset_streams(Some(
-            max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
+            max_local_error_reset_streams.unwrap_or(ClientParams::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
         ))
-        .max_header_list_size(tolerated(max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE)))
+        .max_header_list_size(tolerated(max_header_list_size.unwrap_or(ClientParams::DEFAULT_MAX_HEADER_LIST_SIZE)))
         .data_frame_budget(DATA_FRAME_BUDGET)
-        .max_send_buffer_size(max_send_buf_size.unwrap_or(DEFAULT_MAX_SEND_BUF_SIZE));
+        .max_send_buffer_size(max_send_buf_size.unwrap_or(ClientParams::DEFAULT_MAX_SEND_BUF_SIZE));
     if let Some(size) = max_frame_size {
         builder.max_frame_size(size);
     }
@@ -101,10 +92,9 @@ pub(super) fn builder(params: &ClientParams) -> h2::client::Builder {
 
 /// Those of a stream and of a connection, in bytes.
 pub(super) fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
-    match flow_control {
-        None => (DEFAULT_STREAM_WINDOW, DEFAULT_CONNECTION_WINDOW),
-        Some(FlowControl::Adaptive) => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
-        Some(FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size }) => {
+    match flow_control.unwrap_or(ClientParams::DEFAULT_FLOW_CONTROL) {
+        FlowControl::Adaptive => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
+        FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size } => {
             (initial_stream_window_size, initial_connection_window_size)
         }
     }

@@ -49,16 +49,6 @@ pub(super) struct Opened<I> {
 
 /// linkerd2-proxy's.
 const DEFAULT_DETECT_TIMEOUT: Duration = Duration::from_secs(10);
-// What `ServerParams` say of an unset one.
-const DEFAULT_WINDOW: u32 = 1 << 20;
-const DEFAULT_MAX_CONCURRENT_STREAMS: u32 = 200;
-const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
-const DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS: usize = DEFAULT_MAX_CONCURRENT_STREAMS as usize;
-const DEFAULT_MAX_SEND_BUF_SIZE: usize = 400 << 10;
-/// As toward endpoints. Those that are answered early are not among them, but for clients that go on: see `connection::discard`.
-const DEFAULT_MAX_CONCURRENT_RESET_STREAMS: usize = 10_000;
-const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
-const DEFAULT_WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// What DATA frames of less than 256 bytes that wait in h2 may cost, as toward endpoints. They wait for a poll of their
 /// streams only, so a burst is what counts; clients get less than endpoints, since there may be many more of them. It
 /// is enough for 16,000 small messages at once, more than the default stream window holds of gRPC's smallest.
@@ -76,8 +66,9 @@ impl Server {
     /// The first of `params` that is out of its range.
     pub fn new(params: &ServerParams) -> Result<Self, OutOfRange> {
         params.validate()?;
-        let max_header_list = params.max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE);
-        let max_resets = params.max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS);
+        let max_header_list = params.max_header_list_size.unwrap_or(ServerParams::DEFAULT_MAX_HEADER_LIST_SIZE);
+        let max_resets =
+            params.max_local_error_reset_streams.unwrap_or(ServerParams::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS);
         Ok(Self {
             builder: builder(params),
             http1: http1::Serve::new(&Params::default(), in_bytes(max_header_list)),
@@ -93,7 +84,7 @@ impl Server {
             adaptive: params.flow_control == Some(FlowControl::Adaptive),
             max_age: params.max_connection_age,
             max_idle: params.max_connection_idle,
-            write_stall: params.write_stall_timeout.unwrap_or(DEFAULT_WRITE_STALL_TIMEOUT),
+            write_stall: params.write_stall_timeout.unwrap_or(ServerParams::DEFAULT_WRITE_STALL_TIMEOUT),
             stream_idle: params.stream_idle_timeout,
             windows: windows(params.flow_control),
             protection: params.protection,
@@ -162,18 +153,20 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
     builder
         .initial_window_size(stream)
         .initial_connection_window_size(connection)
-        .max_concurrent_streams(max_concurrent_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_STREAMS))
-        .max_header_list_size(tolerated(max_header_list_size.unwrap_or(DEFAULT_MAX_HEADER_LIST_SIZE)))
+        .max_concurrent_streams(max_concurrent_streams.unwrap_or(ServerParams::DEFAULT_MAX_CONCURRENT_STREAMS))
+        .max_header_list_size(tolerated(max_header_list_size.unwrap_or(ServerParams::DEFAULT_MAX_HEADER_LIST_SIZE)))
         .data_frame_budget(DATA_FRAME_BUDGET)
-        .max_concurrent_reset_streams(max_concurrent_reset_streams.unwrap_or(DEFAULT_MAX_CONCURRENT_RESET_STREAMS))
+        .max_concurrent_reset_streams(
+            max_concurrent_reset_streams.unwrap_or(ServerParams::DEFAULT_MAX_CONCURRENT_RESET_STREAMS),
+        )
         .reset_stream_duration(RESET_STREAM_DURATION)
         .max_local_error_reset_streams(Some(
-            max_local_error_reset_streams.unwrap_or(DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
+            max_local_error_reset_streams.unwrap_or(ServerParams::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
         ))
         .max_pending_accept_reset_streams(
-            max_pending_accept_reset_streams.unwrap_or(DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS),
+            max_pending_accept_reset_streams.unwrap_or(ServerParams::DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS),
         )
-        .max_send_buffer_size(max_send_buf_size.unwrap_or(DEFAULT_MAX_SEND_BUF_SIZE));
+        .max_send_buffer_size(max_send_buf_size.unwrap_or(ServerParams::DEFAULT_MAX_SEND_BUF_SIZE));
     if let Some(size) = max_frame_size {
         builder.max_frame_size(size);
     }
@@ -189,10 +182,9 @@ pub(super) fn in_bytes(size: u32) -> usize {
 
 /// Those of a stream and of a connection, in bytes.
 fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
-    match flow_control {
-        None => (DEFAULT_WINDOW, DEFAULT_WINDOW),
-        Some(FlowControl::Adaptive) => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
-        Some(FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size }) => {
+    match flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL) {
+        FlowControl::Adaptive => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
+        FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size } => {
             (initial_stream_window_size, initial_connection_window_size)
         }
     }
