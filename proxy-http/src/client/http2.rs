@@ -21,7 +21,6 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
