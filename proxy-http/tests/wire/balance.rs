@@ -199,7 +199,7 @@ fn sockets(endpoints: &[(SocketAddr, Seen)]) -> Vec<SocketAddr> {
 
 #[tokio::test]
 async fn requests_of_one_connection_are_spread_evenly() {
-    const REQUESTS: usize = 30_000;
+    const REQUESTS: usize = 10_000;
     let endpoints = [endpoint(None, answer).await, endpoint(None, answer).await, endpoint(None, answer).await];
     let mut rig = Rig::new(&sockets(&endpoints), params(), PARAMS).await;
     rig.load(REQUESTS, 64).await;
@@ -210,7 +210,7 @@ async fn requests_of_one_connection_are_spread_evenly() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_endpoint_gets_little() {
-    const REQUESTS: usize = 30_000;
+    const REQUESTS: usize = 10_000;
     let seen = Arc::new(Mutex::new(BTreeMap::<Duration, usize>::new()));
     let counted = Arc::clone(&seen);
     // Endpoints in memory, named by what they take, so that only the paused clock tells how long that is.

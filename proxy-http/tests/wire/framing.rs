@@ -217,7 +217,7 @@ async fn answer(io: DuplexStream, seen: Arc<Mutex<Vec<Read>>>) {
 #[tokio::test(start_paused = true)]
 async fn what_goes_out_is_what_a_strict_reader_sees_come_in() {
     let (mut whole, mut refused, mut hidden) = (0, 0, 0);
-    for seed in 0..2_000 {
+    for seed in 0..1_000 {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut sent = String::new();
         for _ in 0..random.usize(1..4) {
@@ -268,5 +268,5 @@ async fn what_goes_out_is_what_a_strict_reader_sees_come_in() {
         hidden += seen.iter().filter(|request| request.line.contains("/hidden")).count();
     }
     // All kinds were there; those that are hidden in no body are requests.
-    assert!(whole > 300 && refused > 300 && hidden > 100, "{whole}, {refused}, {hidden}");
+    assert!(whole > 150 && refused > 150 && hidden > 50, "{whole}, {refused}, {hidden}");
 }
