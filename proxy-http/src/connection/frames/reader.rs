@@ -1,8 +1,9 @@
 //! The one reader of frames beside h2: of the bytes of one direction of a connection, in pieces of any size.
 //!
 //! h2 answers or drops most frames by itself, and does not tell. So each direction has a reader with an observer:
-//! [`FrameRates`] the frames of a client, [`EndpointFrames`] the frames of an endpoint, [`EngineCounts`] the frames that h2
-//! writes. The reader parses each head, and hands on the first bytes of a payload in the pieces that its observer asks for.
+//! [`FrameRates`] counts the frames of a client, [`EndpointFrames`] notes the frames of an endpoint, and [`EngineCounts`]
+//! counts the frames that h2 writes. The reader parses each head, and hands on the first bytes of a payload in the pieces
+//! that its observer asks for.
 //! The rest is passed over, which for a read or write within a payload is a compare and a subtract.
 //!
 //! [`FrameRates`]: super::rate::FrameRates
