@@ -210,7 +210,7 @@ where
             let engine = match protocol {
                 Protocol::Http2 => {
                     connection_state.limit_lists(max_head);
-                    let io = Io::new(io, &transport, &connection_state).announced(max_header_list);
+                    let io = Io::new(io, &transport, &connection_state).with_http2_endpoint(max_header_list);
                     let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
                     connection_state.ping(connection.ping_pong(), keep_alive);
                     let mut credit = Credit::new(buffers, windows(flow_control));
@@ -235,7 +235,7 @@ where
                 }
                 Protocol::Http1 => {
                     let interim = Arc::default();
-                    let io = Io::new(io, &transport, &connection_state).in_turns(Arc::clone(&interim));
+                    let io = Io::new(io, &transport, &connection_state).with_http1_endpoint(Arc::clone(&interim));
                     let made = http1::connect(io, max_head, interim, open, on_room).await;
                     Engine::Http1(made.map_err(ConnectError::handshake)?)
                 }

@@ -389,7 +389,7 @@ mod tests {
         // It takes one head, and the next only when that is read.
         let (near, mut far) = tokio::io::duplex(HEAD.len());
         let connection_state = ConnectionState::new(false);
-        let io = Io::new(near, &Arc::<Transport>::default(), &connection_state).in_turns(Arc::default());
+        let io = Io::new(near, &Arc::<Transport>::default(), &connection_state).with_http1_endpoint(Arc::default());
         let handle = connect(io, 1 << 16, Arc::default(), watch::channel(()).0, Arc::new(|| {})).await.unwrap();
         let send = || {
             let head = Request::get("http://a/").body(()).unwrap().into_parts().0;

@@ -1,10 +1,15 @@
-//! The transport under a connection, which counts what it carries.
+//! The transport under a connection, which counts the bytes it carries, and reads frames beside the engine.
 
 use crate::{
     connection::{
         frames::{
-            empty_data::Held, engine_counts::EngineCounts, head::PREFACE, local_settings::LocalSettings,
-            peer::PeerSettings, rate::FrameRates,
+            empty_data::{EmptyDataFilter, FramesRead, HeldHead},
+            endpoint::EndpointFrames,
+            engine_counts::EngineCounts,
+            head::PREFACE,
+            local_settings::LocalSettings,
+            rate::FrameRates,
+            reader::FrameReader,
         },
         state::ConnectionState,
         wake,
@@ -27,52 +32,70 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pin_project! {
     /// A transport that adds its life and its bytes to the counters of one peer.
     #[derive(Debug)]
+    #[project = IoProject]
     pub(crate) struct Io<I> {
         #[pin]
         inner: I,
-        open: Open,
+        open: OpenGuard,
         connection_state: Arc<ConnectionState>,
-        // Follows what a client sends; what endpoints send goes unmetered.
-        frame_rates: Option<FrameRates>,
-        // Follows what an endpoint of HTTP/2 sends. Boxed, so that clients' connections are not the larger for it.
-        announced: Option<Box<PeerSettings>>,
-        // Whether the last read brought so many frames that the next one is to bring fewer.
-        crowded: bool,
-        // What h2 has not got of a frame that it may not see.
-        held: Held,
-        // Until the first SETTINGS are written.
-        local_settings: Option<Box<LocalSettings>>,
-        // Follows what is written in HTTP/2.
-        engine_counts: Option<EngineCounts>,
-        // Follows what an endpoint of HTTP/1.1 sends.
-        turn: Option<Turn>,
+        incoming: Incoming,
+        outgoing: Outgoing,
     }
 }
 
 /// Counts a connection as open while it lives.
 #[derive(Debug)]
-struct Open(Arc<Transport>);
+struct OpenGuard(Arc<Transport>);
 
-/// What an endpoint of HTTP/1.1 has sent since others had their turn.
+/// The direction from the peer.
+#[derive(Debug, Default)]
+struct Incoming {
+    peer: Peer,
+    /// Whether the next read is to be short, since the last one brought more than a turn should have.
+    reads_short: bool,
+    /// The start of a frame at the end of the last read, which h2 may not need to see.
+    held: HeldHead,
+}
+
+/// The direction to the peer. Empty for HTTP/1.1.
+#[derive(Debug, Default)]
+struct Outgoing {
+    /// Until the first SETTINGS are written.
+    local_settings: Option<Box<LocalSettings>>,
+    frames: Option<FrameReader<EngineCounts>>,
+}
+
+#[derive(Debug, Default)]
+enum Peer {
+    /// A client of HTTP/1.1, or of a version that is not known yet.
+    #[default]
+    Other,
+    Http2Client(FrameReader<FrameRates>),
+    Http2Endpoint(FrameReader<EndpointFrames>),
+    Http1Endpoint(Http1Turn),
+}
+
+/// The reads from an endpoint of HTTP/1.1 since others had their turn.
 #[derive(Debug)]
-struct Turn {
-    /// Interim responses since the last read.
+struct Http1Turn {
+    /// Interim responses that hyper has found since the last read.
     interim: Arc<AtomicU32>,
-    /// What was read, in bytes.
+    /// Bytes that were read, and the weight of interim responses.
     read: usize,
-    /// By now hyper has found what the last read brought.
+    /// By now hyper has parsed the last read.
     parsed: bool,
 }
 
-/// Frames in a read after which the next one is of [`SHORT`] bytes: h2 takes all that a read has brought before others have
+/// Frames in a read after which the next one is of [`SHORT_READ`] bytes: h2 takes all frames of a read before others have
 /// their turn.
-const CROWD: u32 = 256;
-/// About as many of the smallest frames.
-const SHORT: usize = 2 << 10;
+const MANY_FRAMES: u32 = 256;
+/// The bytes of about as many of the smallest frames.
+const SHORT_READ: usize = 2 << 10;
 /// Interim responses in a read of HTTP/1.1 after which the next one is as short: hyper takes all of them at once, too.
-const INTERIM_CROWD: u32 = 16;
-/// Bytes of HTTP/1.1 until others have their turn, and what an interim response counts for beside its own.
+const MANY_INTERIM: u32 = 16;
+/// Bytes of HTTP/1.1 until others have their turn.
 const BYTES_A_TURN: usize = 128 << 10;
+/// The weight of an interim response beside its bytes.
 const BYTES_AN_INTERIM: usize = 1 << 10;
 
 // === impl Io ===
@@ -80,70 +103,57 @@ const BYTES_AN_INTERIM: usize = 1 << 10;
 impl<I> Io<I> {
     pub(crate) fn new(inner: I, transport: &Arc<Transport>, connection_state: &Arc<ConnectionState>) -> Self {
         transport.opened();
-        let (open, connection_state) = (Open(Arc::clone(transport)), Arc::clone(connection_state));
-        Self {
-            inner,
-            open,
-            connection_state,
-            frame_rates: None,
-            announced: None,
-            crowded: false,
-            held: Held::default(),
-            local_settings: None,
-            engine_counts: None,
-            turn: None,
-        }
+        let (open, connection_state) = (OpenGuard(Arc::clone(transport)), Arc::clone(connection_state));
+        Self { inner, open, connection_state, incoming: Incoming::default(), outgoing: Outgoing::default() }
     }
 
-    /// The same, from a client of HTTP/2, which `max_header_list` is announced to.
-    pub(crate) fn metered(self, frame_rates: FrameRates, max_header_list: u32) -> Self {
-        Self { frame_rates: Some(frame_rates), ..self.announcing(max_header_list, 0) }
+    /// The same with a client of HTTP/2 as its peer, to which `max_header_list` is announced.
+    pub(crate) fn with_http2_client(mut self, frames: FrameReader<FrameRates>, max_header_list: u32) -> Self {
+        self.incoming.peer = Peer::Http2Client(frames);
+        self.outgoing = Outgoing::new(max_header_list, 0);
+        self
     }
 
-    /// The same, from an endpoint of HTTP/1.1, where `interim` counts the interim responses that hyper has found.
-    pub(crate) fn in_turns(self, interim: Arc<AtomicU32>) -> Self {
-        Self { turn: Some(Turn { interim, read: 0, parsed: false }), ..self }
+    /// The same with an endpoint of HTTP/2 as its peer, to which `max_header_list` is announced.
+    pub(crate) fn with_http2_endpoint(mut self, max_header_list: u32) -> Self {
+        self.incoming.peer = Peer::Http2Endpoint(EndpointFrames::reader(&self.connection_state));
+        self.outgoing = Outgoing::new(max_header_list, PREFACE);
+        self
     }
 
-    /// The same, from an endpoint of HTTP/2, which `max_header_list` is announced to.
-    pub(crate) fn announced(self, max_header_list: u32) -> Self {
-        Self { announced: Some(Box::new(PeerSettings::new())), ..self.announcing(max_header_list, PREFACE) }
-    }
-
-    fn announcing(self, max_header_list: u32, before: usize) -> Self {
-        let local_settings = Some(Box::new(LocalSettings::new(max_header_list, before)));
-        Self { local_settings, engine_counts: Some(EngineCounts::new(before)), ..self }
+    /// The same with an endpoint of HTTP/1.1 as its peer, where `interim` counts the interim responses that hyper has found.
+    pub(crate) fn with_http1_endpoint(mut self, interim: Arc<AtomicU32>) -> Self {
+        self.incoming.peer = Peer::Http1Endpoint(Http1Turn { interim, read: 0, parsed: false });
+        self
     }
 }
 
 impl<I: AsyncRead> Io<I> {
-    /// Reads until it is known whether h2 is to see the frame that is held, and then gives it what it is to see. Ready with
-    /// `false`: there is nothing of that.
+    /// Reads until it is known whether h2 is to see the frame that is held, and then gives h2 the bytes that are held. Ready
+    /// with `false`: h2 is not to see it.
     #[cold]
     fn poll_held(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
-        let mut this = self.project();
-        while !this.held.passes() {
-            let mut missing = ReadBuf::new(this.held.missing());
-            ready!(this.inner.as_mut().poll_read(cx, &mut missing))?;
+        let IoProject { mut inner, open, connection_state, incoming, .. } = self.project();
+        while !incoming.held.passes() {
+            let mut missing = ReadBuf::new(incoming.held.missing());
+            ready!(inner.as_mut().poll_read(cx, &mut missing))?;
             let read = missing.filled();
             let count = read.len();
             if count == 0 {
                 // The end comes once more when it is asked for.
-                this.held.pass();
+                incoming.held.pass();
                 break;
             }
-            this.open.0.read(count);
-            this.connection_state.moved();
-            let Some(found) = follow(this.frame_rates, this.announced, this.connection_state, read) else {
-                return Poll::Pending;
-            };
-            if found.empty {
-                this.held.clear();
+            open.0.read(count);
+            connection_state.moved();
+            let Some(frames) = incoming.peer.follow(read) else { return Poll::Pending };
+            if frames.has_empty {
+                incoming.held.clear();
                 return Poll::Ready(Ok(false));
             }
-            this.held.came(count);
+            incoming.held.add(count);
         }
-        buf.put_slice(this.held.give(buf.remaining()));
+        buf.put_slice(incoming.held.give(buf.remaining()));
         Poll::Ready(Ok(true))
     }
 }
@@ -151,69 +161,37 @@ impl<I: AsyncRead> Io<I> {
 impl<I: AsyncRead> AsyncRead for Io<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            let this = self.as_mut().project();
-            if this.frame_rates.as_ref().is_some_and(|frame_rates| !frame_rates.may_read(cx))
-                || !this.connection_state.has_turn(cx)
-            {
+            let IoProject { inner, open, connection_state, incoming, .. } = self.as_mut().project();
+            if !incoming.may_read(connection_state, cx) {
                 return Poll::Pending;
             }
-            if let Some(turn) = this.turn {
-                if mem::take(&mut turn.parsed) {
-                    let interim = turn.interim.swap(0, Relaxed);
-                    *this.crowded = interim >= INTERIM_CROWD;
-                    turn.read += BYTES_AN_INTERIM * interim as usize;
-                }
-                if turn.read >= BYTES_A_TURN {
-                    turn.read = 0;
-                    wake::after_others(cx);
-                    return Poll::Pending;
-                }
-            }
-            if !this.held.is_empty() {
+            if !incoming.held.is_empty() {
                 if ready!(self.as_mut().poll_held(cx, buf))? {
                     return Poll::Ready(Ok(()));
                 }
                 continue;
             }
             let before = buf.filled().len();
-            if *this.crowded {
-                let mut short = ReadBuf::new(buf.initialize_unfilled_to(SHORT.min(buf.remaining())));
-                ready!(this.inner.poll_read(cx, &mut short))?;
+            if incoming.reads_short {
+                let mut short = ReadBuf::new(buf.initialize_unfilled_to(SHORT_READ.min(buf.remaining())));
+                ready!(inner.poll_read(cx, &mut short))?;
                 let read = short.filled().len();
                 buf.advance(read);
             } else {
-                ready!(this.inner.poll_read(cx, buf))?;
+                ready!(inner.poll_read(cx, buf))?;
             }
-            let read = &buf.filled()[before..];
-            this.open.0.read(read.len());
-            this.connection_state.moved();
-            if let Some(turn) = this.turn {
-                if !read.is_empty() {
-                    this.connection_state.set_answered();
-                }
-                turn.read += read.len();
-                turn.parsed = true;
-                return Poll::Ready(Ok(()));
-            }
-            let Some(found) = follow(this.frame_rates, this.announced, this.connection_state, read) else {
-                // The connection is closed for it, and need not do what it asks for.
+            let read = &mut buf.filled_mut()[before..];
+            let count = read.len();
+            open.0.read(count);
+            connection_state.moved();
+            let Some(left) = incoming.read(read, connection_state) else {
+                // The connection is closed for them, and h2 need not see them.
                 buf.set_filled(before);
                 return Poll::Pending;
             };
-            // A short one that is full of frames may have more of them behind it.
-            *this.crowded = found.frames >= if *this.crowded { CROWD / 4 } else { CROWD };
-            if !found.empty && found.may_begin_empty == 0 || read.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            let read = &mut buf.filled_mut()[before..];
-            let left = read.len().checked_sub(found.may_begin_empty).map_or(read.len(), |start| {
-                this.held.hold(&read[start..]);
-                start
-            });
-            let left = take_out(this.frame_rates, this.announced, &mut read[..left]);
             buf.set_filled(before + left);
-            // To return nothing would mean that all has come.
-            if left > 0 {
+            // An empty read would mean the end.
+            if left > 0 || count == 0 {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -223,20 +201,14 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
 impl<I: AsyncWrite> AsyncWrite for Io<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut this = self.project();
-        let n = ready!(match this.local_settings {
-            None => this.inner.poll_write(cx, buf),
+        let local_settings = &mut this.outgoing.local_settings;
+        let count = ready!(match local_settings {
+            None => this.inner.as_mut().poll_write(cx, buf),
             Some(first) => this.inner.as_mut().poll_write(cx, first.next(buf)),
         })?;
-        this.local_settings.take_if(|first| first.wrote(n));
-        this.open.0.wrote(n);
-        this.connection_state.moved();
-        if let Some(frame_rates) = this.frame_rates {
-            frame_rates.wrote(n);
-        }
-        if let Some(counts) = this.engine_counts {
-            this.connection_state.engine_counted(counts.wrote(&buf[..n]));
-        }
-        Poll::Ready(Ok(n))
+        local_settings.take_if(|first| first.wrote(count));
+        this.wrote(count, [buf]);
+        Poll::Ready(Ok(count))
     }
 
     fn poll_write_vectored(
@@ -244,26 +216,14 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.local_settings.is_some() {
+        if self.outgoing.local_settings.is_some() {
             let first = bufs.iter().find(|buf| !buf.is_empty());
             return self.poll_write(cx, first.map_or(&[], |first| first));
         }
-        let this = self.project();
-        let n = ready!(this.inner.poll_write_vectored(cx, bufs))?;
-        this.open.0.wrote(n);
-        this.connection_state.moved();
-        if let Some(frame_rates) = this.frame_rates {
-            frame_rates.wrote(n);
-        }
-        if let Some(counts) = this.engine_counts {
-            let mut left = n;
-            for buf in bufs {
-                let written = left.min(buf.len());
-                this.connection_state.engine_counted(counts.wrote(&buf[..written]));
-                left -= written;
-            }
-        }
-        Poll::Ready(Ok(n))
+        let mut this = self.project();
+        let count = ready!(this.inner.as_mut().poll_write_vectored(cx, bufs))?;
+        this.wrote(count, bufs.iter().map(|buf| &**buf));
+        Poll::Ready(Ok(count))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -279,52 +239,138 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
     }
 }
 
-/// What was found in what was read.
-#[derive(Clone, Copy, Debug, Default)]
-struct Found {
-    /// Frames that began.
-    frames: u32,
-    /// There are empty DATA frames among them.
-    empty: bool,
-    /// Bytes at the end that begin what may be one.
-    may_begin_empty: usize,
-}
-
-/// Follows what was read. `None`: it exceeds a limit.
-fn follow(
-    frame_rates: &mut Option<FrameRates>,
-    announced: &mut Option<Box<PeerSettings>>,
-    connection_state: &ConnectionState,
-    read: &[u8],
-) -> Option<Found> {
-    let mut found = Found::default();
-    if let Some(frame_rates) = frame_rates {
-        found.frames = frame_rates.read(read)?;
-        found.empty = frame_rates.empty_data().any();
-        found.may_begin_empty = frame_rates.may_begin_empty();
-    }
-    if let Some(announced) = announced {
-        found.frames = announced.read(read, connection_state);
-        found.empty = announced.empty_data().any();
-        found.may_begin_empty = announced.may_begin_empty();
-    }
-    Some(found)
-}
-
-/// Takes the empty DATA frames out of what was read, and tells how many bytes are left.
-#[cold]
-fn take_out(frame_rates: &mut Option<FrameRates>, announced: &mut Option<Box<PeerSettings>>, read: &mut [u8]) -> usize {
-    let empty = frame_rates.as_mut().map(FrameRates::empty_data);
-    match empty.or_else(|| announced.as_mut().map(|announced| announced.empty_data())) {
-        Some(empty) => empty.take_out(read),
-        None => read.len(),
+impl<I> IoProject<'_, I> {
+    /// Counts the first `count` bytes of `bufs`, which were written.
+    fn wrote<'a>(&mut self, count: usize, bufs: impl IntoIterator<Item = &'a [u8]>) {
+        self.open.0.wrote(count);
+        self.connection_state.moved();
+        if let Peer::Http2Client(frames) = &mut self.incoming.peer {
+            frames.wrote(count);
+        }
+        let Some(frames) = &mut self.outgoing.frames else { return };
+        let mut left = count;
+        for buf in bufs {
+            let written = left.min(buf.len());
+            self.connection_state.engine_counted(frames.wrote(&buf[..written]));
+            left -= written;
+        }
     }
 }
 
-// === impl Open ===
+// === impl OpenGuard ===
 
-impl Drop for Open {
+impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.0.closed();
+    }
+}
+
+// === impl Incoming ===
+
+impl Incoming {
+    /// Whether more may be read now; if not, either `cx` is woken for the next turn or a limit is exceeded.
+    fn may_read(&mut self, connection_state: &ConnectionState, cx: &mut Context<'_>) -> bool {
+        match &mut self.peer {
+            Peer::Http2Client(frames) => frames.may_read(cx) && connection_state.has_turn(cx),
+            Peer::Other | Peer::Http2Endpoint(_) => connection_state.has_turn(cx),
+            Peer::Http1Endpoint(turn) => {
+                if !connection_state.has_turn(cx) {
+                    return false;
+                }
+                if let Some(interim) = turn.end_read() {
+                    self.reads_short = interim >= MANY_INTERIM;
+                }
+                turn.may_read(cx)
+            }
+        }
+    }
+
+    /// Follows the bytes that were read, and removes the ones that h2 does not see. Returns the number of bytes that are
+    /// left, or `None` if a limit is exceeded.
+    fn read(&mut self, read: &mut [u8], connection_state: &ConnectionState) -> Option<usize> {
+        if let Peer::Http1Endpoint(turn) = &mut self.peer {
+            if !read.is_empty() {
+                connection_state.set_answered();
+            }
+            turn.read(read.len());
+            return Some(read.len());
+        }
+        let frames = self.peer.follow(read)?;
+        // A short read that is full of frames may have more of them behind it.
+        self.reads_short = frames.began >= if self.reads_short { MANY_FRAMES / 4 } else { MANY_FRAMES };
+        if !frames.has_empty && frames.may_begin_empty == 0 {
+            return Some(read.len());
+        }
+        Some(self.remove_empty(frames, read))
+    }
+
+    #[cold]
+    fn remove_empty(&mut self, frames: FramesRead, read: &mut [u8]) -> usize {
+        // The rest of a head that began in an earlier read is not held: h2 has got a part of it.
+        let left = read.len().checked_sub(frames.may_begin_empty.into()).map_or(read.len(), |start| {
+            self.held.hold(&read[start..]);
+            start
+        });
+        self.peer.empty_data().map_or(left, |empty_data| empty_data.remove(&mut read[..left]))
+    }
+}
+
+// === impl Outgoing ===
+
+impl Outgoing {
+    /// For HTTP/2, where the first frame is written after `before` bytes.
+    fn new(max_header_list: u32, before: usize) -> Self {
+        let local_settings = Some(Box::new(LocalSettings::new(max_header_list, before)));
+        Self { local_settings, frames: Some(EngineCounts::reader(before)) }
+    }
+}
+
+// === impl Peer ===
+
+impl Peer {
+    /// Follows the bytes that were read. `None`: they exceed a limit.
+    fn follow(&mut self, read: &[u8]) -> Option<FramesRead> {
+        match self {
+            Self::Http2Client(frames) => frames.read(read),
+            Self::Http2Endpoint(frames) => Some(frames.read(read)),
+            Self::Other | Self::Http1Endpoint(_) => Some(FramesRead::default()),
+        }
+    }
+
+    /// The empty DATA frames of the last read.
+    fn empty_data(&mut self) -> Option<&mut EmptyDataFilter> {
+        match self {
+            Self::Http2Client(frames) => Some(frames.observer.empty_data()),
+            Self::Http2Endpoint(frames) => Some(frames.observer.empty_data()),
+            Self::Other | Self::Http1Endpoint(_) => None,
+        }
+    }
+}
+
+// === impl Http1Turn ===
+
+impl Http1Turn {
+    /// The interim responses in the last read, once hyper has parsed it.
+    fn end_read(&mut self) -> Option<u32> {
+        mem::take(&mut self.parsed).then(|| {
+            let interim = self.interim.swap(0, Relaxed);
+            self.read += BYTES_AN_INTERIM * interim as usize;
+            interim
+        })
+    }
+
+    /// Whether more may be read in this turn; if not, `cx` is woken for the next one.
+    fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
+        let has_turn = self.read < BYTES_A_TURN;
+        if !has_turn {
+            self.read = 0;
+            wake::after_others(cx);
+        }
+        has_turn
+    }
+
+    fn read(&mut self, count: usize) {
+        self.read += count;
+        self.parsed = true;
     }
 }

@@ -111,11 +111,11 @@ where
     pub(super) fn new(server: &Server, opened: Opened<I>, service: S) -> Self {
         let Opened { io, ahead, connection_state, started } = opened;
         let seen = Arc::<FrameCounts>::default();
-        let mut frame_rates = FrameRates::new(server.protection.max_control_frames, &seen, &connection_state);
-        // It has not seen what was read before.
+        let mut frame_rates = FrameRates::reader(server.protection.max_control_frames, &seen, &connection_state);
+        // Bytes that were read before the connection was known to be HTTP/2.
         frame_rates.read(ahead.bytes());
         connection_state.limit_lists(in_bytes(server.max_header_list));
-        let io = Rewind::new(io.metered(frame_rates, server.max_header_list), ahead);
+        let io = Rewind::new(io.with_http2_client(frame_rates, server.max_header_list), ahead);
         let wake = Arc::<Wake>::default();
         Self {
             phase: Phase::Handshaking(if server.extended_connect.is_allowed() {
@@ -266,7 +266,7 @@ where
             let started = now::now();
             self.opened += 1;
             // One that is reset by now need not go any further.
-            if self.seen.reset()
+            if self.seen.has_reset()
                 && let Poll::Ready(Ok(reason)) = respond.poll_reset(&mut Context::from_waker(Waker::noop()))
             {
                 self.transport.reset(Some(reason));

@@ -1,37 +1,35 @@
-//! What h2 counts over a connection's life, as far as it shows in what is written.
+//! The counts that h2 keeps over a connection's life, as far as its writes show them.
 //!
-//! Streams that h2 resets for what their peer did wrong: it bears a number of them, and then ends the connection with all
-//! that is open on it. It does not tell how many there were, nor of each: what comes late on a stream that it has forgotten
-//! is no stream's any more. And the numbers of streams, which end at 2^31 (RFC 9113 section 5.1.1): requests that find none
-//! left fail.
+//! h2 resets streams for errors of their peer. It bears a number of them, and then ends the connection with all that is open
+//! on it. It tells neither the number nor each of them: a frame that comes late on a stream that it has forgotten belongs to
+//! no stream. And the numbers of streams end at 2^31 (RFC 9113 section 5.1.1): requests that find none left fail.
 
-use crate::connection::frames::head::HEAD;
+use crate::connection::frames::{
+    head::{FrameHead, HEADERS, RST_STREAM},
+    reader::{FrameObserver, FrameReader},
+};
+use std::{convert::Infallible, mem};
 
-/// Follows the frames that are written on one connection.
-#[derive(Debug)]
+/// Observes the frames that are written on one connection.
+#[derive(Debug, Default)]
 pub(crate) struct EngineCounts {
-    /// What is to come before the next frame.
-    left: usize,
-    /// The start of a frame that is not known yet.
-    start: [u8; RESET],
-    known: usize,
+    counted: Counted,
 }
 
-/// What was found in what was written.
+/// The counts of one write.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Counted {
-    /// Streams that were reset with a code that h2 resets with by itself. Some of those may be passed on from the other side.
+    /// Streams that were reset with a code that h2 resets with by itself. Some may be passed on from the other side.
     pub(crate) resets: usize,
     /// There are few streams left to open.
     pub(crate) last_streams: bool,
 }
 
-/// Streams that are opened above this one are among the last: so many that requests find some while a connection is replaced.
+/// Streams that are opened above this one are among the last: as many as requests may need while a connection is replaced.
 const LAST_STREAMS: u32 = (1 << 31) - (1 << 20);
-// RFC 9113 sections 6.4 and 7.
-const HEADERS: u8 = 0x1;
-const RST_STREAM: u8 = 0x3;
-const RESET: usize = HEAD + 4;
+/// The length of an error code, which is the payload of RST_STREAM (RFC 9113 section 6.4).
+const CODE: usize = 4;
+// RFC 9113 section 7.
 const PROTOCOL_ERROR: u8 = 0x1;
 const FLOW_CONTROL_ERROR: u8 = 0x3;
 const STREAM_CLOSED: u8 = 0x5;
@@ -39,43 +37,47 @@ const STREAM_CLOSED: u8 = 0x5;
 // === impl EngineCounts ===
 
 impl EngineCounts {
-    /// For a connection whose first frame is written after `before` bytes.
-    pub(crate) fn new(before: usize) -> Self {
-        Self { left: before, start: [0; RESET], known: 0 }
+    /// A reader for a connection whose first frame is written after `before` bytes.
+    pub(crate) fn reader(before: usize) -> FrameReader<Self> {
+        FrameReader::new(before, Self::default())
+    }
+}
+
+impl FrameReader<EngineCounts> {
+    /// Counts the frames in `bytes`, which were written.
+    #[inline]
+    pub(crate) fn wrote(&mut self, bytes: &[u8]) -> Counted {
+        if self.pass_over(bytes.len()) { Counted::default() } else { self.wrote_frames(bytes) }
     }
 
-    /// Follows what was written.
-    pub(crate) fn wrote(&mut self, mut bytes: &[u8]) -> Counted {
-        let mut counted = Counted::default();
-        loop {
-            let Some(rest) = bytes.get(self.left..) else {
-                self.left -= bytes.len();
-                return counted;
-            };
-            bytes = rest;
-            let (start, known) = if self.known == 0
-                && let Some(start) = bytes.first_chunk()
-            {
-                (start, RESET)
-            } else {
-                let taken = bytes.len().min(RESET - self.known);
-                self.start[self.known..self.known + taken].copy_from_slice(&bytes[..taken]);
-                (&self.start, self.known + taken)
-            };
-            let [a, b, c, kind, _, stream @ .., _, _, _, code] = *start;
-            let is_reset = kind == RST_STREAM && known >= HEAD;
-            if known < if is_reset { RESET } else { HEAD } {
-                (self.known, self.left) = (known, 0);
-                return counted;
+    #[inline(never)]
+    fn wrote_frames(&mut self, bytes: &[u8]) -> Counted {
+        let Ok(()) = self.follow(bytes);
+        mem::take(&mut self.observer.counted)
+    }
+}
+
+impl FrameObserver for EngineCounts {
+    type Error = Infallible;
+
+    #[inline(always)]
+    fn head(&mut self, head: FrameHead, _: usize) -> Result<usize, Infallible> {
+        Ok(match head.kind {
+            HEADERS => {
+                self.counted.last_streams |= head.stream > LAST_STREAMS;
+                0
             }
-            if is_reset && matches!(code, PROTOCOL_ERROR | FLOW_CONTROL_ERROR | STREAM_CLOSED) {
-                counted.resets += 1;
-            }
-            counted.last_streams |= kind == HEADERS && u32::from_be_bytes(stream) > LAST_STREAMS;
-            let frame = HEAD + (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c));
-            self.left = frame - self.known;
-            self.known = 0;
+            RST_STREAM => CODE,
+            _ => 0,
+        })
+    }
+
+    #[inline(always)]
+    fn payload(&mut self, _: FrameHead, code: &[u8]) -> usize {
+        if let [_, _, _, PROTOCOL_ERROR | FLOW_CONTROL_ERROR | STREAM_CLOSED] = code {
+            self.counted.resets += 1;
         }
+        0
     }
 }
 
@@ -93,7 +95,7 @@ mod tests {
         let all = [b"preface".to_vec(), frame(0, &[RST_STREAM; 20]), reset(8), frame(4, &[]), reset(1), reset(3)];
         let all = [all.concat(), frame(1, &[1]), reset(5), frame(0, &[]), reset(7), reset(1)].concat();
         for size in 1..=all.len() {
-            let mut counts = EngineCounts::new("preface".len());
+            let mut counts = EngineCounts::reader("preface".len());
             let counted: Vec<_> = all.chunks(size).map(|chunk| counts.wrote(chunk)).collect();
             assert_eq!(counted.iter().map(|counted| counted.resets).sum::<usize>(), 4, "{size}");
             assert!(counted.iter().all(|counted| !counted.last_streams));
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_streams_are_told() {
+    fn the_last_streams_are_noticed() {
         for (kind, stream, last) in [
             (HEADERS, LAST_STREAMS - 1, false),
             (HEADERS, LAST_STREAMS + 1, true),
@@ -109,7 +111,7 @@ mod tests {
             (HEADERS, u32::MAX >> 1, true),
         ] {
             let frame = [&[0, 0, 0, kind, 4][..], &stream.to_be_bytes()].concat();
-            assert_eq!(EngineCounts::new(0).wrote(&frame), Counted { resets: 0, last_streams: last });
+            assert_eq!(EngineCounts::reader(0).wrote(&frame), Counted { resets: 0, last_streams: last });
         }
     }
 }

@@ -1,20 +1,21 @@
-//! The kinds of frames that are counted, and how many there were of each.
+//! The kinds of frames that have a rate limit, and their counts.
 
 use crate::stats::Limit;
 use tokio::time::Instant;
 
-/// What there was since a time, a second ago or more.
+/// The counts since a time, a second ago or more.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) struct RateWindow {
     pub(super) since: Instant,
     pub(super) counts: [u64; KINDS.len()],
     pub(super) requests: u64,
     /// DATA frames that are not empty.
     pub(super) data: u64,
+    /// Bytes sent to the client.
     pub(super) written: u64,
 }
 
-/// The kinds of frames that are counted.
+/// The kinds of frames that have a rate limit.
 pub(super) const KINDS: [Limit; 7] = [
     Limit::PriorityFrames,
     Limit::ResetFrames,
@@ -24,20 +25,21 @@ pub(super) const KINDS: [Limit; 7] = [
     Limit::OtherFrames,
     Limit::EmptyDataFrames,
 ];
-/// The index of the last one.
-pub(super) const EMPTY_DATA: usize = KINDS.len() - 1;
-/// The bytes of what each is answered with, which are no reason for more. Those of SETTINGS are too few for what each counts.
+pub(super) const PRIORITY_FRAMES: usize = 0;
+pub(super) const RESET_FRAMES: usize = 1;
+pub(super) const SETTINGS_FRAMES: usize = 2;
+pub(super) const PING_FRAMES: usize = 3;
+pub(super) const WINDOW_UPDATE_FRAMES: usize = 4;
+pub(super) const OTHER_FRAMES: usize = 5;
+pub(super) const EMPTY_DATA_FRAMES: usize = 6;
+/// The bytes of the answer to each, which are no reason for more frames. The answer to SETTINGS is short beside their
+/// weight.
 pub(super) const ANSWERS: [u64; KINDS.len()] = [0, 0, 0, 17, 0, 0, 0];
 
-// === impl Window ===
+// === impl RateWindow ===
 
-impl Window {
+impl RateWindow {
     pub(super) fn new(since: Instant) -> Self {
         Self { since, counts: [0; KINDS.len()], requests: 0, data: 0, written: 0 }
     }
-}
-
-/// What [`Seen::exceeded`] has for a kind.
-pub(super) fn exceeded(kind: usize) -> u8 {
-    kind as u8 + 1
 }

@@ -1,32 +1,30 @@
-//! The header list size that our SETTINGS announce, where h2 takes larger ones.
+//! SETTINGS_MAX_HEADER_LIST_SIZE in our SETTINGS, which is less than h2 takes.
 //!
-//! h2 has one number for both, and what is above it soon ends the connection with all that is open on it: four times as
-//! much after HPACK, or a CONTINUATION of 16 KiB. So h2 is given [a larger one](tolerated), messages between the two are
-//! answered or reset one by one, and the one that peers are to keep to is put into the first SETTINGS frame as it is
+//! h2 has one number for both, and a header list above it soon ends the connection with all that is open on it: four times
+//! as much after HPACK, or a CONTINUATION of 16 KiB. So h2 is given [a larger one](tolerated), messages between the two are
+//! answered or reset one by one, and the size that peers are to keep to is put into the first SETTINGS frame as it is
 //! written. h2 sends later ones for windows alone.
 
-use crate::connection::frames::head::HEAD;
+use crate::connection::frames::head::{FrameHead, HEAD, SETTING, SETTINGS, SETTINGS_MAX_HEADER_LIST_SIZE};
 
-/// What is written of a connection up to the end of its first SETTINGS frame.
+/// The writes of a connection up to the end of its first SETTINGS frame.
 #[derive(Debug)]
 pub(crate) struct LocalSettings {
     max_header_list: u32,
-    /// What is to be written before the frame, in bytes.
+    /// Bytes to write before the frame.
     before: usize,
-    /// The frame. Empty: it is not there yet.
+    /// The frame. Empty: h2 has not written it.
     frame: Vec<u8>,
+    /// Bytes of the frame that are written.
     written: usize,
 }
 
-/// How many times the size that is announced h2 takes, and what at least: a block in three full frames is well within.
+/// h2 takes this many times the size that is announced.
 const TOLERANCE: u32 = 4;
+/// The least that h2 takes, in bytes: a field block in three full frames is well within.
 const LEAST_TOLERATED: u32 = 64 << 10;
-// RFC 9113 sections 6.5 and 6.5.2.
-const SETTINGS: u8 = 0x4;
-const SETTING: usize = 6;
-const MAX_HEADER_LIST_SIZE: [u8; 2] = [0, 6];
 
-/// The largest header list that is taken in where `announced` is announced, in bytes as RFC 9113 section 6.5.2 counts
+/// The largest header list that h2 takes where `announced` is announced, in bytes as RFC 9113 section 6.5.2 counts
 /// them. Above it h2 answers with a 431 of its own or cuts trailers, and may end the connection.
 pub(crate) fn tolerated(announced: u32) -> u32 {
     announced.saturating_mul(TOLERANCE).max(LEAST_TOLERATED)
@@ -35,12 +33,12 @@ pub(crate) fn tolerated(announced: u32) -> u32 {
 // === impl LocalSettings ===
 
 impl LocalSettings {
-    /// Those of a connection whose first SETTINGS frame comes after `before` bytes.
+    /// For a connection whose first SETTINGS frame is written after `before` bytes.
     pub(crate) fn new(max_header_list: u32, before: usize) -> Self {
         Self { max_header_list, before, frame: Vec::new(), written: 0 }
     }
 
-    /// What is to be written of `bytes` now, or in place of their first ones.
+    /// The bytes to write now: the first of `bytes`, or bytes in their place.
     pub(crate) fn next<'a>(&'a mut self, bytes: &'a [u8]) -> &'a [u8] {
         if self.before > 0 {
             return &bytes[..bytes.len().min(self.before)];
@@ -51,7 +49,7 @@ impl LocalSettings {
         &self.frame[self.written..]
     }
 
-    /// So much was written of that. True if it was the last.
+    /// Notes that `count` of [these](Self::next) were written. True if the frame ends with them.
     pub(crate) fn wrote(&mut self, count: usize) -> bool {
         if self.before > 0 {
             self.before -= count;
@@ -63,15 +61,15 @@ impl LocalSettings {
 
     /// The frame at the start of `bytes`, which h2 writes in one piece, with our size in it.
     fn announce(&self, bytes: &[u8]) -> Vec<u8> {
-        let length = |head: &[u8; HEAD]| u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let head = bytes.first_chunk().filter(|head: &&[u8; HEAD]| head[3] == SETTINGS);
-        let Some(frame) = head.and_then(|head| bytes.get(..HEAD + length(head))) else {
+        let head = bytes.first_chunk().map(|head| FrameHead::from_bytes(*head));
+        let head = head.filter(|head| head.kind == SETTINGS);
+        let Some(frame) = head.and_then(|head| bytes.get(..HEAD + head.length)) else {
             debug_assert!(bytes.is_empty(), "the first frame is SETTINGS, and whole");
             return bytes.to_vec();
         };
         let mut frame = frame.to_vec();
         for setting in frame[HEAD..].chunks_exact_mut(SETTING) {
-            if setting.starts_with(&MAX_HEADER_LIST_SIZE) {
+            if setting.starts_with(&SETTINGS_MAX_HEADER_LIST_SIZE) {
                 setting[2..].copy_from_slice(&self.max_header_list.to_be_bytes());
             }
         }
@@ -84,10 +82,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_size_is_replaced_however_little_is_written_at_once() {
+    fn the_size_is_replaced_in_writes_of_any_size() {
         let before = b"preface";
         let settings = [&[0, 0, 12, SETTINGS, 0, 0, 0, 0, 0][..], &[0, 4, 0, 6, 0, 6], &[0, 6, 0, 1, 0, 0]].concat();
-        let after = b"what follows";
+        let after = b"frames behind it";
         let all = [&before[..], &settings, after].concat();
         let announced = [&settings[..HEAD + 8], &1_000_u32.to_be_bytes()].concat();
         for most in 1..all.len() {

@@ -1,13 +1,14 @@
-//! Frames that are read, or changed, beside the engine: what it does not tell, does not bound, or cannot say.
+//! Frames that are read, or changed, beside h2: it does not tell of them, does not bound them, or cannot say them.
 
 pub(crate) mod empty_data;
+pub(crate) mod endpoint;
 pub(crate) mod engine_counts;
 pub(crate) mod head;
+mod interim;
 mod kinds;
 pub(crate) mod local_settings;
-pub(crate) mod peer;
 pub(crate) mod rapid_reset;
 pub(crate) mod rate;
-mod scan;
+pub(crate) mod reader;
 pub(crate) mod seen;
 mod small_data;

@@ -12,12 +12,12 @@ use tokio::time::Instant;
 pub(crate) struct RapidResets {
     max: u32,
     since: Instant,
-    /// Streams that had been opened by then.
+    /// Streams that had been opened before.
     opened: u64,
     count: u32,
 }
 
-/// A stream that has been open for longer has been worth its while, or at least cost its client some time.
+/// A stream that has been open for longer has done its work, or at least cost its client some time.
 const SOON: Duration = Duration::from_secs(1);
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -46,7 +46,8 @@ impl RapidResets {
 mod tests {
     use super::*;
 
-    /// When streams are too many, of which one in `every` is reset `after` it was opened, with `pause` between them.
+    /// The number of streams at which they are too many, where one in `every` is reset `after` it was opened, with `pause`
+    /// between them.
     fn too_many(every: u64, after: Duration, pause: Duration) -> Option<u64> {
         let mut now = Instant::now();
         let mut resets = RapidResets::new(500, now);
@@ -65,7 +66,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn they_are_counted_for_ten_seconds() {
+    async fn resets_are_counted_for_ten_seconds() {
         assert_eq!(too_many(1, Duration::ZERO, WINDOW / 500), None);
         assert_eq!(too_many(1, Duration::ZERO, WINDOW / 510), Some(501));
     }

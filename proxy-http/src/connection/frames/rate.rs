@@ -1,13 +1,19 @@
-//! Reads along what a client sends, by the heads of its frames.
+//! Rate limits of a client's frames.
 //!
-//! h2 answers or drops most frames by itself, so that nobody learns how many there were, how long a header block took,
-//! or that a client never came to its first frame.
+//! h2 answers or drops most frames by itself. It does not tell how many there were, how long a field block took, or that a
+//! client never came to its first frame.
 
 use crate::connection::{
     frames::{
-        empty_data::{EmptyData, may_be_empty},
-        head::{HEAD, PREFACE},
-        kinds::{ANSWERS, EMPTY_DATA, Window, exceeded},
+        empty_data::{EmptyDataFilter, FramesRead},
+        head::{
+            ACK, CONTINUATION, DATA, FrameHead, HEADERS, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+        },
+        kinds::{
+            ANSWERS, EMPTY_DATA_FRAMES, OTHER_FRAMES, PING_FRAMES, PRIORITY_FRAMES, RESET_FRAMES, RateWindow,
+            SETTINGS_FRAMES, WINDOW_UPDATE_FRAMES,
+        },
+        reader::{FrameObserver, FrameReader},
         seen::FrameCounts,
         small_data::SmallDataBudget,
     },
@@ -22,34 +28,28 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Follows the frames of one connection, and counts those that carry no request.
+/// Bounds the rate of the frames of one client that carry no request.
 #[derive(Debug)]
 pub(crate) struct FrameRates {
     seen: Arc<FrameCounts>,
+    connection_state: Arc<ConnectionState>,
     /// Frames of one kind in a second.
     max: u64,
-    /// What is to come of the preface or of a payload, if it is within one.
-    left: Option<usize>,
-    /// The first bytes of a head that is not whole yet.
-    head: [u8; HEAD],
-    head_bytes: usize,
-    /// What is to come before the client has greeted: the preface and a frame.
+    window: RateWindow,
+    /// Frames that began in the last read.
+    frames: u32,
+    /// Parts of the greeting that have not come: the preface and a frame.
     greeting: u8,
-    /// Header blocks so far.
+    /// Field blocks so far.
     blocks: u32,
-    /// The number of the one that is not whole yet. 0: there is none.
-    block: u32,
+    /// The frame that is read ends the last of them.
     ends_block: bool,
-    empty_data: EmptyData,
+    empty_data: EmptyDataFilter,
     /// Empty DATA frames with no frame of use between them.
     in_a_row: u32,
     /// When the first of them came.
     row_since: Instant,
-    /// Whether the next byte is the length of a DATA frame's padding.
-    padded: bool,
     small_data: SmallDataBudget,
-    connection_state: Arc<ConnectionState>,
-    window: Window,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -58,188 +58,62 @@ const FRAMES_A_REQUEST: u64 = 4;
 /// Bytes sent to a client for which it may send a frame of each kind: some give window back twice for each DATA frame,
 /// and the smallest gRPC message with its two heads has 14.
 const BYTES_A_FRAME: u64 = 16;
-/// What a PING that answers one of ours counts for. We send a few in a second at most, and h2 logs each that it has not
-/// sent.
-const PONG: u64 = 100;
-/// What SETTINGS count for that are to be answered: they may move the windows of all streams.
-const SETTINGS: u64 = 50;
-/// Frames that are read before other connections have their turn, and the connection's own streams: what they have not
-/// taken of tiny DATA by then counts against the client, and 2,000 frames are too many for h2.
+/// The weight of a PING that answers one of ours. We send a few in a second at most, and h2 logs each answer to a PING that
+/// it has not sent.
+const PONG_WEIGHT: u64 = 100;
+/// The weight of SETTINGS that are to be answered: they may move the windows of all streams.
+const SETTINGS_WEIGHT: u64 = 50;
+/// Frames that are read before other connections have their turn, and the connection's own streams: tiny DATA that they
+/// have not taken by then counts against the client, and 2,000 frames are too many for h2.
 const FRAMES_A_TURN: u32 = 128;
 /// Empty DATA frames in a row within a second. An application that hands on each piece of a page, empty or not, has some
 /// hundred in a row.
 const EMPTY_IN_A_ROW: u32 = 1_000;
-// Flags of RFC 9113 section 6.
-const ACK: u8 = 0x1;
-const PADDED: u8 = 0x8;
-const END_HEADERS: u8 = 0x4;
 
 // === impl FrameRates ===
 
 impl FrameRates {
-    /// For a connection that starts now.
-    pub(crate) fn new(
+    /// A reader for a connection that starts now.
+    pub(crate) fn reader(
         max_control_frames: u32,
         seen: &Arc<FrameCounts>,
         connection_state: &Arc<ConnectionState>,
-    ) -> Self {
+    ) -> FrameReader<Self> {
         let now = Instant::now();
-        Self {
+        let rates = Self {
             seen: Arc::clone(seen),
+            connection_state: Arc::clone(connection_state),
             max: max_control_frames.into(),
-            left: Some(PREFACE),
-            head: [0; HEAD],
-            head_bytes: 0,
+            window: RateWindow::new(now),
+            frames: 0,
             greeting: 2,
             blocks: 0,
-            block: 0,
             ends_block: false,
-            empty_data: EmptyData::default(),
+            empty_data: EmptyDataFilter::default(),
             in_a_row: 0,
             row_since: now,
-            padded: false,
             small_data: SmallDataBudget::default(),
-            connection_state: Arc::clone(connection_state),
-            window: Window::new(now),
-        }
+        };
+        FrameReader::new(PREFACE, rates)
     }
 
-    /// Whether more may be read now; if not, either `cx` is woken soon or a limit is exceeded.
-    pub(crate) fn may_read(&self, cx: &mut Context<'_>) -> bool {
-        if self.seen.exceeded().is_some() {
-            return false;
-        }
-        let has_turn = self.seen.turn.load(Relaxed) < FRAMES_A_TURN;
-        if !has_turn {
-            wake::after_others(cx);
-        }
-        has_turn
-    }
-
-    pub(crate) fn wrote(&mut self, bytes: usize) {
-        self.window.written += bytes as u64;
-    }
-
-    /// Follows what was read, and tells how many frames began with it. `None`: it exceeds a limit.
-    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> Option<u32> {
-        let before = self.seen.turn.load(Relaxed);
-        let mut turn = before;
-        let all = bytes.len();
-        self.empty_data.clear();
-        loop {
-            if let Some(left) = self.left {
-                if self.padded
-                    && let Some(padding) = bytes.first()
-                {
-                    self.padded = false;
-                    if usize::from(*padding) + 1 == left {
-                        self.connection_state.padding_alone();
-                    }
-                }
-                let Some(rest) = bytes.get(left..) else {
-                    self.left = Some(left - bytes.len());
-                    break;
-                };
-                bytes = rest;
-                self.end();
-            }
-            let Some(head) = self.take_head(&mut bytes) else { break };
-            turn = turn.saturating_add(1);
-            if let Err(exceeded) = self.begin(head, all - bytes.len()) {
-                self.seen.exceeded.store(exceeded, Relaxed);
-                return None;
-            }
-        }
-        self.seen.turn.store(turn, Relaxed);
-        self.seen.block.store(self.block, Relaxed);
-        Some(turn - before)
-    }
-
-    /// The empty DATA frames in what was read last.
-    pub(crate) fn empty_data(&mut self) -> &mut EmptyData {
+    /// The empty DATA frames of the last read.
+    pub(crate) fn empty_data(&mut self) -> &mut EmptyDataFilter {
         &mut self.empty_data
     }
 
-    /// How many bytes at the end of what was read last begin what may be an empty DATA frame.
-    pub(crate) fn may_begin_empty(&self) -> usize {
-        if may_be_empty(&self.head[..self.head_bytes]) { self.head_bytes } else { 0 }
-    }
-
-    fn take_head(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEAD]> {
-        if self.head_bytes == 0
-            && let Some((head, rest)) = bytes.split_first_chunk()
-        {
-            *bytes = rest;
-            return Some(*head);
-        }
-        let (part, rest) = bytes.split_at(bytes.len().min(HEAD - self.head_bytes));
-        self.head[self.head_bytes..][..part.len()].copy_from_slice(part);
-        self.head_bytes += part.len();
-        *bytes = rest;
-        (self.head_bytes == HEAD).then(|| {
-            self.head_bytes = 0;
-            self.head
-        })
-    }
-
-    /// A frame begins, with a head that ends after `end` bytes of what was read; the error is what of [`FrameCounts::exceeded`] it
-    /// makes.
-    fn begin(&mut self, [len @ .., kind, flags, a, b, c, d]: [u8; HEAD], end: usize) -> Result<(), u8> {
-        let [high, mid, low] = len;
-        let left = usize::from(high) << 16 | usize::from(mid) << 8 | usize::from(low);
-        self.left = Some(left);
-        let (kind, weight) = match kind {
-            // What is tiny and waits to be read is h2's to bound; what is read goes its way.
-            0 => {
-                if left == 0 && self.empty_data.empty(flags, [a, b, c, d], end) {
-                    return self.empty();
-                }
-                self.in_a_row = 0;
-                self.padded = flags & PADDED != 0 && left > 0;
-                self.window.data += 1;
-                self.small_data.add(left, self.connection_state.open_streams());
-                return Ok(());
-            }
-            1 => {
-                self.empty_data.headers(flags, [a, b, c, d]);
-                self.in_a_row = 0;
-                self.window.requests += 1;
-                self.blocks = self.blocks.wrapping_add(1).max(1);
-                self.block = self.blocks;
-                self.ends_block = flags & END_HEADERS != 0;
-                return Ok(());
-            }
-            // CONTINUATION. h2 bounds how many there may be.
-            9 => {
-                self.empty_data.continuation(flags);
-                self.ends_block = flags & END_HEADERS != 0;
-                return Ok(());
-            }
-            2 => (0, 1),
-            3 => {
-                self.seen.reset.store(true, Relaxed);
-                (1, 1)
-            }
-            4 => (2, if flags & ACK == 0 { SETTINGS } else { 1 }),
-            6 => (3, if flags & ACK == 0 { 1 } else { PONG }),
-            8 => (4, 1),
-            _ => (5, 1),
-        };
-        self.count(kind, weight)
-    }
-
-    /// An empty DATA frame, which h2 does not see.
-    fn empty(&mut self) -> Result<(), u8> {
+    /// Counts an empty DATA frame, which h2 does not see.
+    fn count_empty(&mut self) -> Result<(), u8> {
         self.in_a_row += 1;
         if self.in_a_row == 1 {
             self.row_since = now();
         } else if self.in_a_row > EMPTY_IN_A_ROW {
             if now() - self.row_since < SECOND {
-                return Err(exceeded(EMPTY_DATA));
+                return Err(exceeded(EMPTY_DATA_FRAMES));
             }
             self.in_a_row = 0;
         }
-        self.count(EMPTY_DATA, 1)
+        self.count(EMPTY_DATA_FRAMES, 1)
     }
 
     fn count(&mut self, kind: usize, weight: u64) -> Result<(), u8> {
@@ -248,28 +122,121 @@ impl FrameRates {
         if *count > self.max { self.check(kind, weight) } else { Ok(()) }
     }
 
-    /// Whether there were too many frames of a kind; if so, or if they took long enough, all starts anew.
+    /// Fails if there were too many frames of a kind. If they took a second or more, all counts start anew.
     fn check(&mut self, kind: usize, weight: u64) -> Result<(), u8> {
-        let Window { since, counts, requests, data, written } = &self.window;
+        let RateWindow { since, counts, requests, data, written } = &self.window;
         let now = now();
         if now - *since >= SECOND {
-            self.window = Window::new(now);
+            self.window = RateWindow::new(now);
             self.window.counts[kind] = weight;
             return Ok(());
         }
         let answers: u64 = counts.iter().zip(ANSWERS).map(|(count, bytes)| count * bytes).sum();
         let most = self.max + FRAMES_A_REQUEST * requests + written.saturating_sub(answers) / BYTES_A_FRAME;
-        // Some clients send one after each piece of a body.
-        let most = if kind == EMPTY_DATA { most + data } else { most };
+        // Some clients send an empty one after each piece of a body.
+        let most = if kind == EMPTY_DATA_FRAMES { most + data } else { most };
         if counts[kind] > most { Err(exceeded(kind)) } else { Ok(()) }
     }
+}
 
-    /// The preface or a frame is whole.
+impl FrameReader<FrameRates> {
+    /// Whether more may be read now; if not, either `cx` is woken soon or a limit is exceeded.
+    pub(crate) fn may_read(&self, cx: &mut Context<'_>) -> bool {
+        let seen = &self.observer.seen;
+        if seen.exceeded().is_some() {
+            return false;
+        }
+        let has_turn = seen.turn.load(Relaxed) < FRAMES_A_TURN;
+        if !has_turn {
+            wake::after_others(cx);
+        }
+        has_turn
+    }
+
+    /// Goes on with `bytes`, which were read. `None`: they exceed a limit.
+    #[inline]
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Option<FramesRead> {
+        if self.pass_over(bytes.len()) { Some(FramesRead::default()) } else { self.read_frames(bytes) }
+    }
+
+    #[inline(never)]
+    fn read_frames(&mut self, bytes: &[u8]) -> Option<FramesRead> {
+        self.observer.frames = 0;
+        self.observer.empty_data.clear();
+        let followed = self.follow(bytes);
+        let FrameRates { seen, frames, empty_data, .. } = &self.observer;
+        if let Err(exceeded) = followed {
+            seen.exceeded.store(exceeded, Relaxed);
+            return None;
+        }
+        seen.turn.store(seen.turn.load(Relaxed).saturating_add(*frames), Relaxed);
+        Some(empty_data.frames_read(*frames, self.head_part()))
+    }
+
+    /// Counts bytes that were sent to the client.
+    pub(crate) fn wrote(&mut self, bytes: usize) {
+        self.observer.window.written += bytes as u64;
+    }
+}
+
+impl FrameObserver for FrameRates {
+    /// A value of [`FrameCounts::exceeded`].
+    type Error = u8;
+
+    #[inline(always)]
+    fn head(&mut self, head: FrameHead, end: usize) -> Result<usize, u8> {
+        self.frames += 1;
+        let is_ack = head.flags & ACK != 0;
+        let (kind, weight) = match head.kind {
+            // h2 bounds tiny DATA that waits to be read; DATA that is read goes its way.
+            DATA => {
+                if head.length == 0 && self.empty_data.removes(head, end) {
+                    return self.count_empty().map(|()| 0);
+                }
+                self.in_a_row = 0;
+                self.window.data += 1;
+                return Ok(self.small_data.data(head, &self.connection_state));
+            }
+            HEADERS => {
+                self.empty_data.headers(head);
+                self.in_a_row = 0;
+                self.window.requests += 1;
+                self.blocks = self.blocks.wrapping_add(1).max(1);
+                self.seen.block.store(self.blocks, Relaxed);
+                self.ends_block = head.ends_block();
+                return Ok(0);
+            }
+            // h2 bounds how many there may be.
+            CONTINUATION => {
+                self.empty_data.continuation(head);
+                self.ends_block = head.ends_block();
+                return Ok(0);
+            }
+            PRIORITY => (PRIORITY_FRAMES, 1),
+            RST_STREAM => {
+                self.seen.reset.store(true, Relaxed);
+                (RESET_FRAMES, 1)
+            }
+            SETTINGS => (SETTINGS_FRAMES, if is_ack { 1 } else { SETTINGS_WEIGHT }),
+            PING => (PING_FRAMES, if is_ack { PONG_WEIGHT } else { 1 }),
+            WINDOW_UPDATE => (WINDOW_UPDATE_FRAMES, 1),
+            _ => (OTHER_FRAMES, 1),
+        };
+        self.count(kind, weight).map(|()| 0)
+    }
+
+    /// The first byte of padded DATA.
+    #[inline(always)]
+    fn payload(&mut self, head: FrameHead, bytes: &[u8]) -> usize {
+        SmallDataBudget::padding(head, bytes[0], &self.connection_state);
+        0
+    }
+
+    #[inline(always)]
     fn end(&mut self) {
-        self.left = None;
         if self.ends_block {
             self.ends_block = false;
-            self.block = 0;
+            self.seen.block.store(0, Relaxed);
         }
         if self.greeting > 0 {
             self.greeting -= 1;
@@ -278,10 +245,18 @@ impl FrameRates {
     }
 }
 
+/// The value of [`FrameCounts::exceeded`] for a kind.
+fn exceeded(kind: usize) -> u8 {
+    kind as u8 + 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::Limit;
+    use crate::{
+        connection::frames::head::{END_HEADERS, HEAD},
+        stats::Limit,
+    };
     use std::task::Waker;
 
     const PREFACE_AND_SETTINGS: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -290,21 +265,21 @@ mod tests {
     fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
         let [_, len @ ..] = u32::try_from(payload).unwrap().to_be_bytes();
         let mut frame = [&len[..], &[kind, flags, 0, 0, 0, 1]].concat();
-        // Whatever is taken for a head by mistake counts.
+        // A payload that is taken for a head by mistake counts.
         frame.resize(HEAD + payload, 6);
         frame
     }
 
-    fn greeted() -> (FrameRates, Arc<FrameCounts>) {
+    fn greeted() -> (FrameReader<FrameRates>, Arc<FrameCounts>) {
         let seen = Arc::<FrameCounts>::default();
-        let mut frame_rates = FrameRates::new(MAX, &seen, &ConnectionState::new(false));
+        let mut frame_rates = FrameRates::reader(MAX, &seen, &ConnectionState::new(false));
         frame_rates.read(PREFACE_AND_SETTINGS);
-        assert!(seen.greeted());
+        assert!(seen.has_greeted());
         (frame_rates, seen)
     }
 
     #[track_caller]
-    fn exceeds_at(most: u64, flags: u8, prepare: impl Fn(&mut FrameRates)) {
+    fn exceeds_at(most: u64, flags: u8, prepare: impl Fn(&mut FrameReader<FrameRates>)) {
         for (kind, limit) in [
             (2, Limit::PriorityFrames),
             (3, Limit::ResetFrames),
@@ -317,12 +292,12 @@ mod tests {
             let (mut frame_rates, seen) = greeted();
             prepare(&mut frame_rates);
             let weight = match kind {
-                4 if flags == 0 => SETTINGS,
-                6 if flags == ACK => PONG,
+                4 if flags == 0 => SETTINGS_WEIGHT,
+                6 if flags == ACK => PONG_WEIGHT,
                 _ => 1,
             };
             // The first SETTINGS count, too.
-            let most = (if kind == 4 { most - SETTINGS } else { most }) / weight;
+            let most = (if kind == 4 { most - SETTINGS_WEIGHT } else { most }) / weight;
             for _ in 0..most {
                 frame_rates.read(&frame(kind, flags, 5));
             }
@@ -341,7 +316,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn requests_and_bytes_bring_more_with_them() {
         exceeds_at(u64::from(MAX) + 40, 0, |frame_rates| _ = frame_rates.read(&frame(1, END_HEADERS, 5).repeat(10)));
-        // The answer to the first SETTINGS is no reason, and those to PINGs are to be taken off.
+        // The answer to the first SETTINGS is no reason, nor are the answers to PINGs.
         exceeds_at(u64::from(MAX), 0, |frame_rates| frame_rates.wrote(9));
         let (mut frame_rates, seen) = greeted();
         frame_rates.wrote(9 + 16 * 5);
@@ -399,8 +374,8 @@ mod tests {
                 // From the head of HEADERS to the last byte of the CONTINUATION that ends them.
                 assert_eq!(seen.block().is_some(), (26..75).contains(&read), "after {read}, by {size}");
             }
-            assert_eq!(frame_rates.window.counts, [0, 0, SETTINGS, 1, 1, 0, 0], "{size}");
-            assert_eq!(frame_rates.window.requests, 1);
+            assert_eq!(frame_rates.observer.window.counts, [0, 0, SETTINGS_WEIGHT, 1, 1, 0, 0], "{size}");
+            assert_eq!(frame_rates.observer.window.requests, 1);
         }
     }
 
@@ -418,12 +393,12 @@ mod tests {
     #[tokio::test]
     async fn a_client_has_greeted_after_its_first_frame() {
         let seen = Arc::<FrameCounts>::default();
-        let mut frame_rates = FrameRates::new(MAX, &seen, &ConnectionState::new(false));
+        let mut frame_rates = FrameRates::reader(MAX, &seen, &ConnectionState::new(false));
         for byte in PREFACE_AND_SETTINGS {
-            assert!(!seen.greeted());
+            assert!(!seen.has_greeted());
             frame_rates.read(&[*byte]);
         }
-        assert!(seen.greeted());
+        assert!(seen.has_greeted());
     }
 
     #[tokio::test(start_paused = true)]

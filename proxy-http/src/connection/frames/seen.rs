@@ -1,12 +1,13 @@
-//! What the frames of a client have told, for the task of its connection.
+//! The frames of a client, for the task of its connection.
 
 use crate::{connection::frames::kinds::KINDS, stats::Limit};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 
-/// What a `FrameRates` has seen, for the connection's task. Nobody else reads or writes it.
+/// Written by a `FrameRates`, which the connection's task polls, and read by that task alone: `Relaxed` is enough.
 #[derive(Debug, Default)]
 pub(crate) struct FrameCounts {
     pub(super) greeted: AtomicBool,
+    /// 0: none.
     pub(super) block: AtomicU32,
     pub(super) reset: AtomicBool,
     /// An index into [`KINDS`], plus 1. 0: none.
@@ -18,12 +19,12 @@ pub(crate) struct FrameCounts {
 // === impl FrameCounts ===
 
 impl FrameCounts {
-    /// The preface and the first frame have come.
-    pub(crate) fn greeted(&self) -> bool {
+    /// Whether the preface and the first frame have come.
+    pub(crate) fn has_greeted(&self) -> bool {
         self.greeted.load(Relaxed)
     }
 
-    /// The number of the header block that has begun and not ended. `None`: there is none.
+    /// The number of the field block that has begun and not ended. `None`: there is none.
     pub(crate) fn block(&self) -> Option<u32> {
         Some(self.block.load(Relaxed)).filter(|block| *block != 0)
     }
@@ -41,7 +42,7 @@ impl FrameCounts {
     }
 
     /// Whether the client has reset a stream in this turn.
-    pub(crate) fn reset(&self) -> bool {
+    pub(crate) fn has_reset(&self) -> bool {
         self.reset.load(Relaxed)
     }
 }

@@ -1,23 +1,39 @@
-//! What small DATA frames of a peer cost its connection for good.
+//! DATA that costs its connection for good.
 //!
-//! h2 charges a connection for each DATA frame of less than 256 bytes until it is read, so that few wait. It never is on a
-//! stream that was reset, but h2 charges for it all the same, and when that has added up, it ends the connection. What has
-//! added up nobody can ask it.
+//! h2 charges a connection for each DATA frame of less than 256 bytes until it is read, so that few wait. DATA on a stream
+//! that was reset is never read, but h2 charges for it all the same, and when that has added up, it ends the connection.
+//! DATA frames of padding alone it counts, too, and never forgets. It tells neither sum.
 
-use crate::connection::streams::{SMALL, Streams, charge};
+use crate::connection::{
+    frames::head::FrameHead,
+    state::ConnectionState,
+    streams::{SMALL, Streams, charge},
+};
 
-/// What has added up on one connection.
+/// The small DATA of one connection's peer.
 #[derive(Debug, Default)]
 pub(crate) struct SmallDataBudget {
-    /// What there was to pay for so far, in bytes.
+    /// The charges so far, in bytes, less the credit of larger frames.
     charged: u64,
 }
 
 // === impl SmallDataBudget ===
 
 impl SmallDataBudget {
-    /// A DATA frame of so many bytes has begun.
-    pub(crate) fn add(&mut self, length: usize, streams: &Streams) {
+    /// A DATA frame begins. Returns the number of bytes of its payload that [`padding`](Self::padding) needs.
+    pub(super) fn data(&mut self, head: FrameHead, connection_state: &ConnectionState) -> usize {
+        self.add(head.length, connection_state.open_streams());
+        usize::from(head.has_padding())
+    }
+
+    /// The first byte of the payload of padded DATA, which is the length of the padding.
+    pub(super) fn padding(head: FrameHead, length: u8, connection_state: &ConnectionState) {
+        if usize::from(length) + 1 == head.length {
+            connection_state.padding_alone();
+        }
+    }
+
+    fn add(&mut self, length: usize, streams: &Streams) {
         self.charged += charge(length);
         if let Some(more) = length.checked_sub(SMALL) {
             self.charged = self.charged.saturating_sub(more as u64).max(streams.paid());
@@ -31,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_reads_and_who_sends_much_pays() {
+    fn reading_and_large_frames_pay() {
         let (mut small_data, streams) = (SmallDataBudget::default(), Streams::default());
         for _ in 0..10 {
             small_data.add(6, &streams);

@@ -145,7 +145,7 @@ impl Lifetime {
 
     /// The limit that is reached, if there is one; if not, what is past is forgotten.
     fn reached(&mut self, now: Instant) -> Option<Limit> {
-        if self.seen.greeted() {
+        if self.seen.has_greeted() {
             self.greets_by = None;
         }
         if self.greets_by.is_some_and(|by| by <= now) {
