@@ -217,7 +217,7 @@ where
         let waits =
             self.streams.is_empty() && self.connection_state.open_streams_count() == 0 && self.phase.has_streams();
         if self.flush.poll(waits, self.connection_state.moves(), cx).is_ready() {
-            self.transport.stream_limit(StreamLimit::WriteStall);
+            self.transport.count_stream_limit(StreamLimit::WriteStall);
             if let Phase::Open(connection) = &mut self.phase {
                 connection.abrupt_shutdown(Reason::CANCEL);
                 // As far as the client takes that.
@@ -269,7 +269,7 @@ where
             if self.seen.reset()
                 && let Poll::Ready(Ok(reason)) = respond.poll_reset(&mut Context::from_waker(Waker::noop()))
             {
-                self.transport.reset(Some(reason));
+                self.transport.count_reset(Some(reason));
                 if self.resets.reset(started, started, self.opened) {
                     self.exceeded = Some(Limit::PrematureResets);
                 }
@@ -317,15 +317,15 @@ where
         let Self { streams, transport, resets, opened, exceeded, .. } = self;
         streams.poll(cx, |(ended, started)| match ended {
             SendOutcome::Done | SendOutcome::Broken | SendOutcome::Answered => {}
-            SendOutcome::Stalled => transport.stream_limit(StreamLimit::WriteStall),
-            SendOutcome::Idle => transport.stream_limit(StreamLimit::Idle),
+            SendOutcome::Stalled => transport.count_stream_limit(StreamLimit::WriteStall),
+            SendOutcome::Idle => transport.count_stream_limit(StreamLimit::Idle),
             SendOutcome::Reset(reason) => {
-                transport.reset(Some(reason));
+                transport.count_reset(Some(reason));
                 if resets.reset(started, now::now(), *opened) {
                     *exceeded = Some(Limit::PrematureResets);
                 }
             }
-            SendOutcome::Lost => transport.reset(None),
+            SendOutcome::Lost => transport.count_reset(None),
         });
     }
 
@@ -359,7 +359,7 @@ where
 {
     fn drop(&mut self) {
         for _ in 0..self.streams.len() {
-            self.transport.reset(None);
+            self.transport.count_reset(None);
         }
     }
 }
