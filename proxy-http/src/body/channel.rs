@@ -142,7 +142,7 @@ impl Uploading {
             let Some(shared) = &shared else { return };
             let mut slot = shared.lock();
             if slot.interim.len() < MAX_INTERIM {
-                slot.interim.push(interim::of_http1(rsp.status(), rsp.headers()));
+                slot.interim.push(interim::from_http1(rsp.status(), rsp.headers()));
                 drop(slot);
                 shared.sender.wake();
             }

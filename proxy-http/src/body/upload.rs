@@ -7,7 +7,7 @@ use crate::{
         outcome::{Backpressure, SendOutcome},
     },
     connection::timeouts::stall::Stall,
-    message::interim::Room,
+    message::interim::InterimBudget,
 };
 use bytes::Bytes;
 use http_body::Body;
@@ -59,7 +59,12 @@ impl Upload {
     }
 
     /// Sends of `body` what is taken, and passes interim responses on.
-    pub(crate) fn poll<B>(&mut self, body: &mut B, interim: &mut Room, cx: &mut Context<'_>) -> Poll<SendOutcome>
+    pub(crate) fn poll<B>(
+        &mut self,
+        body: &mut B,
+        interim: &mut InterimBudget,
+        cx: &mut Context<'_>,
+    ) -> Poll<SendOutcome>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {
@@ -102,7 +107,7 @@ impl Upload {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         if !self.is_done() {
-            let mut interim = Room::new();
+            let mut interim = InterimBudget::new();
             tokio::spawn(async move {
                 let piped = poll_fn(|cx| self.poll(&mut body, &mut interim, cx)).await;
                 ended(piped);

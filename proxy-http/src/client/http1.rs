@@ -15,7 +15,7 @@ use crate::{
         reuse::{Exchange, Verdict, Watch},
         tunnel::Agreed,
     },
-    message::{fields, interim::Room},
+    message::{fields, interim::InterimBudget},
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
@@ -279,7 +279,12 @@ impl To {
     }
 
     /// Sends of `body` what is taken before the response has come.
-    pub(crate) fn poll<B>(&mut self, body: &mut B, interim: &mut Room, cx: &mut Context<'_>) -> Poll<SendOutcome>
+    pub(crate) fn poll<B>(
+        &mut self,
+        body: &mut B,
+        interim: &mut InterimBudget,
+        cx: &mut Context<'_>,
+    ) -> Poll<SendOutcome>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {

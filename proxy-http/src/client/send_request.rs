@@ -9,7 +9,7 @@ use crate::{
     },
     connection::{state::ConnectionState, streams::OpenStream},
     http1::tunnel,
-    message::{head::Head, interim::Room, validate},
+    message::{head::Head, interim::InterimBudget, validate},
     stats::Side,
 };
 use bytes::Bytes;
@@ -61,7 +61,7 @@ pub(crate) struct Outgoing<B> {
     sent: Option<Result<Sent, Error>>,
     /// Where the body goes in HTTP/1.1. `None`: it goes nowhere, or to a stream of HTTP/2.
     http1: Option<To>,
-    interim: Room,
+    interim: InterimBudget,
 }
 
 enum Sent {
@@ -240,7 +240,7 @@ where
     /// `strip`: see [`Head::Whole`].
     pub(crate) fn new(head: Parts, body: B, strip: bool) -> Self {
         let head = Head::Whole { head, strip };
-        Self { head, upload: Pipe::request(body), sent: None, http1: None, interim: Room::new() }
+        Self { head, upload: Pipe::request(body), sent: None, http1: None, interim: InterimBudget::new() }
     }
 
     pub(crate) fn body_mut(&mut self) -> &mut B {

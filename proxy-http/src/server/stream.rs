@@ -89,7 +89,7 @@ where
             let (polled, write_stall) = match this.state.as_mut().project() {
                 StateProj::Sending { pipe } => return pipe.poll(cx),
                 StateProj::Called { response, write_stall } => {
-                    let (polled, interim) = interim::during(|| response.poll(cx));
+                    let (polled, interim) = interim::collect(|| response.poll(cx));
                     if interim {
                         send_interim(this.respond, cx);
                     }
