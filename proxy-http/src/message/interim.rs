@@ -1,8 +1,8 @@
 //! Interim responses (1xx, RFC 9110 section 15.2) on their way from an endpoint to a client of HTTP/2.
 //!
-//! A response future resolves once, with the final response. So interim responses pass beside it, through a thread-local: the
-//! poll of the endpoint's stream puts them there, and the task of the client's stream, which polls that future on the same
-//! call stack, takes them when the poll returns.
+//! A response future resolves once, with the final response. So interim responses pass beside it, through a thread-local:
+//! the poll of the endpoint's stream puts them there, and the task of the client's stream, which polls that future on the
+//! same call stack, takes them when the poll returns.
 
 use crate::message::{fields, validate};
 use http::{

@@ -90,8 +90,8 @@ pub(crate) fn connect<B>(req: &Request<B>) -> Result<(), &'static str> {
     if lengths > 0 { Err("CONNECT with a body") } else { Ok(()) }
 }
 
-/// Checks a response that is to be forwarded, whose header list may have `max_list` bytes, and returns its content-length. Of
-/// several equal ones one stays; of a 204 response all are removed (RFC 9110 section 8.6).
+/// Checks a response that is to be forwarded, whose header list may have `max_list` bytes, and returns its content-length.
+/// Of several equal ones one stays; of a 204 response all are removed (RFC 9110 section 8.6).
 ///
 /// # Errors
 ///
@@ -228,8 +228,8 @@ static DELIMITERS: [u8; 256] = {
 const COLON: u8 = 1;
 const OTHER: u8 = 2;
 
-/// Whether a `host` is equal to the authority; case and the scheme's default port make no difference (RFC 9113 section 8.3.1,
-/// RFC 3986 section 6.2.3).
+/// Whether a `host` is equal to the authority; case and the scheme's default port make no difference (RFC 9113 section
+/// 8.3.1, RFC 3986 section 6.2.3).
 fn is_same_authority(authority: &str, host: &[u8], scheme: Option<&Scheme>) -> bool {
     let port: &[u8] = match scheme.map(Scheme::as_str) {
         Some("http") => b":80",

@@ -241,8 +241,8 @@ impl Transport {
         by_code(&self.go_aways)
     }
 
-    /// Malformed messages from peers (RFC 9113 section 8.1.1), which are not forwarded. Not counted: streams of clients that the
-    /// engine resets before they are requests.
+    /// Malformed messages from peers (RFC 9113 section 8.1.1), which are not forwarded. Not counted: streams of clients that
+    /// the engine resets before they are requests.
     pub fn malformed(&self) -> u64 {
         self.malformed.load(Relaxed)
     }

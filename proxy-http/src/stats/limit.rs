@@ -13,8 +13,8 @@ pub enum Limit {
     Idle,
     /// There were too many connections: the new one was closed at once.
     Connections,
-    /// The client's preface and SETTINGS did not come in time: the connection was closed, as it is for each limit from here to
-    /// [`Engine`](Self::Engine).
+    /// The client's preface and SETTINGS did not come in time: the connection was closed, as it is for each limit from here
+    /// to [`Engine`](Self::Engine).
     Handshake,
     /// A header block was not complete in time.
     HeaderBlock,
@@ -45,8 +45,8 @@ pub enum Limit {
     HeaderRead,
     /// Too many empty DATA frames without END_STREAM came: the connection was closed.
     EmptyDataFrames,
-    /// The connection came near a count that the engine keeps for a connection's whole life, and was drained before the engine
-    /// would have ended it with all its streams.
+    /// The connection came near a count that the engine keeps for a connection's whole life, and was drained before the
+    /// engine would have ended it with all its streams.
     EngineLifetime,
 }
 
@@ -86,8 +86,8 @@ impl Limit {
         Self::EngineLifetime,
     ];
 
-    /// The error code of the GOAWAY that closes a connection at this limit. `None`: the connection is drained, stays open, or is
-    /// closed without GOAWAY.
+    /// The error code of the GOAWAY that closes a connection at this limit. `None`: the connection is drained, stays open,
+    /// or is closed without GOAWAY.
     pub(crate) fn code(self) -> Option<Reason> {
         match self {
             Self::Age

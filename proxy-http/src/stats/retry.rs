@@ -27,8 +27,8 @@ impl Reason {
     pub const ALL: [Self; 6] =
         [Self::Unsent, Self::GoAway, Self::Refused, Self::ConnectionLost, Self::GatewayError, Self::Unavailable];
 
-    /// Whether a retry for it counts against the retry budget. Requests that a closing connection did not process do not: they
-    /// come in one burst, once for the connection.
+    /// Whether a retry for it counts against the retry budget. Requests that a closing connection did not process do not:
+    /// they come in one burst, once for the connection.
     pub(crate) fn is_budgeted(self) -> bool {
         !matches!(self, Self::Unsent | Self::GoAway)
     }
