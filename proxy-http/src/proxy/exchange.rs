@@ -227,7 +227,7 @@ impl Exchange {
             }
             request.body_mut().forget();
             let endpoint = Arc::clone(self.shared.stats.transport(Side::Endpoint));
-            request.go_on(move |ended| {
+            request.spawn_rest(move |ended| {
                 if ended == SendOutcome::Stalled {
                     endpoint.count_stream_limit(StreamLimit::WriteStall);
                 }
@@ -320,10 +320,10 @@ impl Drop for Exchange {
 }
 
 impl Source for Exchange {
-    fn hold(&mut self, cx: &mut Context<'_>) -> Backpressure {
+    fn buffer(&mut self, cx: &mut Context<'_>) -> Backpressure {
         let Self { body, deadline, .. } = self;
-        let held = body.as_mut().map_or(Backpressure::End, |body| body.hold(cx));
-        if expired(deadline, cx) { Backpressure::Expired } else { held }
+        let pressure = body.as_mut().map_or(Backpressure::End, |body| body.buffer(cx));
+        if expired(deadline, cx) { Backpressure::Expired } else { pressure }
     }
 }
 

@@ -72,7 +72,7 @@ where
     fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SendOutcome> {
         let mut this = self.project();
         if let Some(progress) = this.progress {
-            if progress.is_over(cx) {
+            if progress.is_timed_out(cx) {
                 match this.state.project() {
                     StateProj::Sending { pipe } => pipe.reset(Reason::CANCEL),
                     _ => {
