@@ -5,14 +5,15 @@
 //! - [`Connect`] is a tower `Service<Target>` whose response, [`SendRequest`], is again a service; so
 //!   `tower::MakeService` holds. It is tuned by [`http_h2::ClientParams`].
 //! - [`IncomingBody`] is the body of either side. It ends without an error only when its peer ended the stream cleanly,
-//!   and its errors carry the code to reset the other side's stream with.
+//!   and its errors carry the error code that the other side's stream is reset with.
 //! - [`Endpoints`] keeps connections to each of several targets, which may change, and chooses among them by load;
-//!   [`Proxy`] forwards requests to them, sends again what was not processed, and answers what cannot be forwarded.
+//!   [`Proxy`] forwards requests to them, retries requests that were not processed, and answers requests that cannot be
+//!   forwarded.
 //! - [`mod@hyper`] has hyper's own HTTP/2 builders, and the same two services over them, from the same parameters.
-//! - [`BufferLimit`] bounds what all connections hold for readers that have stopped.
-//! - [`Stats`] counts what goes through, without locks.
+//! - [`BufferLimit`] bounds the bytes that all connections buffer under backpressure.
+//! - [`Stats`] counts connections, streams, requests and responses, without locks.
 //!
-//! h2 does the protocol, hyper HTTP/1.1; none of their types is part of this interface but in [`mod@hyper`].
+//! h2 implements HTTP/2 and hyper HTTP/1.1; their types are part of this interface only in [`mod@hyper`].
 //!
 //! # Examples
 //!
@@ -72,5 +73,5 @@ pub use proxy::Proxy;
 pub use server::{Protocol, Server};
 pub use stats::Stats;
 
-/// An error of any type, for the seams where tower leaves it open.
+/// An error of any type, where tower does not fix the type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,23 +1,25 @@
-//! Data that was received for a reader that has stopped.
+//! Frames received under backpressure, before the reader asks for them.
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use std::collections::VecDeque;
 
-/// Frames in their order, the small ones put together: each costs h2 as much as 256 bytes, and keeps the buffer that it
-/// was read into from being freed, with what came for other streams.
+/// Received frames in their order, with small ones merged.
+///
+/// A DATA frame shares the buffer that the connection was read into, and keeps all of it allocated, with the frames of other
+/// streams. Each frame kept in h2 also costs as much as 256 bytes. So small frames are copied into one buffer.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     whole: VecDeque<Bytes>,
-    /// What came after those.
+    /// Small frames merged, received after all of `whole`.
     small: BytesMut,
-    /// What ended the stream after all of them.
+    /// The error that ended the stream after the data.
     pub(crate) failed: Option<h2::Error>,
-    /// The trailers that ended the stream. `None`: there were none, or they have not been taken from h2.
+    /// The trailers that ended the stream. `None`: there were none, or they have not been received from h2.
     pub(crate) trailers: Option<HeaderMap>,
 }
 
-/// Frames of fewer bytes are copied: half of what h2 reads into at a time.
+/// Frames of fewer bytes are copied: half of h2's read buffer.
 const SMALL: usize = 8 << 10;
 
 // === impl Backlog ===
@@ -38,7 +40,7 @@ impl Backlog {
         !self.is_before_end() && self.trailers.is_none()
     }
 
-    /// Whether data or an error comes before the end of the stream.
+    /// Whether data or an error is left, which comes before the trailers.
     pub(crate) fn is_before_end(&self) -> bool {
         !self.whole.is_empty() || !self.small.is_empty() || self.failed.is_some()
     }
@@ -53,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_keep_their_order_and_small_ones_become_one() {
+    fn frames_keep_their_order_and_small_frames_are_merged() {
         let mut backlog = Backlog::default();
         let sizes = [1, 2, SMALL, SMALL - 1, 3, 2 * SMALL, SMALL, 5];
         for (byte, size) in (b'a'..).zip(sizes) {
@@ -69,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_of_single_bytes_takes_its_size() {
+    fn a_window_of_one_byte_frames_takes_no_more_than_its_bytes() {
         let mut backlog = Backlog::default();
         for _ in 0..65_535 {
             backlog.push(Bytes::from_static(b"x"));

@@ -1,4 +1,4 @@
-//! A body on its way to the task of a connection, or from it, frame by frame.
+//! A body that passes between a stream's task and the task of an HTTP/1.1 connection, one frame at a time.
 
 use crate::{body::outcome::SendOutcome, message::interim};
 use bytes::Bytes;
@@ -15,182 +15,184 @@ use std::{
     task::{Context, Poll},
 };
 
-/// The end that a body's frames go in at.
+/// The sending half: takes the frames of a body.
 #[derive(Debug)]
-pub(crate) struct Feed(Arc<Shared>);
+pub(crate) struct BodySender(Arc<Channel>);
 
-/// The end that hyper takes them from.
+/// The receiving half: yields the frames to hyper, or to the peer of a tunnel.
 #[derive(Debug)]
-pub(crate) struct Uploading {
-    shared: Arc<Shared>,
+pub(crate) struct BodyReceiver {
+    channel: Arc<Channel>,
 }
 
-/// Why a body is not whole.
+/// Why a body ended before it was complete.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum Broken {
+pub(crate) enum Http1BodyError {
+    /// The connection closed before the end of the message.
     #[error("the message broke off")]
     Lost,
-    /// Who sends it has given it up, as after a reset.
+    /// The sender dropped its half before the end, as after a RST_STREAM.
     #[error("the body was reset")]
     Reset,
-    /// For what became of the other direction.
+    /// The exchange ended because of its other direction.
     #[error("the body was given up")]
     GivenUp,
 }
 
 #[derive(Debug)]
-struct Shared {
-    slot: Mutex<Slot>,
+struct Channel {
+    state: Mutex<ChannelState>,
     sender: AtomicWaker,
     receiver: AtomicWaker,
 }
 
 #[derive(Debug)]
-struct Slot {
-    /// On its way.
+struct ChannelState {
+    /// The frame that the receiver has not taken yet.
     frame: Option<Frame<Bytes>>,
-    /// What follows it. `None`: more frames.
-    end: Option<Result<(), Broken>>,
-    /// Nobody takes frames any more.
+    /// How the body ends after `frame`. `None`: more frames follow.
+    end: Option<Result<(), Http1BodyError>>,
+    /// The receiver was dropped.
     closed: bool,
-    /// What the endpoint has said before its response.
+    /// Interim responses that the sender has not taken yet.
     interim: Vec<Response<()>>,
 }
 
-/// Interim responses that wait to be taken, which they are at once.
+/// The most interim responses that wait for the sender, which is woken for each; more are dropped.
 const MAX_INTERIM: usize = 64;
 
-// === impl Feed ===
+// === impl BodySender ===
 
-impl Feed {
-    /// Both ends. `ended`: there is no body.
-    pub(crate) fn new(ended: bool) -> (Self, Uploading) {
-        let slot = Mutex::new(Slot { frame: None, end: ended.then_some(Ok(())), closed: false, interim: Vec::new() });
-        let shared = Arc::new(Shared { slot, sender: AtomicWaker::new(), receiver: AtomicWaker::new() });
-        (Self(Arc::clone(&shared)), Uploading { shared })
+impl BodySender {
+    /// Both halves of a channel. `ended`: there is no body.
+    pub(crate) fn new(ended: bool) -> (Self, BodyReceiver) {
+        let state = ChannelState { frame: None, end: ended.then_some(Ok(())), closed: false, interim: Vec::new() };
+        let (state, sender, receiver) = (Mutex::new(state), AtomicWaker::new(), AtomicWaker::new());
+        let channel = Arc::new(Channel { state, sender, receiver });
+        (Self(Arc::clone(&channel)), BodyReceiver { channel })
     }
 
-    /// Ready when there is room for a frame, or else how the body ended.
-    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<(), SendOutcome>> {
-        // Before the look: who takes a frame then wakes this task.
+    /// Ready when a frame can be sent; an error tells how the body ended.
+    pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), SendOutcome>> {
+        // Registered before the check, so that a frame taken after the check wakes this task.
         self.0.sender.register(cx.waker());
-        let slot = self.0.lock();
-        if slot.end.is_some() {
+        let state = self.0.lock();
+        if state.end.is_some() {
             Poll::Ready(Err(SendOutcome::Done))
-        } else if slot.closed {
+        } else if state.closed {
             Poll::Ready(Err(SendOutcome::Lost))
-        } else if slot.frame.is_some() {
+        } else if state.frame.is_some() {
             Poll::Pending
         } else {
             Poll::Ready(Ok(()))
         }
     }
 
-    /// What the endpoint has said before its response.
+    /// Takes the interim responses, in their order.
     pub(super) fn take_interim(&self) -> Vec<Response<()>> {
         mem::take(&mut self.0.lock().interim)
     }
 
-    /// Whether all of the body is on its way.
+    /// Whether the end of the body has been sent.
     pub(super) fn is_done(&self) -> bool {
         self.0.lock().end.is_some()
     }
 
-    /// Sends data, for which there must be room.
+    /// Sends data; [`poll_ready`](Self::poll_ready) must have returned `Ok`.
     pub(crate) fn send(&self, data: Bytes) {
         self.put(Some(Frame::data(data)), None);
     }
 
-    /// Says that no more follows what was sent.
+    /// Ends the body after the frames that were sent.
     pub(crate) fn end(&self) {
         self.end_with(Ok(()));
     }
 
-    /// Says that more would have followed, but for the other direction.
+    /// Ends the body with an error, because of the other direction of the exchange.
     pub(crate) fn give_up(&self) {
-        self.end_with(Err(Broken::GivenUp));
+        self.end_with(Err(Http1BodyError::GivenUp));
     }
 
-    fn end_with(&self, end: Result<(), Broken>) {
+    fn end_with(&self, end: Result<(), Http1BodyError>) {
         self.0.lock().end.get_or_insert(end);
         self.0.receiver.wake();
     }
 
-    pub(super) fn put(&self, frame: Option<Frame<Bytes>>, end: Option<Result<(), Broken>>) {
-        let mut slot = self.0.lock();
-        (slot.frame, slot.end) = (frame, end);
-        drop(slot);
+    pub(super) fn put(&self, frame: Option<Frame<Bytes>>, end: Option<Result<(), Http1BodyError>>) {
+        let mut state = self.0.lock();
+        (state.frame, state.end) = (frame, end);
+        drop(state);
         self.0.receiver.wake();
     }
 }
 
-/// A body that is given up before its end is none.
-impl Drop for Feed {
+/// A body whose sender is dropped before its end is incomplete.
+impl Drop for BodySender {
     fn drop(&mut self) {
-        self.end_with(Err(Broken::Reset));
+        self.end_with(Err(Http1BodyError::Reset));
     }
 }
 
-// === impl Uploading ===
+// === impl BodyReceiver ===
 
-impl Uploading {
-    /// Counts interim responses to the request, whose body it is, and has them wake the sender if they are to be passed on.
-    pub(crate) fn hear_interim<B>(&self, req: &mut Request<B>, count: Arc<AtomicU32>, pass_on: bool) {
-        let shared = pass_on.then(|| Arc::clone(&self.shared));
+impl BodyReceiver {
+    /// Counts the interim responses to this body's request, and hands them to the sender if `pass_on` is set.
+    pub(crate) fn on_interim<B>(&self, req: &mut Request<B>, count: Arc<AtomicU32>, pass_on: bool) {
+        let channel = pass_on.then(|| Arc::clone(&self.channel));
         hyper::ext::on_informational(req, move |rsp| {
             count.fetch_add(1, Relaxed);
-            let Some(shared) = &shared else { return };
-            let mut slot = shared.lock();
-            if slot.interim.len() < MAX_INTERIM {
-                slot.interim.push(interim::of_http1(rsp.status(), rsp.headers()));
-                drop(slot);
-                shared.sender.wake();
+            let Some(channel) = &channel else { return };
+            let mut state = channel.lock();
+            if state.interim.len() < MAX_INTERIM {
+                state.interim.push(interim::from_http1(rsp.status(), rsp.headers()));
+                drop(state);
+                channel.sender.wake();
             }
         });
     }
 }
 
-impl Body for Uploading {
+impl Body for BodyReceiver {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = Http1BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        self.shared.receiver.register(cx.waker());
-        let mut slot = self.shared.lock();
-        if let Some(frame) = slot.frame.take() {
-            drop(slot);
-            self.shared.sender.wake();
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Http1BodyError>>> {
+        self.channel.receiver.register(cx.waker());
+        let mut state = self.channel.lock();
+        if let Some(frame) = state.frame.take() {
+            drop(state);
+            self.channel.sender.wake();
             return Poll::Ready(Some(Ok(frame)));
         }
-        match slot.end {
+        match state.end {
             None => Poll::Pending,
             Some(Ok(())) => Poll::Ready(None),
-            Some(Err(broken)) => Poll::Ready(Some(Err(broken))),
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        let slot = self.shared.lock();
-        slot.frame.is_none() && matches!(slot.end, Some(Ok(())))
+        let state = self.channel.lock();
+        state.frame.is_none() && matches!(state.end, Some(Ok(())))
     }
 
-    /// Not known: a length is in the head, or the body is sent in chunks.
+    /// Unknown: hyper takes the length from the head, or sends the body in chunks.
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
     }
 }
 
-impl Drop for Uploading {
+impl Drop for BodyReceiver {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
-        self.shared.sender.wake();
+        self.channel.lock().closed = true;
+        self.channel.sender.wake();
     }
 }
 
-// === impl Shared ===
+// === impl Channel ===
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().expect("nothing panics with the lock held")
+impl Channel {
+    fn lock(&self) -> MutexGuard<'_, ChannelState> {
+        self.state.lock().expect("nothing panics with the lock held")
     }
 }

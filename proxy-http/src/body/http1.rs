@@ -1,6 +1,6 @@
-//! What comes from a peer of HTTP/1.1.
+//! Bodies received from a peer of HTTP/1.1.
 
-use crate::body::channel::{Broken, Uploading};
+use crate::body::channel::{BodyReceiver, Http1BodyError};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body;
@@ -9,23 +9,23 @@ use std::{
     task::{Context, Poll},
 };
 
-/// What a peer sends.
+/// The body of a message, or the stream of bytes of a tunnel.
 #[derive(Debug)]
 pub(crate) enum Incoming {
-    /// The body of a message, of which hyper knows the length.
+    /// The body of a message, which hyper frames.
     Message(body::Incoming),
-    /// What comes through a tunnel.
-    Tunnel(Uploading),
+    /// The bytes that come through a tunnel.
+    Tunnel(BodyReceiver),
 }
 
 // === impl Incoming ===
 
 impl Incoming {
-    /// The next frame. An error says that not all has come.
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    /// The next frame. An error: the body is incomplete.
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Http1BodyError>>> {
         match self {
-            // hyper ends a body without an error only if all of it has come.
-            Self::Message(body) => Pin::new(body).poll_frame(cx).map_err(|_| Broken::Lost),
+            // hyper ends a body without an error only if it is complete.
+            Self::Message(body) => Pin::new(body).poll_frame(cx).map_err(|_| Http1BodyError::Lost),
             Self::Tunnel(body) => Pin::new(body).poll_frame(cx),
         }
     }

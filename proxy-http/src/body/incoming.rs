@@ -1,10 +1,10 @@
-//! Bodies that end without an error only when the peer ended its stream cleanly.
+//! Received bodies, which end without an error only if the peer ended its stream cleanly.
 
 use crate::{
     body::{
         backlog::Backlog,
-        channel::Broken,
-        error::{Error, Kind},
+        channel::Http1BodyError,
+        error::{Error, ErrorKind},
         http1::Incoming,
         outcome::Backpressure,
         source::Source,
@@ -25,111 +25,114 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// The body of a message, as its peer sends it.
+/// The body of a received message.
 ///
-/// It ends without an error only if the peer ended its stream: by END_STREAM, by trailers, or by all bytes of its
-/// content-length. Window is given back to the peer for data that was taken once more is asked for: who asks has passed
-/// it on, so what is held on the way is never more than the stream's window.
+/// In HTTP/2 it ends without an error only if the peer ended its stream: by END_STREAM, by trailers, or with all bytes of
+/// its content-length. The window of a DATA frame is released to the peer when the next frame is polled: the reader has
+/// forwarded the first one by then, so the bytes buffered for a stream never exceed its window.
 ///
-/// In HTTP/1.1 it ends by the last chunk, by all bytes of the content-length, or, where a response has neither, when the
-/// connection does.
+/// In HTTP/1.1 it ends with the last chunk, with all bytes of the content-length, or, in a response that has neither, when
+/// the connection closes.
 #[derive(Debug)]
 pub struct IncomingBody {
-    from: From,
+    source: Receiver,
     side: Side,
-    /// What is missing of the content-length. `None`: the message gives none.
+    /// Bytes of the content-length that have not been received. `None`: the message has no content-length.
     remaining: Option<u64>,
-    /// Whether anything was asked of it yet.
-    asked: bool,
+    /// Whether the body has been polled.
+    polled: bool,
+    /// Whether all data has been received from h2.
     data_done: bool,
-    /// Whether h2 has handed out all of the message, trailers too, and must not be asked any more.
-    whole: bool,
-    /// Whether the end is known to follow without data: saves asking h2, which takes a lock.
+    /// Whether all of the message, trailers included, has been received from h2, which must not be polled any more.
+    all_received: bool,
+    /// Whether the body has ended, or ends without a frame. Saves asking h2, which takes a lock.
     ended: bool,
-    /// Who wants to know of data.
+    /// Counts received data, for adaptive windows. `None`: windows are fixed.
     connection_state: Option<Arc<ConnectionState>>,
     stream: Option<OpenStream>,
-    /// Whether its reader may stop without a word, so that it counts as stopped whenever it is not asking.
-    unread: bool,
-    /// Whether nobody else has a part of the stream: then h2 gives back what is taken when the body is dropped.
-    alone: bool,
-    /// Who wants to know when something moves.
+    /// Whether the reader may stop without a call of [`buffer`](Source::buffer), so that it counts as stopped whenever it
+    /// does not wait in a poll.
+    assumes_backpressure: bool,
+    /// Whether the other direction has ended, so that this is the stream's last handle: h2 releases the window of data that
+    /// was taken when that is dropped.
+    is_last_handle: bool,
+    /// Marked when data comes, for the stream idle timeout.
     progress: Option<Arc<Progress>>,
-    /// Bytes taken whose window is not given back yet.
-    taken: usize,
-    /// What came while the reader had stopped. `None`: nothing.
+    /// Bytes of the frame yielded last, whose window is not released yet.
+    unreleased: usize,
+    /// Frames received under backpressure. `None`: none.
     backlog: Option<Box<Backlog>>,
-    /// Tells the sender of the request that this response has ended cleanly. `None`: the sender has been told, or it does not
-    /// need to know: the request had been sent whole before the response began, or is a tunnel's.
+    /// Tells the task that sends the request that this response has ended cleanly. `None`: it has been told, or there is no
+    /// such task: the request had been sent whole before the response began, or is a tunnel's.
     unfinished_request: Option<oneshot::Sender<()>>,
 }
 
 #[derive(Debug)]
-enum From {
+enum Receiver {
     Http2(RecvStream),
-    /// Boxed, so that the other is not the larger for it.
+    /// Boxed to keep the enum as small as the other variant.
     Http1(Box<Incoming>),
-    /// It is left to its connection.
-    Left,
+    /// The connection's task discards the rest.
+    Discarded,
 }
 
 // === impl IncomingBody ===
 
 impl IncomingBody {
-    /// The body of a message whose content-length is `length`, from a peer of that side. `connection_state` is told of data.
+    /// The body of an HTTP/2 message from `side`, whose content-length is `length`. `connection_state` counts received data.
     pub(crate) fn new(
         side: Side,
         length: impl FnOnce() -> Option<u64>,
-        from: RecvStream,
+        source: RecvStream,
         connection_state: Option<Arc<ConnectionState>>,
     ) -> Self {
-        let ended = from.is_end_stream();
-        // h2 has checked it, against the data too.
+        let ended = source.is_end_stream();
+        // h2 has validated it, and checks it against the data.
         let remaining = if ended { None } else { length() };
-        Self::of(side, ended, From::Http2(from), remaining, connection_state)
+        Self::of(side, ended, Receiver::Http2(source), remaining, connection_state)
     }
 
-    /// The body of an HTTP/1.1 message, or what is in the place of one, from a peer of that side.
-    pub(crate) fn http1(side: Side, from: Incoming) -> Self {
-        Self::of(side, from.is_end_stream(), From::Http1(Box::new(from)), None, None)
+    /// The body of an HTTP/1.1 message, or the bytes of a tunnel, from `side`.
+    pub(crate) fn http1(side: Side, source: Incoming) -> Self {
+        Self::of(side, source.is_end_stream(), Receiver::Http1(Box::new(source)), None, None)
     }
 
-    /// Whether it is the body of a message of HTTP/1.1, and no tunnel.
+    /// Whether it is the body of an HTTP/1.1 message and not of a tunnel.
     pub(crate) fn is_http1_message(&self) -> bool {
-        matches!(&self.from, From::Http1(from) if matches!(**from, Incoming::Message(_)))
+        matches!(&self.source, Receiver::Http1(source) if matches!(**source, Incoming::Message(_)))
     }
 
     fn of(
         side: Side,
         ended: bool,
-        from: From,
+        source: Receiver,
         remaining: Option<u64>,
         connection_state: Option<Arc<ConnectionState>>,
     ) -> Self {
         Self {
-            from,
+            source,
             side,
             remaining,
-            asked: false,
+            polled: false,
             data_done: false,
-            whole: false,
+            all_received: false,
             ended,
             connection_state,
             stream: None,
-            unread: false,
-            alone: false,
+            assumes_backpressure: false,
+            is_last_handle: false,
             progress: None,
-            taken: 0,
+            unreleased: 0,
             backlog: None,
             unfinished_request: None,
         }
     }
 
-    /// Resolves once all of the response has come and has ended cleanly, which may be before its reader has taken all of
-    /// it; fails if the body is dropped before. For a response whose request has not been sent whole.
+    /// Resolves once the response has been received whole and has ended cleanly, which may be before its reader has taken
+    /// all of it; fails if the body is dropped before. For a response whose request has not been sent whole.
     pub(crate) fn end_of_response(&mut self) -> oneshot::Receiver<()> {
-        let (told, end) = oneshot::channel();
-        self.unfinished_request = Some(told);
+        let (sender, end) = oneshot::channel();
+        self.unfinished_request = Some(sender);
         if self.ended {
             self.tell_end();
         }
@@ -137,38 +140,40 @@ impl IncomingBody {
     }
 
     fn tell_end(&mut self) {
-        if let Some(told) = self.unfinished_request.take() {
+        if let Some(sender) = self.unfinished_request.take() {
             // Fails if the request has been sent whole by now.
-            let _ = told.send(());
+            let _ = sender.send(());
         }
     }
 
-    /// Keeps `stream` counted as long as the body lives, and as one that is held while its reader has stopped.
-    pub(crate) fn counted(mut self, stream: OpenStream) -> Self {
+    /// Keeps `stream` counted as open as long as the body lives, and as backpressured while its reader has stopped.
+    pub(crate) fn with_stream(mut self, stream: OpenStream) -> Self {
         self.stream = Some(stream);
         self
     }
 
-    /// Takes its reader for stopped whenever it is not asking. Not called: it has when it says so, by [`hold`](Source::hold).
-    pub(crate) fn unread(mut self) -> Self {
-        self.unread = true;
-        self.set_held(!self.ended);
+    /// Counts the reader as stopped whenever it does not wait in a poll. Without this it counts as stopped when it calls
+    /// [`buffer`](Source::buffer).
+    pub(crate) fn assume_backpressure(mut self) -> Self {
+        self.assumes_backpressure = true;
+        self.set_backpressured(!self.ended);
         self
     }
 
-    /// Says that from its next read on the reader calls [`hold`](Source::hold).
-    pub(crate) fn will_hold(&mut self) {
-        self.unread = false;
+    /// Ends [`assume_backpressure`](Self::assume_backpressure): the reader calls [`buffer`](Source::buffer) from its next
+    /// poll on.
+    pub(crate) fn reader_reports_backpressure(&mut self) {
+        self.assumes_backpressure = false;
     }
 
-    /// Says that the other direction of the stream has ended.
-    pub(crate) fn alone(mut self, alone: bool) -> Self {
-        self.alone = alone;
+    /// Sets whether the stream's other direction, the request, has been sent whole.
+    pub(crate) fn with_request_sent(mut self, is_sent: bool) -> Self {
+        self.is_last_handle = is_sent;
         self
     }
 
     /// Marks on `progress` when data comes.
-    pub(crate) fn watched(mut self, progress: Arc<Progress>) -> Self {
+    pub(crate) fn with_progress(mut self, progress: Arc<Progress>) -> Self {
         self.progress = Some(progress);
         self
     }
@@ -183,8 +188,8 @@ impl IncomingBody {
     }
 
     fn receive(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
-        let From::Http2(from) = &mut self.from else { return Poll::Ready(None) };
-        let polled = from.poll_data(cx);
+        let Receiver::Http2(source) = &mut self.source else { return Poll::Ready(None) };
+        let polled = source.poll_data(cx);
         if let Poll::Ready(Some(Ok(data))) = &polled {
             if let Some(progress) = &self.progress {
                 progress.mark();
@@ -197,19 +202,19 @@ impl IncomingBody {
     }
 
     fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, h2::Error>> {
-        let From::Http2(from) = &mut self.from else { return Poll::Ready(Ok(None)) };
-        from.poll_trailers(cx)
+        let Receiver::Http2(source) = &mut self.source else { return Poll::Ready(Ok(None)) };
+        source.poll_trailers(cx)
     }
 
-    /// Takes the trailers of a response, if there are any, from h2. The sender of the request is told only then: it resets the
-    /// stream, and h2 hands out nothing more of a stream that is reset.
-    fn take_end(&mut self, cx: &mut Context<'_>) {
+    /// Receives the trailers of a response, if there are any, from h2. The task that sends the request is told only then: it
+    /// resets the stream, and h2 yields no more frames of a stream that is reset.
+    fn receive_trailers(&mut self, cx: &mut Context<'_>) {
         match self.poll_trailers(cx) {
             Poll::Ready(Ok(trailers)) => {
                 if trailers.is_some() {
                     self.backlog.get_or_insert_default().trailers = trailers;
                 }
-                self.whole = true;
+                self.all_received = true;
                 self.tell_end();
             }
             Poll::Ready(Err(error)) => self.backlog.get_or_insert_default().failed = Some(error),
@@ -217,16 +222,16 @@ impl IncomingBody {
         }
     }
 
-    /// Whether the peer has ended its stream, and h2 has handed out all that it sent.
-    fn is_taken_whole(&self) -> bool {
-        match &self.from {
-            From::Http2(from) => self.whole || from.is_end_stream(),
-            From::Http1(from) => from.is_end_stream(),
-            From::Left => true,
+    /// Whether the peer has ended its stream, and all frames of it have been received from h2.
+    fn is_all_received(&self) -> bool {
+        match &self.source {
+            Receiver::Http2(source) => self.all_received || source.is_end_stream(),
+            Receiver::Http1(source) => source.is_end_stream(),
+            Receiver::Discarded => true,
         }
     }
 
-    /// The body of a message that has none: it ends, and before that there is no data.
+    /// The body of a message without content (RFC 9110 section 6.4.1): data makes it malformed.
     pub(crate) fn without_content(mut self) -> Self {
         self.remaining = Some(0);
         self
@@ -244,66 +249,66 @@ impl IncomingBody {
     }
 
     fn broken(&self, error: &h2::Error) -> Error {
-        // h2 resets what is malformed.
+        // h2 resets malformed streams itself.
         if error.is_reset() && error.is_library() { self.malformed() } else { Error::new(self.side, error) }
     }
 
-    fn give_back(&mut self) {
-        let taken = mem::take(&mut self.taken);
-        if taken > 0
-            && let From::Http2(from) = &mut self.from
+    fn release_capacity(&mut self) {
+        let unreleased = mem::take(&mut self.unreleased);
+        if unreleased > 0
+            && let Receiver::Http2(source) = &mut self.source
         {
-            // Fails only if the stream has ended, and then there is nothing to give back.
-            let _ = from.flow_control().release_capacity(taken);
+            // Fails only if the stream has ended, and then its window is of no use.
+            let _ = source.flow_control().release_capacity(unreleased);
         }
     }
 
-    fn set_held(&mut self, held: bool) {
+    fn set_backpressured(&mut self, backpressured: bool) {
         if let Some(stream) = &mut self.stream {
-            stream.set_held(held);
+            stream.set_backpressured(backpressured);
         }
     }
 }
 
 impl Drop for IncomingBody {
     fn drop(&mut self) {
-        // The other direction may go on for long.
-        if !self.alone {
-            self.give_back();
+        // The other direction may go on for long; until it ends, its handle keeps h2 from releasing the window by itself.
+        if !self.is_last_handle {
+            self.release_capacity();
         }
         // A reader that has seen the end by `is_end_stream` does not poll again.
-        if self.unfinished_request.is_some() && self.is_taken_whole() {
+        if self.unfinished_request.is_some() && self.is_all_received() {
             self.tell_end();
         }
-        // It may well be that the response is whole and the request is not.
+        // A request that was not read to its end: a response may end before its request.
         if self.side == Side::Client
             && !self.ended
             && !self.data_done
             && let Some(stream) = &self.stream
-            && let From::Http2(from) = &self.from
-            && !from.is_end_stream()
-            && let From::Http2(from) = mem::replace(&mut self.from, From::Left)
+            && let Receiver::Http2(source) = &self.source
+            && !source.is_end_stream()
+            && let Receiver::Http2(source) = mem::replace(&mut self.source, Receiver::Discarded)
         {
-            stream.leave(from);
+            stream.discard_rest(source);
         }
     }
 }
 
 impl Source for IncomingBody {
-    /// As far as the stream's window lets it, so that frames do not pile up in h2, which ends the connection when there are
-    /// too many small ones. In HTTP/1.1 what comes waits in its connection, which has nothing else.
-    fn hold(&mut self, cx: &mut Context<'_>) -> Backpressure {
-        if let From::Http1(from) = &self.from {
-            return if self.ended || from.is_end_stream() { Backpressure::End } else { Backpressure::Data };
+    /// Receives all frames that h2 has, which the stream's window bounds: h2 ends a connection on which too many small
+    /// frames wait to be read. In HTTP/1.1 the data stays in the connection, since it has no other message.
+    fn buffer(&mut self, cx: &mut Context<'_>) -> Backpressure {
+        if let Receiver::Http1(source) = &self.source {
+            return if self.ended || source.is_end_stream() { Backpressure::End } else { Backpressure::Data };
         }
         let failed = self.backlog.as_ref().is_some_and(|backlog| backlog.failed.is_some());
         if !self.ended && !self.data_done && !failed {
             if let Some(stream) = &mut self.stream {
-                stream.stuck();
+                stream.report_backpressure();
             }
             while let Poll::Ready(polled) = self.receive(cx) {
                 match polled {
-                    // A frame without data says nothing, unless it is the last.
+                    // An empty frame carries nothing but END_STREAM, which h2 reports as the end.
                     Some(Ok(data)) if data.is_empty() => {}
                     Some(Ok(data)) => self.backlog.get_or_insert_default().push(data),
                     Some(Err(error)) => {
@@ -317,7 +322,7 @@ impl Source for IncomingBody {
                 }
             }
             if self.data_done && self.unfinished_request.is_some() {
-                self.take_end(cx);
+                self.receive_trailers(cx);
             }
         }
         let is_end = (self.ended || self.data_done) && !self.backlog.as_ref().is_some_and(|it| it.is_before_end());
@@ -325,8 +330,8 @@ impl Source for IncomingBody {
     }
 
     fn finish(&mut self) {
-        self.give_back();
-        self.set_held(false);
+        self.release_capacity();
+        self.set_backpressured(false);
         self.data_done = true;
     }
 }
@@ -340,28 +345,28 @@ impl Body for IncomingBody {
             return Poll::Ready(None);
         }
         let side = self.side;
-        if let From::Http1(from) = &mut self.from {
-            let frame = ready!(poll_http1(from, side, cx));
-            // Nothing follows trailers, and a reader may stop at them.
+        if let Receiver::Http1(source) = &mut self.source {
+            let frame = ready!(poll_http1(source, side, cx));
+            // Trailers are the last frame, and a reader may stop polling at them.
             if frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers)) {
                 self.tell_end();
             }
             return Poll::Ready(frame);
         }
-        self.asked = true;
-        self.give_back();
+        self.polled = true;
+        self.release_capacity();
         if !self.data_done || self.backlog.is_some() {
             let Poll::Ready(polled) = self.poll_data(cx) else {
-                self.set_held(false);
+                self.set_backpressured(false);
                 return Poll::Pending;
             };
             match polled {
                 Some(Ok(data)) => {
-                    let unread = self.unread;
-                    self.set_held(unread);
-                    self.taken = data.len();
+                    let backpressured = self.assumes_backpressure;
+                    self.set_backpressured(backpressured);
+                    self.unreleased = data.len();
                     if let Some(remaining) = &mut self.remaining {
-                        // Only of a message without content; h2 has checked the others.
+                        // Fails only for a message without content; h2 checks the others.
                         let Some(less) = remaining.checked_sub(data.len() as u64) else {
                             return Poll::Ready(Some(Err(self.malformed())));
                         };
@@ -372,8 +377,9 @@ impl Body for IncomingBody {
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                // Who has answered may say by NO_ERROR that it needs no more of the request (RFC 9113 section 8.1). It
-                // hides an END_STREAM before it from us, but not that all of the content-length came.
+                // A server that has responded may reset the stream with NO_ERROR to stop the request (RFC 9113 section 8.1).
+                // h2 then reports the reset and not an END_STREAM before it; the content-length shows that the body is
+                // complete.
                 Some(Err(error)) if self.remaining == Some(0) && error.reason() == Some(Reason::NO_ERROR) => {
                     return Poll::Ready(None);
                 }
@@ -381,13 +387,13 @@ impl Body for IncomingBody {
                 None => self.data_done = true,
             }
         }
-        let trailers = if self.whole {
+        let trailers = if self.all_received {
             Ok(self.backlog.take().and_then(|backlog| backlog.trailers))
         } else {
             ready!(self.poll_trailers(cx))
         };
         if trailers.is_ok() {
-            (self.whole, self.ended) = (true, true);
+            (self.all_received, self.ended) = (true, true);
             self.tell_end();
         }
         Poll::Ready(match trailers {
@@ -400,14 +406,16 @@ impl Body for IncomingBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        // h2 takes a lock to tell; what it told at first is good enough until something has come.
+        // Asking h2 takes a lock. Until the first poll its answer at the construction, in `ended`, is good enough.
         if self.ended {
             return true;
         }
-        match &self.from {
-            From::Http2(from) => self.asked && self.backlog.is_none() && (self.whole || from.is_end_stream()),
-            From::Http1(from) => from.is_end_stream(),
-            From::Left => true,
+        match &self.source {
+            Receiver::Http2(source) => {
+                self.polled && self.backlog.is_none() && (self.all_received || source.is_end_stream())
+            }
+            Receiver::Http1(source) => source.is_end_stream(),
+            Receiver::Discarded => true,
         }
     }
 
@@ -415,16 +423,16 @@ impl Body for IncomingBody {
         if self.is_end_stream() {
             return SizeHint::with_exact(0);
         }
-        match &self.from {
-            From::Http2(_) => self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact),
-            From::Http1(from) => from.size_hint(),
-            From::Left => SizeHint::with_exact(0),
+        match &self.source {
+            Receiver::Http2(_) => self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Receiver::Http1(source) => source.size_hint(),
+            Receiver::Discarded => SizeHint::with_exact(0),
         }
     }
 }
 
-fn poll_http1(from: &mut Incoming, side: Side, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-    let frame = ready!(from.poll_frame(cx));
+fn poll_http1(source: &mut Incoming, side: Side, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    let frame = ready!(source.poll_frame(cx));
     Poll::Ready(frame.map(|frame| match frame {
         Ok(mut frame) => {
             if let Some(trailers) = frame.trailers_mut() {
@@ -432,9 +440,11 @@ fn poll_http1(from: &mut Incoming, side: Side, cx: &mut Context<'_>) -> Poll<Opt
             }
             Ok(frame)
         }
-        // RFC 8441 section 5.
-        Err(Broken::Reset) => Err(Error { kind: Kind::Reset(Reason::CANCEL), passed_on: Reason::CANCEL.into() }),
-        Err(Broken::Lost) => Err(Error { kind: Kind::Lost, passed_on: side.lost().into() }),
-        Err(Broken::GivenUp) => Err(Error { kind: Kind::GivenUp, passed_on: Reason::CANCEL.into() }),
+        // The reset of a tunnel's connection is RST_STREAM with CANCEL (RFC 8441 section 5).
+        Err(Http1BodyError::Reset) => {
+            Err(Error { kind: ErrorKind::Reset(Reason::CANCEL), passed_on: Reason::CANCEL.into() })
+        }
+        Err(Http1BodyError::Lost) => Err(Error { kind: ErrorKind::Lost, passed_on: side.lost().into() }),
+        Err(Http1BodyError::GivenUp) => Err(Error { kind: ErrorKind::GivenUp, passed_on: Reason::CANCEL.into() }),
     }))
 }

@@ -1,9 +1,9 @@
-//! Bodies: how they come, how they are kept for a reader that has stopped or to be sent again, and how they are sent.
+//! Bodies: received, buffered under backpressure or for a retry, and sent.
 
 pub(crate) mod backlog;
+pub(crate) mod backpressure;
 pub(crate) mod channel;
 mod error;
-pub(crate) mod hold;
 pub(crate) mod http1;
 pub(crate) mod incoming;
 pub(crate) mod outcome;

@@ -1,33 +1,33 @@
-//! How the sending of a body goes.
+//! The states in which the sending of a body waits or ends.
 
 use h2::Reason;
 
-/// What there is to be sent when there is no window.
+/// The frames that wait to be sent while the next hop gives no window.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Backpressure {
-    /// Data, which is there or may come.
+    /// DATA, buffered or still to be received.
     Data,
-    /// Trailers, or nothing but the end.
+    /// Trailers or END_STREAM alone, which are not flow-controlled.
     End,
-    /// Nothing: its deadline has passed.
+    /// None: the request's deadline has passed.
     Expired,
 }
 
-/// How a pipe ended.
+/// How the sending of a body ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum SendOutcome {
-    /// All is sent.
+    /// All of the body is sent.
     Done,
-    /// The body broke, and so the stream is reset.
+    /// The body ended with an error, and the stream is reset.
     Broken,
-    /// The peer took nothing for too long, and so the stream is reset.
+    /// The peer took no data for too long, and the stream is reset.
     Stalled,
-    /// Nothing moved for too long, and so the stream is reset.
+    /// Nothing was received or sent for too long, and the stream is reset.
     Idle,
     /// The peer reset the stream.
     Reset(Reason),
     /// The connection is lost.
     Lost,
-    /// The response has ended before the request, whose stream is reset.
+    /// The response ended before the request was sent whole, and the stream is reset.
     Answered,
 }

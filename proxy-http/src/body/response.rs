@@ -1,4 +1,4 @@
-//! The bodies of responses that the proxy passes on.
+//! The bodies of responses that the proxy forwards.
 
 use crate::body::{error::Error, outcome::Backpressure, source::Source};
 use bytes::Bytes;
@@ -9,11 +9,11 @@ use std::{
     task::{Context, Poll},
 };
 
-/// The body of a response, whose end ends the request.
+/// The body of a forwarded response. The exchange ends with it, or when it is dropped.
 #[derive(Debug)]
 pub struct ResponseBody(Box<dyn Exchange>);
 
-/// A request that has its response, and yields the body of that.
+/// An exchange whose response head has been forwarded, as the body of that response.
 pub(crate) trait Exchange: Body<Data = Bytes, Error = Error> + Source + Unpin + fmt::Debug {}
 
 impl<T: Body<Data = Bytes, Error = Error> + Source + Unpin + fmt::Debug> Exchange for T {}
@@ -27,8 +27,8 @@ impl ResponseBody {
 }
 
 impl Source for ResponseBody {
-    fn hold(&mut self, cx: &mut Context<'_>) -> Backpressure {
-        self.0.hold(cx)
+    fn buffer(&mut self, cx: &mut Context<'_>) -> Backpressure {
+        self.0.buffer(cx)
     }
 }
 

@@ -1,9 +1,9 @@
-//! Sends a body on a stream, as fast as the peer takes it.
+//! Sends a body on a stream of HTTP/2, as fast as the peer gives window.
 
 use crate::{
     BoxError,
     body::{
-        hold::{finish, hold, read_http1},
+        backpressure::{buffer, discard_http1, finish},
         outcome::{Backpressure, SendOutcome},
     },
     connection::timeouts::stall::Stall,
@@ -21,17 +21,17 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// A body on its way to a peer. Its trailers or its end become the stream's end, its error a RST_STREAM.
+/// Sends a body to a peer. Its trailers or its end become END_STREAM, its error a RST_STREAM.
 pub(crate) struct Pipe<B> {
     body: B,
-    /// What is left of the last chunk.
+    /// The rest of the last chunk.
     rest: Bytes,
-    /// `None`: all is sent, or nothing yet.
-    to: Option<SendStream<Bytes>>,
-    /// Whether what was sent last may still wait for window: then so does what comes next.
-    full: bool,
-    /// What an error of the body resets the stream with that names no code.
-    broken: Reason,
+    /// `None`: the body is sent whole, or its sending has not begun.
+    stream: Option<SendStream<Bytes>>,
+    /// Whether the chunk sent last may still wait in h2 for window; the next one is not taken from the body before.
+    awaits_window: bool,
+    /// The code that the stream is reset with after an error of the body that carries no code.
+    default_code: Reason,
     stall: Stall,
     /// Resolves when the response to this request ends. `None`: the response has not begun, or it makes a tunnel, or this is
     /// the body of a response.
@@ -41,9 +41,10 @@ pub(crate) struct Pipe<B> {
     is_request: bool,
 }
 
-/// How much is sent at most where there is window for a byte, in bytes: the usual size of a frame. h2 keeps what is
-/// beyond the window, and does not tell how it shrinks, so a peer that takes less than this looks as if it took nothing.
-const PIECE: usize = 16 << 10;
+/// The most bytes given to h2 at once where there is window for at least one: the default SETTINGS_MAX_FRAME_SIZE. h2
+/// buffers the bytes beyond the window, and does not tell when it sends them, so a peer that takes less than this seems to
+/// take nothing.
+const MAX_CHUNK: usize = 16 << 10;
 
 // === impl Pipe ===
 
@@ -52,14 +53,14 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// A body that is not sent yet.
-    pub(crate) fn new(body: B, broken: Reason) -> Self {
+    /// A body whose sending has not begun.
+    pub(crate) fn new(body: B, default_code: Reason) -> Self {
         Self {
             body,
             rest: Bytes::new(),
-            to: None,
-            full: false,
-            broken,
+            stream: None,
+            awaits_window: false,
+            default_code,
             stall: Stall::default(),
             end_of_response: None,
             buffered: false,
@@ -67,53 +68,54 @@ where
         }
     }
 
-    /// The body of a request, that is not sent yet.
+    /// The body of a request whose sending has not begun.
     pub(crate) fn request(body: B) -> Self {
         Self { is_request: true, ..Self::new(body, Reason::CANCEL) }
     }
 
-    /// Sends the body on this stream from now on, and resets it with CANCEL when the peer takes nothing for `stall`.
-    pub(crate) fn send_to(&mut self, to: SendStream<Bytes>, stall: Duration) {
-        (self.full, self.buffered) = (false, false);
+    /// Starts to send the body on `stream`, which is reset with CANCEL when the peer takes no data for `stall`.
+    pub(crate) fn send_to(&mut self, stream: SendStream<Bytes>, stall: Duration) {
+        (self.awaits_window, self.buffered) = (false, false);
         self.rest = Bytes::new();
         self.stall = Stall::new(stall);
         self.end_of_response = None;
-        self.to = if self.body.is_end_stream() { None } else { Some(to) };
+        self.stream = if self.body.is_end_stream() { None } else { Some(stream) };
     }
 
-    /// RapidResets the stream, if not all is sent.
+    /// Resets the stream, unless the body is sent whole.
     pub(crate) fn reset(&mut self, reason: Reason) {
-        if let Some(to) = &mut self.to {
-            to.send_reset(reason);
+        if let Some(stream) = &mut self.stream {
+            stream.send_reset(reason);
         }
     }
 
-    /// Gives the stream up.
+    /// Stops sending and drops the stream.
     pub(crate) fn stop(&mut self) {
-        self.to = None;
+        self.stream = None;
     }
 
-    /// Sends no more once the response has ended, as `end_of_response` tells.
+    /// Stops sending once `end_of_response` resolves: the response has ended.
     pub(crate) fn stop_at(&mut self, end_of_response: oneshot::Receiver<()>) {
         self.end_of_response = Some(end_of_response);
     }
 
-    /// RapidResets the stream if the response has ended: the endpoint needs no more of the request.
+    /// Resets the stream if the response has ended, since the endpoint needs no more of the request (RFC 9113 section 8.1);
+    /// returns whether it did.
     ///
     /// The code is CANCEL, since hyper's servers take NO_ERROR for the clean end of a request.
-    fn is_answered(&mut self, cx: &mut Context<'_>) -> bool {
+    fn stop_if_answered(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(end) = &mut self.end_of_response else { return false };
         let Poll::Ready(ended) = Pin::new(end).poll(cx) else { return false };
         self.end_of_response = None;
-        let Some(to) = self.to.as_mut().filter(|_| ended.is_ok()) else { return false };
-        to.send_reset(Reason::CANCEL);
-        self.to = None;
+        let Some(stream) = self.stream.as_mut().filter(|_| ended.is_ok()) else { return false };
+        stream.send_reset(Reason::CANCEL);
+        self.stream = None;
         true
     }
 
-    /// Whether all is sent.
+    /// Whether the body is sent whole.
     pub(crate) fn is_done(&self) -> bool {
-        self.to.is_none()
+        self.stream.is_none()
     }
 
     pub(crate) fn body_mut(&mut self) -> &mut B {
@@ -125,52 +127,54 @@ where
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SendOutcome> {
-        if self.is_answered(cx) {
+        if self.stop_if_answered(cx) {
             return Poll::Ready(SendOutcome::Answered);
         }
-        let Some(to) = self.to.as_mut().filter(|_| !self.buffered) else { return Poll::Ready(SendOutcome::Done) };
+        let Some(stream) = self.stream.as_mut().filter(|_| !self.buffered) else {
+            return Poll::Ready(SendOutcome::Done);
+        };
         loop {
             let mut waits = false;
-            if self.full {
-                match may_send(to, &mut self.body, &mut self.stall, cx) {
+            if self.awaits_window {
+                match wait_for_window(stream, &mut self.body, &mut self.stall, cx) {
                     Ok(end) => waits = end,
                     Err(polled) => return polled,
                 }
             }
             let frame = if self.rest.is_empty() {
-                let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return poll_reset(to, cx) };
+                let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return poll_reset(stream, cx) };
                 frame
             } else {
                 Some(Ok(Frame::data(mem::take(&mut self.rest))))
             };
             let ended = match frame {
-                None => to.send_data(Bytes::new(), true).map(|()| true),
+                None => stream.send_data(Bytes::new(), true).map(|()| true),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(mut data) => {
-                        if data.len() > PIECE {
-                            self.rest = data.split_off(PIECE);
+                        if data.len() > MAX_CHUNK {
+                            self.rest = data.split_off(MAX_CHUNK);
                         }
                         let ended = self.rest.is_empty() && self.body.is_end_stream();
-                        if ended && self.is_request && self.full {
-                            to.reserve_capacity(data.len());
-                            waits = to.capacity() < data.len();
+                        if ended && self.is_request && self.awaits_window {
+                            stream.reserve_capacity(data.len());
+                            waits = stream.capacity() < data.len();
                         }
-                        self.full = true;
-                        to.send_data(data, ended).map(|()| ended)
+                        self.awaits_window = true;
+                        stream.send_data(data, ended).map(|()| ended)
                     }
                     Err(frame) => match frame.into_trailers() {
-                        Ok(trailers) => to.send_trailers(trailers).map(|()| true),
-                        // There is no third kind of frame yet.
+                        Ok(trailers) => stream.send_trailers(trailers).map(|()| true),
+                        // `http_body` has no third kind of frame yet.
                         Err(_) => Ok(false),
                     },
                 },
                 Some(Err(error)) => {
-                    // Perhaps because the peer has reset the stream.
-                    if let Poll::Ready(ended) = poll_reset(to, cx) {
+                    // The error may follow from the peer's RST_STREAM, whose code is the better one.
+                    if let Poll::Ready(ended) = poll_reset(stream, cx) {
                         return Poll::Ready(ended);
                     }
                     let error = error.into();
-                    to.send_reset(reason::first(&*error).unwrap_or(self.broken));
+                    stream.send_reset(reason::first(&*error).unwrap_or(self.default_code));
                     return Poll::Ready(SendOutcome::Broken);
                 }
             };
@@ -178,14 +182,14 @@ where
                 Ok(true) => {
                     self.buffered = waits && self.is_request;
                     if !self.buffered {
-                        self.to = None;
+                        self.stream = None;
                     }
                     finish(&mut self.body);
                     return Poll::Ready(SendOutcome::Done);
                 }
                 Ok(false) => {}
-                // The stream cannot be sent on: it is reset, or lost.
-                Err(_) => return poll_reset(to, cx),
+                // The stream is reset, or its connection lost.
+                Err(_) => return poll_reset(stream, cx),
             }
         }
     }
@@ -196,64 +200,68 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Sends the rest by itself, and tells how that ended.
-    pub(crate) fn go_on(mut self, ended: impl FnOnce(SendOutcome) + Send + 'static) {
+    /// Sends the rest in a task of its own, which then calls `ended`.
+    pub(crate) fn spawn_rest(mut self, ended: impl FnOnce(SendOutcome) + Send + 'static) {
         if self.is_done() {
             return;
         }
         tokio::spawn(async move {
-            let piped = poll_fn(|cx| self.poll(cx)).await;
-            ended(piped);
-            let Self { body, to, end_of_response, .. } = self;
-            if piped != SendOutcome::Done {
-                drop(to);
-                return read_http1(body).await;
+            let outcome = poll_fn(|cx| self.poll(cx)).await;
+            ended(outcome);
+            let Self { body, stream, end_of_response, .. } = self;
+            if outcome != SendOutcome::Done {
+                drop(stream);
+                return discard_http1(body).await;
             }
             drop(body);
-            if let (Some(mut to), Some(end)) = (to, end_of_response)
+            if let (Some(mut stream), Some(end)) = (stream, end_of_response)
                 && end.await.is_ok()
             {
-                // The last piece is not sent either if it still waits for window.
-                to.send_reset(Reason::CANCEL);
+                // Has h2 drop the last chunk, if it still waits for window.
+                stream.send_reset(Reason::CANCEL);
             }
         });
     }
 }
 
-/// Whether more can be sent on a stream that may be full, or else how the pipe is. `Ok(true)`: nothing but the end, which
-/// waits behind what may be there for the window, but for none itself.
-fn may_send<B: 'static>(
-    to: &mut SendStream<Bytes>,
+/// Waits until the stream has window for more data; an error is the result of the poll. `Ok(true)`: there is no window, but
+/// END_STREAM or trailers are all that is left. They need no window themselves, but follow the DATA that waits for it.
+fn wait_for_window<B: 'static>(
+    stream: &mut SendStream<Bytes>,
     body: &mut B,
     stall: &mut Stall,
     cx: &mut Context<'_>,
 ) -> Result<bool, Poll<SendOutcome>> {
-    match poll_room(to, cx) {
+    match poll_window(stream, cx) {
         Poll::Ready(true) => {
-            stall.over();
+            stall.clear();
             Ok(false)
         }
-        Poll::Ready(false) => Err(poll_reset(to, cx)),
-        Poll::Pending => match hold(body, cx) {
+        Poll::Ready(false) => Err(poll_reset(stream, cx)),
+        Poll::Pending => match buffer(body, cx) {
             Backpressure::End => Ok(true),
-            Backpressure::Data if stall.poll(cx).is_pending() => Err(poll_reset(to, cx)),
-            held => {
-                to.send_reset(Reason::CANCEL);
-                Err(Poll::Ready(if held == Backpressure::Expired { SendOutcome::Broken } else { SendOutcome::Stalled }))
+            Backpressure::Data if stall.poll(cx).is_pending() => Err(poll_reset(stream, cx)),
+            pressure => {
+                stream.send_reset(Reason::CANCEL);
+                Err(Poll::Ready(if pressure == Backpressure::Expired {
+                    SendOutcome::Broken
+                } else {
+                    SendOutcome::Stalled
+                }))
             }
         },
     }
 }
 
-/// Ready when there is window for a byte at least; false if the stream has ended.
-fn poll_room(to: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
-    to.reserve_capacity(1);
-    while to.capacity() == 0 {
-        let Some(Ok(_)) = ready!(to.poll_capacity(cx)) else { return Poll::Ready(false) };
+/// Ready when there is window for at least one byte; false if the stream has ended.
+fn poll_window(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
+    stream.reserve_capacity(1);
+    while stream.capacity() == 0 {
+        let Some(Ok(_)) = ready!(stream.poll_capacity(cx)) else { return Poll::Ready(false) };
     }
     Poll::Ready(true)
 }
 
-fn poll_reset(to: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<SendOutcome> {
-    to.poll_reset(cx).map(|reset| reset.map_or(SendOutcome::Lost, SendOutcome::Reset))
+fn poll_reset(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<SendOutcome> {
+    stream.poll_reset(cx).map(|reset| reset.map_or(SendOutcome::Lost, SendOutcome::Reset))
 }

@@ -1,19 +1,20 @@
-//! What bodies of this crate can do beside what `http_body::Body` has.
+//! The methods of this crate's bodies beside `http_body::Body`.
 
 use crate::body::outcome::Backpressure;
 use std::task::{Context, Poll};
 
-/// A body that something comes in for while nobody takes what it yields.
+/// A body that can receive while the frame that it yielded last is not sent yet.
 pub(crate) trait Source: Send {
-    /// To be called where what was yielded last cannot be passed on now: takes what comes while there is no room for it.
-    fn hold(&mut self, cx: &mut Context<'_>) -> Backpressure;
+    /// Called while the last frame waits for window: receives more into a buffer, and returns the kind of frame that waits
+    /// next.
+    fn buffer(&mut self, cx: &mut Context<'_>) -> Backpressure;
 
-    /// To be called where all has been passed on, and the body stays all the same.
+    /// Called when all frames have been sent but the body is not dropped yet.
     fn finish(&mut self) {}
 
-    /// Reads and drops the rest of the body of a request of HTTP/1.1. Ready at once for others: the rest of a body of HTTP/2
+    /// Reads and drops the rest of an HTTP/1.1 request's body. Ready at once for other bodies: the rest of a body of HTTP/2
     /// is read by its connection once the body is dropped.
-    fn poll_rest(&mut self, _: &mut Context<'_>) -> Poll<()> {
+    fn poll_discard(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
 }

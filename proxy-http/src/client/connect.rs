@@ -14,7 +14,7 @@ use crate::{
         detect::Protocol,
         io::Io,
         state::ConnectionState,
-        window_credit::{BufferLimit, Credit},
+        window_credit::{BufferLimit, WindowCredit},
     },
     stats::Transport,
 };
@@ -209,11 +209,11 @@ where
             let max_head = usize::try_from(max_header_list).unwrap_or(usize::MAX);
             let engine = match protocol {
                 Protocol::Http2 => {
-                    connection_state.limit_lists(max_head);
+                    connection_state.set_max_list(max_head);
                     let io = Io::new(io, &transport, &connection_state).with_http2_endpoint(max_header_list);
                     let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
-                    connection_state.ping(connection.ping_pong(), keep_alive);
-                    let mut credit = Credit::new(buffers, windows(flow_control));
+                    connection_state.start_pings(connection.ping_pong(), keep_alive);
+                    let mut credit = WindowCredit::new(buffers, windows(flow_control));
                     let settings = settings(&mut connection, &h2, &connection_state, &mut credit);
                     match handshake_timeout {
                         None => settings.await?,

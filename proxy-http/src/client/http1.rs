@@ -2,7 +2,7 @@
 
 use crate::{
     body::{
-        channel::{Broken, Feed, Uploading},
+        channel::{BodyReceiver, BodySender, Http1BodyError},
         http1::Incoming,
         outcome::SendOutcome,
         upload::Upload,
@@ -15,7 +15,7 @@ use crate::{
         reuse::{Exchange, Verdict, Watch},
         tunnel::Agreed,
     },
-    message::{fields, interim::Room},
+    message::{fields, interim::InterimBudget},
 };
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
@@ -78,7 +78,7 @@ pub(crate) enum To {
 
 /// A request's body, of whose end its exchange is told.
 pub(crate) struct RequestBody {
-    uploading: Uploading,
+    uploading: BodyReceiver,
     exchange: Arc<Exchange>,
 }
 
@@ -185,7 +185,7 @@ impl Handle {
             let (upload, uploading) = Upload::new(ended, write_stall);
             let mut req = Request::from_parts(head, ());
             // Clients of HTTP/1.1 get none: hyper has no way for them.
-            uploading.hear_interim(&mut req, Arc::clone(&self.interim), is_http2);
+            uploading.on_interim(&mut req, Arc::clone(&self.interim), is_http2);
             let req = req.map(|()| RequestBody { uploading, exchange: Arc::clone(&shared.exchange) });
             let response = Box::pin(sending.try_send_request(req));
             // Where an endpoint takes for a tunnel what is none to us, nothing may follow.
@@ -243,7 +243,7 @@ impl Sent {
                 match accepted.inspect_err(|_| self.shared.close()).map_err(Failure::bad)? {
                     None => Ok(rsp.map(Incoming::Message)),
                     Some(endpoint) => {
-                        let (to, received) = Feed::new(false);
+                        let (to, received) = BodySender::new(false);
                         self.to = Some(To::Tunnel(Box::new(Agreed { endpoint, to, write_stall: self.write_stall })));
                         Ok(rsp.map(|_| Incoming::Tunnel(received)))
                     }
@@ -279,7 +279,12 @@ impl To {
     }
 
     /// Sends of `body` what is taken before the response has come.
-    pub(crate) fn poll<B>(&mut self, body: &mut B, interim: &mut Room, cx: &mut Context<'_>) -> Poll<SendOutcome>
+    pub(crate) fn poll<B>(
+        &mut self,
+        body: &mut B,
+        interim: &mut InterimBudget,
+        cx: &mut Context<'_>,
+    ) -> Poll<SendOutcome>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
     {
@@ -290,13 +295,13 @@ impl To {
     }
 
     /// Sends the rest of `body` by itself, and tells how that ended.
-    pub(crate) fn go_on<B>(self, body: B, ended: impl FnOnce(SendOutcome) + Send + 'static)
+    pub(crate) fn spawn_rest<B>(self, body: B, ended: impl FnOnce(SendOutcome) + Send + 'static)
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         match self {
-            Self::Upload(upload) => upload.go_on(body, ended),
-            Self::Tunnel(agreed) => agreed.go_on(body, ended),
+            Self::Upload(upload) => upload.spawn_rest(body, ended),
+            Self::Tunnel(agreed) => agreed.spawn_rest(body, ended),
         }
     }
 }
@@ -305,9 +310,12 @@ impl To {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = Http1BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Http1BodyError>>> {
         Pin::new(&mut self.uploading).poll_frame(cx)
     }
 

@@ -7,9 +7,9 @@ use crate::{
         discard::RESET_STREAM_DURATION,
         frames::local_settings::tolerated,
         io::Io,
-        ping::{self, Finding},
+        ping::{self, PingEvent},
         state::{ConnectionState, GoAway},
-        window_credit::Credit,
+        window_credit::WindowCredit,
     },
     stats::Transport,
 };
@@ -31,7 +31,7 @@ use tokio::{
 pub(super) struct Driver<I> {
     pub(super) connection: h2::client::Connection<Io<I>, Bytes>,
     pub(super) connection_state: Arc<ConnectionState>,
-    pub(super) credit: Credit,
+    pub(super) credit: WindowCredit,
     pub(super) transport: Arc<Transport>,
     pub(super) on_room: OnRoom,
     pub(super) max_malformed: usize,
@@ -104,7 +104,7 @@ pub(super) async fn settings<I: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut h2::client::Connection<Io<I>, Bytes>,
     handle: &h2::client::SendRequest<Bytes>,
     connection_state: &ConnectionState,
-    credit: &mut Credit,
+    credit: &mut WindowCredit,
 ) -> Result<(), ConnectError> {
     poll_fn(|cx| {
         let ended = poll_connection(connection, connection_state, credit, cx).map_err(ConnectError::handshake)?;
@@ -179,7 +179,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
         self.connection_state.malformed() > self.max_malformed
             || self.connection_state.nears_engine_limit(self.max_malformed, MAX_OWED)
             || self.connection_state.has_few_streams_left()
-            || self.connection_state.refuses()
+            || self.connection_state.is_refusing()
     }
 
     /// Takes notice of the peer's GOAWAY.
@@ -198,7 +198,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
 fn poll_connection<I: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut h2::client::Connection<Io<I>, Bytes>,
     connection_state: &ConnectionState,
-    credit: &mut Credit,
+    credit: &mut WindowCredit,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), BoxError>> {
     connection_state.start_turn();
@@ -211,8 +211,8 @@ fn poll_connection<I: AsyncRead + AsyncWrite + Unpin>(
     }
     while let Poll::Ready(found) = connection_state.poll_pings(cx) {
         match found {
-            Finding::Dead => return Poll::Ready(Err("keep-alive timed out".into())),
-            Finding::Window(size) => {
+            PingEvent::KeepAliveTimedOut => return Poll::Ready(Err("keep-alive timed out".into())),
+            PingEvent::Window(size) => {
                 connection.set_target_window_size(credit.resize(size, size));
                 connection.set_initial_window_size(size)?;
             }

@@ -9,7 +9,7 @@ use crate::{
     },
     connection::{state::ConnectionState, streams::OpenStream},
     http1::tunnel,
-    message::{head::Head, interim::Room, validate},
+    message::{head::Head, interim::InterimBudget, validate},
     stats::Side,
 };
 use bytes::Bytes;
@@ -61,7 +61,7 @@ pub(crate) struct Outgoing<B> {
     sent: Option<Result<Sent, Error>>,
     /// Where the body goes in HTTP/1.1. `None`: it goes nowhere, or to a stream of HTTP/2.
     http1: Option<To>,
-    interim: Room,
+    interim: InterimBudget,
 }
 
 enum Sent {
@@ -240,7 +240,7 @@ where
     /// `strip`: see [`Head::Whole`].
     pub(crate) fn new(head: Parts, body: B, strip: bool) -> Self {
         let head = Head::Whole { head, strip };
-        Self { head, upload: Pipe::request(body), sent: None, http1: None, interim: Room::new() }
+        Self { head, upload: Pipe::request(body), sent: None, http1: None, interim: InterimBudget::new() }
     }
 
     pub(crate) fn body_mut(&mut self) -> &mut B {
@@ -304,7 +304,7 @@ where
                 self.upload.stop_at(body.end_of_response());
             }
             let body = if validate::has_no_content(head.status) { body.without_content() } else { body };
-            Response::from_parts(head, body.counted(stream).alone(is_done))
+            Response::from_parts(head, body.with_stream(stream).with_request_sent(is_done))
         }))
     }
 
@@ -330,7 +330,7 @@ where
                 if let Some(To::Upload(upload)) = self.http1.as_mut().filter(|to| !to.is_done()) {
                     upload.stop_at(body.end_of_response());
                 }
-                body.counted(stream)
+                body.with_stream(stream)
             })
         }))
     }
@@ -356,10 +356,10 @@ where
     }
 
     /// Sends the rest of the request by itself, until its response has ended, and tells how that ended.
-    pub(crate) fn go_on(self, ended: impl FnOnce(SendOutcome) + Send + 'static) {
+    pub(crate) fn spawn_rest(self, ended: impl FnOnce(SendOutcome) + Send + 'static) {
         match self.http1 {
-            None => self.upload.go_on(ended),
-            Some(http1) => http1.go_on(self.upload.into_body(), ended),
+            None => self.upload.spawn_rest(ended),
+            Some(http1) => http1.spawn_rest(self.upload.into_body(), ended),
         }
     }
 
@@ -385,8 +385,8 @@ where
         let request = self.0.take().expect("seen above");
         Poll::Ready(match responded {
             Ok(response) => {
-                request.go_on(|_| {});
-                Ok(response.map(IncomingBody::unread))
+                request.spawn_rest(|_| {});
+                Ok(response.map(IncomingBody::assume_backpressure))
             }
             Err(error) => Err(SendError { request: request.give_back(&error), error }),
         })

@@ -1,10 +1,10 @@
-//! Which protocol a client speaks, by its first bytes.
+//! Detects a client's protocol by its first bytes.
 
-use crate::connection::rewind::Ahead;
+use crate::connection::rewind::ReadAhead;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// What is spoken on a connection.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Protocol {
     /// HTTP/1.1, or HTTP/1.0.
@@ -13,37 +13,37 @@ pub enum Protocol {
     Http2,
 }
 
-/// What a client's first bytes say.
+/// The result of [`detect`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Detected {
-    Http(Protocol, Ahead),
+    Http(Protocol, ReadAhead),
     /// A TLS handshake.
     Tls,
-    /// The client was gone before it said anything.
-    Gone,
+    /// The client closed the connection before its first bytes told the protocol.
+    Closed,
 }
 
-/// RFC 9113 section 3.4.
-const PREFACE: &[u8; Ahead::MOST] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The first byte of a TLS record that holds a handshake message. No method begins with it.
+/// HTTP/2's client preface (RFC 9113 section 3.4).
+const PREFACE: &[u8; ReadAhead::MAX] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first byte of a TLS record with a handshake message. No HTTP method begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Reads HTTP/2's preface, or up to the first byte that differs from it; never more, so that nothing else is copied.
+/// Reads HTTP/2's preface, or up to the first byte that differs from it; never more, so that no other bytes are copied.
 pub(crate) async fn detect<I: AsyncRead + Unpin>(io: &mut I) -> io::Result<Detected> {
-    let mut bytes = [0; Ahead::MOST];
+    let mut bytes = [0; ReadAhead::MAX];
     let mut len = 0;
     while len < PREFACE.len() {
         let n = io.read(&mut bytes[len..]).await?;
         if n == 0 {
-            return Ok(Detected::Gone);
+            return Ok(Detected::Closed);
         }
         len += n;
         if bytes[..len] != PREFACE[..len] {
-            let http1 = Detected::Http(Protocol::Http1, Ahead::new(&bytes[..len]));
+            let http1 = Detected::Http(Protocol::Http1, ReadAhead::new(&bytes[..len]));
             return Ok(if bytes[0] == TLS_HANDSHAKE { Detected::Tls } else { http1 });
         }
     }
-    Ok(Detected::Http(Protocol::Http2, Ahead::new(&bytes)))
+    Ok(Detected::Http(Protocol::Http2, ReadAhead::new(&bytes)))
 }
 
 #[cfg(test)]
@@ -52,7 +52,7 @@ mod tests {
     use crate::connection::rewind::Rewind;
     use tokio::io::AsyncWriteExt as _;
 
-    /// What is detected of bytes that come one by one, and all that is read then.
+    /// The protocol detected for bytes that come one by one, and all bytes that are read after that.
     async fn detected(sent: &[u8]) -> (Option<Protocol>, Vec<u8>) {
         let (mut near, mut far) = tokio::io::duplex(1);
         let sent = sent.to_vec();
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_preface_tells_and_not_a_byte_is_lost() {
+    async fn the_preface_tells_the_protocol_and_no_byte_is_lost() {
         let http2 = [&PREFACE[..], b"\0\0\0\x04\0\0\0\0\0"].concat();
         assert_eq!(detected(&http2).await, (Some(Protocol::Http2), http2));
         for http1 in

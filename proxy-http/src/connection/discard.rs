@@ -1,10 +1,10 @@
-//! Requests that are still being sent when nobody reads them any more.
+//! Discards the rest of request bodies whose readers are gone.
 //!
-//! To reset a stream whose response is whole (RFC 9113 section 8.1) does not stop what is on its way on it. h2 ignores that
-//! as long as it remembers the stream; then it counts as an error of the client's, of which a connection survives some. So
-//! a request is read for a little longer: until it ends, until its client has used up the stream's window, so that nothing
-//! can be on its way, or for a second. Until then it counts among the streams that the client may have open at once, and
-//! nobody else need remember it.
+//! A server may reset a stream whose response is complete (RFC 9113 section 8.1), but frames of the request may still be in
+//! flight. h2 ignores them as long as it remembers the stream; after that each is an error of the client, of which a
+//! connection survives some. So the request is read for a little longer: until it ends, until the client has used up the
+//! stream's window and can send no more, or for a second. Until then it counts toward SETTINGS_MAX_CONCURRENT_STREAMS, so
+//! the client itself bounds the number of discarded bodies.
 
 use crate::connection::{now::now, state::ConnectionState, streams::OpenStream};
 use h2::RecvStream;
@@ -18,45 +18,47 @@ use std::{
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Those of one connection.
+/// The bodies that one connection discards.
 #[derive(Debug, Default)]
 pub(crate) struct DiscardedBodies {
-    /// In the order of their times.
-    bodies: VecDeque<Body>,
-    /// Until the first of them may be over. Bodies leave it alone: how they are is looked at when it is up. `None`: there
-    /// have been none yet.
+    /// In the order of `ends_at`.
+    bodies: VecDeque<DiscardedBody>,
+    /// Until `ends_at` of the first body. A body that ends earlier does not reset the timer, which is checked against the
+    /// others when it expires. `None`: there have been no bodies yet.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug)]
-struct Body {
-    from: RecvStream,
-    /// Counts as held: what it receives has a part of the connection's window.
+struct DiscardedBody {
+    source: RecvStream,
+    /// Counts as backpressured: the data received uses up a part of the connection's window.
     stream: OpenStream,
-    fresh: bool,
+    is_new: bool,
     ends_at: Instant,
 }
 
-/// How long one is read at most: longer than a client takes to see that its response is whole.
-const TIME: Duration = Duration::from_secs(1);
-/// How long streams that were reset are remembered: longer than a client's or an endpoint's pause or a lost packet
-/// holds up what it had sent. With h2's own second, each of those would cost some of the errors that a connection survives.
+/// The longest time for which a body is read: longer than a client takes to see that its response is complete.
+const DISCARD_TIME: Duration = Duration::from_secs(1);
+/// The time for which streams that were reset are remembered: longer than a pause of the peer or a lost packet delays the
+/// frames that it had sent. With h2's default of a second, each delay would cost some of the errors that a connection
+/// survives.
 pub(crate) const RESET_STREAM_DURATION: Duration = Duration::from_secs(5);
 
 // === impl DiscardedBodies ===
 
 impl DiscardedBodies {
-    /// Reads what has come of them, and gives those up that are over. To be polled after the connection.
+    /// Reads the data that has come, and drops the bodies that are complete or out of time. To be polled after the
+    /// connection.
     pub(crate) fn poll(&mut self, connection_state: &ConnectionState, cx: &mut Context<'_>) {
-        for from in connection_state.open_streams().left().take() {
+        for source in connection_state.open_streams().unread_bodies().take() {
             let mut stream = connection_state.open_stream();
-            stream.stuck();
-            self.bodies.push_back(Body { from, stream, fresh: true, ends_at: now() + TIME });
+            stream.report_backpressure();
+            self.bodies.push_back(DiscardedBody { source, stream, is_new: true, ends_at: now() + DISCARD_TIME });
         }
         if self.bodies.is_empty() {
             return;
         }
-        self.bodies.retain_mut(Body::goes_on);
+        self.bodies.retain_mut(DiscardedBody::read_available);
         while let Some(first) = self.bodies.front() {
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(first.ends_at)));
             if timer.as_mut().poll(cx).is_pending() {
@@ -71,23 +73,23 @@ impl DiscardedBodies {
     }
 }
 
-// === impl Body ===
+// === impl DiscardedBody ===
 
-impl Body {
-    /// Reads what has come; false if nothing more can come: it has ended, or its window is used up.
-    fn goes_on(&mut self) -> bool {
-        let mut came = mem::take(&mut self.fresh);
-        // What comes does so while the connection is polled, and this follows.
-        while let Poll::Ready(polled) = self.from.poll_data(&mut Context::from_waker(Waker::noop())) {
+impl DiscardedBody {
+    /// Reads the data that has come; false if no more can come: the body has ended, or its window is used up.
+    fn read_available(&mut self) -> bool {
+        let mut is_changed = mem::take(&mut self.is_new);
+        // No waker is needed: frames are received only while the connection is polled, and this poll follows.
+        while let Poll::Ready(polled) = self.source.poll_data(&mut Context::from_waker(Waker::noop())) {
             let Some(Ok(data)) = polled else { return false };
             self.stream.received(data.len());
-            came = true;
+            is_changed = true;
         }
-        if !came {
+        if !is_changed {
             return true;
         }
-        let window = self.from.flow_control();
-        // Nothing is given back, but what was before may not have been announced yet.
+        let window = self.source.flow_control();
+        // Releases nothing, but window that was released before may not have been announced yet.
         let _ = window.release_capacity(0);
         window.available_capacity() > 0
     }

@@ -1,5 +1,5 @@
-//! What one connection knows, on either side: its I/O, the protocol that it begins with, its streams, the frames that are
-//! read beside the engine, its timeouts, its PINGs, and window that is given for what is held.
+//! The state of one connection, on either side: its I/O, the protocol that it begins with, its streams, the frames that are
+//! read beside the engine, its timeouts, its PINGs, and the window that backpressured streams are given.
 
 pub(crate) mod detect;
 pub(crate) mod discard;

@@ -1,18 +1,18 @@
 //! The time, read at most once in each poll of a connection.
 //!
-//! A poll takes microseconds, and all of a connection's requests that start or end in it may well share a time. To read
-//! the clock twice for each of them was one per cent of their cost.
+//! A poll takes microseconds, so all requests of a connection that start or end in it can share a time. Reading the clock
+//! twice for each request was one per cent of its cost.
 
 use std::{cell::Cell, marker::PhantomData};
 use tokio::time::Instant;
 
-/// As long as it lives, [`now`] is the same on this thread.
-pub(crate) struct Stopped(PhantomData<*const ()>);
+/// Stops the clock of this thread: while the guard lives, [`now`] returns the same time.
+pub(crate) struct ClockGuard(PhantomData<*const ()>);
 
 #[derive(Clone, Copy)]
 enum Clock {
     Running,
-    /// Stopped, but nobody has asked yet.
+    /// Stopped, and not read yet.
     Unread,
     Read(Instant),
 }
@@ -21,7 +21,7 @@ thread_local! {
     static CLOCK: Cell<Clock> = const { Cell::new(Clock::Running) };
 }
 
-/// The time of the poll that this is called in, or else the current one.
+/// The time of the poll that calls this, or the current time outside of one.
 pub(crate) fn now() -> Instant {
     match CLOCK.get() {
         Clock::Read(now) => now,
@@ -34,16 +34,16 @@ pub(crate) fn now() -> Instant {
     }
 }
 
-// === impl Stopped ===
+// === impl ClockGuard ===
 
-impl Stopped {
+impl ClockGuard {
     pub(crate) fn new() -> Self {
         CLOCK.set(Clock::Unread);
         Self(PhantomData)
     }
 }
 
-impl Drop for Stopped {
+impl Drop for ClockGuard {
     fn drop(&mut self) {
         CLOCK.set(Clock::Running);
     }
@@ -55,14 +55,14 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
-    async fn time_stands_still_while_it_is_stopped() {
+    async fn now_is_constant_while_a_guard_lives() {
         let start = now();
-        let stopped = Stopped::new();
+        let guard = ClockGuard::new();
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(now() - start, Duration::from_secs(1), "it is read when first asked for");
+        assert_eq!(now() - start, Duration::from_secs(1), "the clock is read at the first call");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(now() - start, Duration::from_secs(1));
-        drop(stopped);
+        drop(guard);
         assert_eq!(now() - start, Duration::from_secs(2));
     }
 }

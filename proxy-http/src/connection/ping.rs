@@ -1,4 +1,4 @@
-//! What a connection learns by PING: whether its peer is still there, and how much is on the way at once.
+//! PINGs of a connection: keep-alive, and the bandwidth-delay product for adaptive windows.
 
 use h2::{Ping, PingPong};
 use http_h2::ClientKeepAlive;
@@ -10,23 +10,23 @@ use std::{
 };
 use tokio::time::{Instant, Sleep};
 
-/// The PINGs of one connection. Only one is on its way at a time, and serves both uses.
+/// The PINGs of one connection. Only one is in flight at a time, and serves both uses.
 #[derive(Debug)]
 pub(crate) struct Pings {
     ping_pong: PingPong,
     sent_at: Option<Instant>,
-    /// What the connection had moved when it was last looked at.
+    /// The connection's count of reads and writes at the last poll.
     moves: u64,
     keep_alive: Option<KeepAlive>,
-    window: Option<Window>,
+    window: Option<BdpEstimate>,
 }
 
-/// What [`Pings::poll`] has found out.
+/// A result of [`Pings::poll`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Finding {
-    /// No PING was answered in time.
-    Dead,
-    /// Windows of so many bytes would keep the peer busy.
+pub(crate) enum PingEvent {
+    /// A PING was not acknowledged in time.
+    KeepAliveTimedOut,
+    /// The bandwidth-delay product has grown: windows should have this size in bytes.
     Window(u32),
 }
 
@@ -34,19 +34,19 @@ pub(crate) enum Finding {
 struct KeepAlive {
     params: ClientKeepAlive,
     last_read: Instant,
-    /// Until the next PING, or, while one is on its way, until it is too late.
+    /// Until the next PING, or, while one is in flight, until the keep-alive timeout.
     timer: Pin<Box<Sleep>>,
     waiting: bool,
 }
 
-/// The estimate of the bandwidth-delay product: what arrives while a PING is on its way, doubled as long as that
-/// fills the window and goes along with more bandwidth.
+/// The estimate of the bandwidth-delay product (BDP): the bytes that arrive while a PING is in flight, doubled as long as
+/// they fill the window and the bandwidth grows.
 #[derive(Debug)]
-struct Window {
+struct BdpEstimate {
     size: u32,
     /// Bytes of DATA since the PING was sent.
     received: usize,
-    /// Bytes a second, the most seen.
+    /// The highest bandwidth measured, in bytes a second.
     bandwidth: f64,
     rtt: Option<f64>,
     /// The pause between PINGs, which grows while nothing changes.
@@ -54,13 +54,13 @@ struct Window {
     next_at: Instant,
 }
 
-/// The window of RFC 9113, which adaptive ones start at.
+/// The initial window of RFC 9113 section 6.9.2, which adaptive windows start at.
 pub(crate) const INITIAL_WINDOW: u32 = 65_535;
 /// Adaptive windows stop growing here.
 const MAX_WINDOW: u32 = 16 << 20;
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
-/// What part of the last round trip goes into the average.
+/// The weight of the last round trip in the moving average.
 const RTT_WEIGHT: f64 = 0.125;
 
 // === impl Pings ===
@@ -78,7 +78,7 @@ impl Pings {
                 timer: Box::pin(tokio::time::sleep(params.interval)),
                 waiting: false,
             }),
-            window: adaptive.then_some(Window {
+            window: adaptive.then_some(BdpEstimate {
                 size: INITIAL_WINDOW,
                 received: 0,
                 bandwidth: 0.0,
@@ -89,7 +89,7 @@ impl Pings {
         }
     }
 
-    /// A body took `bytes` of DATA.
+    /// Counts `bytes` of DATA that a body took, and sends a PING when a measurement is due.
     pub(crate) fn data(&mut self, bytes: usize) {
         let Some(window) = &mut self.window else { return };
         window.received = window.received.saturating_add(bytes);
@@ -99,8 +99,8 @@ impl Pings {
         }
     }
 
-    /// Waits for what PINGs tell. `moves` changes when bytes move; `idle`: no stream is open.
-    pub(crate) fn poll(&mut self, moves: u64, idle: bool, cx: &mut Context<'_>) -> Poll<Finding> {
+    /// Waits for a keep-alive timeout or a new window size. `moves` changes when bytes move; `idle`: no stream is open.
+    pub(crate) fn poll(&mut self, moves: u64, idle: bool, cx: &mut Context<'_>) -> Poll<PingEvent> {
         if let Some(keep_alive) = self.keep_alive.as_mut().filter(|_| moves != self.moves) {
             keep_alive.last_read = Instant::now();
         }
@@ -114,14 +114,14 @@ impl Pings {
                 keep_alive.answered();
             }
             if let Some(size) = self.window.as_mut().and_then(|window| window.measure(sent_at)) {
-                found = Poll::Ready(Finding::Window(size));
+                found = Poll::Ready(PingEvent::Window(size));
             }
         }
         while let Some(keep_alive) = &mut self.keep_alive
             && keep_alive.timer.as_mut().poll(cx).is_ready()
         {
             if keep_alive.waiting {
-                return Poll::Ready(Finding::Dead);
+                return Poll::Ready(PingEvent::KeepAliveTimedOut);
             }
             if keep_alive.is_due(idle) {
                 self.send();
@@ -131,7 +131,7 @@ impl Pings {
     }
 
     fn send(&mut self) {
-        // One that is on its way already will do; so would one that cannot be sent, since then all is over.
+        // A PING that is in flight already serves this use too. Sending fails only if the connection has ended.
         if self.sent_at.is_none() && self.ping_pong.send_ping(Ping::opaque()).is_ok() {
             self.sent_at = Some(Instant::now());
         }
@@ -141,13 +141,13 @@ impl Pings {
 // === impl KeepAlive ===
 
 impl KeepAlive {
-    /// Whether to send a PING, now that the timer is up; sets it anew in any case.
+    /// Whether to send a PING, now that the timer has expired; resets the timer in any case.
     fn is_due(&mut self, idle: bool) -> bool {
         let now = Instant::now();
         let due = self.last_read + self.params.interval;
-        let left_alone = idle && !self.params.while_idle;
-        self.waiting = due <= now && !left_alone;
-        let next = match (self.waiting, left_alone) {
+        let is_paused = idle && !self.params.while_idle;
+        self.waiting = due <= now && !is_paused;
+        let next = match (self.waiting, is_paused) {
             (true, _) => now + self.params.timeout,
             (false, true) => now + self.params.interval,
             (false, false) => due,
@@ -163,16 +163,16 @@ impl KeepAlive {
     }
 }
 
-// === impl Window ===
+// === impl BdpEstimate ===
 
-impl Window {
-    /// A PING sent at `sent_at` was answered: the new size, if it changes.
+impl BdpEstimate {
+    /// Measures by a PING that was sent at `sent_at` and acknowledged now; returns the new window size, if it changes.
     fn measure(&mut self, sent_at: Instant) -> Option<u32> {
         let now = Instant::now();
         let sample = (now - sent_at).as_secs_f64();
         let rtt = self.rtt.map_or(sample, |rtt| rtt + (sample - rtt) * RTT_WEIGHT);
         self.rtt = Some(rtt);
-        // Half as long again as the round trip: not all of it is spent on the way.
+        // One and a half round trips: part of the time is spent at the peer and not in flight.
         let bandwidth = self.received as f64 / (rtt * 1.5).max(f64::EPSILON);
         let more = bandwidth > self.bandwidth;
         self.bandwidth = bandwidth.max(self.bandwidth);
@@ -192,13 +192,13 @@ impl Window {
 mod tests {
     use super::*;
 
-    fn window() -> Window {
+    fn window() -> BdpEstimate {
         let next_at = Instant::now();
-        Window { size: INITIAL_WINDOW, received: 0, bandwidth: 0.0, rtt: None, pause: MIN_PAUSE, next_at }
+        BdpEstimate { size: INITIAL_WINDOW, received: 0, bandwidth: 0.0, rtt: None, pause: MIN_PAUSE, next_at }
     }
 
-    /// A steady link of `bandwidth` bytes a second and `rtt`, for some round trips.
-    async fn settle(window: &mut Window, bandwidth: u32, rtt: Duration) -> u32 {
+    /// Runs 30 round trips of a link with `bandwidth` bytes a second and `rtt`; returns the window.
+    async fn settle(window: &mut BdpEstimate, bandwidth: u32, rtt: Duration) -> u32 {
         for _ in 0..30 {
             let sent_at = Instant::now();
             tokio::time::advance(rtt).await;
@@ -209,20 +209,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn windows_grow_to_twice_what_is_on_the_way() {
+    async fn windows_grow_to_twice_the_bandwidth_delay_product() {
         let product = 125_000_000 / 50;
         let size = settle(&mut window(), 125_000_000, Duration::from_millis(20)).await;
         assert!((product..=2 * product).contains(&size), "{size} for {product}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn windows_stay_where_they_do_not_bind_and_stop_at_the_limit() {
+    async fn windows_that_are_not_filled_do_not_grow_and_the_maximum_holds() {
         assert_eq!(settle(&mut window(), 1_000_000, Duration::from_millis(1)).await, INITIAL_WINDOW);
         assert_eq!(settle(&mut window(), u32::MAX, Duration::from_secs(1)).await, MAX_WINDOW);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pings_get_rare_while_nothing_changes() {
+    async fn pings_become_rare_while_the_window_does_not_change() {
         let mut window = window();
         settle(&mut window, 1_000, Duration::from_millis(1)).await;
         assert_eq!(window.pause, MAX_PAUSE);

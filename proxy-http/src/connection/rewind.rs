@@ -1,4 +1,4 @@
-//! A transport of which a few bytes have been read ahead.
+//! A transport whose first bytes were read ahead to detect the protocol.
 
 use pin_project_lite::pin_project;
 use std::{
@@ -9,58 +9,58 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pin_project! {
-    /// A transport whose first bytes are read once more.
+    /// A transport that yields bytes that were read ahead once more, before its others.
     #[derive(Debug)]
     pub(crate) struct Rewind<I> {
         #[pin]
         inner: I,
-        ahead: Ahead,
+        ahead: ReadAhead,
     }
 }
 
-/// As many bytes as tell one protocol from another. No more: what is read ahead is copied once more.
+/// Bytes that were read ahead: only as many as are needed to detect the protocol, since they are copied once more.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Ahead {
-    bytes: [u8; Self::MOST],
-    from: u8,
-    to: u8,
+pub(crate) struct ReadAhead {
+    bytes: [u8; Self::MAX],
+    start: u8,
+    end: u8,
 }
 
-// === impl Ahead ===
+// === impl ReadAhead ===
 
-impl Ahead {
-    /// The length of HTTP/2's preface.
-    pub(crate) const MOST: usize = 24;
+impl ReadAhead {
+    /// The length of HTTP/2's client preface.
+    pub(crate) const MAX: usize = 24;
 
-    /// Bytes that have been read ahead; at most [`MOST`](Self::MOST).
+    /// Keeps `read`, at most [`MAX`](Self::MAX) bytes.
     pub(crate) fn new(read: &[u8]) -> Self {
-        let mut bytes = [0; Self::MOST];
+        let mut bytes = [0; Self::MAX];
         bytes[..read.len()].copy_from_slice(read);
-        Self { bytes, from: 0, to: u8::try_from(read.len()).expect("MOST fits") }
+        Self { bytes, start: 0, end: u8::try_from(read.len()).expect("MAX fits") }
     }
 
-    /// What has not been read once more.
+    /// The bytes that have not been read once more.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[self.from.into()..self.to.into()]
+        &self.bytes[self.start.into()..self.end.into()]
     }
 
     fn is_empty(self) -> bool {
-        self.from == self.to
+        self.start == self.end
     }
 
     fn read(&mut self, buf: &mut ReadBuf<'_>) {
         let left = self.bytes();
         let taken = left.len().min(buf.remaining());
         buf.put_slice(&left[..taken]);
-        self.from += u8::try_from(taken).expect("MOST fits");
+        self.start += u8::try_from(taken).expect("MAX fits");
     }
 }
 
 // === impl Rewind ===
 
 impl<I> Rewind<I> {
-    /// `inner`, with what has been read from it.
-    pub(crate) fn new(inner: I, ahead: Ahead) -> Self {
+    /// Puts the bytes that were read from `inner` before its others.
+    pub(crate) fn new(inner: I, ahead: ReadAhead) -> Self {
         Self { inner, ahead }
     }
 }

@@ -1,8 +1,8 @@
-//! What happens on one connection, shared by its task, its streams and their bodies.
+//! The state of one connection that its task, its streams and their bodies share.
 
 use crate::connection::{
     frames::engine_counts::Counted,
-    ping::{Finding, Pings},
+    ping::{PingEvent, Pings},
     streams::{MAX_REFUSED, OpenStream, Streams},
     wake,
 };
@@ -16,34 +16,34 @@ use std::{
     task::{Context, Poll},
 };
 
-/// The state of one connection.
+/// The shared state of one connection.
 #[derive(Debug)]
 pub(crate) struct ConnectionState {
     /// Streams that have not ended, as a server counts them.
     streams: AtomicUsize,
-    /// Has one more reference for each stream that a client has open, and for each body that a server receives.
+    /// Has one more reference for each open stream of a client, and for each body that a server receives.
     open: Arc<Streams>,
-    /// Streams that the peer takes at once.
+    /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS.
     max_streams: AtomicUsize,
-    /// Bytes of a header list that the peer takes.
+    /// The peer's SETTINGS_MAX_HEADER_LIST_SIZE.
     max_header_list: AtomicUsize,
     /// Reads and writes that moved bytes.
     moves: AtomicU64,
-    /// How many there may have been until others have their turn.
+    /// The value of `moves` at which the task yields to other tasks.
     turn_ends_at: AtomicU64,
-    /// Set once the connection is made, if its params ask for any.
+    /// Set once the connection is established, if its params have keep-alive or adaptive windows.
     pings: OnceLock<Mutex<Pings>>,
-    /// Whether windows follow what arrives.
+    /// Whether windows are adaptive.
     adaptive: bool,
-    /// The peer's first SETTINGS have come.
+    /// Whether the peer's first SETTINGS have come.
     has_settings: AtomicBool,
     /// The peer's GOAWAY, with its debug data, if it named an error.
     go_away: OnceLock<Box<GoAway>>,
-    /// DATA frames of padding alone that have come.
+    /// DATA frames received that have only padding.
     padding_alone: AtomicUsize,
-    /// Streams that were reset with a code that h2 resets with by itself.
+    /// Streams reset with a code that h2 itself uses.
     engine_resets: AtomicUsize,
-    /// There are few streams left to open.
+    /// Whether few stream identifiers are left.
     last_streams: AtomicBool,
 }
 
@@ -51,15 +51,15 @@ pub(crate) struct ConnectionState {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct GoAway {
     pub(crate) reason: Reason,
-    /// Its text, with the code and the debug data.
+    /// The text of the error, with the code and the debug data.
     pub(crate) text: String,
 }
 
-/// Reads and writes of one connection until others have their turn: tokio would allow 128 of them.
+/// Reads and writes of one connection until its task yields: tokio's budget would allow 128.
 const MOVES_A_TURN: u64 = 16;
-/// As many as these count for one more: a read may bring a thousand.
+/// The number of frames that count as one more read: one read may bring a thousand frames.
 const FRAMES_A_MOVE: u64 = 16;
-/// DATA frames of padding alone on a connection that takes requests. h2 ends it at 101.
+/// DATA frames with only padding after which a connection accepts no more requests. h2 closes it at 101.
 const MAX_PADDING_ALONE: usize = 50;
 
 // === impl ConnectionState ===
@@ -83,27 +83,27 @@ impl ConnectionState {
         })
     }
 
-    /// Starts to send PINGs, if any are asked for.
-    pub(crate) fn ping(&self, ping_pong: Option<PingPong>, keep_alive: Option<ClientKeepAlive>) {
+    /// Starts to send PINGs, if keep-alive or adaptive windows are configured.
+    pub(crate) fn start_pings(&self, ping_pong: Option<PingPong>, keep_alive: Option<ClientKeepAlive>) {
         if let Some(ping_pong) = ping_pong.filter(|_| self.adaptive || keep_alive.is_some()) {
             self.pings.get_or_init(|| Mutex::new(Pings::new(ping_pong, keep_alive, self.adaptive)));
         }
     }
 
-    /// Waits for what PINGs tell.
-    pub(crate) fn poll_pings(&self, cx: &mut Context<'_>) -> Poll<Finding> {
+    /// Waits for a keep-alive timeout or a new window size.
+    pub(crate) fn poll_pings(&self, cx: &mut Context<'_>) -> Poll<PingEvent> {
         let Some(pings) = self.pings.get() else { return Poll::Pending };
         let mut pings = pings.lock().expect("nothing panics with the lock held");
         pings.poll(self.moves(), self.streams() == 0, cx)
     }
 
-    /// Streams that were reset because what came on them is malformed.
+    /// The number of streams reset because a message on them is malformed.
     pub(crate) fn malformed(&self) -> usize {
         self.open.malformed.load(Relaxed)
     }
 
-    /// Whether the peer resets stream after stream before it answers any, so that others are better sent elsewhere.
-    pub(crate) fn refuses(&self) -> bool {
+    /// Whether the peer resets stream after stream before any response, so that requests are better sent elsewhere.
+    pub(crate) fn is_refusing(&self) -> bool {
         self.open.refused.load(Relaxed) >= MAX_REFUSED
     }
 
@@ -115,7 +115,7 @@ impl ConnectionState {
         self.has_settings.load(Relaxed)
     }
 
-    /// The head of a response has come, or a GOAWAY that leaves some requests in.
+    /// Records that the head of a response has come, or a GOAWAY whose last stream identifier includes some requests.
     pub(crate) fn set_answered(&self) {
         if !self.has_answered() {
             self.open.has_answered.store(true, Relaxed);
@@ -126,7 +126,7 @@ impl ConnectionState {
         self.open.has_answered.load(Relaxed)
     }
 
-    /// The peer has ended the connection by GOAWAY with an error.
+    /// Records that the peer has ended the connection by GOAWAY with an error.
     pub(crate) fn set_go_away(&self, go_away: GoAway) {
         self.open.ended_by_error.store(true, Relaxed);
         let _ = self.go_away.set(Box::new(go_away));
@@ -136,12 +136,12 @@ impl ConnectionState {
         self.go_away.get().map(|go_away| &**go_away)
     }
 
-    /// A DATA frame of padding alone has come.
+    /// Counts a DATA frame that has only padding.
     pub(crate) fn padding_alone(&self) {
         self.padding_alone.fetch_add(1, Relaxed);
     }
 
-    /// Something was written.
+    /// Adds the engine's counts of frames that were written.
     pub(crate) fn engine_counted(&self, Counted { resets, last_streams }: Counted) {
         if resets > 0 {
             self.engine_resets.fetch_add(resets, Relaxed);
@@ -151,16 +151,16 @@ impl ConnectionState {
         }
     }
 
-    /// Whether the connection has had about half of what h2 bears in its life, before it ends it with all that is open on
-    /// it: of streams that h2 resets, where `max_resets` are half, of small DATA that nobody reads, where `max_owed` bytes
-    /// are, and of DATA that is padding alone.
+    /// Whether the connection has reached about half of a limit that h2 has for a connection's whole life, and at which h2
+    /// closes it with all its streams: `max_resets` streams that h2 resets, `max_owed` bytes charged for small DATA that is
+    /// never read, or half the DATA frames with only padding.
     pub(crate) fn nears_engine_limit(&self, max_resets: usize, max_owed: u64) -> bool {
         self.engine_resets.load(Relaxed) > max_resets
             || self.open.owed() > max_owed
             || self.padding_alone.load(Relaxed) > MAX_PADDING_ALONE
     }
 
-    /// Whether there are few streams left to open.
+    /// Whether few stream identifiers are left.
     pub(crate) fn has_few_streams_left(&self) -> bool {
         self.last_streams.load(Relaxed)
     }
@@ -173,19 +173,19 @@ impl ConnectionState {
         &self.open
     }
 
-    /// For those who take data, if anyone wants to know of it.
+    /// The state for a body to count its data in. `None`: windows are fixed, and nothing needs the count.
     pub(crate) fn if_adaptive(self: &Arc<Self>) -> Option<Arc<Self>> {
         self.adaptive.then(|| Arc::clone(self))
     }
 
-    /// A body took `bytes` of DATA.
+    /// Counts `bytes` of DATA that a body took.
     pub(crate) fn data(&self, bytes: usize) {
         if let Some(pings) = self.pings.get() {
             pings.lock().expect("nothing panics with the lock held").data(bytes);
         }
     }
 
-    /// For who counts streams by another way.
+    /// Sets the number of open streams, on a server.
     pub(crate) fn set_streams(&self, streams: usize) {
         self.streams.store(streams, Relaxed);
     }
@@ -206,8 +206,8 @@ impl ConnectionState {
         self.max_streams.store(max, Relaxed);
     }
 
-    /// Has no header list passed on that is larger than `max` bytes.
-    pub(crate) fn limit_lists(&self, max: usize) {
+    /// Sets the largest header list that is forwarded from the connection, in bytes.
+    pub(crate) fn set_max_list(&self, max: usize) {
         self.open.max_list.get_or_init(|| max);
     }
 
@@ -223,12 +223,12 @@ impl ConnectionState {
         self.moves.load(Relaxed)
     }
 
-    /// The connection's task has its turn. Without this, all turns are as long as they like.
+    /// Starts a turn of the connection's task. A connection that never calls this has no limit of its turns.
     pub(crate) fn start_turn(&self) {
         self.turn_ends_at.store(self.moves().wrapping_add(MOVES_A_TURN), Relaxed);
     }
 
-    /// Whether more may be read in this turn; if not, `cx` is woken for the next one.
+    /// Whether more may be read in this turn; if not, wakes `cx` for the next one.
     pub(crate) fn has_turn(&self, cx: &mut Context<'_>) -> bool {
         let has_turn = self.moves() < self.turn_ends_at.load(Relaxed);
         if !has_turn {
@@ -237,16 +237,16 @@ impl ConnectionState {
         has_turn
     }
 
-    /// So many frames began with what was read.
+    /// Counts frames whose heads were in the bytes read.
     pub(crate) fn began(&self, frames: u64) {
         if frames >= FRAMES_A_MOVE {
             self.turn_ends_at.store(self.turn_ends_at.load(Relaxed).saturating_sub(frames / FRAMES_A_MOVE), Relaxed);
         }
     }
 
-    /// Bytes moved.
+    /// Counts a read or write that moved bytes.
     pub(crate) fn moved(&self) {
-        // Only the connection's own task writes it, so no read-modify-write is needed.
+        // Only the connection's own task stores it, so no read-modify-write is needed.
         self.moves.store(self.moves().wrapping_add(1), Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! The streams of one connection, and what they share.
+//! The streams of one connection, and the state that they share.
 
 use h2::RecvStream;
 use std::{
@@ -10,76 +10,77 @@ use std::{
     task::Waker,
 };
 
-/// What the streams of one connection share.
+/// The state that the streams of one connection share.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
-    /// Those that hold what was received, since nobody reads it now.
-    held: AtomicUsize,
-    /// How many are held when the connection wants to know of it.
+    /// Streams under backpressure: their readers have stopped, and received data waits.
+    backpressured: AtomicUsize,
+    /// The number of backpressured streams at which the connection's task is woken.
     wakes_at: AtomicUsize,
-    /// The connection.
+    /// The connection's task.
     waker: Mutex<Option<Waker>>,
-    /// Those that were reset because what came on them is malformed.
+    /// Streams reset because a message on them is malformed.
     pub(super) malformed: AtomicUsize,
-    /// Those that the peer has reset in a row, before any response, as if it had no room for them.
+    /// Streams that the peer has reset in a row, before any response, as if it had no capacity for them.
     pub(super) refused: AtomicUsize,
-    /// The peer has ended the connection for an error, perhaps of one stream alone.
+    /// The peer has ended the connection with an error, which one stream may have caused.
     pub(super) ended_by_error: AtomicBool,
-    /// The peer has answered a request, or says by GOAWAY that it will.
+    /// The peer has responded to a request, or its GOAWAY says that it processes some.
     pub(super) has_answered: AtomicBool,
-    /// The peer has sent an interim response, or what may be one.
+    /// The peer has sent an interim response, or a header block that may be one.
     interim: AtomicBool,
-    /// Bodies that nobody reads any more.
-    left: Left,
-    /// The largest header list that is passed on. Not set: any.
+    /// Bodies whose rest the connection's task is to discard.
+    unread_bodies: UnreadBodies,
+    /// The largest header list that is forwarded. Not set: any size.
     pub(super) max_list: OnceLock<usize>,
-    /// What small DATA frames cost, and what of that was paid by reading them.
+    /// Bytes that small DATA frames have been charged, and bytes of that repaid by reading the frames.
     charged: AtomicU64,
     paid: AtomicU64,
 }
 
-/// One open stream, counted while it lives: its reference is the count.
+/// One open stream, counted while this lives: the references to `streams` are the count.
 #[derive(Debug)]
 pub(crate) struct OpenStream {
     streams: Arc<Streams>,
-    held: bool,
+    is_backpressured: bool,
 }
 
-/// Those that were left since their connection has looked.
+/// Bodies dropped by their readers before their end, until the connection's task takes them.
 #[derive(Debug, Default)]
-pub(crate) struct Left {
+pub(crate) struct UnreadBodies {
     any: AtomicBool,
     bodies: Mutex<Vec<RecvStream>>,
 }
 
-/// Streams that a peer resets in a row, before any response, until its connection takes no more.
+/// The number of streams reset in a row, before any response, after which the connection accepts no more requests.
 pub(super) const MAX_REFUSED: usize = 4;
-/// DATA frames of fewer bytes cost what is missing of them, larger ones pay what they have more.
+/// A DATA frame of fewer bytes is charged the difference; a larger one repays it.
 pub(super) const SMALL: usize = 256;
 
 // === impl Streams ===
 
 impl Streams {
-    pub(crate) fn held(&self) -> usize {
-        self.held.load(Relaxed)
+    /// The number of streams under backpressure.
+    pub(crate) fn backpressured(&self) -> usize {
+        self.backpressured.load(Relaxed)
     }
 
-    pub(crate) fn hold(&self) {
-        self.held.fetch_add(1, Relaxed);
+    pub(crate) fn add_backpressured(&self) {
+        self.backpressured.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn let_go(&self) {
-        self.held.fetch_sub(1, Relaxed);
+    pub(crate) fn remove_backpressured(&self) {
+        self.backpressured.fetch_sub(1, Relaxed);
     }
 
-    /// The peer sends interim responses.
+    /// Records that the peer sends interim responses.
     pub(crate) fn expect_interim(&self) {
         self.interim.store(true, Relaxed);
     }
 
-    /// One that is held will be for some time: wakes the connection if that makes too many.
-    pub(crate) fn stuck(&self) {
-        if self.held() >= self.wakes_at.load(Relaxed) {
+    /// Wakes the connection's task if it is to raise the window for the streams under backpressure.
+    pub(crate) fn report_backpressure(&self) {
+        if self.backpressured() >= self.wakes_at.load(Relaxed) {
             self.wake();
         }
     }
@@ -90,12 +91,12 @@ impl Streams {
         }
     }
 
-    /// What small DATA frames have cost so far, in bytes.
+    /// Sets the bytes that small DATA frames have been charged so far.
     pub(crate) fn set_charged(&self, charged: u64) {
         self.charged.store(charged, Relaxed);
     }
 
-    /// One of them was read.
+    /// Repays the charge of a small DATA frame that was read.
     pub(crate) fn pay(&self, charge: u64) {
         self.paid.fetch_add(charge, Relaxed);
     }
@@ -104,23 +105,23 @@ impl Streams {
         self.paid.load(Relaxed)
     }
 
-    /// What is not paid for yet, or never will be.
+    /// Bytes that are charged and not repaid: the frames are not read yet, or never will be.
     pub(crate) fn owed(&self) -> u64 {
         self.charged.load(Relaxed).saturating_sub(self.paid())
     }
 
-    pub(crate) fn left(&self) -> &Left {
-        &self.left
+    pub(crate) fn unread_bodies(&self) -> &UnreadBodies {
+        &self.unread_bodies
     }
 
-    /// From now on `waker` is woken when so many are held.
-    pub(crate) fn set_waker(&self, waker: &Waker, held: usize) {
+    /// Sets the waker of the connection's task, which is woken when `wakes_at` streams are under backpressure.
+    pub(crate) fn set_waker(&self, waker: &Waker, wakes_at: usize) {
         *self.waker.lock().expect("nothing panics with the lock held") = Some(waker.clone());
-        self.set_wakes_at(held);
+        self.set_wakes_at(wakes_at);
     }
 
-    pub(crate) fn set_wakes_at(&self, held: usize) {
-        self.wakes_at.store(held, Relaxed);
+    pub(crate) fn set_wakes_at(&self, streams: usize) {
+        self.wakes_at.store(streams, Relaxed);
     }
 }
 
@@ -128,18 +129,18 @@ impl Streams {
 
 impl OpenStream {
     pub(super) fn new(streams: &Arc<Streams>) -> Self {
-        Self { streams: Arc::clone(streams), held: false }
+        Self { streams: Arc::clone(streams), is_backpressured: false }
     }
 
-    /// Whether it holds what was received.
-    pub(crate) fn set_held(&mut self, held: bool) {
-        if held != self.held {
-            self.held = held;
-            if held { self.streams.hold() } else { self.streams.let_go() }
+    /// Sets whether received data waits for a reader that has stopped.
+    pub(crate) fn set_backpressured(&mut self, is_backpressured: bool) {
+        if is_backpressured != self.is_backpressured {
+            self.is_backpressured = is_backpressured;
+            if is_backpressured { self.streams.add_backpressured() } else { self.streams.remove_backpressured() }
         }
     }
 
-    /// The largest header list that is passed on, in bytes.
+    /// The largest header list that is forwarded, in bytes.
     pub(crate) fn max_list(&self) -> usize {
         self.streams.max_list.get().copied().unwrap_or(usize::MAX)
     }
@@ -149,36 +150,36 @@ impl OpenStream {
         self.streams.interim.load(Relaxed)
     }
 
-    /// The peer has reset it before any response, as if it had no room for it.
+    /// Counts a reset by the peer before any response, as if it had no capacity for the stream.
     pub(crate) fn refused(&self) {
         if self.streams.refused.fetch_add(1, Relaxed) + 1 == MAX_REFUSED {
             self.streams.wake();
         }
     }
 
-    /// The head of its response has come.
+    /// Ends a row of refused streams: the head of the response has come.
     pub(crate) fn answered(&self) {
         if self.streams.refused.load(Relaxed) > 0 {
             self.streams.refused.store(0, Relaxed);
         }
     }
 
-    /// Whether the peer has answered a request on the connection, or says that it will.
+    /// Whether the peer has responded to a request on the connection, or says that it will.
     pub(crate) fn has_answered(&self) -> bool {
         self.streams.has_answered.load(Relaxed)
     }
 
-    /// Whether the peer has ended the connection for an error.
+    /// Whether the peer has ended the connection with an error.
     pub(crate) fn is_ended_by_error(&self) -> bool {
         self.streams.ended_by_error.load(Relaxed)
     }
 
-    /// What came on it is malformed.
+    /// Counts a malformed message.
     pub(crate) fn malformed(&self) {
         self.streams.malformed.fetch_add(1, Relaxed);
     }
 
-    /// A DATA frame of so many bytes was read.
+    /// Repays the charge of a DATA frame of `length` bytes, which was read.
     pub(crate) fn received(&self, length: usize) {
         let charge = charge(length);
         if charge > 0 {
@@ -186,35 +187,35 @@ impl OpenStream {
         }
     }
 
-    /// Leaves the rest of its body to the connection.
-    pub(crate) fn leave(&self, body: RecvStream) {
-        self.streams.left.push(body);
+    /// Leaves the rest of the body to the connection's task, which discards it.
+    pub(crate) fn discard_rest(&self, body: RecvStream) {
+        self.streams.unread_bodies.push(body);
         self.streams.wake();
     }
 
-    /// It is held, and will be for some time.
-    pub(crate) fn stuck(&mut self) {
-        self.set_held(true);
-        self.streams.stuck();
+    /// Counts the stream as backpressured, and wakes the connection's task if it is to raise the window.
+    pub(crate) fn report_backpressure(&mut self) {
+        self.set_backpressured(true);
+        self.streams.report_backpressure();
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.set_held(false);
+        self.set_backpressured(false);
     }
 }
 
-// === impl Left ===
+// === impl UnreadBodies ===
 
-impl Left {
+impl UnreadBodies {
     pub(crate) fn push(&self, body: RecvStream) {
         self.bodies.lock().expect("nothing panics with the lock held").push(body);
         self.any.store(true, Relaxed);
     }
 
     pub(super) fn take(&self) -> Vec<RecvStream> {
-        // Whoever comes now wakes the connection.
+        // A body pushed after this check wakes the connection's task again.
         if !self.any.load(Relaxed) {
             return Vec::new();
         }
@@ -223,8 +224,8 @@ impl Left {
     }
 }
 
-/// What a DATA frame of so many bytes costs until it is read. For empty ones h2 has a limit of its own. The last one of a
-/// stream costs h2 nothing, but who reads it cannot tell.
+/// Bytes that a DATA frame of `length` bytes is charged until it is read. For empty frames h2 has another limit. h2 does not
+/// charge the last frame of a stream, but its reader cannot tell which is the last.
 pub(crate) fn charge(length: usize) -> u64 {
     if length == 0 { 0 } else { SMALL.saturating_sub(length) as u64 }
 }

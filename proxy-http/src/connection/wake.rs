@@ -1,4 +1,4 @@
-//! How tasks wake themselves, and are spared from it.
+//! Wakers of a connection's task: one that is deferred while its streams run, and one that lets other tasks run first.
 
 use futures_util::task::AtomicWaker;
 use std::{
@@ -11,45 +11,46 @@ use std::{
     task::{Context, Waker},
 };
 
-/// Wakes the task of a connection, but not while its streams run: what they send wakes the connection, and it is
+/// Wakes the task of a connection, but not while its streams are polled: frames that they send wake the connection, which is
 /// polled after them in any case.
 #[derive(Debug, Default)]
-pub(crate) struct Wake {
+pub(crate) struct DeferredWake {
     task: AtomicWaker,
-    held: AtomicBool,
+    is_deferred: AtomicBool,
 }
 
-/// Wakes the task of `cx` once all others that may run have run, and the worker has asked for events.
+/// Wakes the task of `cx` once all other runnable tasks have run, and the worker has polled for I/O events.
 ///
-/// Those who wake themselves at once keep it from asking for as many turns as its runtime's event interval has, so that
-/// whatever comes for others meanwhile waits for all of these.
+/// A task that wakes itself at once keeps the worker from polling for as many turns as the runtime's event interval has, and
+/// events of other tasks wait for all of these turns.
 pub(crate) fn after_others(cx: &mut Context<'_>) {
-    // Pending, with the waker put aside.
+    // Pending: tokio defers the waker until the worker has polled for events.
     let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
-// === impl Wake ===
+// === impl DeferredWake ===
 
-impl Wake {
-    /// From now on `task` is to be woken, but not before [`release`](Self::release); whoever calls that then polls.
-    pub(crate) fn hold(&self, task: &Waker) {
+impl DeferredWake {
+    /// Sets the task to be woken, and drops its wakes until [`resume`](Self::resume), whose caller then polls the
+    /// connection.
+    pub(crate) fn defer(&self, task: &Waker) {
         self.task.register(task);
-        self.held.store(true, Relaxed);
+        self.is_deferred.store(true, Relaxed);
     }
 
-    pub(crate) fn release(&self) {
-        self.held.store(false, Relaxed);
+    pub(crate) fn resume(&self) {
+        self.is_deferred.store(false, Relaxed);
     }
 }
 
-impl std::task::Wake for Wake {
+impl std::task::Wake for DeferredWake {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Relaxed will do: what there is to see is behind locks (h2's, tokio's) that the poll which follows takes.
-        if !self.held.load(Relaxed) {
+        // Relaxed suffices: the state that the wake is about is behind locks (h2's, tokio's) that the following poll takes.
+        if !self.is_deferred.load(Relaxed) {
             self.task.wake();
         }
     }

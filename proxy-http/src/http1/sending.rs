@@ -2,7 +2,7 @@
 
 use crate::{
     BoxError,
-    body::{hold::hold, outcome::Backpressure},
+    body::{backpressure::buffer, outcome::Backpressure},
     connection::streams::OpenStream,
     http1::trailers::TrailerWriter,
     message::fields,
@@ -119,7 +119,7 @@ where
 {
     /// To be called while the client takes nothing.
     pub(crate) fn hold(&self, cx: &mut Context<'_>) -> Backpressure {
-        self.lock().as_mut().map_or(Backpressure::End, |body| hold(body, cx))
+        self.lock().as_mut().map_or(Backpressure::End, |body| buffer(body, cx))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     connection::timeouts::{
-        idle::{Idle, Progress},
+        idle::{Progress, StreamIdle},
         stall::Stall,
     },
     stats::StreamLimit,
@@ -18,7 +18,7 @@ use std::{
 pub(crate) struct Timeouts {
     stall: Stall,
     /// `None`: it may be idle for any time.
-    idle: Option<(Idle, Arc<Progress>)>,
+    idle: Option<(StreamIdle, Arc<Progress>)>,
     /// What the connection had moved when it was last looked at.
     moves: u64,
 }
@@ -27,7 +27,7 @@ pub(crate) struct Timeouts {
 
 impl Timeouts {
     pub(crate) fn new(write_stall: Duration, idle: Option<Duration>) -> Self {
-        let idle = idle.map(|limit| (Idle::new(limit), Progress::new(false)));
+        let idle = idle.map(|limit| (StreamIdle::new(limit), Progress::new(false)));
         Self { stall: Stall::new(write_stall), idle, moves: 0 }
     }
 
@@ -37,7 +37,7 @@ impl Timeouts {
         let moved = moves != self.moves;
         self.moves = moves;
         if moved || !blocked {
-            self.stall.over();
+            self.stall.clear();
         }
         if blocked && self.stall.poll(cx).is_ready() {
             return Poll::Ready(StreamLimit::WriteStall);
@@ -47,8 +47,8 @@ impl Timeouts {
             progress.mark();
         }
         while idle.poll(busy, cx).is_ready() {
-            idle.look(busy.then(|| Arc::clone(progress)).into_iter());
+            idle.check(busy.then(|| Arc::clone(progress)).into_iter());
         }
-        if busy && progress.is_over(cx) { Poll::Ready(StreamLimit::Idle) } else { Poll::Pending }
+        if busy && progress.is_timed_out(cx) { Poll::Ready(StreamLimit::Idle) } else { Poll::Pending }
     }
 }

@@ -4,8 +4,8 @@
 
 use crate::{
     body::{
-        channel::Feed,
-        hold::hold,
+        backpressure::buffer,
+        channel::BodySender,
         outcome::{Backpressure, SendOutcome},
     },
     connection::streams::OpenStream,
@@ -34,7 +34,7 @@ pub(crate) struct Tunnel<B> {
     /// What is to be written to it.
     from: B,
     /// Where what is read from it goes.
-    to: Feed,
+    to: BodySender,
     _stream: Option<OpenStream>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Tunnel<B> {
 pub(crate) struct Agreed {
     pub(crate) endpoint: OnUpgrade,
     /// Where what is read from it goes.
-    pub(crate) to: Feed,
+    pub(crate) to: BodySender,
     pub(crate) write_stall: Duration,
 }
 
@@ -98,7 +98,7 @@ pub(crate) fn follows(status: StatusCode) -> bool {
 // === impl Tunnel ===
 
 impl<B> Tunnel<B> {
-    pub(crate) fn new(from: B, to: Feed, stream: Option<OpenStream>) -> Self {
+    pub(crate) fn new(from: B, to: BodySender, stream: Option<OpenStream>) -> Self {
         Self { from, to, _stream: stream }
     }
 }
@@ -131,7 +131,7 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Tunnel<B> {
 
 impl Agreed {
     /// Sends `body` by itself, and tells how that ended.
-    pub(crate) fn go_on<B>(self, body: B, ended: impl FnOnce(SendOutcome) + Send + 'static)
+    pub(crate) fn spawn_rest<B>(self, body: B, ended: impl FnOnce(SendOutcome) + Send + 'static)
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
@@ -165,7 +165,7 @@ where
     /// Reads as long as what is read is taken.
     fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
         while !self.read_ended {
-            match self.tunnel.to.poll_room(cx) {
+            match self.tunnel.to.poll_ready(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if !self.read.is_empty() => self.tunnel.to.send(mem::take(&mut self.read)),
                 Poll::Ready(Ok(())) => {
@@ -226,7 +226,9 @@ where
             match polled.map_err(Broken::Io)? {
                 Poll::Ready(true) => self.moves += 1,
                 Poll::Ready(false) => return Err(Broken::Io(io::ErrorKind::WriteZero.into())),
-                Poll::Pending if hold(&mut self.tunnel.from, cx) == Backpressure::Expired => return Err(Broken::Body),
+                Poll::Pending if buffer(&mut self.tunnel.from, cx) == Backpressure::Expired => {
+                    return Err(Broken::Body);
+                }
                 Poll::Pending => return Ok(true),
             }
         }

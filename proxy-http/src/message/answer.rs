@@ -1,11 +1,11 @@
-//! Answers of the proxy's own, where no endpoint gave one.
+//! Responses that the proxy generates itself in place of an endpoint.
 
 use crate::message::grpc;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 const PROXY_ERROR: HeaderName = HeaderName::from_static("proxy-error");
 
-/// What the proxy answers with in an endpoint's place.
+/// A response of the proxy itself, in the form of HTTP or of gRPC.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Answer {
     status: StatusCode,
@@ -36,7 +36,7 @@ impl Answer {
         Self { status, code: grpc::Code::ResourceExhausted, reason: "header list is too large".to_owned() }
     }
 
-    /// No endpoint may take the request now.
+    /// No endpoint is available for the request.
     pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, code: grpc::Code::Unavailable, reason: reason.into() }
     }
@@ -46,7 +46,7 @@ impl Answer {
         Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::Unavailable, reason: reason.into() }
     }
 
-    /// The client may not call.
+    /// The client is not allowed.
     pub(crate) fn forbidden(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::FORBIDDEN, code: grpc::Code::PermissionDenied, reason: reason.into() }
     }
@@ -57,7 +57,7 @@ impl Answer {
         Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
     }
 
-    /// Nothing moved on the request's stream for too long.
+    /// Nothing was received or sent on the request's stream for too long.
     pub(crate) fn idle() -> Self {
         let reason = "nothing moved on the stream for too long".to_owned();
         Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
@@ -69,19 +69,19 @@ impl Answer {
         Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
     }
 
-    /// The request's head has more fields than it may.
+    /// The request has more header fields than the limit.
     pub(crate) fn too_many_fields() -> Self {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         Self { status, code: grpc::Code::ResourceExhausted, reason: "too many header fields".to_owned() }
     }
 
-    /// The request's path and query are longer than they may be.
+    /// The request's path and query are longer than the limit.
     pub(crate) fn uri_too_long() -> Self {
         let status = StatusCode::URI_TOO_LONG;
         Self { status, code: grpc::Code::ResourceExhausted, reason: "URI is too long".to_owned() }
     }
 
-    /// The proxy does not do what was asked for.
+    /// The proxy does not implement the request's method or protocol.
     pub(crate) fn unimplemented(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::NOT_IMPLEMENTED, code: grpc::Code::Unimplemented, reason: reason.into() }
     }
@@ -101,7 +101,7 @@ impl Answer {
             headers.insert(grpc::STATUS, HeaderValue::from(self.code as u16));
             headers.insert(grpc::MESSAGE, grpc::encode_message(&self.reason));
         }
-        // Reasons are text of ours and of the system's; what cannot stand in a header is left out.
+        // Reasons are texts of the proxy and of the operating system. One that is no valid field value is left out.
         if let Ok(reason) = HeaderValue::try_from(self.reason) {
             headers.insert(PROXY_ERROR, reason);
         }

@@ -11,7 +11,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// What concerns one connection, whether `connection` names it or not.
+/// Hop-by-hop fields: they concern one connection, whether `connection` names them or not.
 static HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     header::TE,
@@ -21,15 +21,15 @@ static HOP_BY_HOP: [HeaderName; 7] = [
     PROXY_CONNECTION,
     HTTP2_SETTINGS,
 ];
-/// What must not stand in trailers: it would change what the message is (RFC 9110 section 6.5.1).
+/// Fields that frame or route a message, which trailers must not have (RFC 9110 section 6.5.1).
 const NOT_IN_TRAILERS: [HeaderName; 3] = [header::CONTENT_LENGTH, header::HOST, header::TRAILER];
-/// The longest length that every implementation takes for a number.
+/// Digits of which every number fits into an unsigned 64-bit integer.
 const MAX_LENGTH_DIGITS: usize = 19;
 
-/// Removes the fields that concern the connection, and those that `connection` names. Tells whether the sender takes
-/// trailers, which stays in the fields.
+/// Removes the hop-by-hop fields, and the fields that `connection` names. Returns whether the sender accepts trailers;
+/// `te: trailers` stays.
 pub(crate) fn strip(headers: &mut HeaderMap) -> bool {
-    // Most have none, and to look at all is less than to look for each.
+    // Most messages have none, and one pass over the fields costs less than a lookup for each name.
     if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         return false;
     }
@@ -46,14 +46,14 @@ pub(crate) fn strip(headers: &mut HeaderMap) -> bool {
     trailers
 }
 
-/// Removes from trailers what has no place in them.
+/// Removes hop-by-hop fields, and fields that frame or route a message, from trailers.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     for name in HOP_BY_HOP.iter().chain(&NOT_IN_TRAILERS) {
         trailers.remove(name);
     }
 }
 
-/// Checks the content-length, of which one stays where several say the same.
+/// Checks the content-length. Of several equal ones the first stays.
 pub(crate) fn check_length(headers: &mut HeaderMap) -> Result<(), Invalid> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).into_iter();
     let Some(first) = lengths.next() else { return Ok(()) };
@@ -74,17 +74,17 @@ pub(crate) fn check_length(headers: &mut HeaderMap) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Whether this is a length as RFC 9110 section 8.6 has it: digits alone, no sign and no list.
+/// Whether this is a content-length of RFC 9110 section 8.6: digits only, no sign and no list.
 pub(crate) fn is_length(value: &[u8]) -> bool {
     (1..=MAX_LENGTH_DIGITS).contains(&value.len()) && value.iter().all(u8::is_ascii_digit)
 }
 
-/// Whether a list of options, as the value of `connection` is, has this one, in any case.
+/// Whether a list of connection options has this one; case does not matter.
 pub(crate) fn has_option(list: &[u8], option: &[u8]) -> bool {
     list.split(|byte| *byte == b',').any(|other| other.trim_ascii().eq_ignore_ascii_case(option))
 }
 
-/// Whether a list has a token, in any case.
+/// Whether a field that is a list has this token; case does not matter.
 pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers, name).any(|other| other.eq_ignore_ascii_case(token))
 }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_the_connection_goes() {
+    fn hop_by_hop_fields_are_removed() {
         let mut all: Vec<_> = HOP_BY_HOP.iter().map(|name| (name.clone(), HeaderValue::from_static("x"))).collect();
         all.push((header::ACCEPT, HeaderValue::from_static("*/*")));
         let mut stripped = HeaderMap::from_iter(all);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn of_te_only_trailers_stays() {
+    fn trailers_is_the_only_te_that_stays() {
         check(&[("te", "trailers"), ("connection", "te")], &[("te", "trailers")]);
         check(&[("te", "gzip;q=0.5 , TRAILERS")], &[("te", "trailers")]);
         check(&[("te", "gzip")], &[]);

@@ -1,4 +1,4 @@
-//! The little of gRPC over HTTP/2 that a proxy must know.
+//! The parts of gRPC over HTTP/2 that a proxy needs: content-type, status, message and timeout.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -8,7 +8,7 @@ pub(crate) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// What `grpc-message` escapes: all but printable ASCII, and the per cent sign.
+/// Bytes that `grpc-message` escapes: all but printable ASCII, and the per cent sign.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// The gRPC status codes that a proxy answers with.
@@ -31,8 +31,8 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     matches!(rest.first(), None | Some(b'+' | b';' | b' '))
 }
 
-/// The time that a gRPC client allows: `grpc-timeout`, 1 to 8 digits and a unit. What does not parse is ignored; the
-/// endpoint sees it as it came.
+/// The timeout of a gRPC call: `grpc-timeout`, 1 to 8 digits and a unit. A malformed one is ignored here and forwarded
+/// unchanged.
 pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(TIMEOUT)?.as_bytes();
     let (unit, digits) = value.split_last()?;
@@ -51,12 +51,12 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// The status that headers or trailers carry. `None`: they carry none, or none that is a number up to 255.
+/// The gRPC status in headers or trailers. `None`: there is none, or it is not a number up to 255.
 pub(crate) fn status(headers: &HeaderMap) -> Option<u8> {
     headers.get(STATUS)?.to_str().ok()?.parse().ok()
 }
 
-/// A message as `grpc-message` carries it.
+/// Percent-encodes a message for `grpc-message`.
 pub(crate) fn encode_message(message: &str) -> HeaderValue {
     HeaderValue::try_from(utf8_percent_encode(message, ESCAPED).to_string())
         .expect("all but printable ASCII is escaped")

@@ -1,4 +1,4 @@
-//! Heads of requests that may be needed again.
+//! Request heads that may be needed again, for a retry.
 
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
@@ -7,44 +7,44 @@ use http::{
 };
 use std::mem;
 
-/// A request's head, which can be taken more than once.
+/// A request's head, which can be sent more than once.
 ///
-/// h2 takes a head for good, so what is taken first is the head as it came, and a copy stays. The copy is bytes: a
-/// clone would count one more reference of each field, and each such count costs as much as copying hundreds of bytes.
+/// h2 consumes a head, so the first [`take`](Self::take) gives away the head that was received and keeps a copy. The copy is
+/// bytes: a clone would add a reference to each field, and each reference count costs as much as copying hundreds of bytes.
 pub(crate) enum Head {
     Whole {
         head: Parts,
-        /// Whether [`CLIENT_CERT`] is left out when it is taken. Looking for it costs nothing while fields are copied.
+        /// Whether [`CLIENT_CERT`] is removed when the head is taken. Looking for it costs nothing while fields are copied.
         strip: bool,
     },
-    Taken(Copy),
+    Taken(HeadCopy),
 }
 
-/// A head in one piece of memory.
-pub(crate) struct Copy {
+/// A head whose fields are in one allocation.
+pub(crate) struct HeadCopy {
     method: Method,
-    /// As it came: an empty one is none to `http`'s parser.
+    /// As it was received: among the byte strings an empty one could not be told from none.
     scheme: Option<Scheme>,
     version: Version,
     extensions: Extensions,
-    /// Fields, without those of scheme, authority and path.
+    /// Header fields, without scheme, authority and path.
     count: usize,
     /// Scheme, authority and path; then names and values, in turn.
-    fields: Fields,
+    fields: ByteStrings,
 }
 
 /// Byte strings, each with its length before it.
-struct Fields(Vec<u8>);
+struct ByteStrings(Vec<u8>);
 
-/// What each field adds to the size of a header list beside its name and value.
+/// Bytes that each field adds to the size of a header list beside its name and value (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
-/// What proxies tell of their clients' certificates. Whoever else sends it is not to be believed.
+/// The field in which a proxy describes its client's certificate. From a client it is not to be trusted.
 pub(crate) const CLIENT_CERT: &str = "x-forwarded-client-cert";
-/// Enough for most heads.
+/// The initial capacity in bytes, enough for most heads.
 const CAPACITY: usize = 256;
-/// What a value's length has added to it if the value must not be compressed.
+/// The bit set in a value's length if the value is never-indexed (RFC 7541 section 7.1.3).
 const SENSITIVE: u32 = 1 << 31;
-const VALID: &str = "it is the copy of a valid one";
+const VALID: &str = "it is a copy of a valid head";
 
 /// The size of a request's header list, in bytes as RFC 9113 section 6.5.2 counts them.
 pub(crate) fn list_size(head: &Parts) -> usize {
@@ -63,10 +63,10 @@ pub(crate) fn list_size(head: &Parts) -> usize {
 // === impl Head ===
 
 impl Head {
-    /// The head, of which a copy stays.
+    /// Takes the head, and keeps a copy.
     pub(crate) fn take(&mut self) -> Parts {
         let copy = match self {
-            Self::Whole { head, strip } => Self::Taken(Copy::of(head, *strip)),
+            Self::Whole { head, strip } => Self::Taken(HeadCopy::new(head, *strip)),
             Self::Taken(copy) => return copy.to_parts(),
         };
         mem::replace(self, copy).into_parts()
@@ -87,7 +87,7 @@ impl Head {
         }
     }
 
-    /// The size of a head that was taken, as RFC 9113 section 6.5.2 counts it.
+    /// The size of the header list, as RFC 9113 section 6.5.2 counts it. `None`: the head has not been taken.
     pub(crate) fn list_size(&self) -> Option<usize> {
         match self {
             Self::Whole { .. } => None,
@@ -103,13 +103,13 @@ impl Head {
     }
 }
 
-// === impl Copy ===
+// === impl HeadCopy ===
 
-impl Copy {
-    /// A copy of what is left of the head.
-    fn of(head: &mut Parts, strip: bool) -> Self {
+impl HeadCopy {
+    /// Copies the head; `strip`: [`CLIENT_CERT`] is removed from both.
+    fn new(head: &mut Parts, strip: bool) -> Self {
         let mut stripped = false;
-        let mut fields = Fields(Vec::with_capacity(CAPACITY));
+        let mut fields = ByteStrings(Vec::with_capacity(CAPACITY));
         let uri = &head.uri;
         fields.push(uri.scheme_str().unwrap_or_default().as_bytes(), false);
         fields.push(uri.authority().map_or("", Authority::as_str).as_bytes(), false);
@@ -141,7 +141,7 @@ impl Copy {
         let mut fields = self.fields.iter();
         let mut part = || fields.next().map(|(part, _)| part).filter(|part| !part.is_empty());
         let mut uri = uri::Parts::default();
-        // It is among the fields for their size alone.
+        // The scheme is among the byte strings only to be counted in their size.
         let _ = part();
         uri.scheme.clone_from(&self.scheme);
         uri.authority = part().map(|authority| Authority::try_from(authority).expect(VALID));
@@ -150,7 +150,7 @@ impl Copy {
         while let (Some((name, _)), Some((value, sensitive))) = (fields.next(), fields.next()) {
             let mut value = HeaderValue::from_bytes(value).expect(VALID);
             value.set_sensitive(sensitive);
-            // As h2 makes them: what it takes is more than `from_bytes` does.
+            // h2 makes names with `from_lowercase`, which accepts more names than `from_bytes`.
             headers.append(HeaderName::from_lowercase(name).expect(VALID), value);
         }
         let (mut head, ()) = Request::new(()).into_parts();
@@ -163,9 +163,9 @@ impl Copy {
     }
 }
 
-// === impl Fields ===
+// === impl ByteStrings ===
 
-impl Fields {
+impl ByteStrings {
     fn push(&mut self, bytes: &[u8], sensitive: bool) {
         let length = u32::try_from(bytes.len()).ok().filter(|length| length & SENSITIVE == 0).expect("heads are small");
         let length = if sensitive { length | SENSITIVE } else { length };
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_of_a_client_is_left_out_if_the_client_says_it() {
+    fn a_client_cert_field_is_removed_if_strip_is_set() {
         for (strip, left) in [(true, 0), (false, 2)] {
             let req = Request::get("http://a.example/").header(CLIENT_CERT, "a").header(CLIENT_CERT, "b");
             let (head, ()) = req.header(COOKIE, "c").body(()).unwrap().into_parts();

@@ -1,7 +1,8 @@
 //! Interim responses (1xx, RFC 9110 section 15.2) on their way from an endpoint to a client of HTTP/2.
 //!
-//! The future of a response has one result. What comes before it takes another way: it is put down where the endpoint is
-//! asked, and taken up where the client's stream asks that future, further up on the same stack.
+//! A response future resolves once, with the final response. So interim responses pass beside it, through a thread-local:
+//! the poll of the endpoint's stream puts them there, and the task of the client's stream, which polls that future on the
+//! same call stack, takes them when the poll returns.
 
 use crate::message::{fields, validate};
 use http::{
@@ -10,72 +11,74 @@ use http::{
 };
 use std::cell::Cell;
 
-/// What may still be passed on of one request's interim responses, in bytes: a client may take nothing of them, and they
-/// wait for no window.
+/// The bytes of interim responses that may still be forwarded for one request.
+///
+/// HEADERS frames are not flow-controlled (RFC 9113 section 5.2), so h2 buffers them without bound for a client that reads
+/// nothing. The budget bounds them.
 #[derive(Debug)]
-pub(crate) struct Room(usize);
+pub(crate) struct InterimBudget(usize);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
-    /// Nobody would take them up.
+enum Handoff {
+    /// No [`collect`] is on the call stack.
     Closed,
     Open,
-    /// There are some.
-    Come,
+    /// Interim responses have been put down.
+    Filled,
 }
 
 thread_local! {
-    static STATE: Cell<State> = const { Cell::new(State::Closed) };
+    static HANDOFF: Cell<Handoff> = const { Cell::new(Handoff::Closed) };
     static HEADS: Cell<Vec<Response<()>>> = const { Cell::new(Vec::new()) };
 }
 
-/// Enough for the links of a large page, or for the progress of an upload in 64 steps.
-const ROOM: usize = 64 << 10;
-/// What each counts for at least.
-const LEAST: usize = 1 << 10;
-/// What each field adds to the size of a header list beside its name and value.
+/// Bytes for one request: enough for the links of a large page, or for the progress of an upload in 64 steps.
+const BUDGET: usize = 64 << 10;
+/// Bytes that each interim response counts for at least.
+const MIN_COST: usize = 1 << 10;
+/// Bytes that each field adds to the size of a header list beside its name and value (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// Polls the future of a response, and tells whether something came before it, which [`take`] has.
-pub(crate) fn during<T>(poll: impl FnOnce() -> T) -> (T, bool) {
-    STATE.set(State::Open);
+/// Polls a response future, and returns whether interim responses came meanwhile; [`take`] has them.
+pub(crate) fn collect<T>(poll: impl FnOnce() -> T) -> (T, bool) {
+    HANDOFF.set(Handoff::Open);
     let polled = poll();
-    (polled, STATE.replace(State::Closed) == State::Come)
+    (polled, HANDOFF.replace(Handoff::Closed) == Handoff::Filled)
 }
 
-/// What came, in turn.
+/// Takes the interim responses, in their order.
 pub(crate) fn take() -> Vec<Response<()>> {
     HEADS.take()
 }
 
-// === impl Room ===
+// === impl InterimBudget ===
 
-impl Room {
+impl InterimBudget {
     pub(crate) fn new() -> Self {
-        Self(ROOM)
+        Self(BUDGET)
     }
 
-    /// Puts one down, if that is allowed and someone takes it up.
+    /// Forwards an interim response, if it is valid, within the budget, and a client's stream takes it.
     pub(crate) fn pass(&mut self, mut rsp: Response<()>) {
-        // HTTP/2 has none (RFC 9113 section 8.6), and what is malformed is not passed on.
-        if STATE.get() == State::Closed
+        // HTTP/2 has no 101 (RFC 9113 section 8.6), and malformed responses are not forwarded.
+        if HANDOFF.get() == Handoff::Closed
             || rsp.status() == StatusCode::SWITCHING_PROTOCOLS
-            || validate::response(&mut rsp, ROOM).is_err()
+            || validate::response(&mut rsp, BUDGET).is_err()
         {
             return;
         }
-        // It says nothing here (RFC 9110 section 8.6).
+        // A 1xx response must not have one (RFC 9110 section 8.6).
         rsp.headers_mut().remove(CONTENT_LENGTH);
-        let Some(left) = self.0.checked_sub(size(rsp.headers()).max(LEAST)) else { return };
+        let Some(left) = self.0.checked_sub(size(rsp.headers()).max(MIN_COST)) else { return };
         self.0 = left;
-        let mut heads = if STATE.replace(State::Come) == State::Come { take() } else { Vec::new() };
+        let mut heads = if HANDOFF.replace(Handoff::Filled) == Handoff::Filled { take() } else { Vec::new() };
         heads.push(rsp);
         HEADS.set(heads);
     }
 }
 
-/// One of HTTP/1.1 as HTTP/2 has it.
-pub(crate) fn of_http1(status: StatusCode, headers: &HeaderMap) -> Response<()> {
+/// Translates an interim response of HTTP/1.1 into one of HTTP/2.
+pub(crate) fn from_http1(status: StatusCode, headers: &HeaderMap) -> Response<()> {
     let mut rsp = Response::new(());
     (*rsp.status_mut(), *rsp.version_mut()) = (status, Version::HTTP_2);
     *rsp.headers_mut() = headers.clone();

@@ -1,4 +1,4 @@
-//! Rules for the messages of HTTP and gRPC: what a head, a field or a status means, apart from any connection.
+//! Rules for the messages of HTTP and gRPC: the meaning of heads, fields and statuses, apart from any connection.
 
 pub(crate) mod answer;
 pub(crate) mod fields;

@@ -1,4 +1,4 @@
-//! Which error code one side's end becomes on the other side (RFC 9113 section 7).
+//! Translates the error code that ends a stream on one side into the code for the other side (RFC 9113 section 7).
 
 use crate::stats::Side;
 use h2::Reason;
@@ -45,12 +45,12 @@ pub(crate) fn first(error: &(dyn StdError + 'static)) -> Option<Reason> {
     h2_error(error).and_then(h2::Error::reason)
 }
 
-/// The code of a RST_STREAM that the peer sent, if that is what ended a stream.
+/// The code of the peer's RST_STREAM. `None`: the stream ended otherwise.
 pub(crate) fn remote_reset(error: &h2::Error) -> Option<Reason> {
     error.reason().filter(|_| error.is_reset() && error.is_remote())
 }
 
-/// Whether it was this side that reset a stream, for a reason of its own.
+/// Whether the proxy itself reset the stream, and not the peer or h2.
 pub(crate) fn is_ours(error: &h2::Error) -> bool {
     error.is_reset() && !error.is_remote() && !error.is_library()
 }

@@ -78,7 +78,7 @@ const UNANSWERED: &str = "the request is kept until it is answered";
 
 impl Exchange {
     pub(super) fn start(shared: &Arc<Shared>, req: Request<IncomingBody>, strip: bool) -> Box<Self> {
-        shared.stats.request();
+        shared.stats.count_request();
         shared.limits.in_flight.fetch_add(1, Relaxed);
         let (head, body) = req.into_parts();
         let grpc = grpc::is_grpc(&head.headers);
@@ -227,9 +227,9 @@ impl Exchange {
             }
             request.body_mut().forget();
             let endpoint = Arc::clone(self.shared.stats.transport(Side::Endpoint));
-            request.go_on(move |ended| {
+            request.spawn_rest(move |ended| {
                 if ended == SendOutcome::Stalled {
-                    endpoint.stream_limit(StreamLimit::WriteStall);
+                    endpoint.count_stream_limit(StreamLimit::WriteStall);
                 }
             });
         }
@@ -258,14 +258,14 @@ impl Exchange {
     fn fail(mut self: Box<Self>, error: &ClientError) -> Result<Response<Body>, Error> {
         let endpoint = self.shared.stats.transport(Side::Endpoint);
         if let Some(reason) = error.remote_reset() {
-            endpoint.reset(Some(reason));
+            endpoint.count_reset(Some(reason));
         }
         if error.is_refused() {
             Ok(self.answer(Answer::bad_request(error.to_string())))
         } else if error.is_request_too_large() {
             Ok(self.answer(Answer::head_too_large()))
         } else if error.is_stalled() {
-            endpoint.stream_limit(StreamLimit::WriteStall);
+            endpoint.count_stream_limit(StreamLimit::WriteStall);
             Ok(self.answer(Answer::stalled()))
         } else if error.is_response_malformed() {
             Ok(self.answer(Answer::bad_gateway("endpoint's response is malformed")))
@@ -314,16 +314,16 @@ impl Drop for Exchange {
         self.body = None;
         self.shared.endpoints(self.http1).ended(self.attempt.take());
         if let Some(status) = self.status {
-            stats.response(status, self.grpc_status, now() - self.started);
+            stats.count_response(status, self.grpc_status, now() - self.started);
         }
     }
 }
 
 impl Source for Exchange {
-    fn hold(&mut self, cx: &mut Context<'_>) -> Backpressure {
+    fn buffer(&mut self, cx: &mut Context<'_>) -> Backpressure {
         let Self { body, deadline, .. } = self;
-        let held = body.as_mut().map_or(Backpressure::End, |body| body.hold(cx));
-        if expired(deadline, cx) { Backpressure::Expired } else { held }
+        let pressure = body.as_mut().map_or(Backpressure::End, |body| body.buffer(cx));
+        if expired(deadline, cx) { Backpressure::Expired } else { pressure }
     }
 }
 
@@ -356,7 +356,7 @@ impl http_body::Body for Exchange {
                 exchange.set(Outcome::Failure);
             }
             Poll::Ready(Some(Err(error))) if !error.is_timeout() && !error.is_given_up() => {
-                exchange.shared.stats.transport(Side::Endpoint).reset(error.reset().map(Reason::from));
+                exchange.shared.stats.transport(Side::Endpoint).count_reset(error.reset().map(Reason::from));
                 if error.is_connection_lost() {
                     exchange.set(Outcome::Failure);
                 }

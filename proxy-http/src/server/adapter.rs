@@ -2,7 +2,7 @@
 
 use crate::{
     IncomingBody,
-    body::{channel::Feed, http1::Incoming},
+    body::{channel::BodySender, http1::Incoming},
     connection::{state::ConnectionState, streams::OpenStream},
     http1::{
         request::{self, Asked, Wanted},
@@ -41,7 +41,7 @@ pin_project! {
         asked: Asked,
         stream: Option<OpenStream>,
         // The way of what the client sends in a tunnel. `None`: it has asked for none.
-        tunnel: Option<Feed>,
+        tunnel: Option<BodySender>,
         places: Places<B>,
         #[pin]
         state: State<S, F>,
@@ -111,7 +111,7 @@ where
         let (tunnel, body) = if asked.wants == Wanted::Response {
             (None, Incoming::Message(body))
         } else {
-            let (tunnel, uploading) = Feed::new(false);
+            let (tunnel, uploading) = BodySender::new(false);
             (Some(tunnel), Incoming::Tunnel(uploading))
         };
         let request = Request::from_parts(head, IncomingBody::http1(Side::Client, body));
@@ -175,7 +175,7 @@ impl Asked {
         &self,
         rsp: Response<B>,
         stream: Option<OpenStream>,
-        tunnel: Option<Feed>,
+        tunnel: Option<BodySender>,
         places: &Places<B>,
     ) -> Response<Sending<B>> {
         let (mut head, body) = rsp.into_parts();

@@ -2,7 +2,7 @@
 
 use crate::{
     connection::{
-        discard::RESET_STREAM_DURATION, frames::local_settings::tolerated, io::Io, ping, rewind::Ahead,
+        discard::RESET_STREAM_DURATION, frames::local_settings::tolerated, io::Io, ping, rewind::ReadAhead,
         state::ConnectionState, window_credit::BufferLimit,
     },
     http1::Params,
@@ -42,7 +42,7 @@ pub(super) struct ExtendedConnect(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
 pub(super) struct Opened<I> {
     pub(super) io: Io<I>,
     /// What was read to find that out.
-    pub(super) ahead: Ahead,
+    pub(super) ahead: ReadAhead,
     pub(super) connection_state: Arc<ConnectionState>,
     pub(super) started: Instant,
 }

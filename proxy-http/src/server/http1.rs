@@ -194,11 +194,11 @@ fn tunnelled(ended: Option<Result<(), Broken>>, transport: &Transport) -> Result
         }
         Some(Ok(()) | Err(Broken::Body)) => Ok(()),
         Some(Err(Broken::Timeouts(limit))) => {
-            transport.stream_limit(limit);
+            transport.count_stream_limit(limit);
             Ok(())
         }
         Some(Err(Broken::Io(error))) => {
-            transport.reset(None);
+            transport.count_reset(None);
             Err(Error::io(error))
         }
     }
@@ -234,7 +234,7 @@ where
         if let Poll::Ready(ended) = Pin::new(connection).poll(cx) {
             let lost = connection_state.streams() > 0 && ended.as_ref().is_err_and(|error| !error.is_user());
             if lost {
-                transport.reset(None);
+                transport.count_reset(None);
             }
             if let Err(error) = &ended {
                 count(error, transport);
@@ -245,7 +245,7 @@ where
         let expired = blocked && places.body.hold(cx) == Backpressure::Expired;
         let stands = still.poll(connection_state.streams() > 0, blocked, connection_state.moves(), cx);
         if let Poll::Ready(limit) = stands {
-            transport.stream_limit(limit);
+            transport.count_stream_limit(limit);
         }
         if expired || stands.is_ready() {
             return Poll::Ready(Ok(Some(Ended::Timeouts)));

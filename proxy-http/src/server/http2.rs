@@ -8,16 +8,16 @@ use crate::{
         frames::{rapid_reset::RapidResets, rate::FrameRates, seen::FrameCounts},
         io::Io,
         now,
-        ping::Finding,
+        ping::PingEvent,
         rewind::Rewind,
         state::ConnectionState,
         timeouts::{
-            idle::{Idle, Progress},
+            idle::{Progress, StreamIdle},
             lifetime::{Lifetime, silence},
             stall::Stall,
         },
-        wake::Wake,
-        window_credit::Credit,
+        wake::DeferredWake,
+        window_credit::WindowCredit,
     },
     message::{answer::Answer, grpc, head, validate},
     server::{
@@ -59,11 +59,11 @@ where
     keep_alive: Option<ClientKeepAlive>,
     lifetime: Lifetime,
     /// `None`: streams may be idle for any time.
-    idle: Option<Idle>,
+    idle: Option<StreamIdle>,
     write_stall: Duration,
     flush: Flush,
     discarded: DiscardedBodies,
-    credit: Credit,
+    credit: WindowCredit,
     seen: Arc<FrameCounts>,
     resets: RapidResets,
     max_header_list: usize,
@@ -76,7 +76,7 @@ where
     /// The limit that the streams have reached.
     exceeded: Option<Limit>,
     draining: bool,
-    wake: Arc<Wake>,
+    wake: Arc<DeferredWake>,
     /// `wake`, as the connection is polled with it.
     waker: Waker,
     connection_state: Arc<ConnectionState>,
@@ -114,9 +114,9 @@ where
         let mut frame_rates = FrameRates::reader(server.protection.max_control_frames, &seen, &connection_state);
         // Bytes that were read before the connection was known to be HTTP/2.
         frame_rates.read(ahead.bytes());
-        connection_state.limit_lists(in_bytes(server.max_header_list));
+        connection_state.set_max_list(in_bytes(server.max_header_list));
         let io = Rewind::new(io.with_http2_client(frame_rates, server.max_header_list), ahead);
-        let wake = Arc::<Wake>::default();
+        let wake = Arc::<DeferredWake>::default();
         Self {
             phase: Phase::Handshaking(if server.extended_connect.is_allowed() {
                 server.builder.clone().enable_connect_protocol().handshake(io)
@@ -127,11 +127,11 @@ where
             streams: TaskSlots::new(),
             keep_alive: server.keep_alive,
             lifetime: Lifetime::new(server.max_age, server.max_idle, &server.protection, Arc::clone(&seen), started),
-            idle: server.stream_idle.map(Idle::new),
+            idle: server.stream_idle.map(StreamIdle::new),
             write_stall: server.write_stall,
             flush: Flush { stall: Stall::new(server.write_stall), moves: 0 },
             discarded: DiscardedBodies::default(),
-            credit: Credit::new(Arc::clone(&server.buffers), server.windows),
+            credit: WindowCredit::new(Arc::clone(&server.buffers), server.windows),
             seen,
             resets: RapidResets::new(server.protection.max_premature_resets, started),
             max_header_list: in_bytes(server.max_header_list),
@@ -178,7 +178,7 @@ where
 
     /// Serves until the connection is closed (`None`) or has reached a limit.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Limit>, Error>> {
-        let _stopped = now::Stopped::new();
+        let _clock = now::ClockGuard::new();
         self.seen.start_turn();
         if let Poll::Ready(ended) = self.poll_connection(cx) {
             return Poll::Ready(ended.map(|()| None));
@@ -195,9 +195,9 @@ where
 
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // Before the connection, which then writes what they have sent.
-        self.wake.hold(cx.waker());
+        self.wake.defer(cx.waker());
         self.poll_streams(cx);
-        self.wake.release();
+        self.wake.resume();
         ready!(self.poll_handshake())?;
         let Some(accepted) = self.accept()? else { return Poll::Ready(Ok(())) };
         self.look_at_pings(cx)?;
@@ -209,7 +209,7 @@ where
         self.discarded.poll(&self.connection_state, cx);
         if let Some(idle) = &mut self.idle {
             while idle.poll(!self.streams.is_empty(), cx).is_ready() {
-                idle.look(self.streams.iter().filter_map(|stream| stream.progress.clone()));
+                idle.check(self.streams.iter().filter_map(|stream| stream.progress.clone()));
             }
         }
         // Responses may be whole, and wait in h2 for their client all the same: at most a piece of each, for which nobody
@@ -217,7 +217,7 @@ where
         let waits =
             self.streams.is_empty() && self.connection_state.open_streams_count() == 0 && self.phase.has_streams();
         if self.flush.poll(waits, self.connection_state.moves(), cx).is_ready() {
-            self.transport.stream_limit(StreamLimit::WriteStall);
+            self.transport.count_stream_limit(StreamLimit::WriteStall);
             if let Phase::Open(connection) = &mut self.phase {
                 connection.abrupt_shutdown(Reason::CANCEL);
                 // As far as the client takes that.
@@ -235,7 +235,7 @@ where
         if let Phase::Handshaking(handshake) = &mut self.phase {
             let mut cx = Context::from_waker(&self.waker);
             let mut connection = ready!(Pin::new(handshake).poll(&mut cx)).map_err(ErrorKind::Failed)?;
-            self.connection_state.ping(connection.ping_pong(), self.keep_alive);
+            self.connection_state.start_pings(connection.ping_pong(), self.keep_alive);
             if self.draining {
                 connection.graceful_shutdown();
             }
@@ -269,7 +269,7 @@ where
             if self.seen.has_reset()
                 && let Poll::Ready(Ok(reason)) = respond.poll_reset(&mut Context::from_waker(Waker::noop()))
             {
-                self.transport.reset(Some(reason));
+                self.transport.count_reset(Some(reason));
                 if self.resets.reset(started, started, self.opened) {
                     self.exceeded = Some(Limit::PrematureResets);
                 }
@@ -279,11 +279,11 @@ where
             let length = || validate::content_length(&head.headers);
             let mut body = IncomingBody::new(Side::Client, length, body, self.connection_state.if_adaptive());
             if !body.is_end_stream() {
-                body = body.counted(self.connection_state.open_stream()).unread();
+                body = body.with_stream(self.connection_state.open_stream()).assume_backpressure();
             }
             let progress = self.idle.as_ref().map(|_| Progress::new(grpc::is_grpc(&head.headers)));
             if let Some(progress) = &progress {
-                body = body.watched(Arc::clone(progress));
+                body = body.with_progress(Arc::clone(progress));
             }
             if head::list_size(&head) > self.max_header_list {
                 self.transport.limit(Limit::HeadersCount);
@@ -303,8 +303,8 @@ where
         let Phase::Open(connection) = &mut self.phase else { unreachable!() };
         while let Poll::Ready(found) = self.connection_state.poll_pings(cx) {
             match found {
-                Finding::Dead => return Err(ErrorKind::TimedOut.into()),
-                Finding::Window(size) => {
+                PingEvent::KeepAliveTimedOut => return Err(ErrorKind::TimedOut.into()),
+                PingEvent::Window(size) => {
                     connection.set_target_window_size(self.credit.resize(size, size));
                     connection.set_initial_window_size(size).map_err(ErrorKind::Failed)?;
                 }
@@ -317,15 +317,15 @@ where
         let Self { streams, transport, resets, opened, exceeded, .. } = self;
         streams.poll(cx, |(ended, started)| match ended {
             SendOutcome::Done | SendOutcome::Broken | SendOutcome::Answered => {}
-            SendOutcome::Stalled => transport.stream_limit(StreamLimit::WriteStall),
-            SendOutcome::Idle => transport.stream_limit(StreamLimit::Idle),
+            SendOutcome::Stalled => transport.count_stream_limit(StreamLimit::WriteStall),
+            SendOutcome::Idle => transport.count_stream_limit(StreamLimit::Idle),
             SendOutcome::Reset(reason) => {
-                transport.reset(Some(reason));
+                transport.count_reset(Some(reason));
                 if resets.reset(started, now::now(), *opened) {
                     *exceeded = Some(Limit::PrematureResets);
                 }
             }
-            SendOutcome::Lost => transport.reset(None),
+            SendOutcome::Lost => transport.count_reset(None),
         });
     }
 
@@ -359,7 +359,7 @@ where
 {
     fn drop(&mut self) {
         for _ in 0..self.streams.len() {
-            self.transport.reset(None);
+            self.transport.count_reset(None);
         }
     }
 }
@@ -371,7 +371,7 @@ impl Flush {
     fn poll(&mut self, waits: bool, moves: u64, cx: &mut Context<'_>) -> Poll<()> {
         if !waits || moves != self.moves {
             self.moves = moves;
-            self.stall.over();
+            self.stall.clear();
         }
         if waits { self.stall.poll(cx) } else { Poll::Pending }
     }

@@ -5,7 +5,7 @@ use crate::{
     connection::{
         detect::{Detected, Protocol, detect},
         io::Io,
-        rewind::{Ahead, Rewind},
+        rewind::{ReadAhead, Rewind},
         state::ConnectionState,
         timeouts::lifetime::{DRAIN_SILENCE, Lifetime},
     },
@@ -95,7 +95,7 @@ impl Server {
                 let opened = Opened { io, ahead, connection_state, started };
                 self.serve_as(protocol, opened, service, drain).await
             }
-            Ok(Ok(Detected::Gone)) => Ok(()),
+            Ok(Ok(Detected::Closed)) => Ok(()),
             Ok(Ok(Detected::Tls)) => Err(ErrorKind::Tls.into()),
             Ok(Err(error)) => Err(ErrorKind::Io(error).into()),
             Err(_) => {
@@ -121,7 +121,7 @@ impl Server {
     {
         let connection_state = ConnectionState::new(self.adaptive);
         let io = Io::new(io, &self.transport, &connection_state);
-        let opened = Opened { io, ahead: Ahead::default(), connection_state, started: Instant::now() };
+        let opened = Opened { io, ahead: ReadAhead::default(), connection_state, started: Instant::now() };
         self.serve_as(protocol, opened, service, pin!(maybe_done(drain))).await
     }
 

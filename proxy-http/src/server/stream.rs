@@ -72,7 +72,7 @@ where
     fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SendOutcome> {
         let mut this = self.project();
         if let Some(progress) = this.progress {
-            if progress.is_over(cx) {
+            if progress.is_timed_out(cx) {
                 match this.state.project() {
                     StateProj::Sending { pipe } => pipe.reset(Reason::CANCEL),
                     _ => {
@@ -89,7 +89,7 @@ where
             let (polled, write_stall) = match this.state.as_mut().project() {
                 StateProj::Sending { pipe } => return pipe.poll(cx),
                 StateProj::Called { response, write_stall } => {
-                    let (polled, interim) = interim::during(|| response.poll(cx));
+                    let (polled, interim) = interim::collect(|| response.poll(cx));
                     if interim {
                         send_interim(this.respond, cx);
                     }

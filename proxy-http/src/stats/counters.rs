@@ -1,7 +1,6 @@
-//! Counters of what goes through a proxy, for whoever exports them.
+//! The counters of a stack and of its transports.
 //!
-//! All are plain atomics that are only added to (gauges apart), so that many workers can each have their own set
-//! and a reader can sum them up.
+//! Each is a plain atomic that only grows, so each worker has its own set and a reader adds the sets up.
 
 use crate::stats::{
     latency::Latency,
@@ -19,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-/// The counters of one stack: its requests, and its transports on both sides.
+/// The counters of one stack: its requests and responses, and its transports on both sides.
 #[derive(Debug)]
 pub struct Stats {
     requests: AtomicU64,
@@ -36,43 +35,44 @@ pub struct Stats {
     endpoint: Arc<Transport>,
 }
 
-/// The counters of all transports toward one kind of peer.
+/// The counters of all transports to one side's peers.
 #[derive(Debug, Default)]
 pub struct Transport {
     opened: AtomicU64,
     closed: AtomicU64,
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
-    resets: Codes,
-    go_aways: Codes,
+    resets: CodeCounts,
+    go_aways: CodeCounts,
     malformed: AtomicU64,
     limits: [AtomicU64; Limit::ALL.len()],
     stream_limits: [AtomicU64; StreamLimit::ALL.len()],
 }
 
-/// How many responses had one combination of statuses.
+/// The number of responses with one combination of statuses.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Responses {
     /// The HTTP status.
     pub status: StatusCode,
-    /// The gRPC status, in the headers or the trailers. `None`: there was none.
+    /// The gRPC status, from the header section or the trailers. `None`: the response had none.
     pub grpc_status: Option<u8>,
-    /// How many.
+    /// The number of responses.
     pub count: u64,
 }
 
-/// Why a stream was reset.
+/// The error code that a stream was reset with, or a connection ended with.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ResetCode {
-    /// A code of RFC 9113 section 7, 0 to 13.
+    /// An error code that RFC 9113 section 7 defines, 0 to 13.
     Known(u8),
-    /// A code that the RFC does not know, or none: the connection was lost.
+    /// A code that RFC 9113 does not define, or none: the connection was lost.
     Other,
 }
 
-/// Codes 0 to 13, and one for all others.
+/// Codes 0 to 13, and one counter for all others.
 const RESET_CODES: usize = 15;
-/// gRPC statuses 0 to 16, "none", and one for all others.
+/// gRPC statuses 0 to 16, "none", and one counter for all others.
 const GRPC_STATUSES: usize = 19;
 const GRPC_NONE: usize = 17;
 const GRPC_OTHER: usize = 18;
@@ -100,12 +100,12 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// Requests that arrived.
+    /// Requests received.
     pub fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
     }
 
-    /// The combinations of statuses that there were responses with; each was counted at its end.
+    /// Responses by status, each counted when it ended. Only combinations that occurred are yielded.
     pub fn responses(&self) -> impl Iterator<Item = Responses> {
         self.responses.iter().enumerate().filter_map(|(i, count)| {
             let count = count.load(Relaxed);
@@ -119,42 +119,42 @@ impl Stats {
         })
     }
 
-    /// How long responses took, from the request's head to the response's end.
+    /// Durations of exchanges, from the request's header section to the response's end.
     pub fn latency(&self) -> &Latency {
         &self.latency
     }
 
-    /// Requests turned away because too many were in flight or waiting.
+    /// Requests shed because too many were in flight or queued.
     pub fn shed(&self) -> u64 {
         self.shed.load(Relaxed)
     }
 
-    /// Requests of clients that may not call.
+    /// Requests denied because their client is not allowed.
     pub fn denied(&self) -> u64 {
         self.denied.load(Relaxed)
     }
 
-    /// Requests that found no endpoint ready in the fail-fast time.
+    /// Requests that found no ready endpoint within the fail-fast timeout.
     pub fn failfast(&self) -> u64 {
         self.failfast.load(Relaxed)
     }
 
-    /// How long requests waited for an endpoint that had to, in vain or not; one that is sent again counts once more.
+    /// Times that queued requests waited for an endpoint, in vain or not. A retry that waits counts once more.
     pub fn queued(&self) -> &Latency {
         &self.queued
     }
 
-    /// Requests that were sent again, by reason.
+    /// Retries, by reason.
     pub fn retries(&self) -> impl Iterator<Item = (retry::Reason, u64)> {
         retry::Reason::ALL.into_iter().zip(&self.retries).map(|(reason, count)| (reason, count.load(Relaxed)))
     }
 
-    /// Requests that were not sent again because too many others were.
+    /// Requests not retried because the retry budget was used up.
     pub fn over_budget(&self) -> u64 {
         self.over_budget.load(Relaxed)
     }
 
-    /// The transports toward one side.
+    /// The transports of one side.
     pub fn transport(&self, side: Side) -> &Arc<Transport> {
         match side {
             Side::Client => &self.client,
@@ -162,11 +162,11 @@ impl Stats {
         }
     }
 
-    pub(crate) fn request(&self) {
+    pub(crate) fn count_request(&self) {
         self.requests.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn response(&self, status: StatusCode, grpc_status: Option<u8>, latency: Duration) {
+    pub(crate) fn count_response(&self, status: StatusCode, grpc_status: Option<u8>, latency: Duration) {
         let grpc = match grpc_status {
             None => GRPC_NONE,
             Some(code) if usize::from(code) < GRPC_NONE => code.into(),
@@ -231,54 +231,54 @@ impl Transport {
         self.written_bytes.load(Relaxed)
     }
 
-    /// Streams that peers reset, by code; those that were open when a connection was lost are [`ResetCode::Other`].
+    /// Streams that peers reset, by code. Streams open when their connection was lost count as [`ResetCode::Other`].
     pub fn resets(&self) -> impl Iterator<Item = (ResetCode, u64)> {
         by_code(&self.resets)
     }
 
-    /// Connections of peers that ended with GOAWAY so far, by its code. [`ResetCode::Other`]: one that the RFC does not know.
+    /// GOAWAY frames that peers ended connections with, by code. [`ResetCode::Other`]: a code that RFC 9113 does not define.
     pub fn go_aways(&self) -> impl Iterator<Item = (ResetCode, u64)> {
         by_code(&self.go_aways)
     }
 
-    /// Messages of peers that HTTP does not allow, and that went no further; those of clients that the engine resets before
-    /// they are requests are not counted.
+    /// Malformed messages from peers (RFC 9113 section 8.1.1), which are not forwarded. Not counted: streams of clients that
+    /// the engine resets before they are requests.
     pub fn malformed(&self) -> u64 {
         self.malformed.load(Relaxed)
     }
 
-    /// How often connections, or requests on them, reached each limit so far; toward endpoints there is none. One that is
-    /// drained for its age may come to the end of its grace, too.
+    /// The number of times that connections, or requests on them, reached each limit. Connections to endpoints have none. A
+    /// connection counted as [`Limit::Age`] may be counted as [`Limit::AgeGrace`] later.
     pub fn limits(&self) -> impl Iterator<Item = (Limit, u64)> {
         Limit::ALL.into_iter().zip(&self.limits).map(|(limit, count)| (limit, count.load(Relaxed)))
     }
 
-    /// Streams that were ended for each limit so far.
+    /// Streams ended by each timeout.
     pub fn stream_limits(&self) -> impl Iterator<Item = (StreamLimit, u64)> {
         StreamLimit::ALL.into_iter().zip(&self.stream_limits).map(|(limit, count)| (limit, count.load(Relaxed)))
     }
 
-    /// A stream reached a limit.
-    pub(crate) fn stream_limit(&self, limit: StreamLimit) {
+    /// Counts a stream that a timeout ended.
+    pub(crate) fn count_stream_limit(&self, limit: StreamLimit) {
         self.stream_limits[limit as usize].fetch_add(1, Relaxed);
     }
 
-    /// A connection reached a limit; for those who limit connections before they are served.
+    /// Counts a connection that reached a limit. Public for an acceptor that limits connections before they are served.
     pub fn limit(&self, limit: Limit) {
         self.limits[limit as usize].fetch_add(1, Relaxed);
     }
 
-    /// A peer reset a stream. `None`: its connection was lost.
-    pub(crate) fn reset(&self, code: Option<Reason>) {
+    /// Counts a stream that the peer reset. `None`: its connection was lost.
+    pub(crate) fn count_reset(&self, code: Option<Reason>) {
         count_code(&self.resets, code);
     }
 
-    /// A peer sent GOAWAY.
+    /// Counts a connection that the peer ended with GOAWAY.
     pub(crate) fn count_go_away(&self, code: Option<Reason>) {
         count_code(&self.go_aways, code);
     }
 
-    /// A peer sent a malformed message.
+    /// Counts a malformed message from the peer.
     pub(crate) fn count_malformed(&self) {
         self.malformed.fetch_add(1, Relaxed);
     }
@@ -300,9 +300,9 @@ impl Transport {
     }
 }
 
-type Codes = [AtomicU64; RESET_CODES];
+type CodeCounts = [AtomicU64; RESET_CODES];
 
-fn by_code(counts: &Codes) -> impl Iterator<Item = (ResetCode, u64)> {
+fn by_code(counts: &CodeCounts) -> impl Iterator<Item = (ResetCode, u64)> {
     counts.iter().enumerate().map(|(code, count)| {
         let code = match u8::try_from(code) {
             Ok(code) if usize::from(code) < RESET_CODES - 1 => ResetCode::Known(code),
@@ -312,7 +312,7 @@ fn by_code(counts: &Codes) -> impl Iterator<Item = (ResetCode, u64)> {
     })
 }
 
-fn count_code(counts: &Codes, code: Option<Reason>) {
+fn count_code(counts: &CodeCounts, code: Option<Reason>) {
     let code = code.and_then(|code| usize::try_from(u32::from(code)).ok()).unwrap_or(usize::MAX);
     counts[code.min(RESET_CODES - 1)].fetch_add(1, Relaxed);
 }

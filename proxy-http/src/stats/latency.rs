@@ -1,18 +1,19 @@
-//! How long something took.
+//! Histograms of durations.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-/// How long something took, each time that it was done.
+/// A histogram of durations, with their sum.
 #[derive(Debug, Default)]
 pub struct Latency {
     buckets: [AtomicU64; LATENCY_BUCKETS.len() + 1],
     sum_us: AtomicU64,
 }
 
-/// The upper bounds of the latency buckets, in milliseconds; one more bucket takes what is above. linkerd2-proxy's.
+/// The upper bounds of the latency buckets, in milliseconds; one more bucket takes longer ones. The
+/// bounds are linkerd2-proxy's.
 pub const LATENCY_BUCKETS: [u32; 26] = [
     1, 2, 3, 4, 5, 10, 20, 30, 40, 50, 100, 200, 300, 400, 500, 1_000, 2_000, 3_000, 4_000, 5_000, 10_000, 20_000,
     30_000, 40_000, 50_000, 100_000,
@@ -21,17 +22,17 @@ pub const LATENCY_BUCKETS: [u32; 26] = [
 // === impl Latency ===
 
 impl Latency {
-    /// How many there were in each bucket of [`LATENCY_BUCKETS`], and above the last; not cumulative.
+    /// Counts of each bucket of [`LATENCY_BUCKETS`], and of the one above the last; not cumulative.
     pub fn buckets(&self) -> impl Iterator<Item = u64> {
         self.buckets.iter().map(|count| count.load(Relaxed))
     }
 
-    /// All latencies added up.
+    /// The sum of all latencies.
     pub fn sum(&self) -> Duration {
         Duration::from_micros(self.sum_us.load(Relaxed))
     }
 
-    /// Adds one.
+    /// Adds a latency.
     pub fn record(&self, latency: Duration) {
         let bucket = LATENCY_BUCKETS.partition_point(|bound| Duration::from_millis((*bound).into()) < latency);
         self.buckets[bucket].fetch_add(1, Relaxed);

@@ -2,65 +2,67 @@
 
 use h2::Reason;
 
-/// What limits a client's connection, and what is asked on it.
+/// Limits of a client's connection and of the requests on it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Limit {
-    /// It was as old as it may get, and so it was drained.
+    /// The connection reached its maximum age and was drained.
     Age,
-    /// It was still open at the end of the grace after that, and so it was closed.
+    /// The connection was still open at the end of the grace period after [`Age`](Self::Age), and was closed.
     AgeGrace,
-    /// It had been without a stream for too long, and so it was drained.
+    /// The connection had no stream for too long and was drained.
     Idle,
-    /// One connection too many: it was closed at once.
+    /// There were too many connections: the new one was closed at once.
     Connections,
-    /// Its preface and first frame did not come in time, and so it was closed, as it was for all of the next.
+    /// The client's preface and SETTINGS did not come in time: the connection was closed, as it is for each limit from here
+    /// to [`Engine`](Self::Engine).
     Handshake,
-    /// A header block took too long.
+    /// A header block was not complete in time.
     HeaderBlock,
-    /// Too many streams were reset too soon.
+    /// The client reset too many streams too soon after their requests (rapid reset).
     PrematureResets,
-    /// Too many PRIORITY frames.
+    /// Too many PRIORITY frames came.
     PriorityFrames,
-    /// Too many RST_STREAM frames, most of them on streams that had ended.
+    /// Too many RST_STREAM frames came, most of them on streams that had ended.
     ResetFrames,
-    /// Too many SETTINGS frames.
+    /// Too many SETTINGS frames came.
     SettingsFrames,
-    /// Too many PINGs, or answers to PINGs that nobody had sent.
+    /// Too many PING frames came, or PING ACKs without a PING of ours.
     PingFrames,
-    /// Too many WINDOW_UPDATE frames.
+    /// Too many WINDOW_UPDATE frames came.
     WindowUpdateFrames,
-    /// Too many frames of other kinds that carry no request.
+    /// Too many frames of other types came that carry no request.
     OtherFrames,
-    /// What the engine limits by itself: streams reset before they were accepted or for protocol errors, frames of one
-    /// header block, header lists far too large, tiny DATA that waits to be read.
+    /// A limit of the HTTP/2 engine itself: streams reset before they were accepted or for protocol errors, frames of one
+    /// header block, header lists far too large, small DATA frames that wait to be read.
     Engine,
-    /// A request had too many fields, or too large a head, and so it was answered with 431.
+    /// A request had too many header fields or too large a header section, and was answered with 431.
     HeadersCount,
-    /// A request's path and query were too long, and so it was answered with 414.
+    /// A request's path and query were too long, and it was answered with 414.
     UriLength,
-    /// Its client took too long to say which protocol it speaks, and so it was closed.
+    /// The client's first bytes, which tell its protocol, did not come in time: the connection was closed.
     Detect,
-    /// Its client took too long to send the head of an HTTP/1.1 request, and so it was closed.
+    /// The header section of an HTTP/1.1 request was not complete in time: the connection was closed.
     HeaderRead,
-    /// Too many DATA frames that are empty and not final.
+    /// Too many empty DATA frames without END_STREAM came: the connection was closed.
     EmptyDataFrames,
-    /// It came near to what the engine bears over a connection's life, and so it was drained.
+    /// The connection came near a count that the engine keeps for a connection's whole life, and was drained before the
+    /// engine would have ended it with all its streams.
     EngineLifetime,
 }
 
-/// What limits how long a stream may stand still.
+/// Timeouts of a stream on which nothing moves.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum StreamLimit {
-    /// The peer took nothing of what was to be sent to it.
+    /// The peer took none of the data that waits to be sent to it.
     WriteStall,
-    /// Nothing moved in either direction.
+    /// Nothing was received or sent in either direction.
     Idle,
 }
 
 // === impl Limit ===
 
 impl Limit {
-    /// In the order of their declaration, by which they index counters.
+    /// All limits, in the order of their declaration, which is the index of their counters.
     pub(super) const ALL: [Self; 20] = [
         Self::Age,
         Self::AgeGrace,
@@ -84,7 +86,8 @@ impl Limit {
         Self::EngineLifetime,
     ];
 
-    /// The code of the GOAWAY that closes a connection for it. `None`: it is drained, or stays.
+    /// The error code of the GOAWAY that closes a connection at this limit. `None`: the connection is drained, stays open,
+    /// or is closed without GOAWAY.
     pub(crate) fn code(self) -> Option<Reason> {
         match self {
             Self::Age
@@ -96,7 +99,7 @@ impl Limit {
             | Self::Detect
             | Self::HeaderRead
             | Self::EngineLifetime => None,
-            // Our SETTINGS are out, and have no answer.
+            // The server's SETTINGS are sent and are not acknowledged (RFC 9113 section 6.5.3).
             Self::Handshake => Some(Reason::SETTINGS_TIMEOUT),
             _ => Some(Reason::ENHANCE_YOUR_CALM),
         }
@@ -106,6 +109,6 @@ impl Limit {
 // === impl StreamLimit ===
 
 impl StreamLimit {
-    /// In the order of their declaration, by which they index counters.
+    /// All limits, in the order of their declaration, which is the index of their counters.
     pub(super) const ALL: [Self; 2] = [Self::WriteStall, Self::Idle];
 }

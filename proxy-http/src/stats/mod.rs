@@ -1,4 +1,4 @@
-//! Counters of what goes through a proxy, for whoever exports them, and what they tell apart.
+//! Counters of requests, responses, connections and streams, for an exporter of metrics, and the labels they are kept by.
 
 mod counters;
 mod latency;

@@ -1,32 +1,34 @@
-//! Reasons to send a request again.
+//! Reasons to retry a request.
 
 use std::fmt;
 
-/// Why a request was sent again.
+/// Why a request was retried.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Reason {
-    /// Its connection had closed before any of it was sent.
+    /// The connection had closed before any of the request was sent.
     Unsent,
-    /// The endpoint's GOAWAY left it out.
+    /// The endpoint's GOAWAY has a last stream identifier below the request's: it was not processed (RFC 9113 section 6.8).
     GoAway,
-    /// The endpoint refused it.
+    /// The endpoint reset the stream with REFUSED_STREAM: the request was not processed (RFC 9113 section 8.7).
     Refused,
-    /// Its connection was lost before its response came.
+    /// The connection was lost before the response came.
     ConnectionLost,
-    /// It was answered with 502, 503 or 504.
+    /// The response's status was 502, 503 or 504.
     GatewayError,
-    /// It was answered with UNAVAILABLE.
+    /// The response's gRPC status was UNAVAILABLE.
     Unavailable,
 }
 
 // === impl Reason ===
 
 impl Reason {
-    /// All of them.
+    /// All reasons, in the order of their declaration.
     pub const ALL: [Self; 6] =
         [Self::Unsent, Self::GoAway, Self::Refused, Self::ConnectionLost, Self::GatewayError, Self::Unavailable];
 
-    /// Whether it counts against the budget. What closing connections leave out must not: that comes in bursts, once.
+    /// Whether a retry for it counts against the retry budget. Requests that a closing connection did not process do not:
+    /// they come in one burst, once for the connection.
     pub(crate) fn is_budgeted(self) -> bool {
         !matches!(self, Self::Unsent | Self::GoAway)
     }

@@ -1,6 +1,6 @@
 //! The two sides of a proxy.
 
-/// The side of the proxy that something came from.
+/// The peer that a connection, a message or an error belongs to.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Side {
     /// The client, which sends requests to us.

@@ -16,11 +16,7 @@ const MAX_ERRORS: usize = 50;
 const COUNT: usize = MAX_ERRORS + 10;
 
 /// Uploads that the endpoint resets, one after the other.
-async fn reset_uploads(
-    server: &ServerParams,
-    count: usize,
-    mut then: impl AsyncFnMut(&mut Peer, &mut Seen, usize),
-) {
+async fn reset_uploads(server: &ServerParams, count: usize, mut then: impl AsyncFnMut(&mut Peer, &mut Seen, usize)) {
     let (mut peer, _, mut rig) = Peer::client(server).await;
     let mut endpoint = rig.endpoint().await;
     let mut seen = Seen::default();

@@ -1,4 +1,4 @@
-//! Streams on which nothing moves, in either direction.
+//! The stream idle timeout: ends streams on which nothing is received or sent.
 
 use crate::connection::now::now;
 use futures_util::task::AtomicWaker;
@@ -19,41 +19,42 @@ use tokio::{
 
 /// The stream idle timeout of one connection, with one timer for all of its streams.
 #[derive(Debug)]
-pub(crate) struct Idle {
+pub(crate) struct StreamIdle {
     limit: Duration,
-    /// Until a stream may have been idle for so long. Streams leave it alone: what they did is looked at when it is up.
+    /// Until a stream may have been idle for `limit`. Progress of a stream does not reset the timer; it is checked when the
+    /// timer expires.
     timer: Pin<Box<Sleep>>,
-    /// Whether it runs: not while no stream is open.
+    /// Whether the timer is set: it is not while no stream is open.
     armed: bool,
-    /// Whom it wakes.
+    /// The waker registered with the timer.
     waker: Option<Waker>,
 }
 
-/// When something moved on one stream last. Shared with the request's body, which may go its own way.
+/// The time of the last progress on one stream. Shared with the request's body, which may be read in another task.
 #[derive(Debug)]
 pub(crate) struct Progress {
     started: Instant,
-    /// Nanoseconds after that.
+    /// Nanoseconds from `started` to the last progress.
     at: AtomicU64,
-    over: AtomicBool,
-    /// The stream's.
+    timed_out: AtomicBool,
+    /// The task of the stream.
     task: AtomicWaker,
-    /// Whether an answer of ours has gRPC's form.
+    /// Whether a response of the proxy itself has gRPC's form.
     pub(crate) grpc: bool,
 }
 
-/// 100 years, which can be added to any time.
+/// 100 years, which can be added to any `Instant`.
 const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
-// === impl Idle ===
+// === impl StreamIdle ===
 
-impl Idle {
+impl StreamIdle {
     pub(crate) fn new(limit: Duration) -> Self {
         let limit = limit.min(FOREVER);
         Self { limit, timer: Box::pin(sleep_until(Instant::now() + limit)), armed: false, waker: None }
     }
 
-    /// Waits until streams are to be looked at.
+    /// Ready when the streams are to be [checked](Self::check).
     pub(crate) fn poll(&mut self, has_streams: bool, cx: &mut Context<'_>) -> Poll<()> {
         if !self.armed {
             if !has_streams {
@@ -68,21 +69,21 @@ impl Idle {
             return Poll::Pending;
         }
         self.waker = Some(cx.waker().clone());
-        // Unconstrained, or the timer might be put off with others of the task's futures, and not learn of its waker.
+        // Unconstrained: a task that has used up tokio's budget would not register its waker with the timer.
         ready!(Pin::new(&mut coop::unconstrained(self.timer.as_mut())).poll(cx));
         self.waker = None;
         Poll::Ready(())
     }
 
-    /// Looks at them, and tells those which have been idle for too long.
-    pub(crate) fn look(&mut self, streams: impl Iterator<Item = Arc<Progress>>) {
+    /// Times out the streams that have been idle for too long, and sets the timer for the next.
+    pub(crate) fn check(&mut self, streams: impl Iterator<Item = Arc<Progress>>) {
         let now = Instant::now();
         let ends_at = |progress: Arc<Progress>| {
             let at = progress.at() + self.limit;
             if at > now {
                 return Some(at);
             }
-            progress.over.store(true, Relaxed);
+            progress.timed_out.store(true, Relaxed);
             progress.task.wake();
             None
         };
@@ -97,20 +98,20 @@ impl Idle {
 
 impl Progress {
     pub(crate) fn new(grpc: bool) -> Arc<Self> {
-        let (at, over) = (AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(Self { started: now(), at, over, task: AtomicWaker::new(), grpc })
+        let (at, timed_out) = (AtomicU64::new(0), AtomicBool::new(false));
+        Arc::new(Self { started: now(), at, timed_out, task: AtomicWaker::new(), grpc })
     }
 
-    /// Something moved.
+    /// Records progress: a frame was received or sent.
     pub(crate) fn mark(&self) {
         let nanos = now().saturating_duration_since(self.started).as_nanos();
         self.at.store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// Whether nothing has for too long; if not, `cx` is woken then.
-    pub(crate) fn is_over(&self, cx: &Context<'_>) -> bool {
+    /// Whether the stream has timed out; if not, `cx` is woken when it does.
+    pub(crate) fn is_timed_out(&self, cx: &Context<'_>) -> bool {
         self.task.register(cx.waker());
-        self.over.load(Relaxed)
+        self.timed_out.load(Relaxed)
     }
 
     fn at(&self) -> Instant {

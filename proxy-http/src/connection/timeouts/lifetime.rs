@@ -1,4 +1,4 @@
-//! How old a connection gets, how long it goes without a stream, and how long its client takes over what must be whole.
+//! The timeouts of a client's connection: age, idleness, the handshake and header blocks.
 
 use crate::{
     connection::{frames::seen::FrameCounts, now::now, state::ConnectionState},
@@ -17,20 +17,20 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-/// The limits of one connection's life, which share a timer.
+/// The timeouts of one connection, which share a timer.
 #[derive(Debug)]
 pub(crate) struct Lifetime {
     age: Option<Age>,
-    idle: Option<Idle>,
-    /// When the client must have greeted. `None`: it has.
-    greets_by: Option<Instant>,
-    /// The header block that is waited for.
-    block: Option<Block>,
+    idle: Option<ConnectionIdle>,
+    /// The deadline of the client's preface and SETTINGS. `None`: they have come.
+    handshake_by: Option<Instant>,
+    /// The header block that is incomplete.
+    block: Option<HeaderBlock>,
     header_timeout: Duration,
     seen: Arc<FrameCounts>,
-    /// Until the first of them may be reached. Requests leave it alone: what they did is looked at when it is up.
+    /// Until the first timeout may be reached. Requests do not reset the timer; their effect is checked when it expires.
     timer: Pin<Box<Sleep>>,
-    /// Whom the timer wakes. `None`: it has not been polled yet.
+    /// The waker registered with the timer. `None`: the timer has not been polled yet.
     waker: Option<Waker>,
 }
 
@@ -43,32 +43,32 @@ struct Age {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Idle {
+struct ConnectionIdle {
     max: Duration,
-    /// When a stream was open last, as far as it is known.
+    /// The last time at which a stream is known to have been open.
     since: Instant,
     has_streams: bool,
 }
 
-/// A header block that had begun and not ended.
+/// A header block that had begun and not ended when it was checked.
 #[derive(Clone, Copy, Debug)]
-struct Block {
+struct HeaderBlock {
     number: u32,
     ends_by: Instant,
 }
 
-/// What part of an age is added to it or taken from it at most.
+/// At most one part in this many of an age is added to it or subtracted from it.
 const JITTER: u32 = 10;
-/// How long a draining connection with no open stream may stay silent before it is closed. A client that answers the
-/// drain's PING is gone long before.
+/// The time for which a draining connection without an open stream may be silent before it is closed. A client that
+/// acknowledges the drain's PING is disconnected long before.
 pub(crate) const DRAIN_SILENCE: Duration = Duration::from_secs(5);
-/// 100 years, which can be added to any time.
+/// 100 years, which can be added to any `Instant`.
 const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
 // === impl Lifetime ===
 
 impl Lifetime {
-    /// The life of a connection that was made at `started`.
+    /// The timeouts of a connection that was accepted at `started`.
     pub(crate) fn new(
         age: Option<MaxConnectionAge>,
         idle: Option<Duration>,
@@ -77,13 +77,13 @@ impl Lifetime {
         started: Instant,
     ) -> Self {
         let age = age.map(|age| Age::new(age, started));
-        let idle = idle.map(|max| Idle { max, since: started, has_streams: false });
-        let greets_by = after(started, protection.handshake_timeout);
-        let timer = Box::pin(tokio::time::sleep_until(greets_by));
+        let idle = idle.map(|max| ConnectionIdle { max, since: started, has_streams: false });
+        let handshake_by = after(started, protection.handshake_timeout);
+        let timer = Box::pin(tokio::time::sleep_until(handshake_by));
         let mut this = Self {
             age,
             idle,
-            greets_by: Some(greets_by),
+            handshake_by: Some(handshake_by),
             block: None,
             header_timeout: protection.header_timeout,
             seen,
@@ -94,26 +94,26 @@ impl Lifetime {
         this
     }
 
-    /// That of one with nobody who follows frames, or sends any.
+    /// The timeouts of an HTTP/1.1 connection, which has no frames: age and idleness alone.
     pub(crate) fn without_frames(age: Option<MaxConnectionAge>, idle: Option<Duration>, started: Instant) -> Self {
         let mut this = Self::new(age, idle, &Protection::DEFAULT, Arc::default(), started);
-        this.greets_by = None;
+        this.handshake_by = None;
         this.reset_timer(started);
         this
     }
 
-    /// When the connection is to be closed with all that is open on it. `None`: never.
+    /// The time at which the connection is to be closed with all its streams. `None`: never.
     pub(crate) fn closes_at(&self) -> Option<Instant> {
         self.age.map(|age| age.closes_at)
     }
 
-    /// The connection is drained, so that neither age nor idleness matter any more.
+    /// Ends the timeouts of age and idleness: the connection is draining.
     pub(crate) fn drain(&mut self) {
         (self.age, self.idle) = (None, None);
     }
 
-    /// Waits for a limit. To be polled whenever a stream or a header block may have begun or ended; `used`: a stream is or
-    /// was open.
+    /// Waits for a timeout. To be polled whenever a stream or a header block may have begun or ended; `used`: a stream is
+    /// open, or was since the last poll.
     pub(crate) fn poll(&mut self, used: bool, has_streams: impl FnOnce() -> bool, cx: &mut Context<'_>) -> Poll<Limit> {
         if let Some(idle) = &mut self.idle {
             idle.update(used, has_streams);
@@ -121,18 +121,18 @@ impl Lifetime {
         if self.block.is_none()
             && let Some(number) = self.seen.block()
         {
-            // Once in so long a time at most: the timer stays as it is when the block ends.
+            // At most once in `header_timeout`: the timer is not reset when the block ends.
             let now = now();
-            self.block = Some(Block { number, ends_by: after(now, self.header_timeout) });
+            self.block = Some(HeaderBlock { number, ends_by: after(now, self.header_timeout) });
             self.reset_timer(now);
         }
         let wakes = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         if wakes && !self.timer.is_elapsed() {
-            // To poll it would register the waker once more, which costs more than all else here.
+            // Polling the timer would register the waker once more, which costs more than the rest of this function.
             return Poll::Pending;
         }
         self.waker = Some(cx.waker().clone());
-        // Unconstrained, or the timer might be put off with others of the task's futures, and not learn of its waker.
+        // Unconstrained: a task that has used up tokio's budget would not register its waker with the timer.
         while Pin::new(&mut coop::unconstrained(self.timer.as_mut())).poll(cx).is_ready() {
             let now = Instant::now();
             if let Some(limit) = self.reached(now) {
@@ -143,20 +143,20 @@ impl Lifetime {
         Poll::Pending
     }
 
-    /// The limit that is reached, if there is one; if not, what is past is forgotten.
+    /// The timeout that is reached, if any; clears the deadlines that were met.
     fn reached(&mut self, now: Instant) -> Option<Limit> {
         if self.seen.has_greeted() {
-            self.greets_by = None;
+            self.handshake_by = None;
         }
-        if self.greets_by.is_some_and(|by| by <= now) {
+        if self.handshake_by.is_some_and(|by| by <= now) {
             return Some(Limit::Handshake);
         }
-        if let Some(Block { number, .. }) = self.block.take_if(|block| block.ends_by <= now) {
+        if let Some(HeaderBlock { number, .. }) = self.block.take_if(|block| block.ends_by <= now) {
             let open = self.seen.block();
             if open == Some(number) {
                 return Some(Limit::HeaderBlock);
             }
-            self.block = open.map(|number| Block { number, ends_by: after(now, self.header_timeout) });
+            self.block = open.map(|number| HeaderBlock { number, ends_by: after(now, self.header_timeout) });
         }
         if self.age.is_some_and(|age| age.drains_at <= now) {
             return Some(Limit::Age);
@@ -164,10 +164,10 @@ impl Lifetime {
         self.idle.as_mut().is_some_and(|idle| idle.is_over(now)).then_some(Limit::Idle)
     }
 
-    /// Sets the timer to when the next limit may be reached.
+    /// Sets the timer to the next deadline.
     fn reset_timer(&mut self, now: Instant) {
         let idle = self.idle.map(|idle| after(idle.since, idle.max));
-        let times = [self.age.map(|age| age.drains_at), idle, self.greets_by, self.block.map(|block| block.ends_by)];
+        let times = [self.age.map(|age| age.drains_at), idle, self.handshake_by, self.block.map(|block| block.ends_by)];
         let next = times.into_iter().flatten().min();
         self.timer.as_mut().reset(next.unwrap_or_else(|| after(now, FOREVER)));
     }
@@ -191,10 +191,10 @@ fn jittered(age: Duration) -> Duration {
     (age - most).saturating_add(most.mul_f64(2.0 * fastrand::f64()))
 }
 
-// === impl Idle ===
+// === impl ConnectionIdle ===
 
-impl Idle {
-    /// Asks for streams, and reads the clock, only until the last one has ended.
+impl ConnectionIdle {
+    /// Calls `has_streams`, and reads the clock, only until the last stream has ended.
     fn update(&mut self, used: bool, has_streams: impl FnOnce() -> bool) {
         if used {
             self.has_streams = true;
@@ -212,8 +212,7 @@ impl Idle {
     }
 }
 
-/// Completes when, for [`DRAIN_SILENCE`], no stream was open and not a byte moved; or else, with a limit, when it is
-/// time to close in any case.
+/// Completes when no stream was open and no byte moved for [`DRAIN_SILENCE`]; or, with a limit, at `closes_at`.
 pub(crate) async fn silence(connection_state: &ConnectionState, closes_at: Option<Instant>) -> Option<Limit> {
     loop {
         let before = connection_state.moves();
@@ -238,12 +237,12 @@ mod tests {
         let age = Duration::from_secs(1_000);
         let ages: Vec<_> = (0..10_000).map(|_| jittered(age).as_secs()).collect();
         assert!(ages.iter().all(|age| (900..=1_100).contains(age)));
-        // All of the range is used: to miss a twentieth of it by chance is as good as impossible.
+        // The whole range is used: that none of 10,000 ages falls into a twentieth of it is practically impossible.
         assert!(ages.iter().any(|age| *age < 910) && ages.iter().any(|age| *age > 1_090));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_has_used_up_its_turn_is_woken_all_the_same() {
+    async fn a_task_that_has_used_up_its_budget_is_woken() {
         let mut lifetime = lifetime(None, Some(Duration::from_secs(1)));
         let mut first = true;
         let reached = poll_fn(|cx| {
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_duration_is_too_long() {
+    async fn the_longest_durations_are_valid() {
         let max = MaxConnectionAge { age: Duration::MAX, grace: Duration::MAX };
         let lifetime = lifetime(Some(max), Some(Duration::MAX));
         assert!(lifetime.closes_at() > Some(Instant::now() + FOREVER));

@@ -1,4 +1,4 @@
-//! What ends when nothing moves, or has gone on for too long.
+//! Timeouts of a connection and of its streams: age, idleness, header blocks, write stalls.
 
 pub(crate) mod idle;
 pub(crate) mod lifetime;

@@ -1,4 +1,4 @@
-//! How long a peer may take nothing of what is to be sent to it.
+//! The write-stall timeout: the longest time in which a peer takes no data that waits to be sent.
 
 use crate::connection::now::now;
 use std::{
@@ -9,23 +9,23 @@ use std::{
 };
 use tokio::time::{Instant, Sleep, sleep};
 
-/// The write-stall timeout of one stream. It has a timer only once the stream has stalled: few do.
+/// The write-stall timeout of one stream. A timer is made only when the stream stalls: few do.
 #[derive(Debug, Default)]
 pub(crate) struct Stall {
     limit: Duration,
-    /// `None`: it never has.
+    /// `None`: the stream has never stalled.
     stalled: Option<Box<Stalled>>,
 }
 
 #[derive(Debug)]
 struct Stalled {
-    /// `None`: it goes on, now.
+    /// `None`: the stream does not stall now.
     since: Option<Instant>,
-    /// Whoever goes on leaves it alone: what happened is looked at when it is up.
+    /// Progress does not reset the timer; `since` is checked when it expires.
     timer: Pin<Box<Sleep>>,
 }
 
-/// 100 years, which can be added to any time.
+/// 100 years, which can be added to any `Instant`.
 const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
 // === impl Stall ===
@@ -35,14 +35,14 @@ impl Stall {
         Self { limit: limit.min(FOREVER), stalled: None }
     }
 
-    /// The peer takes something.
-    pub(crate) fn over(&mut self) {
+    /// Ends a stall: the peer takes data.
+    pub(crate) fn clear(&mut self) {
         if let Some(stalled) = &mut self.stalled {
             stalled.since = None;
         }
     }
 
-    /// The peer takes nothing: ready when it has not for too long.
+    /// Starts or continues a stall: the peer takes no data. Ready when the timeout has passed.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.limit;
         let stalled =
@@ -66,12 +66,12 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn each_stall_has_all_of_the_time() {
+    async fn each_stall_has_the_full_timeout() {
         let mut stall = Stall::new(LIMIT);
         for _ in 0..3 {
             let short = tokio::time::timeout(LIMIT * 9 / 10, poll_fn(|cx| stall.poll(cx)));
             assert!(short.await.is_err());
-            stall.over();
+            stall.clear();
         }
         let started = Instant::now();
         poll_fn(|cx| stall.poll(cx)).await;
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_time_is_too_long() {
+    async fn the_longest_duration_is_a_valid_timeout() {
         let mut stall = Stall::new(Duration::MAX);
         assert!(tokio::time::timeout(FOREVER / 100, poll_fn(|cx| stall.poll(cx))).await.is_err());
     }
