@@ -9,7 +9,7 @@ pub struct Backoff {
     pub min: Duration,
     /// The longest pause.
     pub max: Duration,
-    /// What part of a pause is added to it at most, at random: 0.1 makes 1 s last up to 1.1 s.
+    /// The largest part of a pause that is added to it at random: 0.1 makes 1 s last up to 1.1 s.
     pub jitter: f64,
 }
 
@@ -23,7 +23,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The pause after so many failures since the last success.
+    /// The pause before the next attempt. `failures`: failed attempts in a row before the last one.
     pub(super) fn pause(&self, failures: u32) -> Duration {
         let pause = self.min.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX)).min(self.max);
         pause + pause.mul_f64(self.jitter.max(0.0) * fastrand::f64())

@@ -1,4 +1,4 @@
-//! Leaves endpoints alone that keep failing.
+//! A circuit breaker for each endpoint: consecutive failures eject the endpoint, and a probe brings it back.
 
 use std::{
     sync::{
@@ -9,43 +9,43 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// When an endpoint is left alone, and for how long.
+/// When an endpoint is ejected, and for how long.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Params {
-    /// Failures in a row that eject an endpoint: lost connections, HTTP 502, 503 and 504, gRPC UNAVAILABLE. 0: none do.
+    /// Consecutive failures that eject an endpoint: lost connections, HTTP 502, 503 and 504, gRPC UNAVAILABLE. 0: never.
     pub consecutive_failures: u32,
-    /// How long an endpoint is left alone at first; each failed probe doubles it.
+    /// The first ejection's duration; each failed probe doubles it.
     pub min_ejection: Duration,
-    /// The longest it is left alone.
+    /// The longest duration of an ejection.
     pub max_ejection: Duration,
 }
 
-/// Whether one endpoint may be asked.
+/// The circuit breaker of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    /// Nothing has failed since something last worked, as nearly always: saves the lock.
-    calm: AtomicBool,
-    history: Mutex<History>,
+    /// No request has failed since the last success. That is nearly always so, and then no lock is taken.
+    is_healthy: AtomicBool,
+    circuit: Mutex<Circuit>,
 }
 
 #[derive(Debug)]
-struct History {
-    state: State,
-    /// Ejections since the endpoint last worked.
+struct Circuit {
+    state: CircuitState,
+    /// Ejections since the last success.
     ejections: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum CircuitState {
     Closed {
         failures: u32,
     },
-    /// No requests until then, and then one.
+    /// The endpoint is ejected: no request is sent before `until`, and then one as a probe.
     Open {
         until: Instant,
     },
-    /// One request is on its way, and all depends on it.
-    Probing {
+    /// A probe is in flight: its outcome closes the circuit or opens it again.
+    HalfOpen {
         since: Instant,
     },
 }
@@ -55,7 +55,7 @@ enum State {
 pub(crate) enum Outcome {
     Success,
     Failure,
-    /// It tells nothing of the endpoint: the client went away.
+    /// The endpoint neither succeeded nor failed, because the client cancelled the request.
     Unknown,
 }
 
@@ -72,87 +72,87 @@ impl Default for Params {
 
 impl Breaker {
     pub(crate) fn new() -> Self {
-        Self { calm: AtomicBool::new(true), history: Mutex::new(History::CALM) }
+        Self { is_healthy: AtomicBool::new(true), circuit: Mutex::new(Circuit::HEALTHY) }
     }
 
     /// Whether the endpoint is not ejected.
     pub(crate) fn is_closed(&self) -> bool {
-        self.is_calm() || self.lock().is_closed()
+        self.is_healthy() || self.lock().is_closed()
     }
 
     /// Whether a request may be sent now.
-    pub(crate) fn admits(&self, params: &Params, now: Instant) -> bool {
-        self.is_calm() || self.lock().admits(params, now)
+    pub(crate) fn can_send(&self, params: &Params, now: Instant) -> bool {
+        self.is_healthy() || self.lock().can_send(params, now)
     }
 
-    /// A request is sent.
-    pub(crate) fn sent(&self, now: Instant) {
-        if !self.is_calm() {
-            self.lock().sent(now);
+    /// Notes that a request is sent, which is a probe if the circuit is not closed.
+    pub(crate) fn record_sent(&self, now: Instant) {
+        if !self.is_healthy() {
+            self.lock().record_sent(now);
         }
     }
 
-    /// A request has ended. `may_eject`: enough other endpoints are there.
-    pub(crate) fn ended(&self, outcome: Outcome, may_eject: bool, params: &Params, now: Instant) {
-        if self.is_calm() && outcome != Outcome::Failure {
+    /// Notes how a request ended. `may_eject`: enough other endpoints are not ejected.
+    pub(crate) fn record_outcome(&self, outcome: Outcome, may_eject: bool, params: &Params, now: Instant) {
+        if self.is_healthy() && outcome != Outcome::Failure {
             return;
         }
-        let mut history = self.lock();
-        history.ended(outcome, may_eject, params, now);
-        self.calm.store(history.is_calm(), Relaxed);
+        let mut circuit = self.lock();
+        circuit.record_outcome(outcome, may_eject, params, now);
+        self.is_healthy.store(circuit.is_healthy(), Relaxed);
     }
 
-    fn is_calm(&self) -> bool {
-        self.calm.load(Relaxed)
+    fn is_healthy(&self) -> bool {
+        self.is_healthy.load(Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, History> {
-        self.history.lock().expect("nothing panics with the lock held")
+    fn lock(&self) -> MutexGuard<'_, Circuit> {
+        self.circuit.lock().expect("nothing panics with the lock held")
     }
 }
 
-// === impl History ===
+// === impl Circuit ===
 
-impl History {
-    const CALM: Self = Self { state: State::Closed { failures: 0 }, ejections: 0 };
+impl Circuit {
+    const HEALTHY: Self = Self { state: CircuitState::Closed { failures: 0 }, ejections: 0 };
 
-    fn is_calm(&self) -> bool {
-        matches!(self.state, State::Closed { failures: 0 })
+    fn is_healthy(&self) -> bool {
+        matches!(self.state, CircuitState::Closed { failures: 0 })
     }
 
     fn is_closed(&self) -> bool {
-        matches!(self.state, State::Closed { .. })
+        matches!(self.state, CircuitState::Closed { .. })
     }
 
-    fn admits(&self, params: &Params, now: Instant) -> bool {
+    fn can_send(&self, params: &Params, now: Instant) -> bool {
         match self.state {
-            State::Closed { .. } => true,
-            State::Open { until } => now >= until,
-            // A probe that takes that long does not hold up the next.
-            State::Probing { since } => now >= since + params.max_ejection,
+            CircuitState::Closed { .. } => true,
+            CircuitState::Open { until } => now >= until,
+            // A probe without an outcome must not keep the endpoint ejected for good.
+            CircuitState::HalfOpen { since } => now >= since + params.max_ejection,
         }
     }
 
-    fn sent(&mut self, now: Instant) {
+    fn record_sent(&mut self, now: Instant) {
         if !self.is_closed() {
-            self.state = State::Probing { since: now };
+            self.state = CircuitState::HalfOpen { since: now };
         }
     }
 
-    fn ended(&mut self, outcome: Outcome, may_eject: bool, params: &Params, now: Instant) {
+    fn record_outcome(&mut self, outcome: Outcome, may_eject: bool, params: &Params, now: Instant) {
         match (&mut self.state, outcome) {
-            (State::Closed { failures }, Outcome::Success) => *failures = 0,
-            (State::Closed { failures }, Outcome::Failure) => {
+            (CircuitState::Closed { failures }, Outcome::Success) => *failures = 0,
+            (CircuitState::Closed { failures }, Outcome::Failure) => {
                 *failures = failures.saturating_add(1);
                 if params.consecutive_failures > 0 && *failures >= params.consecutive_failures && may_eject {
                     self.eject(params, now);
                 }
             }
-            (State::Probing { .. }, Outcome::Success) => *self = Self::CALM,
-            (State::Probing { .. }, Outcome::Failure) => self.eject(params, now),
-            (State::Probing { .. }, Outcome::Unknown) => self.state = State::Open { until: now },
-            // Sent before it was ejected.
-            (State::Open { .. }, _) | (State::Closed { .. }, Outcome::Unknown) => {}
+            (CircuitState::HalfOpen { .. }, Outcome::Success) => *self = Self::HEALTHY,
+            (CircuitState::HalfOpen { .. }, Outcome::Failure) => self.eject(params, now),
+            (CircuitState::HalfOpen { .. }, Outcome::Unknown) => self.state = CircuitState::Open { until: now },
+            // The request was sent before the ejection.
+            (CircuitState::Open { .. }, _) | (CircuitState::Closed { .. }, Outcome::Unknown) => {}
         }
     }
 
@@ -160,7 +160,7 @@ impl History {
         let times = 1_u32.checked_shl(self.ejections).unwrap_or(u32::MAX);
         let pause = params.min_ejection.saturating_mul(times).min(params.max_ejection);
         self.ejections = self.ejections.saturating_add(1);
-        self.state = State::Open { until: now + pause };
+        self.state = CircuitState::Open { until: now + pause };
     }
 }
 
@@ -171,54 +171,54 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
     const PARAMS: Params = Params { consecutive_failures: 3, min_ejection: S, max_ejection: Duration::from_secs(5) };
 
-    fn ended(breaker: &Breaker, outcome: Outcome, now: Instant) {
-        breaker.ended(outcome, true, &PARAMS, now);
+    fn record_outcome(breaker: &Breaker, outcome: Outcome, now: Instant) {
+        breaker.record_outcome(outcome, true, &PARAMS, now);
     }
 
     #[test]
-    fn failures_in_a_row_eject_for_ever_longer_until_a_probe_succeeds() {
+    fn consecutive_failures_eject_for_twice_as_long_each_time_until_a_probe_succeeds() {
         let mut now = Instant::now();
         let breaker = Breaker::new();
         for outcome in [Outcome::Failure, Outcome::Failure, Outcome::Success, Outcome::Failure, Outcome::Failure] {
-            ended(&breaker, outcome, now);
-            assert!(breaker.admits(&PARAMS, now));
+            record_outcome(&breaker, outcome, now);
+            assert!(breaker.can_send(&PARAMS, now));
         }
         for pause in [1, 2, 4, 5, 5] {
-            ended(&breaker, Outcome::Failure, now);
-            assert!(!breaker.admits(&PARAMS, now + pause * S - S / 2));
+            record_outcome(&breaker, Outcome::Failure, now);
+            assert!(!breaker.can_send(&PARAMS, now + pause * S - S / 2));
             now += pause * S;
-            assert!(breaker.admits(&PARAMS, now));
-            breaker.sent(now);
-            assert!(!breaker.admits(&PARAMS, now), "only one probe");
+            assert!(breaker.can_send(&PARAMS, now));
+            breaker.record_sent(now);
+            assert!(!breaker.can_send(&PARAMS, now), "only one probe");
         }
-        ended(&breaker, Outcome::Success, now);
+        record_outcome(&breaker, Outcome::Success, now);
         assert!(breaker.is_closed());
-        ended(&breaker, Outcome::Failure, now);
-        assert!(breaker.is_closed(), "it starts over");
+        record_outcome(&breaker, Outcome::Failure, now);
+        assert!(breaker.is_closed(), "the count starts again at zero");
     }
 
     #[test]
-    fn a_probe_that_tells_nothing_is_followed_by_another() {
+    fn a_probe_of_unknown_outcome_is_followed_by_another() {
         let mut now = Instant::now();
         let breaker = Breaker::new();
-        (0..3).for_each(|_| ended(&breaker, Outcome::Failure, now));
+        (0..3).for_each(|_| record_outcome(&breaker, Outcome::Failure, now));
         now += S;
-        breaker.sent(now);
-        ended(&breaker, Outcome::Unknown, now);
-        assert!(breaker.admits(&PARAMS, now) && !breaker.is_closed());
+        breaker.record_sent(now);
+        record_outcome(&breaker, Outcome::Unknown, now);
+        assert!(breaker.can_send(&PARAMS, now) && !breaker.is_closed());
     }
 
     #[test]
-    fn nothing_is_ejected_that_may_not_be() {
+    fn no_endpoint_is_ejected_where_ejection_is_not_allowed() {
         let now = Instant::now();
         let breaker = Breaker::new();
         for _ in 0..10 {
-            breaker.ended(Outcome::Failure, false, &PARAMS, now);
+            breaker.record_outcome(Outcome::Failure, false, &PARAMS, now);
         }
         assert!(breaker.is_closed());
         let never = Params { consecutive_failures: 0, ..PARAMS };
         for _ in 0..10 {
-            breaker.ended(Outcome::Failure, true, &never, now);
+            breaker.record_outcome(Outcome::Failure, true, &never, now);
         }
         assert!(breaker.is_closed());
     }

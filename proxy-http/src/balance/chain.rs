@@ -1,8 +1,8 @@
-//! An error with its causes.
+//! Display of an error with its sources.
 
 use std::{error::Error as StdError, fmt};
 
-/// An error with its causes, in one line.
+/// Shows an error and its sources in one line.
 pub(super) struct Chain<'a>(pub(super) &'a (dyn StdError + 'static));
 
 impl fmt::Display for Chain<'_> {

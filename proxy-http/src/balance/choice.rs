@@ -1,7 +1,7 @@
-//! The choice among endpoints that accept a request: by latency, by requests in flight, and by their shares.
+//! Load balancing: the choice among endpoints that accept a request, by latency, requests in flight and share.
 //!
-//! The fewest requests in flight for the share do not give each endpoint its share: with few in flight, the endpoint with the
-//! largest share wins every time. So each endpoint has a virtual time, as in weighted fair queueing, which advances by
+//! The fewest requests in flight for the share do not give each endpoint its share: with few in flight, the endpoint with
+//! the largest share wins every time. So each endpoint has a virtual time, as in weighted fair queueing, which advances by
 //! 1 / share with each request. An endpoint that is behind the mean is owed requests; they count against those that it has in
 //! flight, up to a bound. Within the bound requests in flight decide, beyond it they cannot keep an endpoint from its share.
 
@@ -11,14 +11,15 @@ use tokio::time::Instant;
 /// An endpoint that accepts a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
-    /// Its place among all endpoints.
+    /// Its index among all endpoints.
     pub(super) index: usize,
     /// Its share of the requests, against the others' shares; above zero.
     pub(super) share: f64,
     pub(super) in_flight: usize,
     /// In seconds. `None`: not measured yet.
     pub(super) latency: Option<f64>,
-    /// For how long a request has been in flight while no response came, in seconds. Zero: none is, or one came.
+    /// Seconds for which requests have been in flight without any response from the endpoint. Zero: none are in flight, or a
+    /// response has come since the first of them was sent.
     pub(super) silence: f64,
     pub(super) virtual_time: f64,
 }
@@ -26,72 +27,76 @@ pub(super) struct Candidate {
 /// State that one choice leaves to the next.
 #[derive(Debug)]
 pub(super) struct Choice {
-    /// `None`: the next request is for itself.
+    /// `None`: the next request is not part of a batch.
     batch: Option<Batch>,
-    /// Requests of the largest among the last batches.
-    largest: f64,
-    /// The mean of the endpoints' virtual times.
-    mean: f64,
+    /// Requests in the largest of the recent batches; fades with each smaller batch.
+    largest_batch: f64,
+    /// The mean of the endpoints' virtual times, weighted by their shares.
+    mean_virtual_time: f64,
 }
 
 /// Requests that came together and go to one endpoint: then their responses come together, too, and many are written at
-/// once. That saves most of what several endpoints cost more than one.
+/// once. That saves most of the additional CPU per request that several endpoints cost over one.
 #[derive(Clone, Copy, Debug)]
 struct Batch {
     index: usize,
-    /// What a request adds to the endpoint's virtual time.
+    /// Added to the endpoint's virtual time by each request: 1 / share.
     step: f64,
     requests: usize,
-    /// Requests of this poll belong to the batch, up to `max_read`.
+    /// The clock of the last request's poll. Requests of the same poll belong to the batch, up to `max_read`.
     last: Instant,
     max_read: usize,
-    /// Requests of other polls do until then, up to `max`.
+    /// Requests of other polls belong to the batch until this time, up to `max`.
     until: Instant,
     max: usize,
 }
 
-/// Whether an endpoint gets its full share, or less at first (slow start).
+/// Slow start: whether an endpoint gets its full share, or less at first.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Start {
-    /// Not ready yet, and no other was when it was listed or lost: its full share once it is ready.
-    Together,
-    /// Not ready yet, while others are: a growing share once it is ready.
-    Alone,
-    /// It has been ready: its share grows from that time. `None`: the full share.
+pub(super) enum SlowStart {
+    /// The endpoint is not ready, and no other was when it was listed or lost: it gets its full share once it is ready.
+    Skipped,
+    /// The endpoint is not ready while others are: its share grows from the time when it is ready.
+    Pending,
+    /// The endpoint has been ready since this time, from which its share grows. `None`: it gets its full share.
     Ready(Option<Instant>),
 }
 
-/// Endpoints whose latencies differ by less than this factor are taken for equal, and so are those that are [`FAST`]: on
-/// fast networks noise is larger, and an endpoint that gets no requests because of noise cannot show that it was noise.
-const EQUAL: f64 = 2.0;
-/// Only an endpoint that answers within this, in seconds, gets batches, so that a batch does not wait long. With what it
-/// has to wait, the endpoint is not fast any more, and the next requests are spread.
-const FAST: f64 = 0.002;
-/// Reads that come within this time of the first go to one endpoint, until they have brought so many requests. A quiet
-/// proxy's are each for itself.
-const TOGETHER: Duration = Duration::from_micros(500);
+/// Latencies that differ by less than this factor count as equal, as do all below [`FAST_LATENCY`]: on fast networks noise
+/// is larger, and an endpoint that gets no requests because of noise cannot show that it was noise.
+const LATENCY_TOLERANCE: f64 = 2.0;
+/// Only an endpoint of a lower latency, in seconds, gets batches, so that a batch does not wait long. The time that a batch
+/// waits at the endpoint is part of the latency; when that exceeds the bound, the next requests are spread.
+const FAST_LATENCY: f64 = 0.002;
+/// Requests of reads that come within this time of the first go to one endpoint, up to [`MAX_BATCH`] requests. While no
+/// request is in flight, a batch holds the requests of one read only.
+const BATCH_TIME: Duration = Duration::from_micros(500);
 const MAX_BATCH: f64 = 64.0;
-/// The requests of one read stay together up to so many: those that are parted once are answered apart, and so come apart
-/// from then on.
+/// The requests of one read that go to one endpoint at most. Requests that are spread are answered at different times, so
+/// the client sends the next ones at different times, too.
 const MAX_READ: f64 = 256.0;
-/// The batches that an endpoint may be owed, or have been given too many. With fewer, shares were off by up to 30 % in a
+/// The batches by which an endpoint may be behind its share or ahead of it. With fewer, shares were off by up to 30 % in a
 /// simulation of 256 requests in flight; with more, an endpoint with many long streams would get more of them.
-const OWED: f64 = 4.0;
-/// What is left of the size of a large batch with each batch that follows.
-const FADING: f64 = 0.98;
-/// In slow start an endpoint gets this part of its share at first.
-const FIRST_SHARE: f64 = 0.1;
+const MAX_OWED_BATCHES: f64 = 4.0;
+/// The factor by which the largest batch's size fades with each batch that follows.
+const BATCH_SIZE_DECAY: f64 = 0.98;
+/// The part of its share that an endpoint gets at the beginning of slow start.
+const MIN_FACTOR: f64 = 0.1;
 
 // === impl Choice ===
 
 impl Choice {
     pub(super) const fn new() -> Self {
-        Self { batch: None, largest: 1.0, mean: 0.0 }
+        Self { batch: None, largest_batch: 1.0, mean_virtual_time: 0.0 }
     }
 
-    /// The endpoint of the request before, if this request belongs to the same batch, and what to add to the endpoint's
+    /// Adds this request to the batch of the one before, if it belongs there. Returns the endpoint and the step of its
     /// virtual time.
-    pub(super) fn stay(&mut self, now: Instant, has_room: impl FnOnce(usize) -> bool) -> Option<(usize, f64)> {
+    pub(super) fn continue_batch(
+        &mut self,
+        now: Instant,
+        has_room: impl FnOnce(usize) -> bool,
+    ) -> Option<(usize, f64)> {
         let Batch { index, step, requests, last, max_read, until, max } = self.batch.as_mut()?;
         let belongs = now == *last && *requests < *max_read || now < *until && *requests < *max;
         if !belongs || !has_room(*index) {
@@ -102,27 +107,25 @@ impl Choice {
         Some((*index, *step))
     }
 
-    /// Ends the batch: the endpoints have changed.
+    /// Ends the batch, because the endpoints have changed.
     pub(super) fn end_batch(&mut self) {
         if let Some(batch) = self.batch.take() {
-            self.largest = (self.largest * FADING).max(batch.requests as f64);
+            self.largest_batch = (self.largest_batch * BATCH_SIZE_DECAY).max(batch.requests as f64);
         }
     }
 
-    /// The mean virtual time, which is that of an endpoint that is owed nothing.
-    pub(super) fn mean(&self) -> f64 {
-        self.mean
+    /// The mean virtual time. An endpoint at the mean has had exactly its share.
+    pub(super) fn mean_virtual_time(&self) -> f64 {
+        self.mean_virtual_time
     }
 
-    /// Requests of the largest among the last batches, at least one.
-    pub(super) fn largest(&self) -> usize {
-        self.largest as usize
+    /// Requests in the largest of the recent batches, at least one.
+    pub(super) fn largest_batch(&self) -> usize {
+        self.largest_batch as usize
     }
 
-    /// The best of the candidates, whose virtual times it brings up to date. `busy`: a request is in flight. `None`: there is
-    /// no candidate.
-    ///
-    /// Of candidates that are equal it is the first.
+    /// Chooses the candidate of the lowest cost, the first of equal ones, and updates all virtual times. `busy`: a request
+    /// is in flight. `None`: there is no candidate.
     pub(super) fn choose(&mut self, candidates: &mut [Candidate], now: Instant, busy: bool) -> Option<usize> {
         self.end_batch();
         let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
@@ -130,23 +133,24 @@ impl Choice {
             least = least.min(candidate.latency.unwrap_or(f64::INFINITY));
             most = most.max(candidate.share);
         }
-        let slow = EQUAL * least.max(FAST);
+        let slow = LATENCY_TOLERANCE * least.max(FAST_LATENCY);
         let (mut sum, mut shares) = (0.0, 0.0);
-        for candidate in candidates.iter().filter(|candidate| candidate.is_fair(slow)) {
+        for candidate in candidates.iter().filter(|candidate| candidate.can_be_owed(slow)) {
             sum += candidate.share * candidate.virtual_time;
             shares += candidate.share;
         }
         if shares > 0.0 {
-            self.mean = sum / shares;
+            self.mean_virtual_time = sum / shares;
         }
         let max_read = MAX_READ / most;
         let mut best = None;
         for (place, candidate) in candidates.iter_mut().enumerate() {
-            // Of four divisions for each candidate one is left.
+            // The only division for each candidate; the terms below multiply by it.
             let step = 1.0 / candidate.share;
-            let bound = OWED * self.largest.min(max_read * candidate.share).max(1.0) * step;
-            let owed = if candidate.is_fair(slow) { bound } else { 0.0 };
-            candidate.virtual_time = candidate.virtual_time.max(self.mean - owed).min(self.mean + bound);
+            let bound = MAX_OWED_BATCHES * self.largest_batch.min(max_read * candidate.share).max(1.0) * step;
+            let owed = if candidate.can_be_owed(slow) { bound } else { 0.0 };
+            candidate.virtual_time =
+                candidate.virtual_time.max(self.mean_virtual_time - owed).min(self.mean_virtual_time + bound);
             let score = candidate.cost(slow) * step + candidate.virtual_time;
             if best.is_none_or(|(_, _, least)| score < least) {
                 best = Some((place, step, score));
@@ -162,10 +166,10 @@ impl Choice {
             requests: 1,
             last: now,
             max_read: scaled(MAX_READ),
-            until: if busy { now + TOGETHER } else { now },
+            until: if busy { now + BATCH_TIME } else { now },
             max: scaled(MAX_BATCH),
         };
-        self.batch = chosen.latency.is_some_and(|latency| latency < FAST).then_some(batch);
+        self.batch = chosen.latency.is_some_and(|latency| latency < FAST_LATENCY).then_some(batch);
         Some(chosen.index)
     }
 }
@@ -173,55 +177,55 @@ impl Choice {
 // === impl Candidate ===
 
 impl Candidate {
-    /// Whether it is owed requests when it is behind. One that is slow is behind for a reason, and one that is silent for
-    /// longer than its latency explains might not answer at all.
-    fn is_fair(&self, slow: f64) -> bool {
+    /// Whether the endpoint is owed requests when it is behind its share. A slow endpoint is not, since it is behind because
+    /// it is slow; nor is one that has been silent for longer than its latency explains, since it might not answer at all.
+    fn can_be_owed(&self, slow: f64) -> bool {
         let latency = self.latency.unwrap_or(0.0);
-        latency <= slow && self.silence <= EQUAL * latency.max(FAST)
+        latency <= slow && self.silence <= LATENCY_TOLERANCE * latency.max(FAST_LATENCY)
     }
 
-    /// Requests in flight with one more, times latency if that is much more than the least.
+    /// Requests in flight with this one; times latency if that is much higher than the lowest.
     fn cost(&self, slow: f64) -> f64 {
         let requests = (self.in_flight + 1) as f64;
         match self.latency {
-            Some(latency) if latency > slow => EQUAL * latency / slow * requests,
+            Some(latency) if latency > slow => LATENCY_TOLERANCE * latency / slow * requests,
             _ => requests,
         }
     }
 }
 
-// === impl Start ===
+// === impl SlowStart ===
 
-impl Start {
-    /// Of an endpoint that is listed now.
+impl SlowStart {
+    /// The slow start of an endpoint that is listed now.
     pub(super) fn new(others_are_ready: bool) -> Self {
-        if others_are_ready { Self::Alone } else { Self::Together }
+        if others_are_ready { Self::Pending } else { Self::Skipped }
     }
 
-    /// Takes notice of a change, and says whether the endpoint starts. One that was ready starts anew once an attempt to
-    /// connect to it has failed.
+    /// Follows the endpoint's readiness, and returns whether the endpoint has become ready. An endpoint that was ready
+    /// starts again after an attempt to connect to it has failed.
     pub(super) fn update(&mut self, is_ready: bool, has_failed: bool, others_are_ready: bool, now: Instant) -> bool {
         let before = std::mem::replace(
             self,
             match *self {
-                Self::Together if is_ready => Self::Ready(None),
-                Self::Alone if is_ready => Self::Ready(others_are_ready.then_some(now)),
-                Self::Ready(_) if !is_ready && has_failed => Self::Alone,
+                Self::Skipped if is_ready => Self::Ready(None),
+                Self::Pending if is_ready => Self::Ready(others_are_ready.then_some(now)),
+                Self::Ready(_) if !is_ready && has_failed => Self::Pending,
                 unchanged => unchanged,
             },
         );
         is_ready && before != *self
     }
 
-    /// The part of its share that the endpoint gets now: from a tenth to all over `slow_start`.
-    pub(super) fn part(self, slow_start: Duration, now: Instant) -> f64 {
+    /// The part of its share that the endpoint gets now: grows from a tenth to one over `slow_start`.
+    pub(super) fn factor(self, slow_start: Duration, now: Instant) -> f64 {
         let since = match self {
-            Self::Together | Self::Ready(None) => return 1.0,
-            Self::Alone => now,
+            Self::Skipped | Self::Ready(None) => return 1.0,
+            Self::Pending => now,
             Self::Ready(Some(since)) => since,
         };
         let age = now.saturating_duration_since(since);
-        if age >= slow_start { 1.0 } else { age.div_duration_f64(slow_start).max(FIRST_SHARE) }
+        if age >= slow_start { 1.0 } else { age.div_duration_f64(slow_start).max(MIN_FACTOR) }
     }
 }
 
@@ -231,10 +235,10 @@ mod tests {
     use std::{cmp::Reverse, collections::BinaryHeap};
 
     const MS: f64 = 1e-3;
-    const NAMED: [&[f64]; 5] =
+    const SHARES: [&[f64]; 5] =
         [&[1.0, 1.0, 1.0], &[1.0, 3.0, 6.0], &[1.0, 0.5, 0.1], &[1.0, 100.0], &[1.0, 1.0, 1.0, 1.0, 10.0]];
 
-    /// Endpoints by their candidates, a clock, and chance that is the same each time.
+    /// A simulation of endpoints, with a clock and a random generator of a fixed seed.
     struct Endpoints {
         all: Vec<Candidate>,
         given: Vec<usize>,
@@ -265,9 +269,9 @@ mod tests {
             }
         }
 
-        /// Sends a request, and says which endpoint it went to.
+        /// Sends a request, and returns the index of its endpoint.
         fn send(&mut self) -> usize {
-            let index = match self.choice.stay(self.now, |_| true) {
+            let index = match self.choice.continue_batch(self.now, |_| true) {
                 Some((index, step)) => {
                     self.all[index].virtual_time += step;
                     index
@@ -282,7 +286,7 @@ mod tests {
             index
         }
 
-        /// Keeps `clients` with `streams` each busy: they send together, and again when a response came, up to `requests`.
+        /// Has `clients` keep `streams` requests each in flight until `requests` were sent.
         fn load(&mut self, clients: usize, streams: usize, requests: usize) {
             let latency = (self.all[0].latency.unwrap() * 1e9) as u64;
             let first = (0..clients as u64).map(|client| Reverse((client * latency / 7, None::<usize>, streams)));
@@ -293,7 +297,7 @@ mod tests {
                     self.all[index].in_flight -= answered;
                 }
                 self.now = self.started + Duration::from_nanos(at);
-                // Responses of one endpoint come together.
+                // Responses of one endpoint to one client come together.
                 let mut sent = vec![0; self.all.len()];
                 (0..answered).for_each(|_| sent[self.send()] += 1);
                 for (index, sent) in sent.into_iter().enumerate().filter(|(_, sent)| *sent > 0) {
@@ -302,7 +306,7 @@ mod tests {
             }
         }
 
-        /// Each got its share, give or take 5 %.
+        /// Checks that each endpoint got its share within 5 %.
         #[track_caller]
         fn check(&self, case: &str) {
             let all: f64 = self.all.iter().map(|candidate| candidate.share).sum();
@@ -320,8 +324,8 @@ mod tests {
     }
 
     #[test]
-    fn one_request_after_another_keeps_to_the_shares() {
-        for shares in NAMED {
+    fn sequential_requests_keep_to_the_shares() {
+        for shares in SHARES {
             let mut endpoints = Endpoints::new(shares, 0.1 * MS);
             for _ in 0..3_000 {
                 let index = endpoints.send();
@@ -333,8 +337,8 @@ mod tests {
     }
 
     #[test]
-    fn many_at_once_keep_to_the_shares_whether_fast_or_slow() {
-        for shares in NAMED {
+    fn concurrent_requests_keep_to_the_shares_at_low_and_high_latency() {
+        for shares in SHARES {
             for latency in [0.3 * MS, 20.0 * MS] {
                 for (clients, streams) in [(2, 1), (4, 1), (8, 1), (64, 1), (1, 8), (1, 64), (2, 64), (4, 64)] {
                     let mut endpoints = Endpoints::new(shares, latency);
@@ -347,7 +351,7 @@ mod tests {
 
     #[test]
     fn batches_are_small_enough_for_the_shares_of_a_few_thousand_requests() {
-        for shares in [NAMED[1], NAMED[2]] {
+        for shares in [SHARES[1], SHARES[2]] {
             let mut endpoints = Endpoints::new(shares, 0.3 * MS);
             endpoints.load(1, 64, 6_000);
             endpoints.check("a few thousand");
@@ -355,8 +359,8 @@ mod tests {
     }
 
     #[test]
-    fn a_read_stays_together_on_equal_endpoints() {
-        let mut endpoints = Endpoints::new(NAMED[0], 0.3 * MS);
+    fn requests_of_one_read_go_to_one_of_equal_endpoints() {
+        let mut endpoints = Endpoints::new(SHARES[0], 0.3 * MS);
         for _ in 0..30 {
             let first = endpoints.send();
             assert!((1..256).all(|_| endpoints.send() == first));
@@ -367,8 +371,8 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_endpoint_is_asked_by_latency_and_is_owed_nothing_for_it() {
-        let mut endpoints = Endpoints::new(NAMED[0], 10.0 * MS);
+    fn a_slow_endpoint_gets_requests_by_latency_and_is_not_owed_the_rest() {
+        let mut endpoints = Endpoints::new(SHARES[0], 10.0 * MS);
         endpoints.all[2].latency = Some(100.0 * MS);
         for _ in 0..1_000 {
             let index = endpoints.send();
@@ -384,8 +388,8 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_does_not_answer_is_asked_no_more_than_the_others_have_in_flight() {
-        let mut endpoints = Endpoints::new(NAMED[0], 20.0 * MS);
+    fn a_silent_endpoint_gets_no_more_requests_than_the_others_have_in_flight() {
+        let mut endpoints = Endpoints::new(SHARES[0], 20.0 * MS);
         for _ in 0..1_000 {
             let index = endpoints.send();
             if index == 1 {
@@ -399,7 +403,7 @@ mod tests {
 
     #[test]
     fn endpoints_with_fewer_long_streams_get_the_next_ones() {
-        let mut endpoints = Endpoints::new(NAMED[0], 0.3 * MS);
+        let mut endpoints = Endpoints::new(SHARES[0], 0.3 * MS);
         endpoints.all[0].in_flight = 100;
         for _ in 0..200 {
             endpoints.send();
@@ -411,23 +415,23 @@ mod tests {
     #[test]
     fn endpoints_start_with_a_tenth_only_while_others_are_ready() {
         let (now, slow_start) = (Instant::now(), Duration::from_secs(10));
-        let parts = |start: Start| [0, 1, 5, 10].map(|s| start.part(slow_start, now + Duration::from_secs(s)));
-        let updated = |mut start: Start, changes: &[(bool, bool, bool)]| {
+        let parts = |start: SlowStart| [0, 1, 5, 10].map(|s| start.factor(slow_start, now + Duration::from_secs(s)));
+        let updated = |mut start: SlowStart, changes: &[(bool, bool, bool)]| {
             for (is_ready, has_failed, others) in changes {
                 start.update(*is_ready, *has_failed, *others, now);
             }
             start
         };
-        let (full, grows) = (Start::Ready(None), Start::Ready(Some(now)));
+        let (full, grows) = (SlowStart::Ready(None), SlowStart::Ready(Some(now)));
         assert_eq!((parts(full), parts(grows)), ([1.0; 4], [0.1, 0.1, 0.5, 1.0]));
-        assert_eq!(grows.part(Duration::ZERO, now), 1.0);
+        assert_eq!(grows.factor(Duration::ZERO, now), 1.0);
         assert_eq!(
-            updated(Start::new(false), &[(false, true, true), (true, false, true)]),
+            updated(SlowStart::new(false), &[(false, true, true), (true, false, true)]),
             full,
             "with the first list"
         );
-        assert_eq!(updated(Start::new(true), &[(true, false, true)]), grows, "it joins the others");
-        assert_eq!(updated(Start::new(true), &[(true, false, false)]), full, "the others have gone meanwhile");
+        assert_eq!(updated(SlowStart::new(true), &[(true, false, true)]), grows, "it joins the others");
+        assert_eq!(updated(SlowStart::new(true), &[(true, false, false)]), full, "the others have gone meanwhile");
         assert_eq!(updated(full, &[(false, false, true), (true, false, true)]), full, "reconnected at once");
         assert_eq!(updated(full, &[(false, true, true), (true, false, true)]), grows, "back after failed attempts");
     }

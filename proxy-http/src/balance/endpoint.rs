@@ -1,56 +1,56 @@
-//! What is known of one endpoint by whoever discovers it.
+//! An endpoint as service discovery describes it: address, weight, parameters, labels. And its status.
 
 use http_h2::ClientParams;
 use std::{fmt, num::NonZeroU32};
 
-/// An endpoint: where it is, and how to treat it.
+/// An endpoint: its address, and how to connect and send requests to it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Endpoint<A> {
-    /// What a connector connects to. Also the endpoint's name in logs and metrics, and what tells it from others.
+    /// The target of the connector. Also identifies the endpoint, and names it in logs and metrics.
     pub addr: A,
-    /// Its share of the requests, against other endpoints' weights: of equally fast endpoints one of weight 3 gets three times
-    /// the requests of one of weight 1, give or take 5 % of a few thousand, whatever the load. Default: 1.
+    /// Its share of the requests, against other endpoints' weights: of equally fast endpoints one of weight 3 gets three
+    /// times the requests of one of weight 1, give or take 5 % of a few thousand, whatever the load. Default: 1.
     pub weight: NonZeroU32,
-    /// Params of its connections; those that are set win over the ones of [`Connect`](crate::Connect).
+    /// Parameters of its connections; each that is set takes precedence over that of [`Connect`](crate::Connect).
     pub params: ClientParams,
-    /// Names and values that go with its metrics.
+    /// Names and values that label its metrics.
     pub labels: Vec<(String, String)>,
 }
 
-/// How an endpoint is doing.
+/// An endpoint's state and load at one time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
     /// The endpoint's address.
     pub addr: String,
-    /// Its labels.
+    /// The endpoint's labels.
     pub labels: Vec<(String, String)>,
-    /// Whether requests go to it.
+    /// Whether requests are sent to the endpoint.
     pub state: State,
-    /// Connections that take requests.
+    /// Open connections that accept requests.
     pub connections: usize,
-    /// Streams on them.
+    /// Open streams on the endpoint's connections.
     pub streams: usize,
-    /// The moving average of its latency, in seconds. `None`: not measured, as with a single endpoint.
+    /// The moving average of the time to a response's head, in seconds. `None`: not measured, as with a single endpoint.
     pub latency: Option<f64>,
 }
 
-/// Whether requests go to an endpoint.
+/// Whether requests are sent to an endpoint.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum State {
-    /// They do.
+    /// At least one connection accepts requests, or, in HTTP/1.1, connections are made as requests come.
     Ready,
-    /// It is being connected to, for the first time or again.
+    /// No connection is open; one is being made, for the first time or again.
     Connecting,
-    /// The last attempt to connect has failed; there will be others.
+    /// No connection is open, and the last attempt to connect has failed; attempts go on after a pause.
     Failed,
-    /// Too many requests have failed in a row; it is left alone for a time.
+    /// Too many consecutive requests have failed; no requests are sent for a time. See [`breaker`](crate::balance::breaker).
     Ejected,
 }
 
 // === impl Endpoint ===
 
 impl<A> Endpoint<A> {
-    /// An endpoint of weight 1, without params or labels of its own.
+    /// An endpoint of weight 1, without parameters or labels of its own.
     pub fn new(addr: A) -> Self {
         Self { addr, weight: NonZeroU32::MIN, params: ClientParams::DEFAULT, labels: Vec::new() }
     }
@@ -59,7 +59,7 @@ impl<A> Endpoint<A> {
 // === impl State ===
 
 impl State {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 4] = [Self::Ready, Self::Connecting, Self::Failed, Self::Ejected];
 }
 

@@ -1,16 +1,16 @@
-//! Keeps endpoints connected.
+//! The task of an endpoint, which keeps it connected.
 
 use crate::{
     BoxError, Connect, Replay, SendRequest,
     balance::{
         chain::Chain,
         params::Params,
-        shared::Shared,
-        state::{Connection, EndpointState, LEAST_PAUSE},
+        shared::Balancer,
+        state::{Connection, EndpointState, MIN_RETRY_INTERVAL},
     },
     client::{
         error::ConnectError,
-        log::{EndpointLog, State as LogState},
+        log::{EndpointLog, LoggedState},
     },
     connection::state::{ConnectionState, GoAway},
 };
@@ -30,52 +30,52 @@ use tokio::{
 };
 use tower_service::Service;
 
-/// Keeps an endpoint connected.
+/// The task that keeps an endpoint connected.
 ///
-/// An endpoint of HTTP/2 has one connection, made ahead, and more when they are asked for. One of HTTP/1.1 has as many as
-/// requests wait for: its server may have few to spare, so none is made before there is a request for it.
+/// An endpoint of HTTP/2 has one connection, made ahead, and more on demand. HTTP/1.1 has one request at a time on a
+/// connection, and a server may accept few connections, so none is made before there is a request for it.
 pub(super) struct EndpointTask {
     pub(super) id: u64,
     pub(super) addr: Arc<str>,
     pub(super) params: Params,
-    pub(super) shared: Weak<Shared>,
+    pub(super) shared: Weak<Balancer>,
     pub(super) log: Arc<EndpointLog>,
-    /// Asks for another connection, and for one at once where the next attempt has to wait.
+    /// Requests another connection, at once even during a backoff pause.
     pub(super) demand: Arc<Notify>,
     /// Whether connections are made for requests that wait, as in HTTP/1.1.
     pub(super) on_demand: bool,
-    /// Those that are open: each tells when it takes no more requests.
-    open: FuturesUnordered<Closing>,
-    attempts: FuturesUnordered<Attempting>,
-    /// Attempts that failed, and connections that were lost before they were of use, in a row.
+    /// Open connections: each completes when it accepts no more requests.
+    open: FuturesUnordered<ClosedFuture>,
+    attempts: FuturesUnordered<AttemptFuture>,
+    /// Attempts that failed, and connections that were lost before any response, in a row.
     failures: u32,
     /// When the next attempt may start. `None`: now.
     resume_at: Option<Instant>,
     /// When the last attempt started.
-    tried: Option<Instant>,
-    /// When the last attempt started that came to a connection.
-    succeeded: Option<Instant>,
-    is_asked: bool,
-    /// The last connection was lost before it was of use, and none has been of use since.
-    is_losing: bool,
+    last_attempt: Option<Instant>,
+    /// When the last successful attempt started.
+    last_success: Option<Instant>,
+    has_demand: bool,
+    /// The last connection was lost before any response, and none has answered or been stable since.
+    is_unstable: bool,
 }
 
-/// Boxed once a connection, as the next.
-type Closing = Pin<Box<dyn Future<Output = Open> + Send>>;
-type Attempting = Pin<Box<dyn Future<Output = (Instant, Result<SendRequest<Replay>, ConnectError>)> + Send>>;
+/// Boxed once a connection, as is [`AttemptFuture`].
+type ClosedFuture = Pin<Box<dyn Future<Output = OpenConnection> + Send>>;
+type AttemptFuture = Pin<Box<dyn Future<Output = (Instant, Result<SendRequest<Replay>, ConnectError>)> + Send>>;
 
-/// A connection that was opened then.
-struct Open {
+/// A connection, and when it was opened.
+struct OpenConnection {
     opened: Instant,
     connection_state: Arc<ConnectionState>,
 }
 
-/// A connection that lasted this long was of use, even if it has carried no response.
+/// A connection that lasts this long is stable, even if it has carried no response.
 const STABLE: Duration = Duration::from_secs(1);
-/// Attempts to connect to one endpoint at the same time: a listener's queue of connections is seldom longer than this.
+/// Concurrent attempts to connect to one endpoint: the backlog of a listener is seldom longer.
 const MAX_ATTEMPTS: usize = 128;
-/// Idle connections are not looked for more often.
-const MIN_REAP: Duration = Duration::from_millis(1);
+/// The shortest interval of checks for idle connections.
+const MIN_IDLE_CHECK: Duration = Duration::from_millis(1);
 
 // === impl EndpointTask ===
 
@@ -83,7 +83,7 @@ impl EndpointTask {
     pub(super) fn new(
         id: u64,
         addr: Arc<str>,
-        shared: &Arc<Shared>,
+        shared: &Arc<Balancer>,
         log: &Arc<EndpointLog>,
         demand: &Arc<Notify>,
     ) -> Self {
@@ -99,14 +99,14 @@ impl EndpointTask {
             attempts: FuturesUnordered::new(),
             failures: 0,
             resume_at: None,
-            tried: None,
-            succeeded: None,
-            is_asked: false,
-            is_losing: false,
+            last_attempt: None,
+            last_success: None,
+            has_demand: false,
+            is_unstable: false,
         }
     }
 
-    pub(super) async fn keep<A, C>(mut self, target: A, mut connect: Connect<C, Replay>)
+    pub(super) async fn run<A, C>(mut self, target: A, mut connect: Connect<C, Replay>)
     where
         A: Clone + Send + 'static,
         C: Service<A> + Clone + Send + 'static,
@@ -114,26 +114,26 @@ impl EndpointTask {
         C::Error: Into<BoxError>,
         C::Future: Send + 'static,
     {
-        let mut reap = self.params.max_idle.map(|idle| tokio::time::interval((idle / 2).max(MIN_REAP)));
+        let mut idle_check = self.params.max_idle.map(|idle| tokio::time::interval((idle / 2).max(MIN_IDLE_CHECK)));
         loop {
-            self.start(&target, &connect);
+            self.start_attempts(&target, &connect);
             tokio::select! {
-                Some((started, made)) = self.attempts.next() => self.made(started, made),
+                Some((started, made)) = self.attempts.next() => self.handle_attempt(started, made),
                 Some(open) = self.open.next() => {
                     if let Some(go_away) = open.connection_state.go_away() {
-                        self.gone_away(go_away, &mut connect);
+                        self.handle_go_away(go_away, &mut connect);
                     }
-                    self.closed(&open);
+                    self.handle_closed(&open);
                 }
-                () = self.demand.notified() => self.asked(),
+                () = self.demand.notified() => self.handle_demand(),
                 () = resume(self.resume_at), if self.resume_at.is_some() => self.resume_at = None,
-                () = tick(reap.as_mut()), if !self.open.is_empty() => self.reap(),
+                () = tick(idle_check.as_mut()), if !self.open.is_empty() => self.close_idle(),
             }
         }
     }
 
-    /// Starts the attempts that are wanted, unless there is a pause.
-    fn start<A, C>(&mut self, target: &A, connect: &Connect<C, Replay>)
+    /// Starts the attempts that are wanted, unless during a backoff pause.
+    fn start_attempts<A, C>(&mut self, target: &A, connect: &Connect<C, Replay>)
     where
         A: Clone + Send + 'static,
         C: Service<A> + Clone + Send + 'static,
@@ -144,7 +144,7 @@ impl EndpointTask {
         if self.resume_at.is_some() {
             return;
         }
-        let missing = self.wanted().saturating_sub(self.attempts.len());
+        let missing = self.attempts_wanted().saturating_sub(self.attempts.len());
         if missing == 0 {
             return;
         }
@@ -159,88 +159,90 @@ impl EndpointTask {
                 (now, made.await)
             }));
         }
-        self.tried = Some(now);
-        self.update(|node| (node.is_trying, node.tried) = (true, Some(now)));
+        self.last_attempt = Some(now);
+        self.update(|endpoint| (endpoint.is_connecting, endpoint.last_attempt) = (true, Some(now)));
     }
 
-    /// How many attempts there ought to be now.
-    fn wanted(&mut self) -> usize {
+    /// The number of attempts that should be under way now.
+    fn attempts_wanted(&mut self) -> usize {
         let max = self.params.max_connections.get();
         if !self.on_demand {
-            let more = mem::take(&mut self.is_asked) && self.open.len() < max;
+            let more = mem::take(&mut self.has_demand) && self.open.len() < max;
             return usize::from(self.open.is_empty() || more);
         }
         let mut wanted = 0;
-        self.look(|node| {
-            wanted = match node.failed {
-                // Whether it can be connected to again.
+        self.inspect(|endpoint| {
+            wanted = match endpoint.failed {
+                // One attempt finds out whether the endpoint accepts connections again.
                 Some(_) => 1,
                 None => {
-                    let missing = node.queue.len().saturating_sub(node.idle(&self.params));
-                    missing.min(max.saturating_sub(node.connections.len())).min(MAX_ATTEMPTS)
+                    let missing = endpoint.queue.len().saturating_sub(endpoint.idle_connections(&self.params));
+                    missing.min(max.saturating_sub(endpoint.connections.len())).min(MAX_ATTEMPTS)
                 }
             }
         });
         wanted
     }
 
-    fn asked(&mut self) {
-        self.is_asked = true;
-        if self.tried.is_none_or(|tried| tried.elapsed() >= LEAST_PAUSE) {
+    fn handle_demand(&mut self) {
+        self.has_demand = true;
+        if self.last_attempt.is_none_or(|last_attempt| last_attempt.elapsed() >= MIN_RETRY_INTERVAL) {
             self.resume_at = None;
         }
     }
 
-    fn made(&mut self, started: Instant, made: Result<SendRequest<Replay>, ConnectError>) {
-        let is_trying = !self.attempts.is_empty();
+    fn handle_attempt(&mut self, started: Instant, made: Result<SendRequest<Replay>, ConnectError>) {
+        let is_connecting = !self.attempts.is_empty();
         match made {
             Ok(handle) => {
                 let now = Instant::now();
-                if !self.is_losing && self.log.admits_state(&self.addr, LogState::Ready, now) {
+                if !self.is_unstable && self.log.should_log_state(&self.addr, LoggedState::Ready, now) {
                     tracing::info!(endpoint = %self.addr, "endpoint is ready");
                 }
-                (self.resume_at, self.succeeded) = (None, Some(started));
+                (self.resume_at, self.last_success) = (None, Some(started));
                 let (closed, connection_state) = (handle.closed(), Arc::clone(handle.connection_state()));
                 let mut is_kept = true;
                 let is_wanted = self.shared.upgrade().is_some_and(|shared| shared.has_waiting());
-                let is_losing = self.is_losing;
-                self.update(|node| {
-                    (node.is_trying, node.is_greeting) = (is_trying, false);
-                    node.failed.take_if(|_| node.on_demand || !is_losing);
-                    is_kept = !node.on_demand || is_wanted;
+                let is_unstable = self.is_unstable;
+                self.update(|endpoint| {
+                    (endpoint.is_connecting, endpoint.is_handshaking) = (is_connecting, false);
+                    endpoint.failed.take_if(|_| endpoint.on_demand || !is_unstable);
+                    is_kept = !endpoint.on_demand || is_wanted;
                     if is_kept {
-                        node.connections.push(Connection { handle, used: now });
+                        endpoint.connections.push(Connection { handle, used: now });
                     }
                 });
                 if is_kept {
                     self.open.push(Box::pin(async move {
                         closed.await;
-                        Open { opened: now, connection_state }
+                        OpenConnection { opened: now, connection_state }
                     }));
                 }
             }
             Err(error) => {
-                // Some of several that were made at once, or beside others that serve: its listener has no room for more.
-                let has_room_for_fewer =
-                    self.succeeded.is_some_and(|succeeded| succeeded >= started) || self.is_of_use();
-                if has_room_for_fewer {
+                // Other connections succeeded since this attempt started, or carry responses: the endpoint serves, but
+                // accepts no more connections than these.
+                let is_at_limit = self.last_success.is_some_and(|last_success| last_success >= started)
+                    || self.has_answering_connection();
+                if is_at_limit {
                     tracing::debug!(endpoint = %self.addr, error = %Chain(&error), "no further connection to the endpoint");
                     self.resume_at = Some(Instant::now() + self.params.backoff.pause(0));
-                    return self.update(|node| (node.is_trying, node.is_greeting) = (is_trying, false));
+                    return self
+                        .update(|endpoint| (endpoint.is_connecting, endpoint.is_handshaking) = (is_connecting, false));
                 }
-                self.failed(LogState::Unreachable, error);
+                self.handle_failure(LoggedState::Unreachable, error);
             }
         }
     }
 
-    /// A connection takes no more requests.
-    fn closed(&mut self, Open { opened, connection_state }: &Open) {
+    /// Removes a connection that accepts no more requests.
+    fn handle_closed(&mut self, OpenConnection { opened, connection_state }: &OpenConnection) {
         let mut by_peer = false;
-        self.update(|node| {
-            node.connections.retain(|connection| {
-                let is_it = Arc::ptr_eq(connection.handle.connection_state(), connection_state);
-                by_peer |= is_it;
-                !is_it
+        self.update(|endpoint| {
+            endpoint.connections.retain(|connection| {
+                let is_same = Arc::ptr_eq(connection.handle.connection_state(), connection_state);
+                by_peer |= is_same;
+                !is_same
             });
         });
         if self.open.is_empty() {
@@ -248,21 +250,21 @@ impl EndpointTask {
         }
         if connection_state.has_answered() || !by_peer || opened.elapsed() >= STABLE {
             (self.failures, self.resume_at) = (0, None);
-            if mem::take(&mut self.is_losing) {
-                self.update(|node| node.failed = None);
+            if mem::take(&mut self.is_unstable) {
+                self.update(|endpoint| endpoint.failed = None);
             }
-        } else if !(self.on_demand && self.is_of_use()) {
-            self.is_losing = true;
-            self.failed(LogState::Lost, ConnectError::lost());
+        } else if !(self.on_demand && self.has_answering_connection()) {
+            self.is_unstable = true;
+            self.handle_failure(LoggedState::Lost, ConnectError::lost());
         }
     }
 
-    /// No connection came about, or none that was of use.
-    fn failed(&mut self, state: LogState, error: ConnectError) {
+    /// Logs that an attempt failed, or that a connection was lost before any response, and starts a backoff pause.
+    fn handle_failure(&mut self, state: LoggedState, error: ConnectError) {
         let now = Instant::now();
-        if self.log.admits_state(&self.addr, state, now) {
+        if self.log.should_log_state(&self.addr, state, now) {
             let message = match state {
-                LogState::Lost => "endpoint closes its connections before any response",
+                LoggedState::Lost => "endpoint closes its connections before any response",
                 _ => "endpoint cannot be reached",
             };
             tracing::warn!(endpoint = %self.addr, error = %Chain(&error), "{message}");
@@ -271,18 +273,19 @@ impl EndpointTask {
         }
         self.resume_at = Some(now + self.params.backoff.pause(self.failures));
         self.failures = self.failures.saturating_add(1);
-        let is_trying = !self.attempts.is_empty();
+        let is_connecting = !self.attempts.is_empty();
         if let Some(shared) = self.shared.upgrade() {
-            shared.fail(self.id, is_trying, error);
+            shared.fail(self.id, is_connecting, error);
         }
     }
 
-    /// The endpoint has ended a connection for an error.
-    fn gone_away<C>(&self, GoAway { reason, text }: &GoAway, connect: &mut Connect<C, Replay>) {
-        // gRFC A8 names the text; gRPC servers add it to the code.
+    /// Logs a GOAWAY with an error code, and sends fewer PINGs if the endpoint finds them too many.
+    fn handle_go_away<C>(&self, GoAway { reason, text }: &GoAway, connect: &mut Connect<C, Replay>) {
+        // gRFC A8: a gRPC server that gets too many PINGs sends GOAWAY with this code and text, and the client doubles its
+        // keep-alive interval.
         let too_many_pings = *reason == Reason::ENHANCE_YOUR_CALM && text.contains("too_many_pings");
-        let interval = if too_many_pings { connect.slow_keep_alive() } else { None };
-        if self.log.admits_go_away(&self.addr, Instant::now()) {
+        let interval = if too_many_pings { connect.double_keep_alive_interval() } else { None };
+        if self.log.should_log_go_away(&self.addr, Instant::now()) {
             tracing::warn!(endpoint = %self.addr, code = ?reason, error = %text, "endpoint ended a connection");
             if let Some(interval) = interval {
                 tracing::warn!(endpoint = %self.addr, ?interval, "endpoint is sent fewer keep-alive PINGs");
@@ -291,28 +294,28 @@ impl EndpointTask {
     }
 
     /// Whether an open connection has carried a response.
-    fn is_of_use(&self) -> bool {
-        let mut is_of_use = false;
-        self.look(|node| {
-            let mut open = node.connections.iter().filter(|connection| !connection.handle.is_closed());
-            is_of_use = open.any(|connection| connection.handle.has_answered());
+    fn has_answering_connection(&self) -> bool {
+        let mut has_answering_connection = false;
+        self.inspect(|endpoint| {
+            let mut open = endpoint.connections.iter().filter(|connection| !connection.handle.is_closed());
+            has_answering_connection = open.any(|connection| connection.handle.has_answered());
         });
-        is_of_use
+        has_answering_connection
     }
 
-    /// Closes connections that nobody has used; of HTTP/2 one stays.
-    fn reap(&mut self) {
-        if self.is_losing && self.is_of_use() {
-            self.is_losing = false;
-            if self.log.admits_state(&self.addr, LogState::Ready, Instant::now()) {
+    /// Closes connections without a request for `max_idle`, in HTTP/2 all but one.
+    fn close_idle(&mut self) {
+        if self.is_unstable && self.has_answering_connection() {
+            self.is_unstable = false;
+            if self.log.should_log_state(&self.addr, LoggedState::Ready, Instant::now()) {
                 tracing::info!(endpoint = %self.addr, "endpoint is ready");
             }
         }
         let Some(max_idle) = self.params.max_idle else { return };
         let least = usize::from(!self.on_demand);
-        self.update(|node| {
-            let mut open = node.connections.len();
-            node.connections.retain(|Connection { handle, used }| {
+        self.update(|endpoint| {
+            let mut open = endpoint.connections.len();
+            endpoint.connections.retain(|Connection { handle, used }| {
                 let stays = open == least || handle.streams() > 0 || used.elapsed() < max_idle;
                 open -= usize::from(!stays);
                 stays
@@ -326,9 +329,9 @@ impl EndpointTask {
         }
     }
 
-    fn look(&self, look: impl FnOnce(&EndpointState)) {
+    fn inspect(&self, inspect: impl FnOnce(&EndpointState)) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.look(self.id, look);
+            shared.inspect(self.id, inspect);
         }
     }
 }

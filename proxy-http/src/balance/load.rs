@@ -1,24 +1,24 @@
-//! How costly it is to ask an endpoint: a moving average of its latency that follows peaks at once.
+//! Peak-EWMA latency of an endpoint: a moving average that follows peaks at once.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// The latency of an endpoint as it is to be reckoned with now.
+/// The peak-EWMA latency of an endpoint.
 ///
-/// Times are nanoseconds after one that all share, since to subtract two `Instant`s takes as long as all else here. Two
-/// threads that observe at once may lose one of their latencies, which is cheaper than a lock for each request.
+/// Times are nanoseconds since the balancer started, because to subtract two `Instant`s takes as long as all else here. Of
+/// two latencies that are observed at the same time one may be lost, which is cheaper than a lock for each request.
 #[derive(Debug)]
 pub(crate) struct Load {
-    /// Seconds, as bits of an `f64`; NaN: nothing is known yet.
+    /// Seconds, as bits of an `f64`. NaN: no latency was observed yet.
     cost: AtomicU64,
     updated: AtomicU64,
 }
 
-/// The time in which a latency that is not seen again loses most of its weight, in seconds: so many times itself, within
-/// bounds. An endpoint that is left alone for a peak cannot show that it was one, so what a short one costs is short.
+/// The time constant of the decay, as a multiple of the latency, between [`MIN_DECAY`] and [`MAX_DECAY`] seconds. An
+/// endpoint that gets no requests because of a peak cannot show that the peak is over, so a short peak decays fast.
 const DECAY: f64 = 4.0;
 const MIN_DECAY: f64 = 0.05;
 const MAX_DECAY: f64 = 1.0;
-/// What weight a latency has at least, so that one peak is forgotten after some tens of requests that are fast.
+/// The least weight of a new latency, so that some tens of fast requests outweigh one peak.
 const MIN_WEIGHT: f64 = 1.0 / 16.0;
 
 // === impl Load ===
@@ -28,7 +28,7 @@ impl Load {
         Self { cost: AtomicU64::new(f64::NAN.to_bits()), updated: AtomicU64::new(0) }
     }
 
-    /// A response's head came to a request that was sent then.
+    /// Observes the latency of a response whose head came at `now` to a request sent at `sent`.
     pub(crate) fn observe(&self, sent: u64, now: u64) {
         let latency = seconds(sent, now);
         let before = f64::from_bits(self.cost.load(Relaxed));
@@ -42,25 +42,26 @@ impl Load {
         self.updated.store(now, Relaxed);
     }
 
-    /// No response's head has come yet, which is as bad as one that comes only now.
+    /// Observes a request that has ended without a response: its latency is at least the time until `now`. Counts only if
+    /// that is more than the average.
     pub(crate) fn observe_late(&self, sent: u64, now: u64) {
         if self.cost(now).is_some_and(|cost| seconds(sent, now) > cost) {
             self.observe(sent, now);
         }
     }
 
-    /// The latency to reckon with, in seconds; it fades while nothing is observed, so that the endpoint is tried again.
+    /// The latency, in seconds; it decays while none is observed, so that the endpoint gets requests again.
     pub(crate) fn cost(&self, now: u64) -> Option<f64> {
         let cost = f64::from_bits(self.cost.load(Relaxed));
         (!cost.is_nan()).then(|| cost * decay(cost, seconds(self.updated.load(Relaxed), now)))
     }
 
-    /// Whether a latency was observed after that time.
+    /// Whether a latency was observed after `since`.
     pub(crate) fn has_answered(&self, since: u64) -> bool {
         self.updated.load(Relaxed) > since
     }
 
-    /// How long ago that time is if nothing was observed after it, in seconds, or else zero.
+    /// Seconds since `since`, or zero if a latency was observed after it.
     pub(crate) fn silence(&self, since: u64, now: u64) -> f64 {
         if self.has_answered(since) { 0.0 } else { seconds(since, now) }
     }
@@ -70,9 +71,9 @@ fn seconds(from: u64, to: u64) -> f64 {
     to.saturating_sub(from) as f64 / 1e9
 }
 
-/// What is left of the weight of a latency after so many seconds.
+/// The part of a latency's weight that is left after `seconds`.
 fn decay(cost: f64, seconds: f64) -> f64 {
-    // The usual case, without the cost of a power.
+    // The usual case, without the cost of `exp`.
     if seconds < MIN_DECAY / 1e2 { 1.0 } else { (-seconds / (DECAY * cost).clamp(MIN_DECAY, MAX_DECAY)).exp() }
 }
 
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn costs_fade_while_nothing_is_asked() {
+    fn costs_fade_while_no_requests_are_sent() {
         let load = Load::new();
         assert_eq!(load.cost(0), None);
         load.observe(0, 100 * MS);
@@ -103,10 +104,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_answered_counts_once_it_is_late() {
+    fn unanswered_requests_count_once_they_are_late() {
         let load = Load::new();
         load.observe_late(0, 500 * MS);
-        assert_eq!(load.cost(500 * MS), None, "nothing says what is late");
+        assert_eq!(load.cost(500 * MS), None, "no latency to compare with");
         load.observe(490 * MS, 500 * MS);
         load.observe_late(495 * MS, 500 * MS);
         assert_eq!(load.cost(500 * MS), Some(0.01));

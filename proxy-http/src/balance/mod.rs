@@ -1,4 +1,4 @@
-//! Endpoints: which there are, how each is doing, and the choice among them for each request.
+//! The endpoints, the state of each, and the choice among them for each request.
 
 mod backoff;
 pub mod breaker;

@@ -1,30 +1,29 @@
-//! How endpoints are kept and chosen.
+//! Parameters of the connections to endpoints and of load balancing.
 
 use crate::balance::{backoff::Backoff, breaker};
 use std::{num::NonZeroUsize, time::Duration};
 
-/// How endpoints are kept and chosen.
+/// Parameters of the connections to endpoints and of load balancing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Params {
     /// Pauses between attempts to connect to an endpoint.
     pub backoff: Backoff,
-    /// Connections to one endpoint at most; another is opened when all have as many streams as they take.
+    /// Connections to one endpoint at most; another is opened when all have as many streams as they may have.
     pub max_connections: NonZeroUsize,
-    /// Streams on a connection at most, if its peer takes more. `None`: as many as the peer takes.
+    /// Streams on a connection at most, if the endpoint's SETTINGS_MAX_CONCURRENT_STREAMS is higher. `None`: no other limit.
     pub max_streams: Option<NonZeroUsize>,
-    /// How long a connection may go without a request before it is closed; the last one stays. `None`: for ever.
+    /// How long a connection may go without a request before it is closed. In HTTP/2 the last one stays. `None`: no limit.
     pub max_idle: Option<Duration>,
-    /// Connections of HTTP/1.1 to one endpoint that are kept without a request; more are closed when their request ends,
-    /// but for the last. `None`: as many as there are.
+    /// Idle connections of HTTP/1.1 that are kept to one endpoint, at least one; more are closed when their requests end.
+    /// `None`: no limit.
     pub max_idle_connections: Option<usize>,
-    /// How long an endpoint gets less than its share: a tenth at first, all of it after this time. Default: 10 s. Zero: all of
-    /// it at once.
+    /// Slow start: an endpoint's share grows from a tenth to all of it over this time. Default: 10 s. Zero: no slow start.
     ///
-    /// That is an endpoint that is listed while others are ready, or that comes back after attempts to connect to it have failed,
-    /// from when it is connected. Endpoints that are listed while none is ready get their full share at once, as do all
-    /// when none was ready any more, and those that were ejected or connected to again without a failure.
+    /// It starts when an endpoint is connected that was listed while others were ready, or to which attempts to connect had
+    /// failed. Endpoints that are listed while none is ready get their full share at once, as do all when none was ready any
+    /// more, and endpoints that were ejected, or connected to again without a failure.
     pub slow_start: Duration,
-    /// When an endpoint that keeps failing is left alone.
+    /// When an endpoint is ejected.
     pub breaker: breaker::Params,
 }
 

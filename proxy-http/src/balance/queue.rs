@@ -1,4 +1,4 @@
-//! Requests that wait for room on a connection: first come, first served, whichever client they are from.
+//! Requests that wait for a free stream: first come, first served, across all clients.
 
 use std::{
     collections::VecDeque,
@@ -9,23 +9,24 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// A queue of requests. The first one looks for room when it is told; the others keep their places.
+/// A queue of requests. The first one looks for a free stream when it is woken; the others keep their places.
 #[derive(Debug, Default)]
 pub(super) struct Queue(VecDeque<Arc<Ticket>>);
 
-/// One request's place.
+/// A request's place in a queue.
 #[derive(Debug)]
 pub(super) struct Ticket {
-    /// Its number: who has come before has a lower one.
+    /// The order of arrival: earlier requests have lower numbers.
     number: u64,
-    /// The endpoint whose queue it is in. [`NOWHERE`]: the one of all endpoints. Changed with the state's lock held.
-    node: AtomicU64,
-    /// Told when it may be its turn.
-    turn: Notify,
+    /// The endpoint in whose queue the request is. [`ANY`]: the queue for all endpoints. Changed with the balancer's lock
+    /// held.
+    endpoint_id: AtomicU64,
+    /// Notified when the request may be sent.
+    woken: Notify,
 }
 
-/// No endpoint's id.
-const NOWHERE: u64 = u64::MAX;
+/// Stands for any endpoint; no endpoint has this id.
+const ANY: u64 = u64::MAX;
 
 // === impl Queue ===
 
@@ -38,16 +39,16 @@ impl Queue {
         self.0.is_empty()
     }
 
-    /// Adds a request, in the order of their numbers: one that comes back from another queue has its old place.
-    pub(super) fn add(&mut self, ticket: &Arc<Ticket>, node: Option<u64>) {
-        ticket.node.store(node.unwrap_or(NOWHERE), Relaxed);
-        let place = self.place(ticket).unwrap_or_else(|place| place);
+    /// Adds a request in the order of arrival: a request that comes back from another queue has its old place.
+    pub(super) fn add(&mut self, ticket: &Arc<Ticket>, endpoint_id: Option<u64>) {
+        ticket.endpoint_id.store(endpoint_id.unwrap_or(ANY), Relaxed);
+        let place = self.position(ticket).unwrap_or_else(|place| place);
         self.0.insert(place, Arc::clone(ticket));
     }
 
-    /// Removes a request, and tells the one that is first now.
+    /// Removes a request. If it was the first, wakes the next one.
     pub(super) fn remove(&mut self, ticket: &Ticket) {
-        if let Ok(place) = self.place(ticket) {
+        if let Ok(place) = self.position(ticket) {
             self.0.remove(place);
             if place == 0 {
                 self.wake_first();
@@ -61,20 +62,20 @@ impl Queue {
 
     pub(super) fn wake_first(&self) {
         if let Some(first) = self.0.front() {
-            first.turn.notify_one();
+            first.woken.notify_one();
         }
     }
 
     pub(super) fn wake_all(&self) {
-        self.0.iter().for_each(|ticket| ticket.turn.notify_one());
+        self.0.iter().for_each(|ticket| ticket.woken.notify_one());
     }
 
-    /// All of them, in order; none is left.
-    pub(super) fn take(&mut self) -> impl Iterator<Item = Arc<Ticket>> {
+    /// Empties the queue, and yields its requests in order.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Arc<Ticket>> {
         std::mem::take(&mut self.0).into_iter()
     }
 
-    fn place(&self, ticket: &Ticket) -> Result<usize, usize> {
+    fn position(&self, ticket: &Ticket) -> Result<usize, usize> {
         self.0.binary_search_by_key(&ticket.number, |other| other.number)
     }
 }
@@ -83,17 +84,17 @@ impl Queue {
 
 impl Ticket {
     pub(super) fn new(number: u64) -> Arc<Self> {
-        Arc::new(Self { number, node: AtomicU64::new(NOWHERE), turn: Notify::new() })
+        Arc::new(Self { number, endpoint_id: AtomicU64::new(ANY), woken: Notify::new() })
     }
 
-    /// The endpoint whose connection it waits for. `None`: any.
-    pub(super) fn node(&self) -> Option<u64> {
-        Some(self.node.load(Relaxed)).filter(|node| *node != NOWHERE)
+    /// The endpoint for whose connection the request waits. `None`: any.
+    pub(super) fn endpoint_id(&self) -> Option<u64> {
+        Some(self.endpoint_id.load(Relaxed)).filter(|id| *id != ANY)
     }
 
-    /// Completes when it may be its turn.
-    pub(super) async fn turn(&self) {
-        self.turn.notified().await;
+    /// Completes when the request may be sent.
+    pub(super) async fn woken(&self) {
+        self.woken.notified().await;
     }
 }
 
@@ -109,9 +110,9 @@ mod tests {
         one.add(&tickets[0], Some(7));
         one.add(&tickets[2], Some(7));
         all.add(&tickets[1], None);
-        assert_eq!((tickets[0].node(), tickets[1].node()), (Some(7), None));
-        one.take().for_each(|ticket| all.add(&ticket, None));
-        assert!(one.is_empty() && tickets[0].node().is_none());
+        assert_eq!((tickets[0].endpoint_id(), tickets[1].endpoint_id()), (Some(7), None));
+        one.drain().for_each(|ticket| all.add(&ticket, None));
+        assert!(one.is_empty() && tickets[0].endpoint_id().is_none());
         for ticket in &tickets {
             assert!(all.is_first(ticket));
             all.remove(ticket);

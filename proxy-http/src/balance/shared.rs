@@ -1,13 +1,13 @@
-//! What requests and the tasks of endpoints share.
+//! State that requests and the tasks of endpoints share.
 
 use crate::{
     Replay,
     balance::{
         breaker::Outcome,
         params::Params,
-        state::{Connection, EndpointState, Health, State, Task},
+        state::{AbortOnDrop, BalancerState, Connection, EndpointState, Health},
     },
-    client::{error::ConnectError, log::EndpointLog, send_request::Outgoing},
+    client::{error::ConnectError, log::EndpointLog, send_request::OutgoingRequest},
     connection::now::now,
 };
 use std::{
@@ -19,27 +19,28 @@ use std::{
 };
 use tokio::time::Instant;
 
+/// The state of a balancer, and its parameters.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Balancer {
     pub(super) params: Params,
-    /// Endpoints are spoken to in HTTP/1.1.
+    /// Whether connections to endpoints use HTTP/1.1.
     pub(super) http1: bool,
     pub(super) started: Instant,
-    pub(super) state: Mutex<State>,
-    /// What was said of endpoints, also by others.
+    pub(super) state: Mutex<BalancerState>,
+    /// Limits the log lines about endpoints, together with other balancers.
     pub(super) log: Arc<EndpointLog>,
-    /// Requests that wait for room.
+    /// Requests that wait for a free stream.
     pub(super) waiting: AtomicUsize,
-    pub(super) discovery: Mutex<Option<Task>>,
+    pub(super) discovery: Mutex<Option<AbortOnDrop>>,
 }
 
-/// What one request tells of the endpoint it went to.
+/// A request that was sent to an endpoint, and its outcome so far.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(super) endpoint: u64,
-    /// `None`: there is nothing to choose, so nothing needs to be known.
+    /// `None`: there is one endpoint only, so its health is not measured.
     pub(super) health: Option<Arc<Health>>,
-    /// See [`Shared::nanos`].
+    /// See [`Balancer::nanos`].
     pub(super) sent: u64,
     pub(super) outcome: Outcome,
     pub(super) answered: bool,
@@ -47,10 +48,10 @@ pub(crate) struct Attempt {
 
 pub(super) const UNPOISONED: &str = "nothing panics with the lock held";
 
-// === impl Shared ===
+// === impl Balancer ===
 
-impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+impl Balancer {
+    pub(super) fn lock(&self) -> MutexGuard<'_, BalancerState> {
         self.state.lock().expect(UNPOISONED)
     }
 
@@ -58,117 +59,119 @@ impl Shared {
         self.waiting.load(Relaxed) > 0
     }
 
-    /// When an attempt starts, as [`nanos`](Self::nanos) has it, if that is to be known.
-    pub(super) fn sent_at(&self, state: &State, now: Instant) -> Option<u64> {
-        // Nothing needs to be known of the only endpoint.
-        (state.nodes.len() > 1).then(|| self.nanos(now))
+    /// The time of sending, as [`nanos`](Self::nanos). `None`: there is one endpoint only, so its health is not measured.
+    pub(super) fn sent_at(&self, state: &BalancerState, now: Instant) -> Option<u64> {
+        (state.endpoints.len() > 1).then(|| self.nanos(now))
     }
 
-    /// Sends a request to an endpoint. `None`: there was no room.
+    /// Sends a request to an endpoint. `None`: no connection has a free stream.
     pub(super) fn send(
         &self,
-        node: &mut EndpointState,
+        endpoint: &mut EndpointState,
         sent: Option<u64>,
-        req: &mut Outgoing<Replay>,
+        req: &mut OutgoingRequest<Replay>,
         now: Instant,
     ) -> Option<Attempt> {
-        let (connection, last) = node.connection(&self.params)?;
+        let (connection, last) = endpoint.connection(&self.params)?;
         connection.used = now;
         connection.handle.send(req);
-        if last && !node.on_demand {
-            node.demand.notify_one();
+        if last && !endpoint.on_demand {
+            endpoint.demand.notify_one();
         }
         let health = sent.map(|_| {
-            node.health.breaker.sent(now);
-            Arc::clone(&node.health)
+            endpoint.health.breaker.record_sent(now);
+            Arc::clone(&endpoint.health)
         });
         let sent = sent.unwrap_or_default();
-        Some(Attempt { endpoint: node.id, health, sent, outcome: Outcome::Unknown, answered: false })
+        Some(Attempt { endpoint: endpoint.id, health, sent, outcome: Outcome::Unknown, answered: false })
     }
 
-    /// A connection to that endpoint may have room for one more request.
-    pub(super) fn room_at(&self, id: u64) {
+    /// Wakes a request that waits, because a connection to this endpoint may have a free stream.
+    pub(super) fn wake_waiting(&self, id: u64) {
         if !self.has_waiting() {
             return;
         }
         let mut state = self.lock();
-        match state.node(id) {
-            Some(node) if !node.queue.is_empty() => node.queue.wake_first(),
+        match state.endpoint(id) {
+            Some(endpoint) if !endpoint.queue.is_empty() => endpoint.queue.wake_first(),
             _ => state.queue.wake_first(),
         }
     }
 
-    /// An endpoint cannot be connected to, or its connections are of no use. The requests that wait for it go elsewhere.
-    pub(super) fn fail(&self, id: u64, is_trying: bool, error: ConnectError) {
+    /// Marks an endpoint as failed: an attempt to connect failed, or a connection was lost before any response. Requests
+    /// that wait for the endpoint wait for any from now on.
+    pub(super) fn fail(&self, id: u64, is_connecting: bool, error: ConnectError) {
         let mut state = self.lock();
-        let Some(node) = state.node(id) else { return };
-        (node.failed, node.is_trying, node.is_greeting) = (Some(Arc::new(error)), is_trying, false);
-        let queue = mem::take(&mut node.queue);
-        state.release(queue);
-        state.reckon();
+        let Some(endpoint) = state.endpoint(id) else { return };
+        (endpoint.failed, endpoint.is_connecting, endpoint.is_handshaking) =
+            (Some(Arc::new(error)), is_connecting, false);
+        let queue = mem::take(&mut endpoint.queue);
+        state.requeue(queue);
+        state.recompute();
     }
 
-    /// A time as [`Load`] has them.
+    /// A time as [`Load`](crate::balance::load::Load) has it: nanoseconds since the balancer started.
     pub(super) fn nanos(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn remove(&self, id: u64) {
         let mut state = self.lock();
-        if let Some(index) = state.nodes.iter().position(|node| node.id == id) {
-            let EndpointState { addr, queue, .. } = state.nodes.remove(index);
+        if let Some(index) = state.endpoints.iter().position(|endpoint| endpoint.id == id) {
+            let EndpointState { addr, queue, .. } = state.endpoints.remove(index);
             self.log.forget(&addr);
-            state.release(queue);
-            state.reckon();
+            state.requeue(queue);
+            state.recompute();
         }
     }
 
-    /// Takes notice of how an attempt went.
-    pub(super) fn learn(&self, Attempt { health, sent, outcome, answered, .. }: Attempt) {
+    /// Records the outcome of an attempt in the endpoint's health.
+    pub(super) fn record_end(&self, Attempt { health, sent, outcome, answered, .. }: Attempt) {
         let Some(Health { load, breaker }) = health.as_deref() else { return };
         let now = now();
         if !answered {
             load.observe_late(sent, self.nanos(now));
         }
-        // Only a failure asks whether others are left, and only it takes the lock of all.
+        // At most half of the endpoints are ejected. Only a failure can eject, so only a failure takes the balancer's lock.
         let may_eject = outcome == Outcome::Failure && {
             let state = self.lock();
-            let ejected = state.nodes.iter().filter(|node| !node.health.breaker.is_closed()).count();
-            (ejected + 1) * 2 <= state.nodes.len()
+            let ejected = state.endpoints.iter().filter(|endpoint| !endpoint.health.breaker.is_closed()).count();
+            (ejected + 1) * 2 <= state.endpoints.len()
         };
-        breaker.ended(outcome, may_eject, &self.params.breaker, now);
+        breaker.record_outcome(outcome, may_eject, &self.params.breaker, now);
     }
 
-    /// Closes connections without a request that are above the bound.
-    pub(super) fn trim(&self, id: u64) {
+    /// Closes idle connections beyond `max_idle_connections`.
+    pub(super) fn close_excess_idle(&self, id: u64) {
         let Some(max) = self.params.max_idle_connections else { return };
         let mut state = self.lock();
-        let Some(node) = state.nodes.iter_mut().find(|node| node.id == id) else { return };
-        let idle = |connection: &Connection| connection.room(&self.params) > 0;
-        let mut over = node.connections.iter().filter(|connection| idle(connection)).count().saturating_sub(max.max(1));
-        // The first ones are those that requests take.
+        let Some(endpoint) = state.endpoints.iter_mut().find(|endpoint| endpoint.id == id) else { return };
+        let idle = |connection: &Connection| connection.free_streams(&self.params) > 0;
+        let mut over =
+            endpoint.connections.iter().filter(|connection| idle(connection)).count().saturating_sub(max.max(1));
+        // Requests take the first idle connections, so the last ones are closed.
         while over > 0
-            && let Some(last) = node.connections.iter().rposition(idle)
+            && let Some(last) = endpoint.connections.iter().rposition(idle)
         {
-            node.connections.remove(last);
+            endpoint.connections.remove(last);
             over -= 1;
         }
     }
 
-    /// Changes a node, unless it is gone.
+    /// Changes an endpoint's state, unless the endpoint was removed.
     pub(super) fn update(&self, id: u64, change: impl FnOnce(&mut EndpointState)) {
         let mut state = self.lock();
-        if let Some(node) = state.nodes.iter_mut().find(|node| node.id == id) {
-            change(node);
-            node.queue.wake_first();
-            state.reckon();
+        if let Some(endpoint) = state.endpoints.iter_mut().find(|endpoint| endpoint.id == id) {
+            change(endpoint);
+            endpoint.queue.wake_first();
+            state.recompute();
         }
     }
 
-    pub(super) fn look(&self, id: u64, look: impl FnOnce(&EndpointState)) {
+    pub(super) fn inspect(&self, id: u64, inspect: impl FnOnce(&EndpointState)) {
         let mut state = self.lock();
-        if let Some(node) = state.node(id) {
-            look(node);
+        if let Some(endpoint) = state.endpoint(id) {
+            inspect(endpoint);
         }
     }
 }
@@ -176,13 +179,13 @@ impl Shared {
 // === impl Attempt ===
 
 impl Attempt {
-    /// The endpoint, so that another attempt can avoid it.
+    /// The endpoint's id, so that another attempt can avoid the endpoint.
     pub(crate) fn endpoint(&self) -> u64 {
         self.endpoint
     }
 
-    /// How the request ended, as far as it is known.
-    pub(crate) fn set(&mut self, outcome: Outcome) {
+    /// Sets the outcome that is recorded when the attempt ends.
+    pub(crate) fn set_outcome(&mut self, outcome: Outcome) {
         self.outcome = outcome;
     }
 }

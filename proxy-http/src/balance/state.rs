@@ -1,11 +1,11 @@
-//! What is known of each endpoint, and the choice among them.
+//! The state of the balancer and of each endpoint.
 
 use crate::{
     Replay, SendRequest,
     balance::{
         breaker::Breaker,
         chain::Chain,
-        choice::{Candidate, Choice, Start},
+        choice::{Candidate, Choice, SlowStart},
         endpoint::{self, Status},
         load::Load,
         params::Params,
@@ -17,53 +17,54 @@ use crate::{
 use std::{mem, num::NonZeroUsize, sync::Arc, time::Duration};
 use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 
-/// What all tasks know together.
+/// The state of the whole balancer.
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) nodes: Vec<EndpointState>,
+pub(super) struct BalancerState {
+    pub(super) endpoints: Vec<EndpointState>,
     pub(super) next_id: u64,
     choice: Choice,
-    /// The endpoints among which the last choice was; kept for its capacity.
+    /// The candidates of the last choice; kept for the vector's capacity.
     candidates: Vec<Candidate>,
-    /// The largest weight of all.
-    heaviest: f64,
-    /// Since when no endpoint could be sent to, but for those that lose each connection. `None`: one can.
+    /// The largest weight of all endpoints.
+    max_weight: f64,
+    /// Since when no endpoint has been up (see [`EndpointState::is_up`]). `None`: at least one is.
     down_since: Option<Instant>,
     /// Requests that wait for any endpoint.
     pub(super) queue: Queue,
     next_ticket: u64,
 }
 
-/// One endpoint.
+/// The state of one endpoint.
 #[derive(Debug)]
 pub(super) struct EndpointState {
     pub(super) id: u64,
     pub(super) addr: Arc<str>,
     pub(super) labels: Vec<(String, String)>,
     pub(super) weight: f64,
-    /// Whether its share still grows.
-    pub(super) start: Start,
-    /// The sum of 1 / share over its requests; see [`Choice`].
+    /// Slow start, during which the share grows.
+    pub(super) slow_start: SlowStart,
+    /// The sum of 1 / share over the endpoint's requests; see [`Choice`].
     pub(super) virtual_time: f64,
-    /// When the first request since the last response was sent, as [`Load`] has times.
-    pub(super) asked: u64,
+    /// When the first request since the last response was sent, as [`Load`] has times. See [`Load::silence`].
+    pub(super) silent_since: u64,
     pub(super) connections: Vec<Connection>,
-    /// Why the last attempt to connect came to nothing, or the last connection, which the next one leaves until it is of use.
+    /// The error of the last attempt to connect, or that of a connection lost before any response. In HTTP/2 the latter stays
+    /// until a connection that has answered or was stable closes.
     pub(super) failed: Option<Arc<ConnectError>>,
-    /// Whether connections are made for requests that wait, as in HTTP/1.1: then it needs none to be ready.
+    /// Whether connections are made for requests that wait, as in HTTP/1.1: then the endpoint is ready without any.
     pub(super) on_demand: bool,
-    /// Requests for each of which it is being connected to.
+    /// Requests for each of which a connection is being made.
     pub(super) queue: Queue,
-    /// Whether an attempt to connect is under way, or has been asked for.
-    pub(super) is_trying: bool,
-    /// Whether such an attempt has a transport, and waits for SETTINGS.
-    pub(super) is_greeting: bool,
-    /// When the last attempt started.
-    pub(super) tried: Option<Instant>,
+    /// Whether an attempt to connect is under way or requested.
+    pub(super) is_connecting: bool,
+    /// Whether an attempt has a transport, and waits for SETTINGS.
+    pub(super) is_handshaking: bool,
+    /// When the last attempt to connect started.
+    pub(super) last_attempt: Option<Instant>,
     pub(super) health: Arc<Health>,
-    /// Asks for another connection.
+    /// Requests another connection from the endpoint's task.
     pub(super) demand: Arc<Notify>,
-    pub(super) _task: Task,
+    pub(super) _task: AbortOnDrop,
 }
 
 #[derive(Debug)]
@@ -72,45 +73,44 @@ pub(super) struct Connection {
     pub(super) used: Instant,
 }
 
-/// What past requests tell of an endpoint.
+/// An endpoint's latency and failures, as measured on its requests.
 #[derive(Debug)]
 pub(super) struct Health {
     pub(super) load: Load,
     pub(super) breaker: Breaker,
 }
 
-/// A task that ends with its handle.
+/// A task that is aborted when this is dropped.
 #[derive(Debug)]
-pub(super) struct Task(pub(super) AbortHandle);
+pub(super) struct AbortOnDrop(pub(super) AbortHandle);
 
-/// A request that waits has an endpoint tried again that was last tried so long ago, whatever pause is left.
-pub(super) const LEAST_PAUSE: Duration = Duration::from_secs(1);
-/// So many endpoints are compared at most for each request that a choice may be for. If there are more, [`DRAWN`] of them
-/// are drawn at random and compared.
-const FEW: usize = 8;
-const DRAWN: usize = 4;
-/// Draws, before all are compared after all: few endpoints have nearly all of the weight, or accept requests.
-const DRAWS: usize = 32;
+/// A request that waits starts another attempt to connect this long after the last one, even during a backoff pause.
+pub(super) const MIN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Endpoints that a choice compares at most, for each request of a batch. Of more endpoints, [`SAMPLES`] are drawn at
+/// random.
+const MAX_COMPARED: usize = 8;
+const SAMPLES: usize = 4;
+/// Draws after which all endpoints are compared: few of them accept requests, or few have nearly all of the weight.
+const MAX_DRAWS: usize = 32;
 
-// === impl State ===
+// === impl BalancerState ===
 
-impl State {
-    /// Without endpoints.
+impl BalancerState {
     pub(super) fn new() -> Self {
         Self {
-            nodes: Vec::new(),
+            endpoints: Vec::new(),
             next_id: 0,
             choice: Choice::new(),
             candidates: Vec::new(),
-            heaviest: 0.0,
+            max_weight: 0.0,
             down_since: Some(Instant::now()),
             queue: Queue::default(),
             next_ticket: 0,
         }
     }
 
-    /// A place at the end of the queue, or the old one of a request that has waited before and is to be sent again.
-    pub(super) fn queue_up(&mut self, number: &mut Option<u64>) -> Arc<Ticket> {
+    /// Adds a request at the end of the queue, or at its old place if it has waited before and is to be sent again.
+    pub(super) fn enqueue(&mut self, number: &mut Option<u64>) -> Arc<Ticket> {
         let ticket = Ticket::new(*number.get_or_insert_with(|| {
             self.next_ticket += 1;
             self.next_ticket
@@ -119,17 +119,17 @@ impl State {
         ticket
     }
 
-    /// Gives a place up, and tells who is next.
-    pub(super) fn leave(&mut self, ticket: &Ticket) {
-        match ticket.node() {
+    /// Removes a request from its queue. If it was the first, wakes the next one.
+    pub(super) fn dequeue(&mut self, ticket: &Ticket) {
+        match ticket.endpoint_id() {
             None => self.queue.remove(ticket),
-            Some(id) => _ = self.node(id).map(|node| node.queue.remove(ticket)),
+            Some(id) => _ = self.endpoint(id).map(|endpoint| endpoint.queue.remove(ticket)),
         }
     }
 
-    /// The endpoint that a request which waits can be sent to now, if any. Where there is one that is yet to be connected to
-    /// for it, the request waits for that.
-    pub(super) fn turn(
+    /// The endpoint to which a waiting request can be sent now. If the chosen endpoint needs another connection for it, the
+    /// request moves to that endpoint's queue.
+    pub(super) fn endpoint_for(
         &mut self,
         ticket: &Arc<Ticket>,
         params: &Params,
@@ -137,170 +137,177 @@ impl State {
         nanos: u64,
         avoid: Option<u64>,
     ) -> Option<usize> {
-        if let Some(id) = ticket.node() {
-            let index = self.nodes.iter().position(|node| node.id == id)?;
-            let node = &self.nodes[index];
-            return (node.queue.is_first(ticket) && node.has_room(params)).then_some(index);
+        if let Some(id) = ticket.endpoint_id() {
+            let index = self.endpoints.iter().position(|endpoint| endpoint.id == id)?;
+            let endpoint = &self.endpoints[index];
+            return (endpoint.queue.is_first(ticket) && endpoint.has_free_stream(params)).then_some(index);
         }
         if !self.queue.is_first(ticket) {
             return None;
         }
         let index = self.choose(params, now, nanos, avoid)?;
-        let node = &mut self.nodes[index];
-        if node.has_room(params) {
+        let endpoint = &mut self.endpoints[index];
+        if endpoint.has_free_stream(params) {
             return Some(index);
         }
-        node.queue.add(ticket, Some(node.id));
-        node.demand.notify_one();
+        endpoint.queue.add(ticket, Some(endpoint.id));
+        endpoint.demand.notify_one();
         let mut others = mem::take(&mut self.queue);
         others.remove(ticket);
         self.queue = others;
         None
     }
 
-    /// Has more connections made for requests that wait, and endpoints that are down tried again.
-    pub(super) fn ask(&mut self, now: Instant) {
-        for node in &mut self.nodes {
-            if node.is_ready() {
-                if node.may_have_more() {
-                    node.demand.notify_one();
+    /// Requests further connections to endpoints that are ready, and attempts to connect to the others.
+    pub(super) fn request_connections(&mut self, now: Instant) {
+        for endpoint in &mut self.endpoints {
+            if endpoint.is_ready() {
+                if endpoint.can_use_more_connections() {
+                    endpoint.demand.notify_one();
                 }
-            } else if !node.is_trying && node.tried.is_none_or(|tried| tried + LEAST_PAUSE <= now) {
-                (node.is_trying, node.tried) = (true, Some(now));
-                node.demand.notify_one();
+            } else if !endpoint.is_connecting
+                && endpoint.last_attempt.is_none_or(|last_attempt| last_attempt + MIN_RETRY_INTERVAL <= now)
+            {
+                (endpoint.is_connecting, endpoint.last_attempt) = (true, Some(now));
+                endpoint.demand.notify_one();
             }
         }
     }
 
-    /// Since when there is nothing but to wait, or to fail. `None`: an endpoint is up.
+    /// Since when no endpoint has been up. `None`: at least one is.
     pub(super) fn down_since(&mut self) -> Option<Instant> {
-        // One that had lost its connections may have answered by now.
-        self.down_since = self.down_since.filter(|_| self.nodes.iter().all(|node| !node.is_up()));
+        // An endpoint that failed is up again with its first response, which does not recompute the state.
+        self.down_since = self.down_since.filter(|_| self.endpoints.iter().all(|endpoint| !endpoint.is_up()));
         self.down_since
     }
 
-    /// Whether an attempt to connect is worth waiting for: it has a transport already, or the one before was refused and neither
-    /// timed out nor was of no use, so that this one will not take long either.
-    pub(super) fn may_recover(&self) -> bool {
-        self.nodes.iter().filter(|node| node.is_trying && !node.is_ready()).any(|node| match &node.failed {
-            Some(error) => !error.is_timeout() && !error.is_lost(),
-            None => node.is_greeting,
+    /// Whether an attempt to connect is likely to end soon, so that requests may wait for it: it has a transport already, or
+    /// the attempt before failed at once, neither by a timeout nor by the loss of a connection without a response.
+    pub(super) fn can_recover(&self) -> bool {
+        self.endpoints.iter().filter(|endpoint| endpoint.is_connecting && !endpoint.is_ready()).any(|endpoint| {
+            match &endpoint.failed {
+                Some(error) => !error.is_timeout() && !error.is_lost(),
+                None => endpoint.is_handshaking,
+            }
         })
     }
 
-    /// Whether an endpoint is connected that does not take extended CONNECT.
-    pub(super) fn refuses_extended_connect(&self) -> bool {
-        let mut connections = self.nodes.iter().flat_map(|node| &node.connections);
-        connections.any(|connection| !connection.handle.takes_extended_connect())
+    /// Whether an endpoint is connected whose SETTINGS do not enable extended CONNECT (RFC 8441 section 3).
+    pub(super) fn has_endpoint_without_extended_connect(&self) -> bool {
+        let mut connections = self.endpoints.iter().flat_map(|endpoint| &endpoint.connections);
+        connections.any(|connection| !connection.handle.is_extended_connect_enabled())
     }
 
-    pub(super) fn node(&mut self, id: u64) -> Option<&mut EndpointState> {
-        self.nodes.iter_mut().find(|node| node.id == id)
+    pub(super) fn endpoint(&mut self, id: u64) -> Option<&mut EndpointState> {
+        self.endpoints.iter_mut().find(|endpoint| endpoint.id == id)
     }
 
-    /// Has the requests that wait for one endpoint look for another.
-    pub(super) fn release(&mut self, mut queue: Queue) {
-        queue.take().for_each(|ticket| self.queue.add(&ticket, None));
+    /// Moves requests that wait for one endpoint to the queue for all endpoints.
+    pub(super) fn requeue(&mut self, mut queue: Queue) {
+        queue.drain().for_each(|ticket| self.queue.add(&ticket, None));
     }
 
     /// The endpoint to send a request to.
     pub(super) fn choose(&mut self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>) -> Option<usize> {
-        if self.nodes.len() < 2 {
-            return self.nodes.first().filter(|node| node.takes(params)).map(|_| 0);
+        if self.endpoints.len() < 2 {
+            return self.endpoints.first().filter(|endpoint| endpoint.can_accept(params)).map(|_| 0);
         }
         if avoid.is_none()
-            && let Some((index, step)) = self.choice.stay(now, |index| self.nodes[index].takes(params))
+            && let Some((index, step)) =
+                self.choice.continue_batch(now, |index| self.endpoints[index].can_accept(params))
         {
-            self.nodes[index].virtual_time += step;
+            self.endpoints[index].virtual_time += step;
             return Some(index);
         }
-        self.gather(params, now, nanos, avoid);
+        self.collect_candidates(params, now, nanos, avoid);
         let busy = self.candidates.iter().any(|candidate| candidate.in_flight > 0)
-            || self.candidates.len() < self.nodes.len() && self.nodes.iter().any(|node| node.streams() > 0);
+            || self.candidates.len() < self.endpoints.len()
+                && self.endpoints.iter().any(|endpoint| endpoint.streams() > 0);
         let chosen = self.choice.choose(&mut self.candidates, now, busy)?;
         for candidate in &self.candidates {
-            self.nodes[candidate.index].virtual_time = candidate.virtual_time;
+            self.endpoints[candidate.index].virtual_time = candidate.virtual_time;
         }
-        self.nodes[chosen].is_asked(nanos);
+        self.endpoints[chosen].record_request(nanos);
         Some(chosen)
     }
 
-    /// Takes a choice back that no request was sent after.
-    pub(super) fn take_back(&mut self, index: usize, params: &Params, now: Instant) {
-        if self.nodes.len() > 1 {
-            let node = &mut self.nodes[index];
-            node.virtual_time -= 1.0 / node.share(params, now);
+    /// Undoes a choice after which no request was sent.
+    pub(super) fn undo_choice(&mut self, index: usize, params: &Params, now: Instant) {
+        if self.endpoints.len() > 1 {
+            let endpoint = &mut self.endpoints[index];
+            endpoint.virtual_time -= 1.0 / endpoint.share(params, now);
         }
     }
 
-    /// Makes endpoints candidates that accept a request: all if they are few, or else some at random, according to their
-    /// shares. `avoid` is one only if there is no other.
-    fn gather(&mut self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>) {
+    /// Collects candidates: all endpoints that accept a request if they are few, or else a random sample weighted by share.
+    /// `avoid` is a candidate only if there is no other.
+    fn collect_candidates(&mut self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>) {
         self.candidates.clear();
-        let n = self.nodes.len();
-        if n > FEW * self.choice.largest() {
-            for _ in 0..DRAWS {
+        let n = self.endpoints.len();
+        if n > MAX_COMPARED * self.choice.largest_batch() {
+            for _ in 0..MAX_DRAWS {
                 let index = fastrand::usize(..n);
-                let is_drawn = fastrand::f64() * self.heaviest < self.nodes[index].share(params, now)
+                let is_drawn = fastrand::f64() * self.max_weight < self.endpoints[index].share(params, now)
                     && self.candidates.iter().all(|candidate| candidate.index != index);
-                if is_drawn && Some(self.nodes[index].id) != avoid {
-                    self.offer(index, params, now, nanos);
+                if is_drawn && Some(self.endpoints[index].id) != avoid {
+                    self.add_candidate(index, params, now, nanos);
                 }
-                if self.candidates.len() == DRAWN {
+                if self.candidates.len() == SAMPLES {
                     return;
                 }
             }
             self.candidates.clear();
         }
-        // From anywhere, so that not all proxies begin with the same one.
+        // The first of equal candidates is chosen: a random start keeps all proxies from beginning with the same endpoint.
         let first = fastrand::usize(..n);
         for index in (first..n).chain(0..first) {
-            if Some(self.nodes[index].id) != avoid {
-                self.offer(index, params, now, nanos);
+            if Some(self.endpoints[index].id) != avoid {
+                self.add_candidate(index, params, now, nanos);
             }
         }
         if self.candidates.is_empty()
-            && let Some(index) = self.nodes.iter().position(|node| Some(node.id) == avoid)
+            && let Some(index) = self.endpoints.iter().position(|endpoint| Some(endpoint.id) == avoid)
         {
-            self.offer(index, params, now, nanos);
+            self.add_candidate(index, params, now, nanos);
         }
     }
 
     /// Makes an endpoint a candidate if it accepts a request.
-    fn offer(&mut self, index: usize, params: &Params, now: Instant, nanos: u64) {
-        let node = &mut self.nodes[index];
-        if node.takes(params) && node.health.breaker.admits(&params.breaker, now) {
-            self.candidates.push(node.candidate(index, params, now, nanos));
+    fn add_candidate(&mut self, index: usize, params: &Params, now: Instant, nanos: u64) {
+        let endpoint = &mut self.endpoints[index];
+        if endpoint.can_accept(params) && endpoint.health.breaker.can_send(&params.breaker, now) {
+            self.candidates.push(endpoint.candidate(index, params, now, nanos));
         } else {
-            // It is owed nothing for the time in which it accepts no requests.
-            node.virtual_time = node.virtual_time.max(self.choice.mean());
+            // The endpoint is not owed requests for the time in which it accepted none.
+            endpoint.virtual_time = endpoint.virtual_time.max(self.choice.mean_virtual_time());
         }
     }
 
-    /// Takes notice of a change, and tells those who wait for one.
-    pub(super) fn reckon(&mut self) {
+    /// Recomputes the balancer's state after a change of an endpoint, and wakes requests that wait.
+    pub(super) fn recompute(&mut self) {
         self.choice.end_batch();
-        self.heaviest = self.nodes.iter().map(|node| node.weight).fold(0.0, f64::max);
+        self.max_weight = self.endpoints.iter().map(|endpoint| endpoint.weight).fold(0.0, f64::max);
         let (now, were_ready) = (Instant::now(), self.down_since.is_none());
-        for node in &mut self.nodes {
-            if node.start.update(node.is_ready(), node.failed.is_some(), were_ready, now) {
-                node.virtual_time = self.choice.mean();
+        for endpoint in &mut self.endpoints {
+            if endpoint.slow_start.update(endpoint.is_ready(), endpoint.failed.is_some(), were_ready, now) {
+                endpoint.virtual_time = self.choice.mean_virtual_time();
             }
         }
         let down_since = self.down_since.unwrap_or(now);
-        self.down_since = self.nodes.iter().all(|node| !node.is_up()).then_some(down_since);
-        if self.nodes.iter().any(EndpointState::is_ready) {
+        self.down_since = self.endpoints.iter().all(|endpoint| !endpoint.is_up()).then_some(down_since);
+        if self.endpoints.iter().any(EndpointState::is_ready) {
             self.queue.wake_first();
         } else {
-            self.nodes.iter_mut().for_each(|node| node.start = Start::Together);
-            // None of them may have anything to wait for any more.
+            self.endpoints.iter_mut().for_each(|endpoint| endpoint.slow_start = SlowStart::Skipped);
+            // Each request may have to fail now, if no attempt to connect is left to wait for.
             self.queue.wake_all();
         }
     }
 
-    /// What to answer when no endpoint got ready in time: why, if all have failed, or else just that.
-    pub(super) fn unready(&self) -> Answer {
-        let Some(failures) = self.nodes.iter().map(|node| node.failed.as_ref()).collect::<Option<Vec<_>>>() else {
+    /// The answer when no endpoint was ready in time, with the cause if all have failed.
+    pub(super) fn not_ready_answer(&self) -> Answer {
+        let Some(failures) = self.endpoints.iter().map(|endpoint| endpoint.failed.as_ref()).collect::<Option<Vec<_>>>()
+        else {
             return Answer::unavailable("no endpoint is ready");
         };
         match failures.first() {
@@ -316,12 +323,12 @@ impl State {
 // === impl EndpointState ===
 
 impl EndpointState {
-    /// Whether requests can be sent to it, now or once it has been connected to for them.
+    /// Whether requests can be sent to the endpoint, now or once a connection has been made for them.
     pub(super) fn is_ready(&self) -> bool {
         (self.on_demand && self.failed.is_none()) || self.is_connected()
     }
 
-    /// Whether it is ready, and its last connection was of use or this one is.
+    /// Whether the endpoint is ready, and either has not failed or has answered on one of its connections.
     fn is_up(&self) -> bool {
         let has_answered = || self.connections.iter().any(|connection| connection.handle.has_answered());
         self.is_ready() && (self.failed.is_none() || has_answered())
@@ -331,47 +338,49 @@ impl EndpointState {
         self.connections.iter().any(|connection| !connection.handle.is_closed())
     }
 
-    pub(super) fn has_room(&self, params: &Params) -> bool {
-        self.connections.iter().any(|connection| connection.room(params) > 0)
+    pub(super) fn has_free_stream(&self, params: &Params) -> bool {
+        self.connections.iter().any(|connection| connection.free_streams(params) > 0)
     }
 
-    /// Connections that could take a request.
-    pub(super) fn idle(&self, params: &Params) -> usize {
-        self.connections.iter().filter(|connection| connection.room(params) > 0).count()
+    /// Connections with a free stream.
+    pub(super) fn idle_connections(&self, params: &Params) -> usize {
+        self.connections.iter().filter(|connection| connection.free_streams(params) > 0).count()
     }
 
-    /// Whether it takes a request now, on a connection that it has or on one that can be made for it.
-    fn takes(&self, params: &Params) -> bool {
-        self.has_room(params)
+    /// Whether the endpoint accepts a request now, on a connection that it has or on one that can be made for the request.
+    fn can_accept(&self, params: &Params) -> bool {
+        self.has_free_stream(params)
             || (self.on_demand
                 && self.failed.is_none()
                 && self.connections.len() + self.queue.len() < params.max_connections.get())
     }
 
-    /// Whether another connection would help; one does not where the endpoint takes no streams at all for now.
-    fn may_have_more(&self) -> bool {
+    /// Whether another connection can help. It cannot while a connection's SETTINGS_MAX_CONCURRENT_STREAMS is zero: the
+    /// endpoint accepts no streams for now.
+    fn can_use_more_connections(&self) -> bool {
         self.connections.iter().all(|connection| connection.handle.max_streams() > 0)
     }
 
-    /// The connection with the fewest streams among those with room, and whether this takes the last room of all.
+    /// The connection with the fewest streams among the ones with a free stream, and whether its free stream is the last
+    /// one.
     pub(super) fn connection(&mut self, params: &Params) -> Option<(&mut Connection, bool)> {
-        let mut rooms = 0_usize;
+        let mut all_free = 0_usize;
         let mut best = None;
         for (index, connection) in self.connections.iter().enumerate() {
-            let room = connection.room(params);
-            rooms = rooms.saturating_add(room);
+            let free_streams = connection.free_streams(params);
+            all_free = all_free.saturating_add(free_streams);
             let streams = connection.handle.streams();
-            if room > 0 && best.is_none_or(|(_, fewest)| streams < fewest) {
+            if free_streams > 0 && best.is_none_or(|(_, fewest)| streams < fewest) {
                 best = Some((index, streams));
             }
         }
         let (index, _) = best?;
-        Some((&mut self.connections[index], rooms == 1))
+        Some((&mut self.connections[index], all_free == 1))
     }
 
-    /// Its share of the requests, against other endpoints' shares.
+    /// The endpoint's share of the requests, relative to the other endpoints' shares.
     fn share(&self, params: &Params, now: Instant) -> f64 {
-        self.weight * self.start.part(params.slow_start, now)
+        self.weight * self.slow_start.factor(params.slow_start, now)
     }
 
     fn candidate(&self, index: usize, params: &Params, now: Instant, nanos: u64) -> Candidate {
@@ -381,15 +390,15 @@ impl EndpointState {
             share: self.share(params, now),
             in_flight,
             latency: load.cost(nanos),
-            silence: if in_flight > 0 { load.silence(self.asked, nanos) } else { 0.0 },
+            silence: if in_flight > 0 { load.silence(self.silent_since, nanos) } else { 0.0 },
             virtual_time: self.virtual_time,
         }
     }
 
-    /// A request is about to be sent.
-    fn is_asked(&mut self, now: u64) {
-        if self.streams() == 0 || self.health.load.has_answered(self.asked) {
-            self.asked = now;
+    /// Notes that a request is about to be sent.
+    fn record_request(&mut self, now: u64) {
+        if self.streams() == 0 || self.health.load.has_answered(self.silent_since) {
+            self.silent_since = now;
         }
     }
 
@@ -418,8 +427,8 @@ impl EndpointState {
 }
 
 impl Connection {
-    /// Streams that it may still take.
-    pub(super) fn room(&self, params: &Params) -> usize {
+    /// Streams that can still be opened on the connection now.
+    pub(super) fn free_streams(&self, params: &Params) -> usize {
         if self.handle.is_closed() {
             return 0;
         }
@@ -428,9 +437,9 @@ impl Connection {
     }
 }
 
-// === impl Task ===
+// === impl AbortOnDrop ===
 
-impl Drop for Task {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }

@@ -3,11 +3,11 @@
 use crate::{
     BoxError,
     client::{
+        capacity::OnCapacity,
         error::ConnectError,
         http1,
         http2::{Driver, builder, settings, windows},
         log::EndpointLog,
-        room::OnRoom,
         send_request::{Engine, SendRequest},
     },
     connection::{
@@ -36,7 +36,7 @@ use tower_service::Service;
 
 /// Makes connections to targets: a `Service<Target>` whose response is the connection's service.
 ///
-/// A connection of HTTP/2 is made when its peer's SETTINGS have come, even if they say that it takes no streams yet.
+/// A connection of HTTP/2 is made when the peer's SETTINGS have come, even if their SETTINGS_MAX_CONCURRENT_STREAMS is zero.
 ///
 /// `C` is the connector, a tower service that turns a target into an `AsyncRead + AsyncWrite`. `B` is the body of the
 /// requests to be sent.
@@ -50,22 +50,22 @@ pub struct Connect<C, B> {
     transport: Arc<Transport>,
     buffers: Arc<BufferLimit>,
     log: Arc<EndpointLog>,
-    on_transport: OnRoom,
-    on_room: OnRoom,
+    on_transport: OnCapacity,
+    on_capacity: OnCapacity,
     body: PhantomData<fn(B)>,
 }
 
-/// A connection that is being made.
+/// The future of a connection.
 pub type ConnectFuture<B> = Pin<Box<dyn Future<Output = Result<SendRequest<B>, ConnectError>> + Send>>;
 
 // === impl Connect ===
 
 impl<C, B> Connect<C, B> {
-    /// Connections over what `connector` makes, tuned by `params`.
+    /// Connections over the transports that `connector` makes, tuned by `params`.
     ///
     /// # Errors
     ///
-    /// The first of `params` that is out of its range.
+    /// The first of `params` that is out of range.
     pub fn new(connector: C, params: &ClientParams) -> Result<Self, OutOfRange> {
         params.validate()?;
         Ok(Self {
@@ -79,23 +79,24 @@ impl<C, B> Connect<C, B> {
             buffers: Arc::default(),
             log: Arc::default(),
             on_transport: Arc::new(|| {}),
-            on_room: Arc::new(|| {}),
+            on_capacity: Arc::new(|| {}),
             body: PhantomData,
         })
     }
 
-    /// The same with other params, where `overrides` sets them.
+    /// Replaces the params that `overrides` sets.
     ///
     /// # Errors
     ///
-    /// The first of the params that is out of its range.
+    /// The first of the params that is out of range.
     pub fn override_from(self, overrides: &ClientParams) -> Result<Self, OutOfRange> {
         let params = self.params.override_from(overrides);
         params.validate()?;
         Ok(Self { params, builder: builder(&params), ..self })
     }
 
-    /// Speaks `protocol`. Not set: HTTP/2. Of the params, `max_header_list_size` alone holds for HTTP/1.1.
+    /// The protocol of connections. Default: HTTP/2. Of the params, HTTP/1.1 uses `max_header_list_size` and
+    /// `write_stall_timeout`.
     #[must_use]
     pub fn protocol(self, protocol: Protocol) -> Self {
         Self { protocol, ..self }
@@ -105,21 +106,22 @@ impl<C, B> Connect<C, B> {
         self.protocol == Protocol::Http1
     }
 
-    /// Gives up when the transport, with its TLS, takes longer than `timeout`. Not set: no limit.
+    /// Fails if the transport, with its TLS handshake, takes longer than `timeout`. Default: no limit.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout: Some(timeout), ..self }
     }
 
-    /// Gives up when the peer's SETTINGS take longer than `timeout` once there is a transport. Not set: no limit.
+    /// Fails if the peer's SETTINGS take longer than `timeout` after the transport was made. Default: no limit.
     ///
-    /// Requests wait meanwhile, under time-outs of their own. HTTP/1.1 has no such handshake.
+    /// Requests wait meanwhile, under timeouts of their own. HTTP/1.1 has no such handshake.
     #[must_use]
     pub fn handshake_timeout(self, timeout: Duration) -> Self {
         Self { handshake_timeout: Some(timeout), ..self }
     }
 
-    /// Reports the states of endpoints in `log`, which several share that connect to the same ones. Not set: each in its own.
+    /// Limits log lines about endpoints by `log`, which services that connect to the same endpoints share. Default: a log of
+    /// its own.
     #[must_use]
     pub fn log_to(self, log: Arc<EndpointLog>) -> Self {
         Self { log, ..self }
@@ -129,30 +131,31 @@ impl<C, B> Connect<C, B> {
         &self.log
     }
 
-    /// Calls `on_transport` when there is a transport, but no handshake yet. Not set: nobody is told.
-    pub(crate) fn on_transport(self, on_transport: OnRoom) -> Self {
+    /// Calls `on_transport` when the transport is made, before the handshake. Default: no call.
+    pub(crate) fn on_transport(self, on_transport: OnCapacity) -> Self {
         Self { on_transport, ..self }
     }
 
-    /// Calls `on_room` when a connection may have room for one more request. Not set: nobody is told.
-    pub(crate) fn on_room(self, on_room: OnRoom) -> Self {
-        Self { on_room, ..self }
+    /// Calls `on_capacity` when a connection may accept one more request. Default: no call.
+    pub(crate) fn on_capacity(self, on_capacity: OnCapacity) -> Self {
+        Self { on_capacity, ..self }
     }
 
-    /// Doubles the interval of keep-alive PINGs of connections made from now on; returns the new one. `None`: none are sent.
-    pub(crate) fn slow_keep_alive(&mut self) -> Option<Duration> {
+    /// Doubles the interval of keep-alive PINGs of connections made from now on, and returns the new interval. `None`: no
+    /// PINGs are sent.
+    pub(crate) fn double_keep_alive_interval(&mut self) -> Option<Duration> {
         let keep_alive = self.params.keep_alive.as_mut()?;
         keep_alive.interval = keep_alive.interval.saturating_mul(2);
         Some(keep_alive.interval)
     }
 
-    /// Counts connections and their bytes on `transport`.
+    /// Counts connections and their bytes in `transport`.
     #[must_use]
     pub fn count_on(self, transport: Arc<Transport>) -> Self {
         Self { transport, ..self }
     }
 
-    /// Has connections take what they hold for readers that have stopped from `buffers`. Not set: there is no bound.
+    /// Counts data that connections hold for readers that have stopped against `buffers`. Default: no bound.
     #[must_use]
     pub fn buffer_in(self, buffers: Arc<BufferLimit>) -> Self {
         Self { buffers, ..self }
@@ -168,7 +171,7 @@ where
 {
     type Response = SendRequest<B>;
     type Error = ConnectError;
-    // Boxed once a connection.
+    // Boxed: one allocation a connection.
     type Future = ConnectFuture<B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
@@ -193,7 +196,7 @@ where
         let write_stall = write_stall_timeout.unwrap_or(ClientParams::DEFAULT_WRITE_STALL_TIMEOUT);
         let adaptive = flow_control == Some(FlowControl::Adaptive);
         let Self { timeout, handshake_timeout, protocol, .. } = *self;
-        let (on_transport, on_room) = (Arc::clone(&self.on_transport), Arc::clone(&self.on_room));
+        let (on_transport, on_capacity) = (Arc::clone(&self.on_transport), Arc::clone(&self.on_capacity));
         Box::pin(async move {
             let io = match timeout {
                 None => connecting.await,
@@ -227,7 +230,7 @@ where
                         connection_state: Arc::clone(&connection_state),
                         credit,
                         transport,
-                        on_room,
+                        on_capacity,
                         max_malformed,
                     };
                     tokio::spawn(driver.drive(h2.clone(), open));
@@ -236,7 +239,7 @@ where
                 Protocol::Http1 => {
                     let interim = Arc::default();
                     let io = Io::new(io, &transport, &connection_state).with_http1_endpoint(Arc::clone(&interim));
-                    let made = http1::connect(io, max_head, interim, open, on_room).await;
+                    let made = http1::connect(io, max_head, interim, open, on_capacity).await;
                     Engine::Http1(made.map_err(ConnectError::handshake)?)
                 }
             };
@@ -258,7 +261,7 @@ impl<C: Clone, B> Clone for Connect<C, B> {
             buffers: Arc::clone(&self.buffers),
             log: Arc::clone(&self.log),
             on_transport: Arc::clone(&self.on_transport),
-            on_room: Arc::clone(&self.on_room),
+            on_capacity: Arc::clone(&self.on_capacity),
             body: PhantomData,
         }
     }

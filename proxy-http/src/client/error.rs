@@ -1,4 +1,4 @@
-//! Why requests get no response.
+//! Errors of requests, and of attempts to connect.
 
 use crate::{BoxError, client::failure::Failure, connection::streams::OpenStream, message::reason};
 use h2::Reason;
@@ -8,18 +8,18 @@ use std::{error::Error as StdError, fmt, time::Duration};
 /// Why a request got no response.
 #[derive(Debug)]
 pub struct Error {
-    /// `None`: `fault` says it all.
+    /// `None`: `fault` is the whole cause.
     source: Option<Source>,
     sent: bool,
-    /// `None`: the source says it.
+    /// `None`: the cause is `source`.
     fault: Option<Fault>,
-    /// The endpoint had ended the connection by GOAWAY with an error, which may be that of another stream.
+    /// The endpoint had ended the connection by GOAWAY with an error code. The error may be that of another stream.
     ended_by_error: bool,
-    /// The connection had been of use to some request.
-    of_use: bool,
+    /// The endpoint had answered some request on the connection.
+    connection_answered: bool,
 }
 
-/// What is wrong where it is not the connection.
+/// A cause other than the loss of the connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Fault {
     RequestBroken,
@@ -28,46 +28,49 @@ pub(super) enum Fault {
     ResponseMalformed,
 }
 
+/// The error of the engine.
 #[derive(Debug)]
 pub(super) enum Source {
     Http2(h2::Error),
     Http1(Failure),
 }
 
-/// A request that got no response, given back.
+/// A request that got no response, and the error.
+#[non_exhaustive]
 pub struct SendError<B> {
-    /// Why there is no response. [`Error::is_unprocessed`] says whether it is certainly safe to send the request again.
+    /// Why there is no response. [`Error::is_unprocessed`] tells whether it is certainly safe to send the request again.
     pub error: Error,
-    /// The request; some of its body may have been taken. `None`: the body broke, or the request cannot be sent at all.
+    /// The request; some of its body may have been read. `None`: the body failed, the endpoint stalled, or the request is
+    /// malformed.
     pub request: Option<Request<B>>,
 }
 
 // === impl Error ===
 
 impl Error {
-    pub(super) const REQUEST_BROKEN: Self =
-        Self { source: None, sent: true, fault: Some(Fault::RequestBroken), ended_by_error: false, of_use: false };
-    pub(super) const STALLED: Self =
-        Self { source: None, sent: true, fault: Some(Fault::Stalled), ended_by_error: false, of_use: false };
-    pub(super) const REQUEST_TOO_LARGE: Self =
-        Self { source: None, sent: false, fault: Some(Fault::RequestTooLarge), ended_by_error: false, of_use: false };
-    pub(super) const RESPONSE_MALFORMED: Self =
-        Self { source: None, sent: true, fault: Some(Fault::ResponseMalformed), ended_by_error: false, of_use: false };
+    pub(super) const REQUEST_BROKEN: Self = Self::new(None, true, Some(Fault::RequestBroken));
+    pub(super) const STALLED: Self = Self::new(None, true, Some(Fault::Stalled));
+    pub(super) const REQUEST_TOO_LARGE: Self = Self::new(None, false, Some(Fault::RequestTooLarge));
+    pub(super) const RESPONSE_MALFORMED: Self = Self::new(None, true, Some(Fault::ResponseMalformed));
+
+    const fn new(source: Option<Source>, sent: bool, fault: Option<Fault>) -> Self {
+        Self { source, sent, fault, ended_by_error: false, connection_answered: false }
+    }
 
     pub(super) fn unsent(source: h2::Error) -> Self {
-        Self { source: Some(Source::Http2(source)), sent: false, fault: None, ended_by_error: false, of_use: false }
+        Self::new(Some(Source::Http2(source)), false, None)
     }
 
     pub(super) fn unanswered(source: h2::Error) -> Self {
-        // h2 resets what is malformed.
+        // h2 itself resets the stream of a malformed response.
         let fault = (source.is_reset() && source.is_library()).then_some(Fault::ResponseMalformed);
-        Self { source: Some(Source::Http2(source)), sent: true, fault, ended_by_error: false, of_use: false }
+        Self::new(Some(Source::Http2(source)), true, fault)
     }
 
     pub(super) fn http1(source: Failure) -> Self {
         let sent = !source.is_unsent();
-        let fault = source.is_bad().then_some(Fault::ResponseMalformed);
-        Self { source: Some(Source::Http1(source)), sent, fault, ended_by_error: false, of_use: false }
+        let fault = source.is_malformed().then_some(Fault::ResponseMalformed);
+        Self::new(Some(Source::Http1(source)), sent, fault)
     }
 
     fn http2(&self) -> Option<&h2::Error> {
@@ -77,42 +80,42 @@ impl Error {
         }
     }
 
-    /// The request's own body broke, so that its stream was reset; the endpoint has done nothing wrong.
+    /// The request's body failed, so its stream was reset; the endpoint is not at fault.
     #[must_use]
     pub fn is_request_broken(&self) -> bool {
         self.fault == Some(Fault::RequestBroken)
     }
 
-    /// The endpoint took no more of the request for too long, so that its stream was reset.
+    /// The endpoint accepted no more of the request for the write-stall timeout, so its stream was reset.
     #[must_use]
     pub fn is_stalled(&self) -> bool {
         self.fault == Some(Fault::Stalled)
     }
 
-    /// The request's head is larger than the endpoint announced to take (SETTINGS_MAX_HEADER_LIST_SIZE), so that nothing
-    /// was sent.
+    /// The request's head exceeds the endpoint's SETTINGS_MAX_HEADER_LIST_SIZE, so nothing was sent.
     #[must_use]
     pub fn is_request_too_large(&self) -> bool {
         self.fault == Some(Fault::RequestTooLarge)
     }
 
-    /// HTTP does not allow the response; its stream is reset, all others go on.
+    /// The response is malformed (RFC 9113 section 8.1.1, or not HTTP/1.1). In HTTP/2 its stream is reset and all others go
+    /// on.
     #[must_use]
     pub fn is_response_malformed(&self) -> bool {
         self.fault == Some(Fault::ResponseMalformed)
     }
 
-    /// The code of the RST_STREAM that the endpoint answered with, if it did.
+    /// The error code of the RST_STREAM that the endpoint sent, if it did.
     #[must_use]
     pub fn reset(&self) -> Option<u32> {
         self.remote_reset().map(Into::into)
     }
 
-    /// The endpoint has certainly not processed the request: nothing of it was sent, or the endpoint said so, by
-    /// GOAWAY or by REFUSED_STREAM (RFC 9113 section 8.7).
+    /// The endpoint has certainly not processed the request (RFC 9113 section 8.7): nothing of it was sent, its stream is
+    /// above the last one of the endpoint's GOAWAY, or it was reset with REFUSED_STREAM.
     #[must_use]
     pub fn is_unprocessed(&self) -> bool {
-        !self.sent || self.is_left_out() || self.remote_reset() == Some(Reason::REFUSED_STREAM)
+        !self.sent || self.is_excluded_by_go_away() || self.remote_reset() == Some(Reason::REFUSED_STREAM)
     }
 
     /// Nothing of the request was sent.
@@ -120,61 +123,61 @@ impl Error {
         !self.sent
     }
 
-    /// The request cannot be sent, by this connection or another: h2 finds so, or it has no form in HTTP/1.1.
+    /// The request cannot be sent on any connection: h2 refuses it, or it cannot be expressed in HTTP/1.1.
     pub(crate) fn is_malformed(&self) -> bool {
         let closed = |source: &h2::Error| source.is_io() || source.is_go_away();
-        !self.sent && self.http2().is_some_and(|source| !closed(source)) || self.is_refused()
+        !self.sent && self.http2().is_some_and(|source| !closed(source)) || self.is_unrepresentable()
     }
 
-    /// The request has no form in HTTP/1.1.
-    pub(crate) fn is_refused(&self) -> bool {
-        matches!(&self.source, Some(Source::Http1(source)) if source.is_refused())
+    /// The request cannot be expressed in HTTP/1.1.
+    pub(crate) fn is_unrepresentable(&self) -> bool {
+        matches!(&self.source, Some(Source::Http1(source)) if source.is_unrepresentable())
     }
 
-    /// A connection of HTTP/1.1 was lost on which there had been other requests, or that had waited for its first: its peer
-    /// may have closed it before it saw this one.
+    /// A connection of HTTP/1.1 was lost that had carried other requests, or had been idle before its first: the endpoint
+    /// may have closed it before it read this request.
     pub(crate) fn is_stale(&self) -> bool {
         matches!(&self.source, Some(Source::Http1(source)) if source.is_stale())
     }
 
-    /// So was one that had a WebSocket's handshake, which is a GET, though to us it is none.
-    pub(crate) fn is_handshake(&self) -> bool {
-        matches!(&self.source, Some(Source::Http1(source)) if source.is_handshake())
+    /// The request on a connection of HTTP/1.1 that was lost was a WebSocket handshake, which is a GET there and so
+    /// idempotent, though the proxy has it as CONNECT.
+    pub(crate) fn is_websocket_handshake(&self) -> bool {
+        matches!(&self.source, Some(Source::Http1(source)) if source.is_websocket_handshake())
     }
 
-    /// The endpoint has reset the stream as if it had no room for it, though without saying that it did nothing.
-    pub(super) fn says_overload(&self) -> bool {
+    /// The endpoint reset the stream with a code of an overloaded server, though not with REFUSED_STREAM.
+    pub(super) fn is_overload_reset(&self) -> bool {
         matches!(self.remote_reset(), Some(Reason::ENHANCE_YOUR_CALM | Reason::INTERNAL_ERROR))
     }
 
-    /// Notes the state of the connection that the stream was on.
-    pub(super) fn set_connection(&mut self, stream: &OpenStream) {
-        (self.ended_by_error, self.of_use) = (stream.is_ended_by_error(), stream.has_answered());
+    /// Copies the state of the stream's connection.
+    pub(super) fn record_connection(&mut self, stream: &OpenStream) {
+        (self.ended_by_error, self.connection_answered) = (stream.is_ended_by_error(), stream.has_answered());
     }
 
-    /// The same of a request that was not sent, on a connection that had been of use or not.
-    pub(super) fn on_connection(self, of_use: bool) -> Self {
-        Self { of_use, ..self }
+    /// Sets whether the endpoint had answered on the connection, for a request that was not sent.
+    pub(super) fn with_connection_answered(self, connection_answered: bool) -> Self {
+        Self { connection_answered, ..self }
     }
 
-    /// Whether the connection had been of use to some request.
-    pub(crate) fn was_of_use(&self) -> bool {
-        self.of_use
+    /// Whether the endpoint had answered some request on the connection.
+    pub(crate) fn connection_had_answered(&self) -> bool {
+        self.connection_answered
     }
 
-    /// The connection was lost, and the endpoint had ended it by GOAWAY with an error, perhaps for another stream's sake.
+    /// The connection was lost after GOAWAY with an error code. The error may be that of another stream.
     pub(crate) fn is_ended_by_error(&self) -> bool {
         self.ended_by_error && self.is_connection_lost()
     }
 
-    /// A connection of HTTP/1.1 had waited for the request, and its endpoint had ended the wait with 408 before it read
-    /// anything of this one.
+    /// The endpoint closed an idle connection of HTTP/1.1 with 408 (RFC 9110 section 15.5.9) before it read the request.
     pub(crate) fn is_idle_timeout(&self) -> bool {
         matches!(&self.source, Some(Source::Http1(source)) if source.is_idle_timeout())
     }
 
-    /// The endpoint's GOAWAY leaves the request out.
-    pub(crate) fn is_left_out(&self) -> bool {
+    /// The request's stream is above the last one that the endpoint's GOAWAY includes.
+    pub(crate) fn is_excluded_by_go_away(&self) -> bool {
         self.http2().is_some_and(|source| source.is_go_away() && source.is_remote())
     }
 
@@ -197,7 +200,7 @@ impl fmt::Display for Error {
             None if self.is_request_too_large() => f.write_str("the request's head is larger than the endpoint takes"),
             None if self.is_request_broken() => f.write_str("the request's body broke"),
             None if self.is_stalled() => f.write_str("endpoint took no more of the request"),
-            None if self.is_left_out() => f.write_str("endpoint went away before it processed the request"),
+            None if self.is_excluded_by_go_away() => f.write_str("endpoint went away before it processed the request"),
             None => match &self.source {
                 Some(Source::Http1(source)) => source.fmt(f),
                 _ => f.write_str("connection to endpoint was lost"),
@@ -210,7 +213,7 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self.source.as_ref()? {
             Source::Http2(source) => Some(source),
-            // It is what `Display` shows.
+            // `Display` shows the failure itself.
             Source::Http1(source) => source.source(),
         }
     }
@@ -236,7 +239,7 @@ impl<B> StdError for SendError<B> {
     }
 }
 
-/// Why no connection came about.
+/// Why no connection was made.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 pub struct ConnectError {
@@ -277,12 +280,12 @@ impl ConnectError {
         Self { kind: ConnectErrorKind::NoSettings(limit), source: None }
     }
 
-    /// The connection was made, and lost before it was of any use.
+    /// The connection was made, and lost before any response.
     pub(crate) fn lost() -> Self {
         Self { kind: ConnectErrorKind::Lost, source: None }
     }
 
-    /// The connection was made, and lost before it was of any use.
+    /// The connection was made, and lost before any response.
     pub(crate) fn is_lost(&self) -> bool {
         self.kind == ConnectErrorKind::Lost
     }
@@ -293,7 +296,7 @@ impl ConnectError {
         self.kind == ConnectErrorKind::Transport
     }
 
-    /// The transport was made, but the peer's SETTINGS did not come.
+    /// The transport was made, but the HTTP handshake failed or the peer's SETTINGS did not come.
     #[must_use]
     pub fn is_handshake(&self) -> bool {
         matches!(self.kind, ConnectErrorKind::Handshake | ConnectErrorKind::NoSettings(_))

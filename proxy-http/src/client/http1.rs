@@ -1,4 +1,4 @@
-//! A connection to an endpoint that speaks HTTP/1.1, by hyper: one request at a time.
+//! A connection of HTTP/1.1 to an endpoint, by hyper: one request at a time.
 
 use crate::{
     body::{
@@ -7,7 +7,7 @@ use crate::{
         outcome::SendOutcome,
         upload::Upload,
     },
-    client::{failure::Failure, room::OnRoom},
+    client::{capacity::OnCapacity, failure::Failure},
     connection::{io::Io, streams::OpenStream},
     http1::{
         request::{self, Asks},
@@ -39,44 +39,44 @@ use tokio::{
     time::Instant,
 };
 
-/// The way to one connection; clones share it.
+/// A handle of one connection; clones share the connection.
 #[derive(Clone)]
 pub(crate) struct Handle {
-    shared: Arc<Shared>,
-    /// Interim responses, for who reads from the endpoint.
+    shared: Arc<ConnectionShared>,
+    /// Counts interim responses, for the limit of bytes that are read in one turn.
     interim: Arc<AtomicU32>,
 }
 
-/// What the handles of a connection share with its task.
-struct Shared {
-    /// `None`: the connection takes no more requests after the one that it has.
+/// State that the handles of a connection share with its task.
+struct ConnectionShared {
+    /// `None`: the connection accepts no more requests after the current one.
     hyper: Mutex<Option<http1::SendRequest<RequestBody>>>,
     exchange: Arc<Exchange>,
     opened: Instant,
 }
 
-/// A request on its way, and its response.
-pub(crate) struct Sent {
+/// A request that was sent, and its response that is awaited.
+pub(crate) struct PendingResponse {
     response: Responding,
     stream: OpenStream,
-    shared: Arc<Shared>,
-    /// The connection had answered others before, or had waited for this one.
+    shared: Arc<ConnectionShared>,
+    /// The connection had carried other requests, or had been idle before this one.
     reused: bool,
     asks: Asks,
-    /// Where the request's body goes now. `None`: where it went before.
-    to: Option<To>,
+    /// Where the request's body goes from now on. `None`: unchanged.
+    to: Option<BodySink>,
     write_stall: Duration,
 }
 
 /// Where a request's body goes.
 #[derive(Debug)]
-pub(crate) enum To {
+pub(crate) enum BodySink {
     Upload(Upload),
-    /// The endpoint has agreed to a tunnel. Boxed, since few do.
+    /// The endpoint has accepted a tunnel. Boxed, since tunnels are rare.
     Tunnel(Box<Agreed>),
 }
 
-/// A request's body, of whose end its exchange is told.
+/// A request's body, which signals to its exchange when hyper has dropped it.
 pub(crate) struct RequestBody {
     uploading: BodyReceiver,
     exchange: Arc<Exchange>,
@@ -85,21 +85,21 @@ pub(crate) struct RequestBody {
 type Responding =
     Pin<Box<dyn Future<Output = Result<Response<body::Incoming>, TrySendError<Request<RequestBody>>>> + Send>>;
 
-/// Least that hyper takes for the most of its buffer; also what one connection may have unread or unsent.
+/// The limit of hyper's buffer unless heads may be larger: bytes that a connection may have unread or unsent.
 const MAX_BUFFER: usize = 64 << 10;
-/// A connection that has waited this long for its first request may have been closed for that.
+/// A connection that was idle this long before its first request may have been closed by the endpoint for that.
 const WAITED: Duration = Duration::from_secs(1);
 const UNPOISONED: &str = "nothing panics with the lock held";
 
-/// Makes a connection over `io`, and has it driven by a task that drops `open` at its end. `max_head`: bytes of the
-/// largest head that the endpoint may send. `interim` counts its interim responses. The task calls `on_room` each time
-/// the connection has become ready for another request.
+/// Makes a connection over `io`, driven by a task that drops `open` when the connection accepts no more requests.
+/// `max_head`: the largest head that the endpoint may send, in bytes. `interim` counts the endpoint's interim responses. The
+/// task calls `on_capacity` each time the connection has become ready for another request.
 pub(crate) async fn connect<I>(
     io: Io<I>,
     max_head: usize,
     interim: Arc<AtomicU32>,
     open: watch::Sender<()>,
-    on_room: OnRoom,
+    on_capacity: OnCapacity,
 ) -> Result<Handle, Failure>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -109,8 +109,8 @@ where
     let exchange = Exchange::new();
     let watch = Watch::new(io, Arc::clone(&exchange));
     let (hyper, connection) = builder.handshake(TokioIo::new(watch)).await.map_err(Failure::unsent)?;
-    let shared = Arc::new(Shared { hyper: Mutex::new(Some(hyper)), exchange, opened: Instant::now() });
-    // The handles alone keep the connection open.
+    let shared = Arc::new(ConnectionShared { hyper: Mutex::new(Some(hyper)), exchange, opened: Instant::now() });
+    // Only the handles keep the connection open.
     let of_task = Arc::downgrade(&shared);
     let of_exchange = Arc::clone(&shared.exchange);
     tokio::spawn(async move {
@@ -122,10 +122,10 @@ where
                 }
                 let judged = of_exchange.is_open().then(|| of_task.upgrade()).flatten();
                 match judged.map(|shared| shared.judge()) {
-                    // hyper sees that its handle is gone.
+                    // hyper closes the connection, since its handle is dropped.
                     Some(Verdict::Close) => open = None,
                     Some(Verdict::Again) => {
-                        on_room();
+                        on_capacity();
                         return Poll::Pending;
                     }
                     Some(Verdict::New | Verdict::Known) | None => return Poll::Pending,
@@ -139,7 +139,7 @@ where
         }
     });
     let handle = Handle { shared, interim };
-    // Until the task has run, the connection does not take requests.
+    // hyper accepts requests only after the task has run.
     poll_fn(|cx| handle.poll_ready(cx)).await?;
     Ok(handle)
 }
@@ -147,7 +147,7 @@ where
 // === impl Handle ===
 
 impl Handle {
-    /// Whether the connection may be used again, now.
+    /// Whether the connection accepts a request now.
     pub(crate) fn is_ready(&self) -> bool {
         self.shared.exchange.is_free() && self.shared.hyper().as_ref().is_some_and(http1::SendRequest::is_ready)
     }
@@ -158,44 +158,47 @@ impl Handle {
         if self.shared.exchange.is_free() {
             return Poll::Ready(Ok(()));
         }
-        // The connection's task is about to judge.
+        // The connection's task is about to decide whether the connection can be reused.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Sends a request whose body is `body`; the rest of that has to be sent by [`To::poll`], which gives up when the
-    /// endpoint takes nothing of it for `write_stall`.
+    /// Sends a request's head. Its `body` is sent by [`BodySink::poll`], which fails if the endpoint accepts nothing of it
+    /// for `write_stall`.
     pub(crate) fn send<B: Body>(
         &self,
         mut head: Parts,
         body: &B,
         stream: OpenStream,
         write_stall: Duration,
-    ) -> Result<(Sent, To), Failure> {
+    ) -> Result<(PendingResponse, BodySink), Failure> {
         let ended = body.is_end_stream();
         let is_http2 = head.version == Version::HTTP_2;
-        let asks = request::send(&mut head, ended).map_err(Failure::refused)?;
+        let asks = request::send(&mut head, ended).map_err(Failure::unrepresentable)?;
         let shared = Arc::clone(&self.shared);
         let (response, upload) = {
             let mut hyper = shared.hyper();
             let sending = hyper.as_mut().filter(|_| shared.exchange.begin(head.method == Method::HEAD));
             let sending = sending.ok_or(Failure::CLOSED)?;
-            // What goes through a tunnel waits until there is one.
+            // Data for a tunnel waits until the endpoint has accepted the tunnel.
             let ended = ended || asks != Asks::Response;
             let (upload, uploading) = Upload::new(ended, write_stall);
             let mut req = Request::from_parts(head, ());
-            // Clients of HTTP/1.1 get none: hyper has no way for them.
+            // Interim responses go to clients of HTTP/2 only: hyper's server of HTTP/1.1 cannot send them.
             uploading.on_interim(&mut req, Arc::clone(&self.interim), is_http2);
             let req = req.map(|()| RequestBody { uploading, exchange: Arc::clone(&shared.exchange) });
             let response = Box::pin(sending.try_send_request(req));
-            // Where an endpoint takes for a tunnel what is none to us, nothing may follow.
+            // Endpoint and proxy may disagree whether a response to CONNECT starts a tunnel, so no request may follow it.
             if asks == Asks::Connect {
                 *hyper = None;
             }
             (response, upload)
         };
         let reused = stream.has_answered() || shared.opened.elapsed() >= WAITED;
-        Ok((Sent { response, stream, shared, reused, asks, to: None, write_stall }, To::Upload(upload)))
+        Ok((
+            PendingResponse { response, stream, shared, reused, asks, to: None, write_stall },
+            BodySink::Upload(upload),
+        ))
     }
 }
 
@@ -205,14 +208,14 @@ impl fmt::Debug for Handle {
     }
 }
 
-// === impl Shared ===
+// === impl ConnectionShared ===
 
-impl Shared {
+impl ConnectionShared {
     fn hyper(&self) -> MutexGuard<'_, Option<http1::SendRequest<RequestBody>>> {
         self.hyper.lock().expect(UNPOISONED)
     }
 
-    /// To be called when hyper has done what it can for now.
+    /// Decides whether the connection can have another request. To be called after hyper was polled.
     fn judge(&self) -> Verdict {
         let mut hyper = self.hyper();
         if !hyper.as_ref().is_some_and(http1::SendRequest::is_ready) {
@@ -225,26 +228,27 @@ impl Shared {
         verdict
     }
 
-    /// Has the connection take no more requests.
+    /// Closes the connection to further requests.
     fn close(&self) {
         *self.hyper() = None;
     }
 }
 
-// === impl Sent ===
+// === impl PendingResponse ===
 
-impl Sent {
-    /// Ready with the response, whose stream is to be counted as long as its body lives.
+impl PendingResponse {
+    /// Polls for the response.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<Incoming>, Failure>> {
         Poll::Ready(match ready!(self.response.as_mut().poll(cx)) {
             Ok(rsp) if self.reused && is_idle_timeout(&rsp) => Err(Failure::IDLE_TIMEOUT),
             Ok(mut rsp) => {
                 let accepted = response::accept(&mut rsp, &self.asks);
-                match accepted.inspect_err(|_| self.shared.close()).map_err(Failure::bad)? {
+                match accepted.inspect_err(|_| self.shared.close()).map_err(Failure::malformed)? {
                     None => Ok(rsp.map(Incoming::Message)),
                     Some(endpoint) => {
                         let (to, received) = BodySender::new(false);
-                        self.to = Some(To::Tunnel(Box::new(Agreed { endpoint, to, write_stall: self.write_stall })));
+                        self.to =
+                            Some(BodySink::Tunnel(Box::new(Agreed { endpoint, to, write_stall: self.write_stall })));
                         Ok(rsp.map(|_| Incoming::Tunnel(received)))
                     }
                 }
@@ -256,29 +260,29 @@ impl Sent {
         })
     }
 
-    /// What is to be counted as long as the response's body lives, and where the request's goes from now on if it does not
-    /// go where it went before.
-    pub(crate) fn into_parts(self) -> (OpenStream, Option<To>) {
+    /// The stream, which counts as open as long as the response's body lives, and where the request's body goes from now on.
+    /// `None`: unchanged.
+    pub(crate) fn into_parts(self) -> (OpenStream, Option<BodySink>) {
         (self.stream, self.to)
     }
 }
 
-/// Whether a response on a connection that had waited is no answer to its request, but ends the wait (RFC 9110 section
-/// 15.5.9): the request was sent into the endpoint's time-out.
+/// Whether a response on a connection that had been idle is no answer to the request (RFC 9110 section 15.5.9): the endpoint
+/// closes idle connections with 408, and the request crossed it.
 fn is_idle_timeout<B>(rsp: &Response<B>) -> bool {
     rsp.status() == StatusCode::REQUEST_TIMEOUT
         && (rsp.version() < Version::HTTP_11 || fields::has_token(rsp.headers(), &header::CONNECTION, "close"))
 }
 
-// === impl To ===
+// === impl BodySink ===
 
-impl To {
-    /// Whether all of the body is on its way.
+impl BodySink {
+    /// Whether all of the body has been passed on to the connection.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self, Self::Upload(upload) if upload.is_done())
     }
 
-    /// Sends of `body` what is taken before the response has come.
+    /// Sends `body` until the response has come. Data for a tunnel is not sent before [`spawn_rest`](Self::spawn_rest).
     pub(crate) fn poll<B>(
         &mut self,
         body: &mut B,
@@ -294,7 +298,7 @@ impl To {
         }
     }
 
-    /// Sends the rest of `body` by itself, and tells how that ended.
+    /// Sends the rest of `body`, if any, in a task, and calls `ended` with the outcome.
     pub(crate) fn spawn_rest<B>(self, body: B, ended: impl FnOnce(SendOutcome) + Send + 'static)
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -342,7 +346,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    /// What the endpoint sends, how many bytes at a time, and whether there is room for another request then.
+    /// Has the endpoint send `rsp` in pieces of `piece` bytes. `room`: whether the connection accepts another request then.
     async fn check(rsp: &str, piece: usize, room: bool) {
         let (near, mut far) = tokio::io::duplex(1 << 16);
         let connection_state = ConnectionState::new(false);
@@ -350,8 +354,8 @@ mod tests {
         let (open, closed) = watch::channel(());
         let rooms = Arc::<AtomicUsize>::default();
         let counted = Arc::clone(&rooms);
-        let on_room = Arc::new(move || _ = counted.fetch_add(1, Relaxed));
-        let handle = connect(io, 1 << 16, Arc::default(), open, on_room).await.unwrap();
+        let on_capacity = Arc::new(move || _ = counted.fetch_add(1, Relaxed));
+        let handle = connect(io, 1 << 16, Arc::default(), open, on_capacity).await.unwrap();
         assert!(handle.is_ready());
         for round in 0..3 {
             assert_eq!(rooms.load(Relaxed), round, "once for each request, and none for the first");
@@ -373,7 +377,7 @@ mod tests {
             let _rsp = poll_fn(|cx| sent.poll(cx)).await;
             if !room {
                 assert_eq!((rooms.load(Relaxed), handle.is_ready()), (0, false), "{rsp}");
-                assert!(closed.has_changed().is_err(), "its task has said so");
+                assert!(closed.has_changed().is_err(), "the task has dropped its end");
                 return;
             }
             assert!(handle.is_ready(), "{rsp}");
@@ -382,7 +386,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_is_told_of_each_connection_that_may_be_used_again() {
+    async fn waiting_requests_are_told_of_each_connection_that_can_be_reused() {
         for piece in [1, 9, usize::MAX] {
             check("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", piece, true).await;
             check("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", piece, true).await;
@@ -392,9 +396,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_before_a_byte_of_the_request_is_written_is_not_its_answer() {
+    async fn a_response_before_any_byte_of_the_request_was_written_is_not_its_answer() {
         const HEAD: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
-        // It takes one head, and the next only when that is read.
+        // The transport holds one head; the next is written only when that is read.
         let (near, mut far) = tokio::io::duplex(HEAD.len());
         let connection_state = ConnectionState::new(false);
         let io = Io::new(near, &Arc::<Transport>::default(), &connection_state).with_http1_endpoint(Arc::default());

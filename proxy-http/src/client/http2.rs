@@ -1,8 +1,8 @@
-//! A connection of HTTP/2 to an endpoint, and the task that drives it.
+//! The task that drives a connection of HTTP/2 to an endpoint.
 
 use crate::{
     BoxError,
-    client::{error::ConnectError, room::OnRoom},
+    client::{capacity::OnCapacity, error::ConnectError},
     connection::{
         discard::RESET_STREAM_DURATION,
         frames::local_settings::tolerated,
@@ -27,29 +27,29 @@ use tokio::{
     sync::watch,
 };
 
-/// A connection of HTTP/2, and all that its task needs.
+/// The state of the task that drives a connection of HTTP/2.
 pub(super) struct Driver<I> {
     pub(super) connection: h2::client::Connection<Io<I>, Bytes>,
     pub(super) connection_state: Arc<ConnectionState>,
     pub(super) credit: WindowCredit,
     pub(super) transport: Arc<Transport>,
-    pub(super) on_room: OnRoom,
+    pub(super) on_capacity: OnCapacity,
     pub(super) max_malformed: usize,
 }
 
-/// What DATA frames of less than 256 bytes that wait in h2 may cost before it ends the connection with
-/// ENHANCE_YOUR_CALM, in bytes: each costs what is missing of the 256. h2's own choice is half of the connection's
-/// window, which a burst of some 2,000 small gRPC messages is enough for. Bodies take what comes even when their readers
-/// have stopped, so frames wait only from one read to the next poll of their streams, and a burst is what counts. This
-/// is enough for all of a stream's default window in frames of one byte. The price is so much memory, which h2 keeps as
-/// long as the connection lives, for each connection to an endpoint that sends such bursts.
+/// h2's budget for DATA frames of less than 256 bytes that wait to be read, in bytes: each frame costs 256 less its length,
+/// and beyond the budget h2 ends the connection with ENHANCE_YOUR_CALM. h2's default is half of the connection's window,
+/// which a burst of some 2,000 small gRPC messages exhausts. Bodies read their frames even when their readers have stopped,
+/// so frames wait only from one read to the next poll of their streams, and the size of bursts decides. This budget is
+/// enough for all of a stream's default window in frames of one byte. The price is as much memory, which h2 keeps as long as
+/// the connection lives, for each connection to an endpoint that sends bursts of that size.
 const DATA_FRAME_BUDGET: usize = 16 << 20;
-/// What may be owed of it on a connection that takes requests.
-const MAX_OWED: u64 = DATA_FRAME_BUDGET as u64 / 2;
-/// Streams to open before the peer's SETTINGS say how many it takes. None: those above its limit would be refused.
+/// The part of that budget beyond which a connection is replaced.
+const MAX_DATA_FRAME_COST: u64 = DATA_FRAME_BUDGET as u64 / 2;
+/// Streams to open before the peer's SETTINGS are known. None, because the peer would refuse streams above its limit.
 const INITIAL_MAX_SEND_STREAMS: usize = 0;
 
-/// All of `params` that the engine takes; keep-alive and the timeout are the connection's own.
+/// Applies `params` to h2's builder. Keep-alive and the write-stall timeout are not h2's.
 pub(super) fn builder(params: &ClientParams) -> h2::client::Builder {
     // No `..`: a new field must not compile until it is handled here.
     let ClientParams {
@@ -89,7 +89,7 @@ pub(super) fn builder(params: &ClientParams) -> h2::client::Builder {
     builder
 }
 
-/// Those of a stream and of a connection, in bytes.
+/// The initial windows of a stream and of the connection, in bytes.
 pub(super) fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
     match flow_control.unwrap_or(ClientParams::DEFAULT_FLOW_CONTROL) {
         FlowControl::Adaptive => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
@@ -99,7 +99,7 @@ pub(super) fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
     }
 }
 
-/// Waits for the peer's SETTINGS, and then has the streams that it takes noted.
+/// Waits for the peer's SETTINGS; by then `connection_state` has the SETTINGS_MAX_CONCURRENT_STREAMS of them.
 pub(super) async fn settings<I: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut h2::client::Connection<Io<I>, Bytes>,
     handle: &h2::client::SendRequest<Bytes>,
@@ -119,8 +119,8 @@ pub(super) async fn settings<I: AsyncRead + AsyncWrite + Unpin>(
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
-    /// Moves the connection's frames until it is closed: by its peer, or because all handles are dropped and all streams
-    /// have ended. Drops `open` once it takes no more requests: after GOAWAY, or when it is to be replaced.
+    /// Drives the connection until it is closed: by the peer, or because all handles are dropped and all streams have ended.
+    /// Drops `open` once the connection accepts no more requests: after GOAWAY, or when it is to be replaced.
     pub(super) async fn drive(mut self, mut handle: h2::client::SendRequest<Bytes>, open: watch::Sender<()>) {
         let ended = {
             let mut going = pin!(poll_fn(|cx| {
@@ -128,10 +128,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
                     return Poll::Ready(Some(ended));
                 }
                 self.set_max_streams(handle.current_max_send_streams());
-                if self.is_worn_out() {
+                if self.needs_replacement() {
                     return Poll::Ready(None);
                 }
-                // After GOAWAY, what is open goes on, but nothing can be added.
+                // After GOAWAY open streams go on, but none can be opened.
                 match handle.poll_ready(&mut Context::from_waker(Waker::noop())) {
                     Poll::Ready(Err(_)) => Poll::Ready(None),
                     Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
@@ -144,7 +144,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
             }
         };
         if let Poll::Ready(Err(error)) = handle.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            self.note(&error);
+            self.record_go_away(&error);
         }
         drop((open, handle));
         let ended = match ended {
@@ -160,30 +160,30 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
         poll_connection(&mut self.connection, &self.connection_state, &mut self.credit, cx)
     }
 
-    /// The peer may take more streams than it did.
+    /// Notes the peer's SETTINGS_MAX_CONCURRENT_STREAMS, and signals capacity if it was raised.
     fn set_max_streams(&self, max: usize) {
         let before = self.connection_state.max_streams();
         if max != before {
             self.connection_state.set_max_streams(max);
             if max > before {
-                (self.on_room)();
+                (self.on_capacity)();
             }
         }
     }
 
-    /// Whether other requests should have another connection, before this one ends with all that is open on it: h2 has had
-    /// nearly enough of malformed responses, of DATA that comes late on streams that it has forgotten, or of DATA that is small,
-    /// most of which came on streams that were reset, or padding alone; or there are few streams left to open, or the peer refuses
-    /// stream after stream.
-    fn is_worn_out(&self) -> bool {
+    /// Whether new requests need another connection. h2 ends a connection, with all of its streams, after too many malformed
+    /// responses, too much DATA that comes late on streams that it has forgotten, or too much small DATA, most of it on
+    /// streams that were reset or of padding alone; so it is replaced before that. Also when few stream identifiers are
+    /// left, or the peer refuses stream after stream.
+    fn needs_replacement(&self) -> bool {
         self.connection_state.malformed() > self.max_malformed
-            || self.connection_state.nears_engine_limit(self.max_malformed, MAX_OWED)
+            || self.connection_state.nears_engine_limit(self.max_malformed, MAX_DATA_FRAME_COST)
             || self.connection_state.has_few_streams_left()
             || self.connection_state.is_refusing()
     }
 
-    /// Takes notice of the peer's GOAWAY.
-    fn note(&self, error: &h2::Error) {
+    /// Records the peer's GOAWAY, if `error` is one.
+    fn record_go_away(&self, error: &h2::Error) {
         if !error.is_go_away() || !error.is_remote() {
             return;
         }
@@ -202,7 +202,7 @@ fn poll_connection<I: AsyncRead + AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), BoxError>> {
     connection_state.start_turn();
-    // Before the connection, which then tells its peer.
+    // Before the connection is polled, which then sends the WINDOW_UPDATE.
     if let Some(size) = credit.poll(connection_state.open_streams(), cx.waker()) {
         connection.set_target_window_size(size);
     }

@@ -1,4 +1,4 @@
-//! Lines about the states of endpoints, few enough to be read.
+//! Rate limit of log lines about endpoints.
 
 use std::{
     collections::HashMap,
@@ -8,66 +8,66 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// What the log has said of each endpoint, so that connections of several workers to it do not say it again.
+/// Limits the log lines about each endpoint, for the connections of all workers together.
 ///
-/// A state is told once, and again each minute while it lasts.
+/// A change of state is logged once. A failure that lasts is logged again each minute.
 #[derive(Default)]
-pub struct EndpointLog(Mutex<HashMap<Arc<str>, Said>>);
+pub struct EndpointLog(Mutex<HashMap<Arc<str>, LastLogged>>);
 
-/// What was said of one endpoint.
+/// The last log lines about one endpoint.
 #[derive(Debug, Default)]
-struct Said {
-    state: Option<(State, Instant)>,
+struct LastLogged {
+    state: Option<(LoggedState, Instant)>,
     go_away: Option<Instant>,
 }
 
 /// The state of an endpoint, as one worker sees it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum State {
-    /// It is connected.
+pub(crate) enum LoggedState {
+    /// A connection was made.
     Ready,
-    /// It cannot be connected to.
+    /// An attempt to connect failed.
     Unreachable,
-    /// It closes connections before it has answered anything.
+    /// The endpoint closes connections before any response.
     Lost,
 }
 
-/// A line is repeated after this time.
-const AGAIN: Duration = Duration::from_secs(60);
+/// The interval at which a line is repeated.
+const REPEAT_AFTER: Duration = Duration::from_secs(60);
 
 // === impl EndpointLog ===
 
 impl EndpointLog {
-    /// Whether the state is to be told now.
-    pub(crate) fn admits_state(&self, endpoint: &Arc<str>, state: State, now: Instant) -> bool {
-        self.with(endpoint, |said| {
-            // A state that goes on well needs no second line.
-            let again = |at: Instant| state != State::Ready && now >= at + AGAIN;
-            let admits = said.state.is_none_or(|(last, at)| last != state || again(at));
-            if admits {
-                said.state = Some((state, now));
+    /// Whether the state is to be logged now; if so, notes that it was.
+    pub(crate) fn should_log_state(&self, endpoint: &Arc<str>, state: LoggedState, now: Instant) -> bool {
+        self.with(endpoint, |last| {
+            // Ready endpoints stay ready: no line repeats that.
+            let again = |at: Instant| state != LoggedState::Ready && now >= at + REPEAT_AFTER;
+            let should_log = last.state.is_none_or(|(state_before, at)| state_before != state || again(at));
+            if should_log {
+                last.state = Some((state, now));
             }
-            admits
+            should_log
         })
     }
 
-    /// Whether a GOAWAY of the endpoint is to be told now.
-    pub(crate) fn admits_go_away(&self, endpoint: &Arc<str>, now: Instant) -> bool {
-        self.with(endpoint, |said| {
-            let admits = said.go_away.is_none_or(|at| now >= at + AGAIN);
-            if admits {
-                said.go_away = Some(now);
+    /// Whether a GOAWAY of the endpoint is to be logged now; if so, notes that it was.
+    pub(crate) fn should_log_go_away(&self, endpoint: &Arc<str>, now: Instant) -> bool {
+        self.with(endpoint, |last| {
+            let should_log = last.go_away.is_none_or(|at| now >= at + REPEAT_AFTER);
+            if should_log {
+                last.go_away = Some(now);
             }
-            admits
+            should_log
         })
     }
 
-    /// The endpoint is gone.
+    /// Forgets an endpoint that was removed.
     pub(crate) fn forget(&self, endpoint: &str) {
         self.0.lock().expect(UNPOISONED).remove(endpoint);
     }
 
-    fn with(&self, endpoint: &Arc<str>, change: impl FnOnce(&mut Said) -> bool) -> bool {
+    fn with(&self, endpoint: &Arc<str>, change: impl FnOnce(&mut LastLogged) -> bool) -> bool {
         change(self.0.lock().expect(UNPOISONED).entry(Arc::clone(endpoint)).or_default())
     }
 }
@@ -85,25 +85,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_is_told_once_and_again_each_minute_while_it_is_bad() {
+    fn a_state_is_logged_once_and_a_failure_again_each_minute() {
         let log = EndpointLog::default();
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let start = Instant::now();
-        let says = |endpoint, state, seconds| log.admits_state(endpoint, state, start + Duration::from_secs(seconds));
-        assert!(says(&a, State::Unreachable, 0) && says(&b, State::Unreachable, 0));
-        assert!(!says(&a, State::Unreachable, 1), "another worker finds the same");
-        assert!(!says(&a, State::Unreachable, 59) && says(&a, State::Unreachable, 60));
-        assert!(says(&a, State::Ready, 61) && !says(&a, State::Ready, 61) && !says(&a, State::Ready, 1_000));
-        assert!(says(&a, State::Lost, 1_001) && says(&a, State::Ready, 1_002));
+        let logs =
+            |endpoint, state, seconds| log.should_log_state(endpoint, state, start + Duration::from_secs(seconds));
+        assert!(logs(&a, LoggedState::Unreachable, 0) && logs(&b, LoggedState::Unreachable, 0));
+        assert!(!logs(&a, LoggedState::Unreachable, 1), "another worker finds the same");
+        assert!(!logs(&a, LoggedState::Unreachable, 59) && logs(&a, LoggedState::Unreachable, 60));
+        assert!(
+            logs(&a, LoggedState::Ready, 61)
+                && !logs(&a, LoggedState::Ready, 61)
+                && !logs(&a, LoggedState::Ready, 1_000)
+        );
+        assert!(logs(&a, LoggedState::Lost, 1_001) && logs(&a, LoggedState::Ready, 1_002));
         log.forget("a");
-        assert!(says(&a, State::Ready, 1_003) && !says(&b, State::Unreachable, 59));
+        assert!(logs(&a, LoggedState::Ready, 1_003) && !logs(&b, LoggedState::Unreachable, 59));
     }
 
     #[test]
-    fn go_aways_are_told_once_a_minute() {
+    fn go_aways_are_logged_once_a_minute() {
         let log = EndpointLog::default();
         let (a, start) = ("a".into(), Instant::now());
-        assert!(log.admits_go_away(&a, start) && !log.admits_go_away(&a, start + AGAIN / 2));
-        assert!(log.admits_go_away(&a, start + AGAIN));
+        assert!(log.should_log_go_away(&a, start) && !log.should_log_go_away(&a, start + REPEAT_AFTER / 2));
+        assert!(log.should_log_go_away(&a, start + REPEAT_AFTER));
     }
 }

@@ -1,12 +1,12 @@
-//! Connections to endpoints: a tower service that makes them, and the service that each one is.
+//! Connections to endpoints: a tower service that makes connections, each of which is a service of requests.
 
+mod capacity;
 mod connect;
 pub(crate) mod error;
 mod failure;
 mod http1;
 mod http2;
 pub(crate) mod log;
-mod room;
 pub(crate) mod send_request;
 
 pub use self::{

@@ -1,11 +1,11 @@
-//! Connections to endpoints: a tower service that makes them, and the service that each one is.
+//! A connection to an endpoint as a service of requests, in either version.
 
 use crate::{
     BoxError, IncomingBody,
     body::{outcome::SendOutcome, send::Pipe},
     client::{
         error::{Error, SendError},
-        http1::{self, To},
+        http1::{self, BodySink},
     },
     connection::{state::ConnectionState, streams::OpenStream},
     http1::tunnel,
@@ -30,12 +30,12 @@ use tower_service::Service;
 
 /// One connection to an endpoint, as a service; clones share the connection.
 ///
-/// A connection of HTTP/1.1 has one stream at a time; one that nobody waits for any more closes it.
-/// The connection closes when all clones are dropped and the streams on it have ended. A request without authority
-/// is sent without `:authority`. A response future that is dropped resets its stream with CANCEL.
+/// The connection closes when all clones are dropped and the streams on it have ended. A request without authority is sent
+/// without `:authority`. A response that is dropped before its end resets its stream with CANCEL. A connection of HTTP/1.1
+/// has one stream at a time, and closes if a response is dropped before its end.
 ///
-/// A response that ends while its request is still being sent ends the request, too, unless it has made the stream a tunnel:
-/// the stream is reset with CANCEL, and in HTTP/1.1 the connection closes.
+/// A response that ends while its request is still being sent ends the request, too, unless the stream is a tunnel: the
+/// stream is reset with CANCEL, and in HTTP/1.1 the connection closes.
 pub struct SendRequest<B> {
     pub(super) engine: Engine,
     pub(super) connection_state: Arc<ConnectionState>,
@@ -50,31 +50,31 @@ pub(super) enum Engine {
     Http1(http1::Handle),
 }
 
-/// A response that is on its way; if it fails, its request is given back.
+/// The future of a response; if it fails, the error has the request.
 #[must_use = "a response that nobody waits for is cancelled"]
-pub struct Sending<B>(Option<Box<Outgoing<B>>>);
+pub struct Sending<B>(Option<Box<OutgoingRequest<B>>>);
 
-/// A request that is to be sent, and perhaps again.
-pub(crate) struct Outgoing<B> {
+/// A request that can be sent, and sent again.
+pub(crate) struct OutgoingRequest<B> {
     head: Head,
     upload: Pipe<B>,
-    sent: Option<Result<Sent, Error>>,
-    /// Where the body goes in HTTP/1.1. `None`: it goes nowhere, or to a stream of HTTP/2.
-    http1: Option<To>,
+    sent: Option<Result<InFlight, Error>>,
+    /// Where the body goes in HTTP/1.1. `None`: the request is not being sent, or in HTTP/2.
+    http1: Option<BodySink>,
     interim: InterimBudget,
 }
 
-enum Sent {
+enum InFlight {
     Http2 {
         response: h2::client::ResponseFuture,
         stream: OpenStream,
-        /// Who wants to know of the response's data.
+        /// Is told of the response's data where windows are adaptive.
         connection_state: Option<Arc<ConnectionState>>,
     },
-    Http1(http1::Sent),
+    Http1(http1::PendingResponse),
 }
 
-/// A response that is on its way.
+/// The future of a response.
 #[derive(Debug)]
 #[must_use = "a response that nobody waits for is cancelled"]
 pub struct ResponseFuture<B>(Sending<B>);
@@ -82,20 +82,20 @@ pub struct ResponseFuture<B>(Sending<B>);
 // === impl SendRequest ===
 
 impl<B> SendRequest<B> {
-    /// Whether the connection takes no more requests: it was closed, or its peer sent GOAWAY.
+    /// Whether the connection accepts no more requests: it was closed, the peer sent GOAWAY, or it is to be replaced.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed.has_changed().is_err()
     }
 
-    /// Streams that have not ended.
+    /// Open streams.
     #[must_use]
     pub fn streams(&self) -> usize {
         self.connection_state.streams()
     }
 
-    /// Streams that the peer takes at once: its SETTINGS_MAX_CONCURRENT_STREAMS. In HTTP/1.1 one, and none while the last
-    /// one is not quite over.
+    /// Concurrent streams that the peer accepts: its SETTINGS_MAX_CONCURRENT_STREAMS. In HTTP/1.1 one, and none until the
+    /// connection can be reused after the last request.
     #[must_use]
     pub fn max_streams(&self) -> usize {
         match &self.engine {
@@ -104,26 +104,26 @@ impl<B> SendRequest<B> {
         }
     }
 
-    /// Whether the peer takes extended CONNECT (RFC 8441 section 3).
-    pub(crate) fn takes_extended_connect(&self) -> bool {
+    /// Whether the peer's SETTINGS enable extended CONNECT (RFC 8441 section 3).
+    pub(crate) fn is_extended_connect_enabled(&self) -> bool {
         match &self.engine {
             Engine::Http2(h2) => h2.is_extended_connect_protocol_enabled(),
-            // It is made an upgrade, and what comes of that is up to each request.
+            // It is sent as an upgrade, which the endpoint accepts or not for each request.
             Engine::Http1(_) => true,
         }
     }
 
-    /// Whether the endpoint has answered anything on the connection.
+    /// Whether the endpoint has answered any request on the connection.
     pub(crate) fn has_answered(&self) -> bool {
         self.connection_state.has_answered()
     }
 
-    /// What happens on the connection, also after its end.
+    /// The state of the connection, also after its end.
     pub(crate) fn connection_state(&self) -> &Arc<ConnectionState> {
         &self.connection_state
     }
 
-    /// Completes when the connection takes no more requests.
+    /// Completes when the connection accepts no more requests.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<B> {
         let mut closed = self.closed.clone();
         async move { while closed.changed().await.is_ok() {} }
@@ -135,22 +135,25 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Sends a request, and gives it back if it gets no response.
+    /// Sends a request. If it gets no response, the error has the request.
     ///
-    /// Beyond the streams that the peer takes at once, it waits for one of them to end.
+    /// Beyond the concurrent streams that the peer accepts, the request waits for one of them to end.
     pub fn try_send(&mut self, req: Request<B>) -> Sending<B> {
         let (head, body) = req.into_parts();
-        let mut request = Box::new(Outgoing::new(head, body, false));
+        let mut request = Box::new(OutgoingRequest::new(head, body, false));
         self.send(&mut request);
         Sending(Some(request))
     }
 
     /// Sends a request, or sends it again.
-    pub(crate) fn send(&mut self, request: &mut Outgoing<B>) {
-        request.sent = Some(self.start(request).map_err(|error| error.on_connection(self.has_answered())));
+    pub(crate) fn send(&mut self, request: &mut OutgoingRequest<B>) {
+        request.sent = Some(self.start(request).map_err(|error| error.with_connection_answered(self.has_answered())));
     }
 
-    fn start(&mut self, Outgoing { head, upload, http1, .. }: &mut Outgoing<B>) -> Result<Sent, Error> {
+    fn start(
+        &mut self,
+        OutgoingRequest { head, upload, http1, .. }: &mut OutgoingRequest<B>,
+    ) -> Result<InFlight, Error> {
         let h2 = match &mut self.engine {
             Engine::Http2(h2) => h2,
             Engine::Http1(handle) => {
@@ -158,35 +161,35 @@ where
                 let sent = handle.send(head.take(), upload.body_mut(), stream, self.write_stall);
                 let (sent, to) = sent.map_err(Error::http1)?;
                 *http1 = Some(to);
-                return Ok(Sent::Http1(sent));
+                return Ok(InFlight::Http1(sent));
             }
         };
         let ended = upload.body_mut().is_end_stream();
-        let request = outgoing(head);
-        // Some endpoints would end the connection for it.
+        let request = h2_request(head);
+        // RFC 9113 section 6.5.2: the peer's limit is advisory, but some endpoints end the connection for a larger head.
         if head.list_size().is_some_and(|size| size > self.connection_state.max_header_list()) {
             return Err(Error::REQUEST_TOO_LARGE);
         }
         let sent = match h2.send_request(request, ended) {
-            // The last request waits to be sent. A handle has one such at most, but there may be many handles.
+            // The handle's last request waits to be sent. A handle has at most one, so another handle sends this one.
             Err(_) if h2.poll_ready(&mut Context::from_waker(Waker::noop())).is_pending() => {
                 *h2 = h2.clone();
-                h2.send_request(outgoing(head), ended)
+                h2.send_request(h2_request(head), ended)
             }
             sent => sent,
         };
         let (response, to) = sent.map_err(Error::unsent)?;
         upload.send_to(to, self.write_stall);
         let (stream, connection_state) = (self.connection_state.open_stream(), self.connection_state.if_adaptive());
-        Ok(Sent::Http2 { response, stream, connection_state })
+        Ok(InFlight::Http2 { response, stream, connection_state })
     }
 }
 
-/// A head as h2 sends it.
-fn outgoing(head: &mut Head) -> Request<()> {
+/// A request's head as h2 sends it.
+fn h2_request(head: &mut Head) -> Request<()> {
     let mut head = head.take();
-    // h2 takes a request without authority only as one that comes from HTTP/1.1; it is sent without `:authority` all
-    // the same. linkerd2-proxy does it so.
+    // h2 accepts a request without authority only if its version is HTTP/1.1, and sends it in HTTP/2 without `:authority`.
+    // linkerd2-proxy does the same.
     head.version = if head.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
     Request::from_parts(head, ())
 }
@@ -230,9 +233,9 @@ impl<B> fmt::Debug for SendRequest<B> {
     }
 }
 
-// === impl Outgoing ===
+// === impl OutgoingRequest ===
 
-impl<B> Outgoing<B>
+impl<B> OutgoingRequest<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -247,17 +250,17 @@ where
         self.upload.body_mut()
     }
 
-    /// Sends nothing more, until it is sent again.
+    /// Stops sending the request, until it is sent again.
     pub(crate) fn stop(&mut self) {
         self.upload.stop();
         self.http1 = None;
     }
 
-    /// Ready with the response when it has been sent; the request may still be on its way then.
+    /// Polls for the response. The request's body may still be on its way when it is ready.
     pub(crate) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
         match &self.sent {
-            Some(Ok(Sent::Http2 { .. })) => self.poll_http2(cx),
-            Some(Ok(Sent::Http1(_))) => self.poll_http1(cx),
+            Some(Ok(InFlight::Http2 { .. })) => self.poll_http2(cx),
+            Some(Ok(InFlight::Http1(_))) => self.poll_http1(cx),
             _ => match self.sent.take() {
                 Some(Err(error)) => Poll::Ready(Err(error)),
                 _ => panic!("a response was polled before its request was sent, or after its end"),
@@ -266,7 +269,7 @@ where
     }
 
     fn poll_http2(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
-        let Some(Ok(Sent::Http2 { response, stream, .. })) = &mut self.sent else { unreachable!() };
+        let Some(Ok(InFlight::Http2 { response, stream, .. })) = &mut self.sent else { unreachable!() };
         let mut responded = match self.upload.poll(cx) {
             Poll::Ready(SendOutcome::Broken) => Err(Error::REQUEST_BROKEN),
             Poll::Ready(SendOutcome::Stalled) => Err(Error::STALLED),
@@ -283,17 +286,17 @@ where
                 })
             }
         };
-        let Some(Ok(Sent::Http2 { stream, connection_state, .. })) = self.sent.take() else { unreachable!() };
+        let Some(Ok(InFlight::Http2 { stream, connection_state, .. })) = self.sent.take() else { unreachable!() };
         match &mut responded {
             Ok(_) => stream.answered(),
             Err(error) => {
                 if error.is_response_malformed() {
                     stream.malformed();
                 }
-                if error.says_overload() {
+                if error.is_overload_reset() {
                     stream.refused();
                 }
-                error.set_connection(&stream);
+                error.record_connection(&stream);
             }
         }
         let is_done = self.upload.is_done();
@@ -309,17 +312,17 @@ where
     }
 
     fn poll_http1(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
-        let Some(Ok(Sent::Http1(sent))) = &mut self.sent else { unreachable!() };
+        let Some(Ok(InFlight::Http1(sent))) = &mut self.sent else { unreachable!() };
         let sending = self.http1.as_mut().map(|to| to.poll(self.upload.body_mut(), &mut self.interim, cx));
         let mut responded = match sending {
             Some(Poll::Ready(SendOutcome::Broken)) => Err(Error::REQUEST_BROKEN),
             Some(Poll::Ready(SendOutcome::Stalled)) => Err(Error::STALLED),
             _ => ready!(sent.poll(cx)).map_err(Error::http1),
         };
-        let Some(Ok(Sent::Http1(sent))) = self.sent.take() else { unreachable!() };
+        let Some(Ok(InFlight::Http1(sent))) = self.sent.take() else { unreachable!() };
         let (stream, to) = sent.into_parts();
         if let Err(error) = &mut responded {
-            error.set_connection(&stream);
+            error.record_connection(&stream);
         }
         if to.is_some() {
             self.http1 = to;
@@ -327,7 +330,7 @@ where
         Poll::Ready(responded.map(|rsp| {
             rsp.map(|body| {
                 let mut body = IncomingBody::http1(Side::Endpoint, body);
-                if let Some(To::Upload(upload)) = self.http1.as_mut().filter(|to| !to.is_done()) {
+                if let Some(BodySink::Upload(upload)) = self.http1.as_mut().filter(|to| !to.is_done()) {
                     upload.stop_at(body.end_of_response());
                 }
                 body.with_stream(stream)
@@ -337,25 +340,25 @@ where
 
     /// Whether all of the request has been sent.
     pub(crate) fn is_done(&self) -> bool {
-        self.upload.is_done() && self.http1.as_ref().is_none_or(To::is_done)
+        self.upload.is_done() && self.http1.as_ref().is_none_or(BodySink::is_done)
     }
 
-    /// Whether it asks for a tunnel.
+    /// Whether the request is a CONNECT, extended or not.
     pub(crate) fn is_connect(&self) -> bool {
         self.head.is_connect()
     }
 
-    /// Whether it asks for one as RFC 8441 has it.
+    /// Whether the request is an extended CONNECT (RFC 8441).
     pub(crate) fn is_extended_connect(&self) -> bool {
         self.head.is_connect() && self.head.extensions().get::<ext::Protocol>().is_some()
     }
 
-    /// Whether a response with this status makes the stream a tunnel, whose directions end each by itself.
+    /// Whether a response with this status makes the stream a tunnel, in which each direction ends on its own.
     fn is_tunnel(&self, status: StatusCode) -> bool {
         self.is_connect() && tunnel::follows(status)
     }
 
-    /// Sends the rest of the request by itself, until its response has ended, and tells how that ended.
+    /// Sends the rest of the request, if any, in a task until the response has ended, and calls `ended` with the outcome.
     pub(crate) fn spawn_rest(self, ended: impl FnOnce(SendOutcome) + Send + 'static) {
         match self.http1 {
             None => self.upload.spawn_rest(ended),
@@ -363,8 +366,8 @@ where
         }
     }
 
-    /// What can be sent again, if anything.
-    fn give_back(self, error: &Error) -> Option<Request<B>> {
+    /// The request, if it can be sent again.
+    fn into_request(self, error: &Error) -> Option<Request<B>> {
         let whole = !error.is_request_broken() && !error.is_stalled() && !error.is_malformed();
         whole.then(|| Request::from_parts(self.head.into_parts(), self.upload.into_body()))
     }
@@ -388,7 +391,7 @@ where
                 request.spawn_rest(|_| {});
                 Ok(response.map(IncomingBody::assume_backpressure))
             }
-            Err(error) => Err(SendError { request: request.give_back(&error), error }),
+            Err(error) => Err(SendError { request: request.into_request(&error), error }),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! One request and its response.
+//! An exchange: one request and its response.
 
 use crate::{
     Endpoints, IncomingBody, Replay,
@@ -9,14 +9,14 @@ use crate::{
         response::ResponseBody as Body,
         source::Source,
     },
-    client::{error::Error as ClientError, send_request::Outgoing},
+    client::{error::Error as ClientError, send_request::OutgoingRequest},
     connection::now::now,
     http1::tunnel,
     message::{answer::Answer, grpc},
     proxy::{
-        limits::{Deadline, Params, Waiting},
-        retry::{self, Tries},
-        shared::{Shared, is_http1},
+        limits::{Deadline, Params, PendingRequest},
+        retry::{self, RetryState},
+        shared::{ProxyShared, is_http1},
     },
     stats::{Side, StreamLimit},
 };
@@ -37,39 +37,39 @@ use tokio::time::Instant;
 #[derive(Debug, thiserror::Error)]
 #[error("request was reset")]
 pub struct Error {
-    /// What the client's stream is reset with; looked for among the sources.
+    /// Has the error code of the reset; the server finds it among the sources.
     source: h2::Error,
 }
 
-/// One request and its response, counted from head to end. Boxed, the one box a request needs, so that what is handed
-/// on while it goes its way is small.
+/// One request and its response, counted as in flight from head to end. Boxed, the one box that a request needs, so that
+/// moves are cheap.
 pub(super) struct Exchange {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<ProxyShared>,
     pub(super) started: Instant,
     pub(super) deadline: Deadline,
     pub(super) grpc: bool,
-    /// The client speaks HTTP/1.1, in which there is no reset to answer with.
+    /// The client uses HTTP/1.1, which has no RST_STREAM.
     pub(super) http1: bool,
-    /// `None`: it is answered.
-    pub(super) request: Option<Outgoing<Replay>>,
-    pub(super) tries: Tries,
-    /// The last one. `None`: there was none, or the answer is the proxy's own.
+    /// `None`: the request has been answered.
+    pub(super) request: Option<OutgoingRequest<Replay>>,
+    pub(super) retry_state: RetryState,
+    /// The last attempt. `None`: the request was not sent.
     pub(super) attempt: Option<Attempt>,
     pub(super) status: Option<StatusCode>,
     pub(super) grpc_status: Option<u8>,
-    /// The response's. `None`: it is not there yet, or the proxy's own.
+    /// The response's body. `None`: there is no response yet, or it is the proxy's own.
     pub(super) body: Option<IncomingBody>,
 }
 
-/// What comes of an attempt.
-pub(super) enum Verdict {
-    /// The response's body is kept with its request.
-    Answered(response::Parts),
+/// The result of an attempt.
+pub(super) enum AttemptResult {
+    /// The head of the response; its body is in [`Exchange::body`].
+    Response(response::Parts),
     /// The request is to be sent again.
-    Again,
+    Retry,
     Failed(ClientError),
-    /// The proxy answers in the endpoint's place.
-    Answer(Answer),
+    /// The proxy's own answer.
+    LocalReply(Answer),
 }
 
 const UNANSWERED: &str = "the request is kept until it is answered";
@@ -77,7 +77,7 @@ const UNANSWERED: &str = "the request is kept until it is answered";
 // === impl Exchange ===
 
 impl Exchange {
-    pub(super) fn start(shared: &Arc<Shared>, req: Request<IncomingBody>, strip: bool) -> Box<Self> {
+    pub(super) fn start(shared: &Arc<ProxyShared>, req: Request<IncomingBody>, strip: bool) -> Box<Self> {
         shared.stats.count_request();
         shared.limits.in_flight.fetch_add(1, Relaxed);
         let (head, body) = req.into_parts();
@@ -91,8 +91,8 @@ impl Exchange {
             deadline: shared.limits.deadline(grpc, &head.headers),
             grpc,
             http1: is_http1(head.version),
-            tries: Tries::new(&head.method, grpc),
-            request: Some(Outgoing::new(head, body, strip)),
+            retry_state: RetryState::new(&head.method, grpc),
+            request: Some(OutgoingRequest::new(head, body, strip)),
             attempt: None,
             status: None,
             grpc_status: None,
@@ -104,123 +104,128 @@ impl Exchange {
         self.shared.endpoints(self.http1)
     }
 
-    /// Sends the request if there is room for it.
+    /// Sends the request if an endpoint has a free stream.
     pub(super) fn send(&mut self, now: Instant, avoid: Option<u64>) -> bool {
         let request = self.request.as_mut().expect(UNANSWERED);
         self.attempt = self.shared.endpoints(self.http1).send(request, now, avoid);
         self.attempt.is_some()
     }
 
-    /// Waits for what comes of an attempt, or for the deadline.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
+    /// Polls for the result of an attempt, or for the deadline.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<AttemptResult> {
         match self.request.as_mut().expect(UNANSWERED).poll_response(cx) {
-            Poll::Ready(responded) => Poll::Ready(self.judge(responded)),
-            Poll::Pending if expired(&mut self.deadline, cx) => Poll::Ready(Verdict::Answer(Answer::deadline())),
+            Poll::Ready(responded) => Poll::Ready(self.evaluate(responded)),
+            Poll::Pending if is_expired(&mut self.deadline, cx) => {
+                Poll::Ready(AttemptResult::LocalReply(Answer::deadline()))
+            }
             Poll::Pending => Poll::Pending,
         }
     }
 
-    /// Sends the request as soon as there is room for it, and again as long as that helps.
+    /// Sends the request as soon as there is a free stream, and again as long as it may be retried.
     pub(super) async fn send_later(mut self: Box<Self>) -> Result<Response<Body>, Error> {
         let mut deadline = self.deadline.take();
-        let verdict = {
+        let result = {
             let mut sending = pin!(async {
                 loop {
                     if let Err(answer) = self.send_when_ready().await {
-                        return Verdict::Answer(answer);
+                        return AttemptResult::LocalReply(answer);
                     }
                     match poll_fn(|cx| self.poll(cx)).await {
-                        Verdict::Again => {}
-                        verdict => return verdict,
+                        AttemptResult::Retry => {}
+                        result => return result,
                     }
                 }
             });
             poll_fn(|cx| match sending.as_mut().poll(cx) {
-                Poll::Pending if expired(&mut deadline, cx) => Poll::Ready(Verdict::Answer(Answer::deadline())),
+                Poll::Pending if is_expired(&mut deadline, cx) => {
+                    Poll::Ready(AttemptResult::LocalReply(Answer::deadline()))
+                }
                 polled => polled,
             })
             .await
         };
         self.deadline = deadline;
-        self.end(verdict)
+        self.end(result)
     }
 
     async fn send_when_ready(&mut self) -> Result<(), Answer> {
         let shared = Arc::clone(&self.shared);
-        let Shared { limits, stats, .. } = &*shared;
+        let ProxyShared { limits, stats, .. } = &*shared;
         let endpoints = shared.endpoints(self.http1);
         let last = self.attempt.take();
         let avoid = last.as_ref().map(Attempt::endpoint);
-        endpoints.ended(last);
-        let _waiting = Waiting::start(limits, stats).ok_or_else(|| {
+        endpoints.finish(last);
+        let _pending = PendingRequest::start(limits, stats).ok_or_else(|| {
             stats.count_shed();
             Answer::unavailable("too many requests waiting for an endpoint")
         })?;
         let request = self.request.as_mut().expect(UNANSWERED);
-        let sent =
-            endpoints.send_when_ready(request, avoid, &mut self.tries.place, limits.params.failfast_timeout).await;
+        let sent = endpoints
+            .send_when_ready(request, avoid, &mut self.retry_state.queue_number, limits.params.failfast_timeout)
+            .await;
         self.attempt = sent.inspect_err(|_| stats.count_failfast())?;
         if self.attempt.is_none() { Err(Answer::no_extended_connect()) } else { Ok(()) }
     }
 
-    /// Whether an attempt's response is passed on, or its request sent again.
-    fn judge(&mut self, responded: Result<Response<IncomingBody>, ClientError>) -> Verdict {
-        let Self { shared, request, attempt, tries, http1, .. } = self;
+    /// Decides whether the response is passed on, or the request is sent again.
+    fn evaluate(&mut self, responded: Result<Response<IncomingBody>, ClientError>) -> AttemptResult {
+        let Self { shared, request, attempt, retry_state, http1, .. } = self;
         let (policy, attempt) = (&shared.limits.params.retry, attempt.as_mut().expect("it was sent"));
         let reason = match &responded {
             Ok(rsp) => {
-                shared.endpoints(*http1).answered(attempt);
-                policy.after_response(rsp, tries)
+                shared.endpoints(*http1).record_response(attempt);
+                policy.after_response(rsp, retry_state)
             }
             Err(error) => {
                 if error.is_response_malformed() {
                     shared.stats.transport(Side::Endpoint).count_malformed();
                 }
                 if error.is_connection_lost() || error.is_response_malformed() {
-                    attempt.set(Outcome::Failure);
+                    attempt.set_outcome(Outcome::Failure);
                 }
-                policy.after_error(error, tries)
+                policy.after_error(error, retry_state)
             }
         };
         let request = request.as_mut().expect(UNANSWERED);
         if let Some(reason) = reason
-            && shared.may_retry(request.body_mut(), reason, tries)
+            && shared.prepare_retry(request.body_mut(), reason, retry_state)
         {
             if responded.is_ok() {
-                attempt.set(Outcome::Failure);
+                attempt.set_outcome(Outcome::Failure);
             }
             request.stop();
-            return Verdict::Again;
+            return AttemptResult::Retry;
         }
         match responded {
             Ok(rsp) => {
                 let (head, body) = rsp.into_parts();
                 self.body = Some(body);
-                Verdict::Answered(head)
+                AttemptResult::Response(head)
             }
-            Err(error) => Verdict::Failed(error),
+            Err(error) => AttemptResult::Failed(error),
         }
     }
 
-    /// Ends the request with a response, or with its reset.
-    pub(super) fn end(self: Box<Self>, verdict: Verdict) -> Result<Response<Body>, Error> {
-        match verdict {
-            Verdict::Answered(head) => Ok(self.pass_on(head)),
-            Verdict::Answer(answer) => Ok(self.answer(answer)),
-            Verdict::Failed(error) => self.fail(&error),
-            Verdict::Again => unreachable!("who asks for more is not at the end"),
+    /// Answers the request with a response, or with a reset of its stream.
+    pub(super) fn end(self: Box<Self>, result: AttemptResult) -> Result<Response<Body>, Error> {
+        match result {
+            AttemptResult::Response(head) => Ok(self.forward(head)),
+            AttemptResult::LocalReply(answer) => Ok(self.answer(answer)),
+            AttemptResult::Failed(error) => self.fail(&error),
+            AttemptResult::Retry => unreachable!("a retry does not end the request"),
         }
     }
 
-    fn pass_on(mut self: Box<Self>, mut head: response::Parts) -> Response<Body> {
+    fn forward(mut self: Box<Self>, mut head: response::Parts) -> Response<Body> {
         let outcome = match retry::is_gateway_error(head.status) {
-            // It speaks of the host that is named, not of the endpoint.
+            // A gateway error to CONNECT concerns the host that it names, not the endpoint.
             true if self.is_plain_connect() => Outcome::Unknown,
             true => Outcome::Failure,
             false => Outcome::Success,
         };
         if let Some(mut request) = self.request.take_if(|request| !request.is_done()) {
-            // A tunnel lasts as long as both sides want, and has no length.
+            // A tunnel has no deadline and, by RFC 9110 section 9.3.6, no content-length.
             if request.is_connect() && tunnel::follows(head.status) {
                 self.deadline = None;
                 head.headers.remove(CONTENT_LENGTH);
@@ -236,7 +241,7 @@ impl Exchange {
         self.request = None;
         self.status = Some(head.status);
         self.grpc_status = if self.grpc { grpc::status(&head.headers) } else { None };
-        self.set(if self.is_unavailable() { Outcome::Failure } else { outcome });
+        self.set_outcome(if self.is_unavailable() { Outcome::Failure } else { outcome });
         Response::from_parts(head, Body::new(self))
     }
 
@@ -248,10 +253,10 @@ impl Exchange {
         self.grpc_status == Some(grpc::Code::Unavailable as u8)
     }
 
-    /// What the endpoint did, as far as it is known.
-    fn set(&mut self, outcome: Outcome) {
+    /// Sets the attempt's outcome, if there is an attempt.
+    fn set_outcome(&mut self, outcome: Outcome) {
         if let Some(attempt) = &mut self.attempt {
-            attempt.set(outcome);
+            attempt.set_outcome(outcome);
         }
     }
 
@@ -260,7 +265,7 @@ impl Exchange {
         if let Some(reason) = error.remote_reset() {
             endpoint.count_reset(Some(reason));
         }
-        if error.is_refused() {
+        if error.is_unrepresentable() {
             Ok(self.answer(Answer::bad_request(error.to_string())))
         } else if error.is_request_too_large() {
             Ok(self.answer(Answer::head_too_large()))
@@ -275,14 +280,14 @@ impl Exchange {
             Ok(self.answer(Answer::bad_gateway(error.to_string())))
         } else if let Some(reason) = error.remote_reset() {
             Err(Error { source: Side::Endpoint.passed_on(reason).into() })
-        } else if error.is_left_out() {
+        } else if error.is_excluded_by_go_away() {
             Err(Error { source: Reason::REFUSED_STREAM.into() })
         } else if error.is_request_broken() {
             let reason = if self.request.as_mut().expect(UNANSWERED).body_mut().is_malformed() {
                 self.shared.stats.transport(Side::Client).count_malformed();
                 Reason::PROTOCOL_ERROR
             } else {
-                // The client has gone, so nobody sees it.
+                // The client has reset the stream or closed the connection, so it does not see the code.
                 Reason::CANCEL
             };
             Err(Error { source: reason.into() })
@@ -308,11 +313,11 @@ impl fmt::Debug for Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let Shared { limits, stats, .. } = &*self.shared;
+        let ProxyShared { limits, stats, .. } = &*self.shared;
         limits.in_flight.fetch_sub(1, Relaxed);
-        // The response's body first: its connection is free from then on.
+        // First, because the response's body counts as the connection's stream as long as it lives.
         self.body = None;
-        self.shared.endpoints(self.http1).ended(self.attempt.take());
+        self.shared.endpoints(self.http1).finish(self.attempt.take());
         if let Some(status) = self.status {
             stats.count_response(status, self.grpc_status, now() - self.started);
         }
@@ -323,7 +328,7 @@ impl Source for Exchange {
     fn buffer(&mut self, cx: &mut Context<'_>) -> Backpressure {
         let Self { body, deadline, .. } = self;
         let pressure = body.as_mut().map_or(Backpressure::End, |body| body.buffer(cx));
-        if expired(deadline, cx) { Backpressure::Expired } else { pressure }
+        if is_expired(deadline, cx) { Backpressure::Expired } else { pressure }
     }
 }
 
@@ -335,30 +340,31 @@ impl http_body::Body for Exchange {
         let exchange = &mut *self;
         let Some(body) = &mut exchange.body else { return Poll::Ready(None) };
         let polled = match Pin::new(body).poll_frame(cx) {
-            Poll::Pending if expired(&mut exchange.deadline, cx) => Poll::Ready(Some(Err(body::Error::timed_out()))),
+            Poll::Pending if is_expired(&mut exchange.deadline, cx) => Poll::Ready(Some(Err(body::Error::timed_out()))),
             polled => polled,
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) if exchange.grpc => {
                 if let Some(trailers) = frame.trailers_ref() {
-                    // What is too large for h2 is missing without a word, and without its status a call has no end.
+                    // h2 drops fields beyond the header list size without an error, and a gRPC call without status has no
+                    // result.
                     if exchange.grpc_status.is_none() && !trailers.contains_key(grpc::STATUS) {
                         return Poll::Ready(Some(Err(body::Error::cut_off())));
                     }
                     exchange.grpc_status = grpc::status(trailers);
                     if exchange.is_unavailable() {
-                        exchange.set(Outcome::Failure);
+                        exchange.set_outcome(Outcome::Failure);
                     }
                 }
             }
             Poll::Ready(Some(Err(error))) if error.is_malformed() => {
                 exchange.shared.stats.transport(Side::Endpoint).count_malformed();
-                exchange.set(Outcome::Failure);
+                exchange.set_outcome(Outcome::Failure);
             }
             Poll::Ready(Some(Err(error))) if !error.is_timeout() && !error.is_given_up() => {
                 exchange.shared.stats.transport(Side::Endpoint).count_reset(error.reset().map(Reason::from));
                 if error.is_connection_lost() {
-                    exchange.set(Outcome::Failure);
+                    exchange.set_outcome(Outcome::Failure);
                 }
             }
             _ => {}
@@ -375,7 +381,7 @@ impl http_body::Body for Exchange {
     }
 }
 
-/// Whether there is a deadline and it has passed; if not, `cx` is woken when it does.
-fn expired(deadline: &mut Deadline, cx: &mut Context<'_>) -> bool {
+/// Whether there is a deadline and it has passed; if not, wakes `cx` when it passes.
+fn is_expired(deadline: &mut Deadline, cx: &mut Context<'_>) -> bool {
     deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
 }

@@ -1,4 +1,4 @@
-//! Bounds on what a proxy takes on, and what is counted against them.
+//! Limits of a proxy, and the counters for them.
 
 use crate::{Stats, message::grpc, proxy::retry};
 use http::HeaderMap;
@@ -9,31 +9,31 @@ use std::{
 };
 use tokio::time::{Instant, Sleep};
 
-/// Bounds on what a proxy takes on.
+/// Limits of a proxy, and its policies for requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Params {
-    /// Requests that may wait for an endpoint at once; more are turned away.
+    /// Requests that may wait for an endpoint at once; more are answered with 503.
     pub queue_capacity: usize,
-    /// How long no endpoint may be ready before requests fail at once.
+    /// Requests fail at once when no endpoint has been ready for this long.
     pub failfast_timeout: Duration,
-    /// Requests that may be in flight at once; more are turned away.
+    /// Requests that may be in flight at once, from a request's head to its response's end; more are answered with 503.
     pub max_in_flight: usize,
-    /// Fields that the head of a request may have, pseudo-fields aside; one with more is turned away.
+    /// Fields in the head of a request, without pseudo-header fields; a request with more is answered with 431.
     pub max_headers_count: usize,
-    /// Bytes that the path and query of a request may have; one with more is turned away.
+    /// Bytes in the path and query of a request; a request with more is answered with 414.
     pub max_uri_length: usize,
-    /// The longest a request may take, from its head to its response's end. A gRPC client's own `grpc-timeout` counts
-    /// if it is shorter. `None`: no limit.
+    /// The longest time from a request's head to its response's end. A gRPC client's `grpc-timeout` applies if it is
+    /// shorter. `None`: no limit.
     pub request_timeout: Option<Duration>,
-    /// Whether trailers of requests are left out toward endpoints: END_STREAM comes on DATA then, or the last chunk ends the
-    /// body. Some servers end the connection for trailers, and all other requests on it. Trailers that are malformed are
-    /// refused all the same, and the `trailer` field, which names those to come, is passed on.
+    /// Whether trailers of requests are dropped: some servers end the connection for trailers, and with it all other
+    /// requests. The body ends with END_STREAM on DATA, or with the last chunk. Malformed trailers are rejected all the
+    /// same, and the `trailer` field, which announces trailers, is passed on.
     pub drop_request_trailers: bool,
-    /// Which requests are sent again.
+    /// Which requests are retried.
     pub retry: retry::Params,
 }
 
-/// What is counted against the [`Params`]; proxies on several threads share one.
+/// Counters of requests for the limits of [`Params`]; proxies on several threads share them.
 #[derive(Debug)]
 pub struct Limits {
     pub(super) params: Params,
@@ -41,11 +41,11 @@ pub struct Limits {
     pub(super) waiting: AtomicUsize,
 }
 
-/// When a request must be over. Boxed, since few have one.
+/// The deadline of a request. Boxed, since few requests have one.
 pub(super) type Deadline = Option<Pin<Box<Sleep>>>;
 
-/// A place in the queue, however it is left.
-pub(super) struct Waiting<'a> {
+/// Counts a request that waits for an endpoint, until this is dropped.
+pub(super) struct PendingRequest<'a> {
     limits: &'a Limits,
     stats: &'a Stats,
     since: Instant,
@@ -54,8 +54,8 @@ pub(super) struct Waiting<'a> {
 // === impl Params ===
 
 impl Default for Params {
-    /// 10,000 may wait, 3 s at most; 100,000 may be in flight, for any time. They may have 100 fields, and 8 KiB of path
-    /// and query. Trailers are passed on.
+    /// 10,000 requests may wait, and fail when no endpoint has been ready for 3 s; 100,000 may be in flight, without a deadline.
+    /// Requests may have 100 fields, and 8 KiB of path and query. Trailers are passed on.
     fn default() -> Self {
         Self {
             queue_capacity: 10_000,
@@ -73,7 +73,7 @@ impl Default for Params {
 // === impl Limits ===
 
 impl Limits {
-    /// Nothing is counted yet.
+    /// Limits without any requests yet.
     #[must_use]
     pub fn new(params: Params) -> Self {
         Self { params, in_flight: AtomicUsize::new(0), waiting: AtomicUsize::new(0) }
@@ -99,9 +99,9 @@ impl Limits {
     }
 }
 
-// === impl Waiting ===
+// === impl PendingRequest ===
 
-impl<'a> Waiting<'a> {
+impl<'a> PendingRequest<'a> {
     pub(super) fn start(limits: &'a Limits, stats: &'a Stats) -> Option<Self> {
         if limits.waiting.fetch_add(1, Relaxed) >= limits.params.queue_capacity {
             limits.waiting.fetch_sub(1, Relaxed);
@@ -111,7 +111,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
         self.limits.waiting.fetch_sub(1, Relaxed);
         self.stats.count_queued(self.since.elapsed());

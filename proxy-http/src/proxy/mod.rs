@@ -1,4 +1,4 @@
-//! Forwards requests to endpoints, sends again what was not processed, and answers in their place where they give no answer.
+//! Forwards requests to endpoints, retries requests that were not processed, and answers requests that get no response.
 
 mod exchange;
 mod limits;

@@ -1,4 +1,4 @@
-//! Which requests are sent again, and how many.
+//! Retries: which requests are sent again, and the retry budget.
 
 pub use crate::stats::RetryReason as Reason;
 
@@ -7,70 +7,72 @@ use http::{Method, Response, StatusCode};
 use std::{mem, sync::Mutex, time::Duration};
 use tokio::time::Instant;
 
-/// Which requests are sent to another endpoint, or again to the same one.
+/// Which requests are retried, on another endpoint if there is one.
 ///
-/// Those that were certainly not processed always are: nothing of them was sent, or the endpoint refused them
-/// (REFUSED_STREAM), or its GOAWAY leaves them out. So are those of idempotent methods that had no response on a
-/// connection of HTTP/1.1 that others had used before: its endpoint may have closed it. If the endpoint says so, by 408 and
-/// `connection: close`, the method does not matter. So are once those on a connection of HTTP/2 that its endpoint ended for an
-/// error, which may be that of another request. `gateway_errors` and `unavailable` add some that may have been processed.
+/// Always retried are requests that were certainly not processed: nothing of them was sent, their stream was reset with
+/// REFUSED_STREAM, or it is above the last one of the endpoint's GOAWAY. RFC 9110 section 9.2.2 lets idempotent requests be
+/// retried, too: on a connection of HTTP/1.1 that had been used or idle before, as the endpoint may have closed it at the
+/// same time (RFC 9112 section 9.3.1); and once on a connection of HTTP/2 that ended by GOAWAY with an error code, as the
+/// error may be that of another request. Where the endpoint closed an idle connection with 408 and `connection: close`, any
+/// method is retried. `gateway_errors` and `unavailable` add requests that may have been processed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Params {
-    /// Bytes of a request's body that are kept until it is answered, where each frame after the first counts as 256 at
-    /// least. A request that has sent more is not sent again.
+    /// Bytes of a request's body that are kept until the response; each frame after the first counts as at least 256. A
+    /// request that has sent more is not retried.
     pub buffer: usize,
-    /// Retries for each request that comes, such as 0.2.
+    /// Retries for each request: 0.2 allows one retry for five requests.
     pub budget_ratio: f64,
-    /// Retries a second beside those, so that few requests can be retried, too.
+    /// Retries a second that are allowed in addition, so that rare requests can be retried, too.
     pub budget_min_per_second: u32,
-    /// GET and HEAD requests that are answered with 502, 503 or 504, or whose connection is lost.
+    /// Whether GET and HEAD requests are retried after 502, 503 or 504, or the loss of their connection.
     pub gateway_errors: bool,
-    /// gRPC calls that end with UNAVAILABLE before any message, or whose connection is lost.
+    /// Whether gRPC calls are retried after UNAVAILABLE without any message, or the loss of their connection.
     pub unavailable: bool,
 }
 
-/// What is known of a request that may be sent again.
+/// The state of a request's retries.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tries {
+pub(crate) struct RetryState {
     pub(crate) left: u32,
-    pub(crate) unprocessed_left: u32,
-    /// Its place among the requests that wait, once it has waited: those that come later are not served before it.
-    pub(crate) place: Option<u64>,
+    pub(crate) left_if_unprocessed: u32,
+    /// The request's place in the queue, once it has waited: later requests are not served before it.
+    pub(crate) queue_number: Option<u64>,
     pub(crate) grpc: bool,
     /// GET or HEAD.
     pub(crate) safe: bool,
-    /// The last connection that it was sent on was of use to some request.
-    of_use: bool,
-    /// To do it twice is to do it once (RFC 9110 section 9.2.2).
+    /// The endpoint had answered some request on the last connection.
+    connection_answered: bool,
+    /// The method is idempotent (RFC 9110 section 9.2.2).
     pub(crate) idempotent: bool,
-    /// It was on a connection that its endpoint ended for an error. If that is its own fault, it must not end one after the other.
+    /// A connection of the request ended by GOAWAY with an error code. If the request is the cause, a further retry would end
+    /// another connection.
     pub(crate) ended_by_error: bool,
 }
 
-/// How many retries there may be: some for each request, and some a second.
+/// The retry budget: a part of all requests, and some a second.
 #[derive(Debug)]
-pub(crate) struct Budget(Mutex<Window>);
+pub(crate) struct Budget(Mutex<BudgetWindow>);
 
 #[derive(Debug)]
-struct Window {
+struct BudgetWindow {
     started: Instant,
-    /// How many requests had come by then.
+    /// Requests that had come when the window started.
     requests: u64,
     retries: f64,
 }
 
-/// Times that one request is sent again at most after it may have been processed, or was refused.
+/// Retries of one request at most after it may have been processed, or was refused.
 const MAX_RETRIES: u32 = 5;
-/// Times that one request is sent again at most because connections that were of use to others took no more requests before
-/// they came to it: an endpoint that ends each connection after a few requests leaves out most of those that come together.
+/// Retries of one request at most that was not processed on connections which had answered others: an endpoint that ends
+/// each connection after a few requests leaves most of many concurrent requests unprocessed, again and again.
 const MAX_UNPROCESSED: u32 = 1_000;
-/// A budget is counted for this long, and then starts over.
+/// The window of the budget's counts, after which they start at zero.
 const WINDOW: Duration = Duration::from_secs(10);
 
 // === impl Params ===
 
 impl Default for Params {
-    /// What is certainly safe, from 64 KiB of body, for a fifth of the requests and 10 a second.
+    /// Only requests that can be retried safely, with bodies up to 64 KiB; a fifth of all requests and 10 a second.
     fn default() -> Self {
         Self {
             buffer: 64 << 10,
@@ -83,53 +85,57 @@ impl Default for Params {
 }
 
 impl Params {
-    /// Why a request that got no response is to be sent again.
-    pub(crate) fn after_error(&self, error: &client::Error, tries: &mut Tries) -> Option<Reason> {
-        tries.of_use = error.was_of_use();
-        let shot_down = error.is_ended_by_error() && tries.idempotent && !mem::replace(&mut tries.ended_by_error, true);
+    /// The reason to retry a request that got no response. `None`: it is not retried.
+    pub(crate) fn after_error(&self, error: &client::Error, retry_state: &mut RetryState) -> Option<Reason> {
+        retry_state.connection_answered = error.connection_had_answered();
+        let failed_with_connection =
+            error.is_ended_by_error() && retry_state.idempotent && !mem::replace(&mut retry_state.ended_by_error, true);
         if error.is_malformed() || error.is_request_too_large() {
             None
         } else if error.is_unsent() {
             Some(Reason::Unsent)
-        } else if error.is_left_out() {
+        } else if error.is_excluded_by_go_away() {
             Some(Reason::GoAway)
         } else if error.is_unprocessed() {
             Some(Reason::Refused)
         } else if error.is_idle_timeout() {
-            // RFC 9110 section 15.5.9.
+            // RFC 9110 section 15.5.9: the client may repeat the request on another connection.
             Some(Reason::ConnectionLost)
         } else {
-            // RFC 9112 section 9.3.1.
-            let stale = error.is_stale() && (tries.idempotent || error.is_handshake());
-            let may = stale || shot_down || (self.gateway_errors && tries.safe) || (self.unavailable && tries.grpc);
+            // RFC 9112 section 9.3.1: idempotent requests may be retried after a connection has closed.
+            let stale = error.is_stale() && (retry_state.idempotent || error.is_websocket_handshake());
+            let may = stale
+                || failed_with_connection
+                || (self.gateway_errors && retry_state.safe)
+                || (self.unavailable && retry_state.grpc);
             (error.is_connection_lost() && may).then_some(Reason::ConnectionLost)
         }
     }
 
-    /// Why a request with this response is to be sent again.
-    pub(crate) fn after_response<B>(&self, rsp: &Response<B>, tries: &Tries) -> Option<Reason> {
-        if self.unavailable && tries.grpc && grpc::status(rsp.headers()) == Some(grpc::Code::Unavailable as u8) {
+    /// The reason to retry a request after its response. `None`: it is not retried.
+    pub(crate) fn after_response<B>(&self, rsp: &Response<B>, retry_state: &RetryState) -> Option<Reason> {
+        if self.unavailable && retry_state.grpc && grpc::status(rsp.headers()) == Some(grpc::Code::Unavailable as u8) {
             return Some(Reason::Unavailable);
         }
-        (self.gateway_errors && tries.safe && is_gateway_error(rsp.status())).then_some(Reason::GatewayError)
+        (self.gateway_errors && retry_state.safe && is_gateway_error(rsp.status())).then_some(Reason::GatewayError)
     }
 }
 
-/// 502, 503 and 504: they say that somebody on the way failed.
+/// Whether a status tells that a server further on the way failed: 502, 503, 504.
 pub(crate) fn is_gateway_error(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
-// === impl Tries ===
+// === impl RetryState ===
 
-impl Tries {
+impl RetryState {
     pub(crate) fn new(method: &Method, grpc: bool) -> Self {
         let safe = matches!(*method, Method::GET | Method::HEAD);
         Self {
             left: MAX_RETRIES,
-            unprocessed_left: MAX_UNPROCESSED,
-            place: None,
-            of_use: false,
+            left_if_unprocessed: MAX_UNPROCESSED,
+            queue_number: None,
+            connection_answered: false,
             grpc,
             safe,
             idempotent: method.is_idempotent(),
@@ -146,7 +152,7 @@ impl Tries {
     }
 
     fn left(&mut self, reason: Reason) -> &mut u32 {
-        if self.of_use && !reason.is_budgeted() { &mut self.unprocessed_left } else { &mut self.left }
+        if self.connection_answered && !reason.is_budgeted() { &mut self.left_if_unprocessed } else { &mut self.left }
     }
 }
 
@@ -154,14 +160,14 @@ impl Tries {
 
 impl Budget {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(Window { started: Instant::now(), requests: 0, retries: 0.0 }))
+        Self(Mutex::new(BudgetWindow { started: Instant::now(), requests: 0, retries: 0.0 }))
     }
 
-    /// Takes one retry; false if none is left. `requests`: how many have come so far.
+    /// Takes one retry from the budget; false if none is left. `requests`: all that have come so far.
     pub(crate) fn take(&self, params: &Params, requests: u64, now: Instant) -> bool {
         let mut window = self.0.lock().expect("nothing panics with the lock held");
         if now >= window.started + WINDOW {
-            *window = Window { started: now, requests, retries: 0.0 };
+            *window = BudgetWindow { started: now, requests, retries: 0.0 };
         }
         let budget = f64::from(params.budget_min_per_second) * WINDOW.as_secs_f64()
             + params.budget_ratio * requests.saturating_sub(window.requests) as f64;
@@ -188,7 +194,7 @@ mod tests {
         assert_eq!(take(0, start), 20, "ten seconds' worth");
         assert_eq!(take(100, start), 50, "half of the requests");
         assert_eq!(take(100, start + WINDOW / 2), 0);
-        assert_eq!(take(300, start + WINDOW), 20, "it starts over");
+        assert_eq!(take(300, start + WINDOW), 20, "the window starts again");
         assert_eq!(take(310, start + WINDOW), 5);
     }
 }

@@ -1,14 +1,14 @@
-//! Forwards requests to endpoints, and answers in their place where they give no answer.
+//! The proxy as a service: forwards requests to endpoints, and answers requests that get no response.
 
 use crate::{
     Endpoints, IncomingBody, Stats,
     body::response::ResponseBody as Body,
     message::head::CLIENT_CERT,
     proxy::{
-        exchange::{Error, Exchange, Verdict},
+        exchange::{AttemptResult, Error, Exchange},
         limits::Limits,
         retry::Budget,
-        shared::Shared,
+        shared::ProxyShared,
     },
 };
 use http::{HeaderValue, Request, Response};
@@ -24,57 +24,57 @@ use tower_service::Service;
 
 /// A service that forwards each request to an endpoint; clones share the endpoints and the limits.
 ///
-/// What the client gets when no whole answer comes:
+/// Where an endpoint's response does not come or is not complete, the client gets:
 ///
 /// | event | answer |
 /// | --- | --- |
 /// | endpoint resets the stream | RST_STREAM with its code; NO_ERROR, PROTOCOL_ERROR and HTTP_1_1_REQUIRED become INTERNAL_ERROR |
-/// | endpoint refuses the request, or its GOAWAY leaves it out, and it cannot be sent again | RST_STREAM(REFUSED_STREAM): the client may |
+/// | endpoint refuses the request, or its stream is above the last one of GOAWAY, and it cannot be retried | RST_STREAM(REFUSED_STREAM): the client may retry it |
 /// | connection lost before the head | 502, gRPC status 14 |
 /// | connection lost after the head | RST_STREAM(INTERNAL_ERROR) |
 /// | no endpoint ready in the fail-fast time | 503, 14; 502 or 504, 14 if none could be connected to |
 /// | too many requests waiting or in flight | 503, 14 |
-/// | endpoint takes no more of the request for the write-stall timeout | before the head 504, gRPC status 4; after it RST_STREAM(CANCEL) |
+/// | endpoint accepts no more of the request for the write-stall timeout | before the head 504, gRPC status 4; after it RST_STREAM(CANCEL) |
 /// | request is malformed (RFC 9113 section 8.1.1) | 400, gRPC status 13; for trailers RST_STREAM(PROTOCOL_ERROR) |
-/// | request's head is larger than the endpoint announced to take | 431, 13 |
+/// | request's head is larger than the endpoint's SETTINGS_MAX_HEADER_LIST_SIZE | 431, 13 |
 /// | response is malformed, before its head is passed on | 502, 14 |
 /// | response is malformed, after that | RST_STREAM(INTERNAL_ERROR) |
-/// | trailers of a gRPC response have no status, as those above the header list size | RST_STREAM(INTERNAL_ERROR) |
+/// | trailers of a gRPC response have no status, as trailers above the header list size | RST_STREAM(INTERNAL_ERROR) |
 /// | too many header fields, or a path and query too long | 431 or 414, gRPC status 8 |
-/// | the client may not call | 403, gRPC status 7 |
-/// | extended CONNECT (RFC 8441), or a WebSocket of HTTP/1.1, that an endpoint does not take | 501 |
+/// | the client is denied | 403, gRPC status 7 |
+/// | extended CONNECT (RFC 8441), or a WebSocket of HTTP/1.1, that an endpoint does not support | 501 |
 /// | deadline before the head | 504, gRPC status 4 |
 /// | deadline after the head | RST_STREAM(CANCEL) |
 ///
-/// A request that was certainly not processed is sent again, and some others as [`retry::Params`](crate::proxy::retry::Params) say.
-/// gRPC requests are answered with HTTP status 200 and the gRPC status, without messages. A client of HTTP/1.1 gets 502 or, where the
-/// request was not processed, 503 instead of a reset before the head; after it its connection is closed.
-/// `x-forwarded-client-cert` is never passed on as a client sent it. CONNECT goes to an endpoint like other requests, whatever
-/// host it names.
+/// A request that was certainly not processed is retried, and some others as [`retry::Params`](crate::proxy::retry::Params)
+/// say. gRPC requests are answered with HTTP status 200 and the gRPC status, without messages. A client of HTTP/1.1 gets 502
+/// or, where the request was not processed, 503 instead of a reset before the head; after it its connection is closed. A
+/// client's own `x-forwarded-client-cert` is never passed on. CONNECT goes to an endpoint like other requests, whatever host
+/// it names.
 #[derive(Clone, Debug)]
 pub struct Proxy {
-    shared: Arc<Shared>,
+    shared: Arc<ProxyShared>,
     client: Client,
 }
 
-/// What is known of the client whose requests are forwarded. By default nothing, and it may call.
+/// The client whose requests are forwarded. By default it has no certificate and is not denied.
 #[derive(Clone, Debug, Default)]
 pub struct Client {
-    /// It may not: its requests are answered with 403, gRPC status 7.
+    /// Whether all requests are answered with 403, gRPC status 7.
     pub denied: bool,
-    /// What endpoints are told of its certificate, as `x-forwarded-client-cert`. `None`: nothing.
+    /// The value of `x-forwarded-client-cert` in requests to endpoints. `None`: the field is not sent.
     pub cert: Option<HeaderValue>,
 }
 
-/// A response on its way.
+/// The future of a response.
 #[must_use = "a response that nobody waits for is cancelled"]
 pub struct ResponseFuture(Progress);
 
-/// How far a request has come.
+/// The progress of a request.
 enum Progress {
-    /// It is on a connection, for the first time.
+    /// The request was sent once, and its response is awaited.
     Sent(Box<Exchange>),
-    /// It is refused, has to wait for a connection, or needs another one; rare, and boxed to keep the rest small.
+    /// The request was rejected, waits for a connection, or is retried. Boxed, since this is rare and large.
     Later(Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>),
     Done,
 }
@@ -82,22 +82,22 @@ enum Progress {
 // === impl Proxy ===
 
 impl Proxy {
-    /// A proxy to `endpoints` that counts on `stats` and against `limits`.
+    /// A proxy to `endpoints` with `limits`, which it shares with other proxies, that counts in `stats`.
     pub fn new(endpoints: Endpoints, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
         Self::build(endpoints, None, limits, stats)
     }
 
-    /// The same, with other endpoints for the requests of HTTP/1.1 clients: the same ones, spoken to in HTTP/1.1.
+    /// A proxy that uses the client's version of HTTP to endpoints: `http2` for requests of HTTP/2, `http1` for HTTP/1.1.
     pub fn by_protocol(http2: Endpoints, http1: Endpoints, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
         Self::build(http2, Some(http1), limits, stats)
     }
 
     fn build(endpoints: Endpoints, http1: Option<Endpoints>, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
-        let shared = Arc::new(Shared { endpoints, http1, limits, stats, budget: Budget::new() });
+        let shared = Arc::new(ProxyShared { endpoints, http1, limits, stats, budget: Budget::new() });
         Self { shared, client: Client::default() }
     }
 
-    /// The same for the requests of one client.
+    /// The proxy for the requests of one client.
     #[must_use]
     pub fn for_client(&self, client: Client) -> Self {
         Self { shared: Arc::clone(&self.shared), client }
@@ -123,7 +123,7 @@ impl Service<Request<IncomingBody>> for Proxy {
         if let Some(answer) = refused {
             return ResponseFuture(Progress::Later(Box::pin(future::ready(Ok(exchange.answer(answer))))));
         }
-        // Behind those that wait already.
+        // Requests that wait already go first.
         let sent = exchange.endpoints().waiting() == 0 && exchange.send(exchange.started, None);
         ResponseFuture(if sent { Progress::Sent(exchange) } else { Progress::later(exchange) })
     }
@@ -136,11 +136,11 @@ impl Future for ResponseFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Progress::Sent(exchange) = &mut self.0 {
-            let verdict = ready!(exchange.poll(cx));
+            let result = ready!(exchange.poll(cx));
             let Progress::Sent(exchange) = mem::replace(&mut self.0, Progress::Done) else { unreachable!() };
-            match verdict {
-                Verdict::Again => self.0 = Progress::later(exchange),
-                verdict => return Poll::Ready(exchange.end(verdict)),
+            match result {
+                AttemptResult::Retry => self.0 = Progress::later(exchange),
+                result => return Poll::Ready(exchange.end(result)),
             }
         }
         let Progress::Later(response) = &mut self.0 else { panic!("a response was polled after its end") };

@@ -1,4 +1,4 @@
-//! What the requests of a proxy share, and which of them it refuses.
+//! State that the requests of a proxy share, and the checks before a request is forwarded.
 
 use crate::{
     Endpoints, IncomingBody, Replay, Stats,
@@ -6,7 +6,7 @@ use crate::{
     message::{answer::Answer, grpc, validate},
     proxy::{
         limits::{Limits, Params},
-        retry::{self, Budget, Tries},
+        retry::{self, Budget, RetryState},
     },
     stats::{Limit, Side},
 };
@@ -15,18 +15,19 @@ use http::{Method, Request, Version, uri::PathAndQuery};
 use std::sync::Arc;
 use tokio::time::Instant;
 
+/// State that the requests of a proxy share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct ProxyShared {
     pub(super) endpoints: Endpoints,
-    /// Where requests of HTTP/1.1 clients go. `None`: where all go.
+    /// Endpoints for the requests of HTTP/1.1 clients. `None`: `endpoints`.
     pub(super) http1: Option<Endpoints>,
     pub(super) limits: Arc<Limits>,
     pub(super) stats: Arc<Stats>,
     pub(super) budget: Budget,
 }
 
-impl Shared {
-    /// The answer to a request that may not go on.
+impl ProxyShared {
+    /// Checks a request before it is forwarded. Returns the answer if it is rejected.
     pub(super) fn refuse(&self, req: &mut Request<IncomingBody>, denied: bool) -> Option<Answer> {
         if denied {
             self.stats.count_denied();
@@ -57,7 +58,7 @@ impl Shared {
         Some(Answer::bad_request(malformed))
     }
 
-    /// The answer to a request for a tunnel that may not go on. It goes to an endpoint like others, whatever it names.
+    /// Checks a CONNECT before it is forwarded. Like other requests it goes to an endpoint, whatever host it names.
     fn refuse_tunnel(&self, req: &mut Request<IncomingBody>) -> Option<Answer> {
         let from_http1 = is_http1(req.version());
         let endpoints = self.endpoints(from_http1);
@@ -66,7 +67,7 @@ impl Shared {
             Some(protocol) if endpoints.is_http1() && !websocket::is_websocket(protocol) => {
                 return Some(Answer::unimplemented("of extended CONNECT, HTTP/1.1 has a form for WebSocket alone"));
             }
-            Some(_) if endpoints.refuse_extended_connect() => return Some(Answer::no_extended_connect()),
+            Some(_) if endpoints.has_endpoint_without_extended_connect() => return Some(Answer::no_extended_connect()),
             Some(_) if from_http1 && !endpoints.is_http1() => {
                 validate::request(req).and_then(|()| websocket::to_http2(req))
             }
@@ -77,7 +78,7 @@ impl Shared {
         Some(Answer::bad_request(malformed))
     }
 
-    /// Where requests go, of clients of HTTP/1.1 or of HTTP/2.
+    /// The endpoints for a client's requests. `http1`: the client uses HTTP/1.1.
     pub(super) fn endpoints(&self, http1: bool) -> &Endpoints {
         match &self.http1 {
             Some(endpoints) if http1 => endpoints,
@@ -85,11 +86,11 @@ impl Shared {
         }
     }
 
-    /// Makes a request ready to be sent again, if it may be.
-    pub(super) fn may_retry(&self, body: &mut Replay, reason: retry::Reason, tries: &mut Tries) -> bool {
-        // Trailers are what some endpoints end a connection for: those would end the next one.
-        let is_culprit = tries.ended_by_error && body.has_trailers();
-        if !body.rewind() || !tries.has_left(reason) || is_culprit {
+    /// Prepares a retry: rewinds the body, and takes one from the request's retries and from the budget. False: no retry.
+    pub(super) fn prepare_retry(&self, body: &mut Replay, reason: retry::Reason, retry_state: &mut RetryState) -> bool {
+        // Some endpoints end a connection for trailers: a retry with trailers would end the next one.
+        let is_culprit = retry_state.ended_by_error && body.has_trailers();
+        if !body.rewind() || !retry_state.has_left(reason) || is_culprit {
             return false;
         }
         let params = &self.limits.params.retry;
@@ -97,13 +98,13 @@ impl Shared {
             self.stats.count_over_budget();
             return false;
         }
-        tries.take(reason);
+        retry_state.take(reason);
         self.stats.count_retry(reason);
         true
     }
 }
 
-/// Whether the client speaks HTTP/1.1.
+/// Whether a request's version is HTTP/1.1 or lower.
 pub(super) fn is_http1(version: Version) -> bool {
     version < Version::HTTP_2
 }
