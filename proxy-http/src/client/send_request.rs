@@ -352,7 +352,7 @@ where
 
     /// Whether a response with this status makes the stream a tunnel, whose directions end each by itself.
     fn is_tunnel(&self, status: StatusCode) -> bool {
-        self.is_connect() && tunnel::follows(status)
+        self.is_connect() && tunnel::is_accepted_by(status)
     }
 
     /// Sends the rest of the request by itself, until its response has ended, and tells how that ended.

@@ -221,7 +221,7 @@ impl Exchange {
         };
         if let Some(mut request) = self.request.take_if(|request| !request.is_done()) {
             // A tunnel lasts as long as both sides want, and has no length.
-            if request.is_connect() && tunnel::follows(head.status) {
+            if request.is_connect() && tunnel::is_accepted_by(head.status) {
                 self.deadline = None;
                 head.headers.remove(CONTENT_LENGTH);
             }
