@@ -12,7 +12,9 @@
 //! - [`BufferLimit`] bounds what all connections hold for readers that have stopped.
 //! - [`Stats`] counts what goes through, without locks.
 //!
-//! h2 does the protocol, hyper HTTP/1.1; none of their types is part of this interface but in [`mod@hyper`].
+//! h2 speaks HTTP/2, hyper HTTP/1.1. Only [`mod@hyper`] has their types in its signatures. Two of h2's have a meaning all
+//! the same: `h2::ext::Protocol` among a request's extensions is `:protocol` (RFC 8441), and an `h2::Error` among an error's
+//! sources chooses the code that a stream is reset with.
 //!
 //! # Examples
 //!
