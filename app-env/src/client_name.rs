@@ -3,7 +3,7 @@
 use crate::host_port::dns_name;
 use std::{fmt, str::FromStr};
 
-/// Clients that may call, by what their certificates have as subject alternative names: a DNS name, all DNS names of
+/// Clients that may call, by the subject alternative names of their certificates: a DNS name, all DNS names of
 /// one label more (`*.`), or a SPIFFE ID.
 ///
 /// ```
@@ -20,7 +20,7 @@ pub struct ClientName(Kind);
 enum Kind {
     /// In lower case.
     Dns(String),
-    /// What follows the first label and its dot; in lower case.
+    /// The part after the first label and its dot; in lower case.
     Wildcard(String),
     Spiffe(String),
 }
@@ -36,7 +36,7 @@ const SPIFFE: &str = "spiffe://";
 // === impl ClientName ===
 
 impl ClientName {
-    /// Whether a certificate's DNS name is meant. One that is a wildcard itself names nobody.
+    /// Whether a certificate's DNS name is meant. A wildcard in a certificate matches no client.
     #[must_use]
     pub fn matches_dns(&self, name: &str) -> bool {
         let name = name.strip_suffix('.').unwrap_or(name);
@@ -77,7 +77,7 @@ impl FromStr for ClientName {
     }
 }
 
-/// Checks what follows the scheme (SPIFFE-ID section 2): a trust domain and a path.
+/// Checks the part after the scheme (SPIFFE-ID section 2): a trust domain and a path.
 fn check_spiffe(id: &str) -> Result<(), &'static str> {
     let (domain, path) = id.split_once('/').map_or((id, None), |(domain, path)| (domain, Some(path)));
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);

@@ -1,4 +1,4 @@
-//! What a proxy is set up with: plain values, checked by the time they are here.
+//! The configuration of a proxy: plain values that are checked before.
 
 use crate::{ClientName, HostPort};
 use http_h2::{ClientParams, ServerParams};
@@ -64,7 +64,7 @@ pub struct Direction {
     pub http_max_uri_length: usize,
     /// Which requests are sent again.
     pub http_retry: Retry,
-    /// Requests without a response head, waiting ones included; above zero.
+    /// Requests in flight at once, each from its head to its response's end, waiting ones included; above zero.
     pub max_in_flight: usize,
     /// Bytes that connections may hold for readers that have stopped, beside the windows they are set to have.
     pub max_buffered_bytes: usize,
@@ -73,7 +73,7 @@ pub struct Direction {
 /// How endpoints are connected to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Connect {
-    /// What is spoken with endpoints.
+    /// The protocol that is spoken with endpoints.
     pub protocol: EndpointProtocol,
     /// HTTP/1.1 toward endpoints.
     pub http1: ConnectHttp1,
@@ -99,10 +99,10 @@ pub struct Connect {
     pub drop_request_trailers: bool,
 }
 
-/// TLS toward clients. Files are PEM; whether they are there and what is in them is not looked at here.
+/// TLS toward clients. Files are PEM; whether they exist and are valid is not checked here.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ServerTls {
-    /// What clients are shown.
+    /// The certificate that clients see, with its key.
     pub identity: TlsIdentity,
     /// How long a handshake may take; above zero.
     pub handshake_timeout: Duration,
@@ -110,15 +110,15 @@ pub struct ServerTls {
     pub client: Option<ClientCert>,
 }
 
-/// TLS toward endpoints. Files are PEM; whether they are there and what is in them is not looked at here.
+/// TLS toward endpoints. Files are PEM; whether they exist and are valid is not checked here.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ConnectTls {
-    /// Certificates of those who may issue endpoints' ones. `None`: those that the system trusts.
+    /// The authorities that may issue endpoints' certificates. `None`: the ones that the system trusts.
     pub ca: Option<PathBuf>,
-    /// Whom endpoints' certificates must be for: an IP address, an IPv6 one without brackets, or a DNS name. `None`:
-    /// the host that each endpoint was found by.
+    /// The name that endpoints' certificates must have: an IP address, an IPv6 one without brackets, or a DNS name.
+    /// `None`: the host that each endpoint was found by.
     pub server_name: Option<String>,
-    /// What endpoints are shown. `None`: nothing.
+    /// The certificate that endpoints see, with its key. `None`: none.
     pub identity: Option<TlsIdentity>,
     /// Endpoints' certificates are not verified.
     pub insecure_skip_verify: bool,
@@ -133,14 +133,14 @@ pub struct TlsIdentity {
     pub key: PathBuf,
 }
 
-/// What is done with clients' certificates.
+/// How clients' certificates are checked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClientCert {
-    /// A file with the certificates of those who may issue them.
+    /// A file with the authorities that may issue them.
     pub ca: PathBuf,
     /// Whether a client must have one.
     pub auth: ClientAuth,
-    /// Whose requests are served. `None`: those of all who are let in.
+    /// The clients whose requests are served. `None`: all that may connect.
     pub allowed: Option<Vec<ClientName>>,
     /// Whether endpoints are told of it in `x-forwarded-client-cert`.
     pub forward: bool,
@@ -156,7 +156,7 @@ pub enum ClientAuth {
     Optional,
 }
 
-/// What is spoken with endpoints.
+/// The protocol that is spoken with endpoints.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum EndpointProtocol {
     /// HTTP/2; the default.
@@ -164,7 +164,7 @@ pub enum EndpointProtocol {
     Http2,
     /// HTTP/1.1.
     Http1,
-    /// What the client of each request speaks.
+    /// The protocol of each request's client.
     Same,
 }
 
@@ -173,7 +173,7 @@ pub enum EndpointProtocol {
 pub struct ConnectHttp1 {
     /// Over all workers; above zero.
     pub max_connections: usize,
-    /// Those without a request, over all workers; above zero.
+    /// Connections without a request, over all workers; above zero.
     pub max_idle: usize,
     /// How long one may go without a request; above zero.
     pub max_connection_idle: Duration,
@@ -199,7 +199,7 @@ pub struct Retry {
     pub grpc_unavailable: bool,
     /// Retries for each request: 0.0..=100.0.
     pub budget_ratio: f64,
-    /// Retries a second beside those.
+    /// Retries a second that are added to the budget.
     pub budget_min_per_second: u32,
     /// Bytes of a body that are kept to be sent again.
     pub buffer_size: usize,
@@ -234,7 +234,7 @@ pub struct Dns {
     pub min_ttl: Option<Duration>,
     /// A longer TTL counts as this. `None`: no TTL is too long.
     pub max_ttl: Option<Duration>,
-    /// How long a name keeps its addresses after the first answer that there is no such name, or that it has no
+    /// How long a name keeps its addresses after the first answer that it does not exist, or has no
     /// address; 30 s by default. Zero: they are dropped at once.
     pub negative_hold: Duration,
 }

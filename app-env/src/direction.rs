@@ -130,7 +130,7 @@ fn check_order(
         return;
     }
     let (min_text, max_text) = (min.grammar.print(&shorter), max.grammar.print(&longer));
-    // The one that is set is the one to change; a default alone is not at fault.
+    // The variable that is set is the one to change; a default alone is not at fault.
     env.error(if env.is_set(max, scope) {
         let expected = format!("at least {min_text}, the value of {}", min.name(scope));
         Error::new(max.name(scope), format!("is {max_text}"), expected)

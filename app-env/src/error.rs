@@ -1,4 +1,4 @@
-//! What is wrong with the variables, in words for the one who set them.
+//! Errors and warnings about the variables, in words for users.
 
 use std::{fmt, slice};
 
@@ -19,7 +19,7 @@ pub struct Error {
     expected: String,
 }
 
-/// Something about one variable that is probably not what was meant; the proxy works all the same.
+/// A setting of one variable that is probably not meant; the proxy works all the same.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Warning {
     variable: String,
@@ -80,13 +80,13 @@ impl Error {
         &self.variable
     }
 
-    /// What the variable is, as `is "4"`. Long values are shortened and control characters escaped.
+    /// The variable's value, as `is "4"`. Long values are shortened and control characters escaped.
     #[must_use]
     pub fn found(&self) -> &str {
         &self.found
     }
 
-    /// What would be accepted, to follow "must be".
+    /// The accepted values, in words that follow "must be".
     #[must_use]
     pub fn expected(&self) -> &str {
         &self.expected

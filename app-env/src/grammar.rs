@@ -27,7 +27,7 @@ pub(crate) trait Grammar: fmt::Display {
 /// A text that is not in a grammar.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(crate) struct Refused {
-    /// What is wrong with it. `None`: what the grammar accepts says enough.
+    /// The reason. `None`: the list of accepted values is enough.
     pub(crate) detail: Option<String>,
 }
 
@@ -303,7 +303,7 @@ fn parse_list<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<Vec<T>, Refus
     if faults.is_empty() { Ok(items) } else { Err(Refused { detail: Some(summary(&faults)) }) }
 }
 
-/// The first faults: enough to see what is wrong with a long list.
+/// The first faults, which are enough for a long list.
 fn summary(faults: &[String]) -> String {
     const SHOWN: Range<usize> = 0..5;
     match faults.get(SHOWN) {

@@ -104,7 +104,7 @@ pub(crate) fn dns_name(name: &str) -> Result<String, InvalidHostPort> {
             return Err(InvalidHostPort::new("has a host name with a part that starts or ends with -"));
         }
     }
-    // Resolvers take such names for IPv4 addresses: "10.1" is 10.0.0.1 to getaddrinfo.
+    // Resolvers take a name like this for an IPv4 address: "10.1" is 10.0.0.1 to getaddrinfo.
     if relative.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) {
         return Err(InvalidHostPort::new("has a host that is neither an IPv4 address nor a DNS name"));
     }

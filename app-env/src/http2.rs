@@ -191,7 +191,7 @@ fn fall_back(env: &mut Reader, scope: Scope, var: &Var<Time>) -> Duration {
     env.fall_back(var, scope, var.default(scope), Origin::Default)
 }
 
-/// Half a pair is never ignored: what is unset is an error if others would do nothing without it, silently.
+/// Half a pair is never ignored: an unset variable is an error if set ones would silently do nothing without it.
 fn check_needed(env: &mut Reader, scope: Scope, var: &Var<Time>, needed_by: &[String]) {
     if !needed_by.is_empty() && !env.is_set(var, scope) {
         let expected = format!("{}, since {}", var.grammar, needed_by.join(" and "));

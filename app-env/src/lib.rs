@@ -1,8 +1,8 @@
 //! Turns environment variables into the settings of a proxy, or into one readable error.
 //!
 //! [`load`] reads every variable that [`variables`] lists from a [`Source`], checks it, and returns a [`Config`] made
-//! of plain values. It never stops at the first problem: [`Errors`] has one line for each, with the variable, what it
-//! was and what it must be.
+//! of plain values. It never stops at the first problem: [`Errors`] has one line for each, with the variable, its
+//! value and the values that it accepts.
 //!
 //! ```
 //! use std::{collections::BTreeMap, time::Duration};
@@ -30,8 +30,8 @@
 //!   and one of `ms`, `s`, `m`, `h`, `d`, or `0`; at most `36500d`.
 //! - A value left unset takes its own default, also when it is one of a pair (windows, backoff). Where the other half
 //!   alone would do nothing it is an error: `…KEEP_ALIVE_TIMEOUT`, or `…KEEP_ALIVE_WHILE_IDLE=true`, without
-//!   `…KEEP_ALIVE_INTERVAL`, `…MAX_CONNECTION_AGE_GRACE` without `…MAX_CONNECTION_AGE`, and what is said of TLS without
-//!   what turns it on (`…SERVER_TLS_CERT` and `…SERVER_TLS_KEY`, `…CONNECT_TLS=on`) or asks clients for certificates
+//!   `…KEEP_ALIVE_INTERVAL`, `…MAX_CONNECTION_AGE_GRACE` without `…MAX_CONNECTION_AGE`, and variables of TLS without the
+//!   ones that turn it on (`…SERVER_TLS_CERT` and `…SERVER_TLS_KEY`, `…CONNECT_TLS=on`) or ask clients for certificates
 //!   (`…SERVER_TLS_CLIENT_CA`).
 //! - An empty value is an error, but for `…ENDPOINTS`, `CORES` and `LOG_FORMAT`, where it counts as unset.
 //! - Zero is refused where it would hang or fail every request: all durations but the two of grace (0
@@ -46,7 +46,7 @@
 //!
 //! # Stability
 //!
-//! Names of variables and what valid values mean are stable. The wording of messages and of
+//! Names of variables and the meanings of valid values are stable. The wording of messages and of
 //! [`Variable::accepts`] is not.
 #![forbid(unsafe_code)]
 

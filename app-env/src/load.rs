@@ -1,4 +1,4 @@
-//! The whole run: reads all variables, checks them against each other, tells what was found.
+//! The whole run: reads all variables, checks them against each other, returns the configuration or all errors.
 
 use crate::{
     Config, Effective, Error, Errors, Source, Warning, direction,
@@ -10,17 +10,17 @@ use crate::{
 };
 use std::net::SocketAddr;
 
-/// What a process exits with when [`load`] fails: 64, `EX_USAGE` of BSD's `sysexits.h`, as linkerd2-proxy does.
+/// The exit code of a process when [`load`] fails: 64, `EX_USAGE` of BSD's `sysexits.h`, as linkerd2-proxy does.
 pub const EXIT_CODE: u8 = 64;
 
-/// A configuration, and what is to be told about it.
+/// A configuration, with its warnings and effective settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
-    /// What to set the proxy up with. Both directions may be off: whether that is an error is the caller's to say.
+    /// The configuration of the proxy. Both directions may be off: whether that is an error is up to the caller.
     pub config: Config,
-    /// What is probably not meant, known variables first.
+    /// Settings that are probably not meant, known variables first.
     pub warnings: Vec<Warning>,
-    /// What every variable came to and why, in the order of [`variables`](crate::variables).
+    /// The effective value of every variable and its origin, in the order of [`variables`](crate::variables).
     pub settings: Vec<Effective>,
 }
 
@@ -53,7 +53,7 @@ fn check_listen_addrs(env: &mut Reader, config: &Config) {
 
     for (index, later) in listeners.iter().enumerate() {
         let Some(earlier) = listeners[..index].iter().find(|earlier| collide(earlier.2, later.2)) else { continue };
-        // The one that is set is the one to change; a default alone is not at fault.
+        // The variable that is set is the one to change; a default alone is not at fault.
         let (at_fault, other) = if env.is_set(later.0, later.1) { (later, earlier) } else { (earlier, later) };
         let expected = format!("an address that {} ({}) leaves free", other.0.name(other.1), other.2);
         env.error(Error::new(at_fault.0.name(at_fault.1), format!("is {}", at_fault.2), expected));

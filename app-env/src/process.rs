@@ -1,4 +1,4 @@
-//! What belongs to the process as a whole.
+//! The settings of the process as a whole.
 
 use crate::{
     Config, Direction, Dns, Error, Origin,

@@ -13,14 +13,14 @@ use std::{
     fmt,
 };
 
-/// What a variable came to, and why.
+/// A variable's effective value, and where it comes from.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct Effective {
     /// The full name.
     pub name: String,
     /// The value in the variable's grammar, as `10s`. `None`: it is unset; [`Variable::help`](crate::Variable::help)
-    /// says what that means.
+    /// has the meaning of that.
     pub value: Option<String>,
     /// Where the value came from.
     pub origin: Origin,
@@ -44,7 +44,7 @@ pub enum Origin {
 ///
 /// A variable that is wrong reads as if it were unset: its error is remembered, so that one run finds all of them.
 pub(crate) struct Reader {
-    /// What is set with the prefix.
+    /// The variables that are set with the prefix.
     vars: BTreeMap<OsString, OsString>,
     settings: BTreeMap<String, Effective>,
     errors: Vec<Error>,
@@ -122,7 +122,7 @@ impl Reader {
         self.read(var, scope).unwrap_or_else(|| self.fall_back(var, scope, var.default(scope), Origin::Default))
     }
 
-    /// Remembers what an unset variable counts as, and returns it.
+    /// Notes the default as an unset variable's value, and returns it.
     pub(crate) fn fall_back<G: Grammar>(
         &mut self,
         var: &Var<G>,
@@ -142,7 +142,7 @@ impl Reader {
         self.note(var.name(scope), None, Origin::Overridden(by.to_owned()));
     }
 
-    /// Remembers what a variable came to, in place of what was remembered before.
+    /// Notes a variable's effective value, in place of one that was noted before.
     pub(crate) fn note(&mut self, name: String, value: Option<String>, origin: Origin) {
         self.settings.insert(name.clone(), Effective { name, value, origin });
     }
@@ -177,12 +177,12 @@ impl Reader {
         self.errors.iter().any(|error| error.variable() == name)
     }
 
-    /// What an already read variable came to.
+    /// The origin of the value of a variable that was read.
     pub(crate) fn origin<G: Grammar>(&self, var: &Var<G>, scope: Scope) -> Option<&Origin> {
         self.settings.get(&var.name(scope)).map(|setting| &setting.origin)
     }
 
-    /// What every variable came to, in the order of the table, and the warnings; or all errors.
+    /// The effective value of every variable, in the order of the table, and the warnings; or all errors.
     pub(crate) fn finish(mut self) -> Result<(Vec<Effective>, Vec<Warning>), Errors> {
         let names: Vec<String> =
             TABLE.iter().flat_map(|row| row.words.group.scopes().iter().map(|scope| row.words.name(*scope))).collect();

@@ -67,7 +67,7 @@ declare! {
         "connections that may wait to be accepted"
     }
     ours MAX_CONNECTIONS: Number = Direction "MAX_CONNECTIONS" {
-        // Below what a process has of memory and descriptors where it matters; idle ones take 17 KiB each.
+        // Below the memory and descriptors of a process where it matters; idle connections take 17 KiB each.
         Number::ABOVE_ZERO, default: Is("100000"),
         "connections that clients may have open; more are closed as soon as they are accepted"
     }
@@ -164,7 +164,7 @@ declare! {
         "bytes buffered for sending on each stream to a client; unset: 409600"
     }
     ours SERVER_MAX_CONNECTION_AGE: Time = ServerHttp2 "MAX_CONNECTION_AGE" {
-        // As in linkerd2-proxy and gRPC: who has no load to spread gains nothing from new connections.
+        // As in linkerd2-proxy and gRPC: without load to spread, new connections gain nothing.
         Time::Of(Setting::MaxConnectionAge), default: Unset,
         "age, give or take a tenth, at which a connection takes no more requests from its client; unset: none"
     }
@@ -174,8 +174,8 @@ declare! {
         "how long requests may go on after that, before they are cut off; 0: at once; needs the age"
     }
     ours SERVER_MAX_CONNECTION_IDLE: Time = ServerHttp2 "MAX_CONNECTION_IDLE" {
-        // Envoy's. A connection kept costs little and a new one its client a round trip or more; but of clients that have
-        // vanished nobody hears, and theirs would add up to all that there may be.
+        // Envoy's. A connection kept costs little and a new one its client a round trip or more; but clients that have
+        // vanished close nothing, and their connections would add up to the limit.
         Time::Of(Setting::MaxConnectionIdle), default: Is("1h"),
         "time without an open request after which a client's connection is closed"
     }
@@ -193,7 +193,7 @@ declare! {
         "streams that may be reset within a second of being opened, in ten seconds; more end the connection if most are"
     }
     ours SERVER_MAX_CONTROL_FRAMES: Number = ServerHttp2 "MAX_CONTROL_FRAMES" {
-        // More than any client has reason to send. What requests and responses bring with them comes on top.
+        // More than any client has reason to send. Frames that go with requests and responses come on top.
         Number::Of(Setting::MaxControlFrames), default: Is("10000"),
         "frames of one kind that a client may send in a second beside those that its requests and responses explain; SETTINGS count for 50"
     }
@@ -433,7 +433,7 @@ declare! {
         "requests from their head to their response's end; more are answered with 503"
     }
     ours MAX_BUFFERED_BYTES: Number = Direction "MAX_BUFFERED_BYTES" {
-        // 4,096 readers that have stopped, at the default windows; what remains of a small sidecar's memory.
+        // 4,096 readers that have stopped, at the default windows; the rest of a small sidecar's memory.
         Number::ANY, default: Is("268435456"),
         "bytes held for readers that have stopped, beside connections' windows; at the limit reading stalls"
     }

@@ -12,7 +12,7 @@ use crate::{
     variable::{Scope, Var},
 };
 
-/// What is set, in words, and does nothing without something else.
+/// Settings, in words, that do nothing without another variable.
 #[derive(Default)]
 struct Needed(Vec<String>);
 
@@ -28,7 +28,7 @@ pub(crate) fn read_server(env: &mut Reader, scope: Scope) -> Option<ServerTls> {
     Some(ServerTls { identity: identity?, handshake_timeout: timeout?, client })
 }
 
-/// Reads what is done with clients' certificates. `None`: they are not asked for, or something is wrong.
+/// Reads how clients' certificates are checked. `None`: they are not asked for, or there was an error.
 fn read_client_cert(env: &mut Reader, scope: Scope) -> Option<ClientCert> {
     let ca = env.read(&SERVER_TLS_CLIENT_CA, scope);
     let auth = read_with(env, scope, &SERVER_TLS_CLIENT_AUTH, ca.is_some());
@@ -112,7 +112,7 @@ impl Needed {
         }
     }
 
-    /// An error of what is not set, if anything needs it.
+    /// An error of an unset variable, if a setting needs it.
     fn check(&self, env: &mut Reader, scope: Scope, var: &Var<FilePath>) {
         if !self.0.is_empty() && !env.is_set(var, scope) {
             env.error(Error::new(var.name(scope), "is not set", format!("{}, since {}", var.grammar, self)));

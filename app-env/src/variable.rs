@@ -1,6 +1,6 @@
-//! What is known about a variable: its name, what it accepts, its default and what it is for.
+//! A variable: its name, the values that it accepts, its default and its purpose.
 //!
-//! [`Var`] is the declaration that the parsers read with; [`Variable`] is what people are shown of it.
+//! [`Var`] is the declaration that the parsers read with; [`Variable`] is the form that users see.
 
 use crate::{
     grammar::Grammar,
@@ -8,7 +8,7 @@ use crate::{
 };
 use std::fmt::Write as _;
 
-/// What all names of variables start with.
+/// The prefix of all variables' names.
 pub const PREFIX: &str = "LINKERD2_PROXY_";
 
 /// One environment variable, in words.
@@ -17,11 +17,11 @@ pub const PREFIX: &str = "LINKERD2_PROXY_";
 pub struct Variable {
     /// The full name, with [`PREFIX`].
     pub name: String,
-    /// What is accepted, to follow "must be".
+    /// The accepted values, in words that follow "must be".
     pub accepts: String,
-    /// What an unset variable counts as, in the variable's own grammar where it has a value; else `unset` or words.
+    /// The value of an unset variable, in the variable's own grammar; `unset` or words where it has none.
     pub default: String,
-    /// What it is for, and what unset means where the default does not say it; one line.
+    /// The variable's purpose, and the meaning of unset where the default does not have it; one line.
     pub help: &'static str,
     /// Whether linkerd2-proxy does not have it.
     pub ours: bool,
@@ -65,7 +65,7 @@ pub(crate) enum Scope {
     Outbound,
 }
 
-/// What an unset variable counts as.
+/// The value of an unset variable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum DefaultText {
     /// Off, no limit, or the HTTP/2 engine's choice.
@@ -78,7 +78,7 @@ pub(crate) enum DefaultText {
     Computed(&'static str),
 }
 
-/// What an empty value is.
+/// The meaning of an empty value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Empty {
     Refused,

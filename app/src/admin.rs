@@ -17,7 +17,7 @@ use proxy_http::Endpoints;
 use std::{convert::Infallible, sync::Arc};
 use tokio::{net::TcpListener, sync::Notify};
 
-/// What the admin server shows and changes.
+/// The state that the admin server shows and changes.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) settings: Vec<Effective>,

@@ -67,7 +67,7 @@ pub fn main() -> ExitCode {
     .map_or_else(|code| code, |()| ExitCode::SUCCESS)
 }
 
-/// Reads and checks the environment. What is wrong goes to standard error, all of it.
+/// Reads and checks the environment. All errors go to standard error.
 fn load() -> Result<Loaded, ExitCode> {
     let (loaded, warnings, mut errors) = match app_env::load(&app_env::Process) {
         Ok(loaded) => {

@@ -48,7 +48,7 @@ enum Traffic {
 #[derive(Clone, Copy, Debug)]
 struct Echo;
 
-/// What came of one kind's requests.
+/// The results of one kind's requests.
 #[derive(Debug)]
 struct Outcome {
     latency_us: Histogram<u64>,
@@ -67,7 +67,7 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Latencies are told up to a minute, to three digits.
 const LONGEST_US: u64 = 60_000_000;
 
-/// Runs the demo: sends traffic for `time`, prints what came of it, and stays up until Ctrl-C unless `once`. With `tls`
+/// Runs the demo: sends traffic for `time`, prints the results, and stays up until Ctrl-C unless `once`. With `tls`
 /// there is TLS on both sides of the proxy.
 pub(crate) async fn run(once: bool, tls: bool, time: Duration) -> Result<(), BoxError> {
     let certificate = tls.then(Certificate::new).transpose()?;
@@ -282,7 +282,7 @@ impl Traffic {
         Ok(outcome)
     }
 
-    /// The bytes of the answer. `None`: it is not what the back end should have said.
+    /// The bytes of the answer. `None`: it is not the answer that the back end sends.
     async fn exchange(self, client: &mut Client) -> Option<u64> {
         let rsp = client.call(self.request()).await.ok()?;
         let ok = rsp.status() == StatusCode::OK;

@@ -1,7 +1,7 @@
 //! Discovery: the addresses that endpoints have now, and the news when DNS says otherwise.
 //!
 //! Each name has a task (`name`), which looks both families of addresses up when their TTLs are over (`resolver`, which
-//! asks `servers`) and puts what it finds into one list.
+//! asks `servers`) and puts the addresses into one list.
 
 use app_env::{Dns, HostPort};
 use proxy_http::Endpoint;
@@ -22,7 +22,7 @@ pub use resolver::Resolver;
 
 use name::Follower;
 
-/// What is connected to: an endpoint's address.
+/// An endpoint's address.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Target {
     /// The address.
@@ -47,13 +47,13 @@ pub struct Names(Arc<Mutex<BTreeMap<HostPort, Status>>>);
 /// How a name is doing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Status {
-    /// What its name servers say.
+    /// The state by its name servers' last answers.
     pub state: NameState,
     /// Its addresses that are in use.
     pub addresses: usize,
 }
 
-/// The list, and what each endpoint adds to it.
+/// The list, and the addresses that each endpoint adds to it.
 #[derive(Debug)]
 struct Discovered {
     /// In the order of the endpoints.
@@ -140,7 +140,7 @@ impl Names {
 // === impl Discovered ===
 
 impl Discovered {
-    /// Replaces what one endpoint adds, and tells receivers if that makes a difference.
+    /// Replaces the addresses of one endpoint, and notifies receivers if the list changes.
     fn set(&self, index: usize, endpoint: &HostPort, ips: &[IpAddr], state: NameState) {
         self.names.set(endpoint, Status { state, addresses: ips.len() });
         let mut by_endpoint = self.by_endpoint.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! An HTTP/2 and gRPC proxy, as a library: what the `app` binary runs.
+//! An HTTP/2 and gRPC proxy, as a library, which the `app` binary runs.
 //!
 //! [`Process::start`] turns an [`app_env::Config`] into listeners, workers and an admin server, and
 //! [`Process::run`] keeps them up until they are told to drain.

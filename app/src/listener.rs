@@ -43,8 +43,8 @@ pub(crate) fn bind(addr: SocketAddr, backlog: u32) -> Result<TcpListener, BindEr
     listen().map_err(|source| BindError { addr, source })
 }
 
-/// The next connection. Errors never end it: what concerns one connection is passed over, and when the system has
-/// nothing to give it waits a little.
+/// The next connection. Errors never end it: an error of one connection is ignored, and when the system lacks resources
+/// it waits a little.
 pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     let mut warned = false;
     loop {

@@ -4,11 +4,11 @@ use app_env::LogFormat;
 use std::{fmt, sync::Arc};
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 
-/// The filter that decides what is logged.
+/// The filter of log lines.
 #[derive(Clone)]
 pub struct LogLevel(Arc<dyn Filter>);
 
-/// What can show and replace its filter; an error says why not.
+/// A subscriber that can show and replace its filter; an error has the reason why not.
 trait Filter: Send + Sync {
     fn show(&self) -> Result<String, String>;
     fn replace(&self, filter: &str) -> Result<(), String>;
@@ -36,7 +36,7 @@ impl LogLevel {
         Ok(Self(Arc::new(handle)))
     }
 
-    /// A level that cannot be changed, for those who set up logging themselves.
+    /// A level that cannot be changed, for programs that set up logging themselves.
     #[must_use]
     pub fn fixed() -> Self {
         Self(Arc::new(Fixed))

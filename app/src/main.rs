@@ -1,4 +1,4 @@
-//! The `app` binary; see the library for what it does.
+//! The `app` binary; the library does the work.
 
 use std::process::ExitCode;
 

@@ -49,11 +49,11 @@ struct Merged {
     /// Workers that leave it alone.
     ejected: usize,
     /// In seconds, on the worker where it is the highest; it fades where nothing is asked, so that a mean would tell of
-    /// idle workers. `None`: nobody has measured one.
+    /// idle workers. `None`: none was measured.
     latency: Option<f64>,
 }
 
-/// What the system says of this process.
+/// The system's figures of this process.
 #[derive(Debug)]
 struct System;
 
@@ -423,7 +423,7 @@ impl Direction {
     }
 }
 
-/// Encodes durations, added up, in a unit of so many milliseconds.
+/// Encodes the sum of histograms in a unit of `unit_ms` milliseconds.
 fn histogram(latencies: &[&Latency], unit_ms: f64, mut metric: MetricEncoder<'_>) -> fmt::Result {
     let bounds = LATENCY_BUCKETS.iter().map(|bound| f64::from(*bound) / unit_ms).chain([f64::INFINITY]);
     let mut buckets: Vec<_> = bounds.map(|bound| (bound, 0)).collect();
@@ -455,7 +455,7 @@ fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, Merged> {
     endpoints
 }
 
-/// linkerd2-proxy's names, and two for what it does not tell apart.
+/// linkerd2-proxy's names, and two for states that it does not tell apart.
 fn state_name(state: State) -> &'static str {
     match state {
         State::Ready => "ready",

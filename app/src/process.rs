@@ -114,7 +114,7 @@ impl Process {
                 .buffer_in(Arc::clone(&buffers))
                 .http1(&http1)
                 .detect_timeout(direction.detect_timeout);
-            // Once for all workers, which then agree on what there is.
+            // Once for all workers, so that all have the same addresses.
             let hosts = tls.client.as_ref().is_some_and(|client| client.needs_hosts());
             let Discovery { list: endpoints, names: endpoint_names } =
                 dns::discover(&direction.endpoints, hosts, dns, &resolver);
@@ -157,7 +157,7 @@ impl Process {
         Ok(Self { listeners, workers, admin, admin_state, tls, reload, stop, grace: shutdown_grace_period })
     }
 
-    /// What has certificates and keys read again while the process runs, without waiting for their files to change.
+    /// Reads certificates and keys again on demand, without waiting for their files to change.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
         self.reload.clone()
@@ -212,7 +212,7 @@ impl Process {
         for task in accepting {
             let _ = task.await;
         }
-        // Only open connections, and those on their way to a worker, hold the channel now.
+        // Only open connections, and connections on their way to a worker, hold the channel now.
         match tokio::time::timeout(grace, stop.closed()).await {
             Ok(()) => tracing::info!("drained"),
             Err(_) => tracing::warn!(connections = stop.receiver_count(), "grace period is over, closing the rest"),
@@ -222,7 +222,7 @@ impl Process {
     }
 }
 
-/// One worker's part of what a direction may have.
+/// One worker's share of a direction's limits.
 fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> balance::Params {
     let app_env::Connect {
         backoff,
@@ -251,7 +251,7 @@ fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> balance::Param
     }
 }
 
-/// The same, of what is spoken to in HTTP/1.1.
+/// The same for endpoints that are spoken to in HTTP/1.1.
 fn http1_endpoint_params(direction: &Direction, cores: NonZeroUsize) -> balance::Params {
     let app_env::ConnectHttp1 { max_connections, max_idle, max_connection_idle } = direction.connect.http1;
     balance::Params {
@@ -274,8 +274,8 @@ fn retry_params(retry: &app_env::Retry) -> retry::Params {
     }
 }
 
-/// Accepts connections until the process drains. Those that have no place are closed at once: to leave them in the
-/// queue would keep clients waiting that could be served elsewhere.
+/// Accepts connections until the process drains. A connection above the limit is closed at once: in the queue its client
+/// would wait, though it could be served elsewhere.
 async fn accept(direction: usize, listener: Listener, workers: Workers, mut stop: watch::Receiver<bool>) {
     let Listener { listener, places, .. } = listener;
     let mut refusals = Refusals::default();
@@ -309,7 +309,7 @@ impl Reloader {
 // === impl Workers ===
 
 impl Workers {
-    /// Gives a connection to the worker that has the fewest, of those that take one now, and else waits.
+    /// Gives a connection to the worker that has the fewest, of the workers that can take one now; waits if none can.
     async fn give(&self, direction: usize, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
         let stream = match stream.into_std() {
             Ok(stream) => stream,

@@ -1,7 +1,7 @@
 //! TLS: identities and authorities from files, and handshakes on both sides.
 //!
-//! [`Server`] and [`Client`] each hold what was made of their files last; `watch` has them look at the files again. What
-//! is open keeps the configuration that it was opened with.
+//! [`Server`] and [`Client`] each hold the configuration that was made last of their files; `watch` has them check the
+//! files again. An open connection keeps the configuration that it was opened with.
 
 mod cert;
 mod client;
@@ -23,7 +23,7 @@ use app_env::{Config, Direction};
 use rustls::crypto::CryptoProvider;
 use std::sync::Arc;
 
-/// What one direction has of TLS.
+/// The TLS of one direction.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tls {
     /// Toward clients. `None`: it is off.
@@ -58,14 +58,14 @@ impl Tls {
     }
 }
 
-/// What is wrong with the files of a configuration, without using them.
+/// The errors in the files of a configuration, without using them.
 pub(crate) fn check(config: &Config) -> Vec<String> {
     let directions = [("inbound", &config.inbound), ("outbound", &config.outbound)];
     let loaded = directions.into_iter().filter_map(|(name, direction)| Some(Tls::load(name, direction.as_ref()?)));
     loaded.filter_map(Result::err).flatten().map(|error| error.to_string()).collect()
 }
 
-/// The one place that knows who does the cryptography.
+/// The one place that chooses the cryptography.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

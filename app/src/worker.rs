@@ -1,5 +1,5 @@
 //! Workers: threads that each have a runtime, a stack for each direction and their own connections to endpoints, and
-//! share nothing on the path of a request but the count of those in flight.
+//! share nothing on the path of a request but the count of requests in flight.
 
 use crate::{
     connector::TcpConnector,
@@ -27,18 +27,18 @@ use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, watch},
 };
 
-/// What one worker serves, seen from outside of it.
+/// One worker, as other threads see it.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    /// Connections that clients have open here, those on their way included.
+    /// Clients' connections that are open here or on their way to this worker.
     open: Arc<AtomicU64>,
     /// One for each direction, as the stacks.
     pub(crate) stats: Vec<Arc<Stats>>,
-    /// Those of each direction: one for each protocol that is spoken with them.
+    /// The endpoints of each direction, once for each protocol that is spoken with them.
     pub(crate) endpoints: Vec<Vec<Endpoints>>,
 }
 
-/// What a worker needs to build its stack of one direction.
+/// The settings of a worker's stack for one direction.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) direction: Arc<Direction>,
@@ -50,7 +50,7 @@ pub(crate) struct Plan {
     pub(crate) endpoint_params: balance::Params,
     pub(crate) tls: Tls,
     pub(crate) http1_params: balance::Params,
-    /// What was said of endpoints, by any worker.
+    /// The last log lines about endpoints, by any worker.
     pub(crate) log: Arc<EndpointLog>,
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Accepted {
     pub(crate) place: Place,
 }
 
-/// A connection's place among a worker's, and among those that clients may have open.
+/// A connection's place in its worker's count, and in the limit of clients' connections.
 #[derive(Debug)]
 pub(crate) struct Place {
     open: Arc<AtomicU64>,
@@ -86,8 +86,8 @@ struct Stack {
 /// Tasks that run before the system is asked for events again. A request takes several, so tokio's 61 asks in the
 /// middle of the batch of requests that one read brought.
 const EVENT_INTERVAL: u32 = 256;
-/// New connections that wait for a worker; more are left to the system's queue. Who accepts them may share a CPU with the
-/// worker, which would have none while a storm is accepted.
+/// New connections that wait for a worker; more are left to the system's queue. The accepting thread may share a CPU with
+/// the worker, which would get none of it while a storm is accepted.
 const WAITING: usize = 8;
 
 // === impl Worker ===
@@ -114,7 +114,7 @@ impl Worker {
         Ok((Self { open: Arc::default(), stats, endpoints }, connections))
     }
 
-    /// Connections that clients have open here, those on their way included.
+    /// Clients' connections that are open here or on their way to this worker.
     pub(crate) fn load(&self) -> u64 {
         self.open.load(Relaxed)
     }
@@ -128,7 +128,7 @@ impl Worker {
 
 async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop: watch::Receiver<bool>) {
     while let Some(Accepted { direction, stream, peer, place }) = accepted.recv().await {
-        // Those that are open have their turn between any two of a storm: each has a greeting to read and to write.
+        // Open connections have their turn between any two new ones of a storm, each of which has a handshake to do.
         tokio::task::yield_now().await;
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
@@ -173,7 +173,7 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
         }
     }
     drop(stop);
-    // No more will come; those that are open go on until the process ends.
+    // No more connections will come; open ones go on until the process ends.
     drop(stacks);
     std::future::pending().await
 }

@@ -2,7 +2,7 @@
 //!
 //! A link is a fluid model over bytes: each write takes its bytes' time on the wire, one after the other, then the
 //! delay, and is read on the other side when its last byte has arrived. It loses and reorders nothing and knows no
-//! congestion control, so what is measured over it is what the flow control of HTTP/2 makes of delay and bandwidth.
+//! congestion control, so measurements over it show the effect of HTTP/2's flow control under delay and bandwidth.
 
 mod pipe;
 mod profile;
@@ -19,7 +19,7 @@ use crate::timer::Clock;
 use serde::{Deserialize, Serialize};
 use std::{io, sync::Arc, time::Duration};
 
-/// What one direction of a link is like.
+/// One direction of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Direction {
     /// How long a byte takes from one end to the other.

@@ -1,4 +1,4 @@
-//! The load generator: streams on connections, in a closed loop or at a fixed rate, and what came of each.
+//! The load generator: streams on connections, in a closed loop or at a fixed rate, and the end of each.
 
 mod body;
 mod end;
@@ -30,19 +30,19 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// What to send, where to and for how long.
+/// The requests of a load, their target and the times.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     /// Where to connect to.
     pub target: SocketAddr,
-    /// What each stream does.
+    /// The kind of the streams.
     pub workload: Workload,
     /// Over how many connections the streams are spread; at least 1.
     pub connections: usize,
     /// How many streams are open at once, in total. At a fixed rate: at most.
     pub streams: usize,
-    /// Streams to start a second, whatever became of those before; their latency counts from when they were to start.
-    /// `None`: a closed loop, each stream begins when the one before has ended.
+    /// Streams to start a second, whether earlier ones have ended or not; their latency counts from when they were to
+    /// start. `None`: a closed loop, each stream begins when the one before has ended.
     pub rate: Option<f64>,
     /// How long to run before anything counts.
     pub warm_up: Duration,
@@ -52,7 +52,7 @@ pub struct Load {
     pub timeout: Duration,
 }
 
-/// Windows that never bind: what is measured are those of the proxy.
+/// Windows that never bind: the proxy's windows are measured.
 const STREAM_WINDOW: u32 = 16 << 20;
 const CONNECTION_WINDOW: u32 = 1 << 30;
 
@@ -65,7 +65,7 @@ impl Load {
     ///
     /// # Errors
     ///
-    /// When no connection can be made; what happens to one later is counted.
+    /// When no connection can be made; later failures are counted.
     ///
     /// # Panics
     ///

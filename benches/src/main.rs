@@ -1,4 +1,4 @@
-//! The `benches` binary: the matrix and what surrounds it.
+//! The `benches` binary: the matrix, its report and the tools around it.
 
 mod cli;
 

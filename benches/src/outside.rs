@@ -1,4 +1,4 @@
-//! Tools that others made, against the same set-up: what this crate measures can be compared with what they do.
+//! Load generators of other projects against the same set-up, to compare this crate's figures with theirs.
 
 use crate::{
     load::{Endpoint, Load, Workload},
@@ -16,7 +16,7 @@ use std::{
 };
 use tokio::process::Command;
 
-/// What to run.
+/// The tools to run, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The proxy's binary.
@@ -29,27 +29,27 @@ pub struct Options {
     pub windows: Windows,
 }
 
-/// What came of one tool.
+/// One tool's row of the table.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// The tool and what it sent.
+    /// The tool and its requests.
     pub name: &'static str,
-    /// What came of it.
+    /// Its result.
     pub outcome: Outcome,
 }
 
-/// What came of a tool.
+/// The result of a tool.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// It ran.
     Ran(Figures),
-    /// It did not: why, and what to do about it.
+    /// It did not: the reason, and the remedy.
     Absent(String),
     /// It was to run, and failed.
     Failed(String),
 }
 
-/// What a tool measured, and what the proxy used meanwhile.
+/// A tool's figures, and the proxy's use of CPU and memory meanwhile.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Figures {
     /// Requests a second.
@@ -73,7 +73,7 @@ const PROTO: &str = include_str!("../proto/echo.proto");
 /// A tool that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Runs what is there, each tool with a fresh proxy, beside this crate's own load of the same kind.
+/// Runs the tools that are installed, each with a fresh proxy, beside this crate's own load of the same kind.
 ///
 /// # Errors
 ///

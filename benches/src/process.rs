@@ -20,7 +20,7 @@ pub struct Proxy {
     addr: SocketAddr,
 }
 
-/// What a process has used.
+/// A process's use of CPU and memory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
     /// Time of all threads on a CPU.
@@ -33,7 +33,7 @@ pub struct Usage {
 
 const START: Duration = Duration::from_secs(10);
 
-/// The release binary: the one named, else the one that cargo builds, else the one beside this program.
+/// The release binary: the given one, else cargo's, else one beside this program.
 ///
 /// # Errors
 ///
@@ -106,7 +106,7 @@ impl Proxy {
         self.addr
     }
 
-    /// What it has used until now.
+    /// The process's use until now.
     ///
     /// # Errors
     ///

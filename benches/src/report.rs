@@ -1,4 +1,4 @@
-//! The report: a run's results as Markdown with charts, and what they say in words.
+//! The report: a run's results as Markdown with charts, and conclusions in words.
 
 mod advice;
 mod answers;

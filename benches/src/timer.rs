@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-/// What wakes up those who wait.
+/// The source of wake-ups.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Clock {
     /// The kernel; late by some ten microseconds.

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// What a path to a server is like.
+/// The properties of a path to a server.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Path {
     /// The round trip.
@@ -20,7 +20,7 @@ pub struct Path {
     pub bits_per_second: f64,
 }
 
-/// What the windows must put up with.
+/// The demands on the windows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Needs {
     /// Streams that share a connection, when it is busy; at least 1.
@@ -42,12 +42,12 @@ pub struct Advice {
     pub connection: u32,
 }
 
-/// What to measure of a server.
+/// The options of a measurement.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// `host:port`; HTTP/2 without TLS.
     pub authority: String,
-    /// What to fetch for the bandwidth; the larger the answer, the better.
+    /// The path to fetch for the bandwidth; the larger the response, the better.
     pub path: String,
     /// Downloads at once.
     pub streams: usize,
@@ -57,11 +57,11 @@ pub struct Target {
 
 /// Windows of RFC 9113: none is below.
 const LEAST: u32 = 65_535;
-/// What a window is a multiple of, above the least.
+/// Above the least, windows are multiples of this.
 const STEP: u32 = 64 << 10;
 const MOST: u32 = 1 << 30;
-/// What a stream gets of its window per round trip, at worst: h2 gives credit back by the third, and what comes after
-/// the last third waits.
+/// The part of its window that a stream gets per round trip, at worst: h2 sends WINDOW_UPDATE by the third, and bytes
+/// after the last third wait.
 const SHARE: f64 = 2.0 / 3.0;
 const PINGS: usize = 11;
 
@@ -155,11 +155,11 @@ async fn download(
 // === impl Advice ===
 
 impl Advice {
-    /// What to set for a path.
+    /// The windows to set for a path.
     pub fn new(path: Path, needs: Needs) -> Self {
         // One stream alone shall fill the path, though it may get no more than `SHARE` of a window per round trip.
         let wanted = (path.product() * 2.0).min(f64::from(MOST));
-        // Beside those that stop, one more window for those that do not.
+        // Beside the windows of streams that stop, one more for the streams that do not.
         let shares = needs.slow_readers.min(needs.streams.saturating_sub(1)).saturating_add(1);
         let stream = round_up(wanted).min(round_down(needs.memory / shares));
         Self { path, needs, stream, connection: stream.saturating_mul(shares).max(stream).min(MOST) }

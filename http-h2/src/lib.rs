@@ -1,8 +1,8 @@
 //! Plain values that describe how to tune HTTP/2.
 //!
-//! [`ServerParams`] tunes connections that a proxy accepts, [`ClientParams`] those it opens. Both are data: public
-//! fields, no behaviour but defaults, merging and one range check, and no dependencies. Crates that know an HTTP/2
-//! engine turn them into its settings.
+//! [`ServerParams`] tunes connections that a proxy accepts, [`ClientParams`] connections that it opens. Both are data:
+//! public fields, no behaviour but defaults, merging and one range check, and no dependencies. Crates that know an
+//! HTTP/2 engine turn them into its settings.
 //!
 //! ```
 //! use http_h2::{FlowControl, ServerParams};

@@ -38,9 +38,8 @@ pub struct ServerParams {
     /// `None`: [200](Self::DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS), as many as it may have open, so
     /// that it may cancel all of them at once.
     pub max_pending_accept_reset_streams: Option<usize>,
-    /// Streams this side has reset and still remembers, for five seconds, so that what a client had sent by then is not
-    /// taken for a protocol error. Each costs some 700 bytes. `None`:
-    /// [10,000](Self::DEFAULT_MAX_CONCURRENT_RESET_STREAMS).
+    /// Streams this side has reset and still remembers, for five seconds, so that frames that a client had sent by then
+    /// are no protocol error. Each costs some 700 bytes. `None`: [10,000](Self::DEFAULT_MAX_CONCURRENT_RESET_STREAMS).
     pub max_concurrent_reset_streams: Option<usize>,
     /// Streams this side may reset over a connection's life because the client broke the protocol; one more ends the
     /// connection with ENHANCE_YOUR_CALM, and half as many have it drained. `None`:
@@ -60,7 +59,7 @@ pub struct ServerParams {
     /// How long nothing may move on a stream, in either direction, before it is reset with CANCEL, or answered with 504
     /// where the response has not started; above zero. `None`: for ever, as streams of gRPC may well be silent.
     pub stream_idle_timeout: Option<Duration>,
-    /// What one client may cost; all of it has defaults.
+    /// The limits of one client's cost; all have defaults.
     pub protection: Protection,
 }
 
@@ -75,8 +74,8 @@ pub struct ClientParams {
     /// PINGs that find dead servers. `None`: none are sent.
     pub keep_alive: Option<ClientKeepAlive>,
     /// Streams this side has reset and still remembers, for five seconds, so that late frames on them are not taken for
-    /// protocol errors. `None`: [10,000](Self::DEFAULT_MAX_CONCURRENT_RESET_STREAMS); h2's own 50 can be exceeded by cancelled
-    /// requests on a shared connection.
+    /// protocol errors. `None`: [10,000](Self::DEFAULT_MAX_CONCURRENT_RESET_STREAMS); h2's own 50 can be exceeded by
+    /// cancelled requests on a shared connection.
     pub max_concurrent_reset_streams: Option<usize>,
     /// Streams this side may reset over a connection's life because the server broke the protocol; one more ends the
     /// connection. `None`: [1024](Self::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS).
@@ -87,11 +86,11 @@ pub struct ClientParams {
     /// SETTINGS_HEADER_TABLE_SIZE: the HPACK table a server may use, in bytes. `None`: 4096.
     pub header_table_size: Option<u32>,
     /// SETTINGS_MAX_HEADER_LIST_SIZE: the largest header or trailer list accepted, in bytes with 32 more a field. A
-    /// response with more is malformed, and much more may end the connection: above four times as much, and above 64 KiB; what
-    /// is above that in trailers is left out. `None`:
-    /// [65536](Self::DEFAULT_MAX_HEADER_LIST_SIZE).
+    /// response with more is malformed, and much more may end the connection: above four times as much, and above 64
+    /// KiB; trailers beyond that are left out. `None`: [65536](Self::DEFAULT_MAX_HEADER_LIST_SIZE).
     pub max_header_list_size: Option<u32>,
-    /// Bytes buffered for sending on each stream before its source is held up. `None`: [1 MiB](Self::DEFAULT_MAX_SEND_BUF_SIZE).
+    /// Bytes buffered for sending on each stream before its source is held up. `None`: [1
+    /// MiB](Self::DEFAULT_MAX_SEND_BUF_SIZE).
     pub max_send_buf_size: Option<usize>,
     /// How long a server may take nothing of a request that waits for its window, or less than 16 KiB, before the
     /// stream is reset with CANCEL; above zero. `None`: [5 minutes](Self::DEFAULT_WRITE_STALL_TIMEOUT).
@@ -126,11 +125,11 @@ pub struct KeepAlive {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct MaxConnectionAge {
     /// When the client is told by GOAWAY to open no more streams, counted from when the connection was accepted; above
-    /// zero. Each connection has its own, up to a tenth shorter or longer at random, so that those that were made
-    /// together do not end together.
+    /// zero. Each connection has its own, up to a tenth shorter or longer at random, so that connections that were
+    /// made together do not end together.
     pub age: Duration,
-    /// How long streams may go on after that, before the connection is closed with those that are still open; zero
-    /// closes it at once.
+    /// How long streams may go on after that, before the connection is closed with the streams that are still
+    /// open; zero closes it at once.
     pub grace: Duration,
 }
 
@@ -269,10 +268,9 @@ impl ClientParams {
     /// ```
     /// use http_h2::ClientParams;
     ///
-    /// let direction = ClientParams { max_frame_size: Some(16_384), header_table_size: Some(0), ..ClientParams::DEFAULT };
-    /// let endpoint = ClientParams { max_frame_size: Some(65_536), ..ClientParams::DEFAULT };
-    /// let merged = direction.override_from(&endpoint);
-    /// assert_eq!(merged.max_frame_size, Some(65_536));
+    /// let direction = ClientParams { max_frame_size: Some(16_384), header_table_size: Some(0), ..ClientParams::DEFAULT
+    /// }; let endpoint = ClientParams { max_frame_size: Some(65_536), ..ClientParams::DEFAULT }; let merged =
+    /// direction.override_from(&endpoint); assert_eq!(merged.max_frame_size, Some(65_536));
     /// assert_eq!(merged.header_table_size, Some(0));
     /// ```
     #[must_use]
@@ -322,7 +320,8 @@ impl ClientParams {
 // === impl FlowControl ===
 
 impl FlowControl {
-    /// linkerd2-proxy's fixed windows, which `app-env` starts from. Params whose flow control is not set have larger ones.
+    /// linkerd2-proxy's fixed windows, which `app-env` starts from. Params whose flow control is not set have larger
+    /// ones.
     pub const DEFAULT: Self = Self::Fixed {
         initial_stream_window_size: DEFAULT_INITIAL_STREAM_WINDOW_SIZE,
         initial_connection_window_size: DEFAULT_INITIAL_CONNECTION_WINDOW_SIZE,

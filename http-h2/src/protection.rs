@@ -1,4 +1,4 @@
-//! What one client may cost.
+//! The limits of one client's cost.
 
 use crate::{
     params::nanos,
@@ -6,7 +6,7 @@ use crate::{
 };
 use std::time::Duration;
 
-/// Bounds on what one client's connection may do, so that it costs others nothing.
+/// Bounds on one client's connection, so that its abuse does not cost other clients.
 ///
 /// No client that behaves comes near them. One that goes beyond is told by GOAWAY, where it speaks HTTP/2 by then, and
 /// its connection is closed with all that is open on it; other connections are not touched.
@@ -21,11 +21,12 @@ pub struct Protection {
     /// closely. 10 s.
     pub header_timeout: Duration,
     /// Streams that a client may reset within a second of opening them, or have reset by breaking the protocol, in ten
-    /// seconds. More are too many if they are more than half of those that it opened in this time, too. 500.
+    /// seconds. More are too many if they are more than half of the streams that it opened in this time, too. 500.
     pub max_premature_resets: u32,
     /// Frames of each of these kinds that a client may send in a second: PING, SETTINGS, PRIORITY, RST_STREAM,
     /// WINDOW_UPDATE, and all kinds that carry no request. SETTINGS that are to be answered count for 50. Four for each
-    /// request and one for each 16 bytes sent to the client come on top, since it may answer those so; 100 at least. 10,000.
+    /// request and one for each 16 bytes sent to the client come on top, since it may answer those so; 100 at least.
+    /// 10,000.
     pub max_control_frames: u32,
 }
 

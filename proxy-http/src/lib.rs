@@ -13,7 +13,9 @@
 //! - [`BufferLimit`] bounds the bytes that all connections buffer under backpressure.
 //! - [`Stats`] counts connections, streams, requests and responses, without locks.
 //!
-//! h2 implements HTTP/2 and hyper HTTP/1.1; their types are part of this interface only in [`mod@hyper`].
+//! h2 speaks HTTP/2, hyper HTTP/1.1. Only [`mod@hyper`] has their types in its signatures. Two of h2's have a meaning all
+//! the same: `h2::ext::Protocol` among a request's extensions is `:protocol` (RFC 8441), and an `h2::Error` among an error's
+//! sources chooses the code that a stream is reset with.
 //!
 //! # Examples
 //!

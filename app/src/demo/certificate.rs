@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-/// A self-signed certificate for this machine's names, and its key. Whoever trusts the certificate trusts nobody else.
+/// A self-signed certificate for this machine's names, and its key. A client that trusts the certificate trusts no other.
 #[derive(Debug)]
 pub(super) struct Certificate {
     dir: PathBuf,
@@ -55,7 +55,7 @@ impl Drop for Certificate {
     }
 }
 
-/// A new directory that nobody else may look into.
+/// A new directory that only this user may read.
 fn private_dir() -> io::Result<PathBuf> {
     let dir: &Path = &env::temp_dir().join(format!("app-demo-{}", process::id()));
     fs::DirBuilder::new().mode(0o700).create(dir)?;

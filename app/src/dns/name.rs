@@ -1,6 +1,6 @@
 //! One name's addresses over time.
 //!
-//! Each family has its own queries, TTL and failures; the list has what is known of both. It is news that there is no
+//! Each family has its own queries, TTL and failures; the list has the addresses of both. It is news that there is no
 //! address (NXDOMAIN, or no data), whereas an error response or silence leaves a family with the addresses it had.
 
 use super::{
@@ -15,17 +15,17 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-/// What name servers say of a name, and which addresses are in use.
+/// A name's state by its name servers, and which addresses are in use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum NameState {
     /// At least one family has been answered with addresses, which are in use.
     Resolved,
     /// The look-up fails. The last addresses are in use until it does not.
     Kept,
-    /// There is no such name any more, or it has no address. The last addresses are in use for
+    /// The name no longer exists, or it has no address. The last addresses are in use for
     /// [`negative_hold`](Dns::negative_hold).
     Held,
-    /// There is no such name, or it has no address: none is in use.
+    /// The name does not exist, or it has no address: none is in use.
     Gone,
     /// The look-up fails, or has not come to an end, and there are no addresses from before.
     Unresolved,
@@ -61,7 +61,7 @@ struct Family {
     at: Instant,
     /// When there was the first of the answers that there is no address. `None`: since then, there were addresses.
     none_since: Option<Instant>,
-    /// How long the answer that there is no address is valid. `None`: there was no such answer, or it does not say.
+    /// How long the answer that there is no address is valid. `None`: there was none, or it has no TTL.
     none_ttl: Option<Duration>,
     /// Look-ups in a row that found no address.
     failures: u32,
@@ -125,7 +125,7 @@ impl<'a> Follower<'a> {
 
     /// Never returns.
     pub(super) async fn follow(&self) {
-        // In this order: what both families find at once is in the list at once.
+        // In this order: addresses that both families find at once come to the list at once.
         tokio::join!(biased; self.keep(0), self.keep(1), self.publish());
     }
 
@@ -148,7 +148,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Takes a look-up's result, and logs what is news about it.
+    /// Takes a look-up's result, and logs news.
     fn take(&self, family: usize, result: Result<Answer, LookupError>) {
         let (endpoint, now) = (self.endpoint, Instant::now());
         let record_type = FAMILIES[family];
@@ -178,7 +178,7 @@ impl<'a> Follower<'a> {
         });
     }
 
-    /// Puts what is found into the list.
+    /// Puts the addresses that are found into the list.
     async fn publish(&self) {
         let mut state = self.state.subscribe();
         let mut seen = 0;
@@ -214,7 +214,7 @@ impl State {
         Self { families: [family(), family()], results: 0 }
     }
 
-    /// Takes what a look-up has found, and decides when both families are looked up next. Returns the error.
+    /// Takes the result of a look-up, and decides when both families are looked up next. Returns the error.
     fn take(
         &mut self,
         family: usize,
@@ -250,7 +250,7 @@ impl State {
                 own.failures += 1;
                 own.due = now + wait_after_failure(dns, own.failures);
                 if !own.ips.is_empty() {
-                    // Only another such answer ends the hold.
+                    // Only another answer without addresses ends the hold.
                     own.due = own.due.min(hold_end.max(now + LEAST_WAIT));
                 }
                 if other.last == Last::Found {
@@ -272,7 +272,7 @@ impl State {
         }
     }
 
-    /// The addresses in use: those of the lowest rank.
+    /// The addresses in use, which are of the lowest rank.
     fn ips(&self) -> Vec<IpAddr> {
         let found = || self.families.iter().filter(|family| !family.ips.is_empty());
         let rank = found().map(|family| family.rank).min();

@@ -22,7 +22,7 @@ use std::{
 
 /// Looks names up: in a hosts file first, then at the name servers of a `resolv.conf`.
 ///
-/// Clones share what was read from both. Either is read anew once it has changed, which is noticed when a name is looked
+/// Clones share the contents of both. Either is read anew once it has changed, which is noticed when a name is looked
 /// up; an entry of the hosts file, which has no TTL, counts for a day.
 #[derive(Clone, Debug)]
 pub struct Resolver {
@@ -32,7 +32,7 @@ pub struct Resolver {
     current: Arc<Mutex<Option<Arc<System>>>>,
 }
 
-/// What both files said when they were read last.
+/// The contents of both files at the last read.
 #[derive(Debug)]
 struct System {
     /// As they were read, resolv.conf first. `None`: it could not be read.
@@ -41,12 +41,12 @@ struct System {
     dns: Result<ResolvConf, NetError>,
 }
 
-/// What resolv.conf says.
+/// The settings of resolv.conf.
 #[derive(Debug)]
 struct ResolvConf {
     /// The domain or, which is one of several, the search list.
     search: Vec<Name>,
-    /// A name of at least so many dots is tried as it is before it is tried in the domains of `search`.
+    /// A name with at least this many dots is tried as it is before it is tried in the domains of `search`.
     ndots: usize,
     servers: Servers,
 }
@@ -54,7 +54,7 @@ struct ResolvConf {
 /// The addresses of one family under one name.
 #[derive(Clone, Debug)]
 pub(super) struct Reply {
-    /// Sorted. Empty: there is no such name, or it has no address of this family.
+    /// Sorted. Empty: the name does not exist, or it has no address of this family.
     pub(super) ips: Vec<IpAddr>,
     /// How long that is valid. `None`: there are no addresses, and the server does not say how long.
     pub(super) ttl: Option<Duration>,
@@ -140,7 +140,7 @@ impl Resolver {
         failure.map_or(Ok(none), |error| Err(LookupError::Query(error)))
     }
 
-    /// What the files say now. They are small and local, and a name reads them twice a second at most: no thread is
+    /// The files' settings now. They are small and local, and a name reads them twice a second at most: no thread is
     /// needed.
     fn current(&self) -> Arc<System> {
         let read = [&self.resolv_conf, &self.hosts].map(fs::read);
@@ -220,7 +220,7 @@ impl ResolvConf {
     }
 }
 
-/// The domains to try a name in. The one that hickory takes from the host's name is for when there is no other.
+/// The domains to try a name in. The domain that hickory takes from the host's name is used when there is no other.
 fn search_list(config: &ResolverConfig) -> Vec<Name> {
     if config.search.is_empty() { Vec::from_iter(config.domain.clone()) } else { config.search.clone() }
 }
@@ -237,7 +237,7 @@ impl Reply {
         Self { ips, ttl }
     }
 
-    /// That there is no address, for so many seconds.
+    /// The answer that there is no address, with its TTL in seconds.
     pub(super) fn none(ttl: Option<u32>) -> Self {
         Self { ips: Vec::new(), ttl: ttl.map(|ttl| Duration::from_secs(ttl.into())) }
     }

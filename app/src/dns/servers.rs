@@ -2,7 +2,7 @@
 //!
 //! hickory ends a look-up at the first error response, also where another server would have an answer. So each server
 //! has a resolver of its own, and the order of asking is ours, as in glibc: a server is asked once all before it have
-//! failed. glibc waits five seconds for one that is silent; here, the next one is asked after [`HEAD_START`].
+//! failed. glibc waits five seconds for a silent one; here, the next one is asked after [`HEAD_START`].
 
 use super::resolver::Reply;
 use hickory_resolver::{
@@ -72,7 +72,7 @@ impl Servers {
     /// When no server has a usable answer: an error response if there was one, else another error.
     pub(super) async fn query(&self, name: &Name, family: RecordType) -> Result<Reply, NetError> {
         let mut replies = JoinSet::new();
-        // Of those asked so far, and `None` once they have replied.
+        // The servers that were asked so far; `None` once a server has replied.
         let mut waiting = Vec::new();
         let mut next = Instant::now();
         let mut failure = None;

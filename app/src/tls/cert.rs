@@ -1,4 +1,4 @@
-//! What a certificate says: whom it is for, and until when.
+//! The names in a certificate, and its expiry.
 
 use app_env::ClientName;
 use http::HeaderValue;
@@ -9,7 +9,7 @@ use std::{
 };
 use webpki::EndEntityCert;
 
-/// A certificate's names, and what tells it from all others.
+/// A certificate's names, and its fingerprint.
 pub(crate) struct Names<'a> {
     cert: &'a CertificateDer<'a>,
     parsed: EndEntityCert<'a>,
@@ -50,12 +50,12 @@ pub(crate) fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
-/// The content of an element with a tag, and what follows it.
+/// The content of an element with a tag, and the bytes after it.
 fn expect(expected: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
     element(der).filter(|(tag, ..)| *tag == expected).map(|(_, content, rest)| (content, rest))
 }
 
-/// An element's tag and content, and what follows it.
+/// An element's tag and content, and the bytes after it.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = der.split_first()?;
     let (length, rest) = rest.split_first()?;
@@ -113,7 +113,7 @@ impl<'a> Names<'a> {
         self.parsed.valid_uri_names().next()
     }
 
-    /// The value of `x-forwarded-client-cert`, as Envoy writes it: the URI of whoever took the connection, the
+    /// The value of `x-forwarded-client-cert`, as Envoy writes it: the URI of the server that took the connection, the
     /// certificate's SHA-256 and its names. `None`: there is a name that no field can hold.
     pub(crate) fn forwarded(&self, by: Option<&str>) -> Option<HeaderValue> {
         let mut value = String::new();

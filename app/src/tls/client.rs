@@ -37,7 +37,7 @@ use tower_service::Service;
 #[derive(Debug)]
 pub(crate) struct Client {
     direction: &'static str,
-    /// Whom all endpoints must be. `None`: each must be the host that it was found by.
+    /// The name that all endpoints' certificates must have. `None`: the host that each endpoint was found by.
     server_name: Option<ServerName<'static>>,
     made: Reloadable<Made>,
     stats: Arc<Stats>,
@@ -64,7 +64,7 @@ enum ConnectError {
     Protocol { asked: Protocol, chosen: String },
 }
 
-/// What is made of the files.
+/// The configuration that is made of the files.
 #[derive(Debug)]
 struct Made {
     /// To speak HTTP/2.
@@ -233,7 +233,7 @@ impl Made {
         };
         let mut offering = |protocol| {
             config.alpn_protocols = vec![alpn(protocol).to_vec()];
-            // Each their own: a session is resumed with what it was agreed for.
+            // A cache for each configuration: a session is resumed with the protocol that it was made for.
             config.resumption = Resumption::in_memory_sessions(SESSIONS);
             Arc::new(config.clone())
         };
@@ -265,7 +265,7 @@ fn name(protocol: Protocol) -> &'static str {
 /// Sessions that are remembered to be resumed, one for each name of an endpoint.
 const SESSIONS: usize = 1_024;
 
-/// What the system trusts.
+/// The certificate authorities that the system trusts.
 fn system_roots() -> Result<RootCertStore, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();

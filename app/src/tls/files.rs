@@ -1,4 +1,4 @@
-//! What is in PEM files. Errors say which variable named the file, and never what is in a key.
+//! Certificates and keys in PEM files. Errors name the variable of the file, and never show a part of a key.
 
 use super::provider;
 use app_env::{PREFIX, TlsIdentity};
@@ -123,7 +123,7 @@ impl Named<'_> {
 // === impl Errors ===
 
 impl Errors {
-    /// What several attempts are to be, or all their errors.
+    /// The values of both attempts, or all their errors.
     pub(crate) fn both<A, B>(a: Result<A, Self>, b: Result<B, Self>) -> Result<(A, B), Self> {
         match (a, b) {
             (Ok(a), Ok(b)) => Ok((a, b)),
@@ -153,8 +153,8 @@ impl IntoIterator for Errors {
     }
 }
 
-/// What a file is known by: it is another one when any of it changes. Symbolic links are followed, so that what
-/// Kubernetes does with secrets is seen, too.
+/// The identity of a file: if any of it changes, the file has. Symbolic links are followed, so that updates of Kubernetes
+/// secrets are seen, too.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Stamp(Option<(i64, i64, u64, u64)>);
 

@@ -9,7 +9,7 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// What was made of files, and is made anew when they change.
+/// A value that is made of files, and made again when they change.
 pub(crate) struct Reloadable<T> {
     files: Vec<PathBuf>,
     make: Box<dyn Fn() -> Result<T, Errors> + Send + Sync>,
@@ -41,7 +41,7 @@ pub(crate) async fn watch(sources: Vec<Arc<dyn Reload>>, told: Arc<Notify>) {
 // === impl Reloadable ===
 
 impl<T> Reloadable<T> {
-    /// What `make` makes of `files`.
+    /// Makes the value by `make` of `files`.
     pub(crate) fn load(
         files: Vec<PathBuf>,
         make: impl Fn() -> Result<T, Errors> + Send + Sync + 'static,

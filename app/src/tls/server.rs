@@ -27,20 +27,20 @@ pub(crate) struct Server {
     log: Throttle,
 }
 
-/// A client that has shown what it must.
+/// A client whose handshake is complete, and whose certificate is valid if one is required.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) stream: Stream<TlsStream<TcpStream>>,
     pub(crate) client: proxy::Client,
-    /// What was agreed on by ALPN. `None`: nothing.
+    /// The protocol that ALPN chose. `None`: none.
     pub(crate) protocol: Option<Protocol>,
 }
 
-/// What is made of the files.
+/// The configuration that is made of the files.
 #[derive(Debug)]
 struct Made {
     config: Arc<ServerConfig>,
-    /// Who we are, where our certificate says it as a URI.
+    /// The first URI of our certificate, if it has one.
     uri: Option<String>,
     expires: Option<u64>,
 }
@@ -104,7 +104,7 @@ impl Server {
         }
     }
 
-    /// What is known of a client whose handshake is done.
+    /// The client of a handshake that is done.
     fn identify(
         &self,
         session: &ServerConnection,
@@ -121,7 +121,7 @@ impl Server {
         let names = cert.and_then(Names::of);
         let denied =
             params.allowed.as_ref().is_some_and(|allowed| !names.as_ref().is_some_and(|n| n.is_one_of(allowed)));
-        // Of those who have shown nothing there may be any number.
+        // There may be any number of clients without a certificate, and their log lines are limited.
         if denied && (names.is_some() || self.log.admits()) {
             let names = names.as_ref().map(Names::list);
             tracing::warn!(direction = self.direction, ?peer, ?names, "client is not among those allowed");
@@ -177,9 +177,9 @@ impl Made {
             .map_err(wrong)?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(identity)));
-        // The first that the client has, too, is chosen. What a client without ALPN speaks it shows.
+        // The first protocol that the client offers, too, is chosen. Without ALPN the protocol is detected.
         config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
-        // A new key for tickets: what was verified by old files is verified again by new ones.
+        // A new key for tickets: sessions that old files verified are verified again by the new ones.
         config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(wrong)?;
         Ok(Self { config: Arc::new(config), uri, expires })
     }

@@ -42,7 +42,7 @@ pub(crate) enum Failure {
     Other,
 }
 
-/// A handshake. One that is dropped took too long: whoever waited for it has given up.
+/// A handshake. If it is dropped before its end it took too long, and its time-out was over.
 #[derive(Debug)]
 pub(crate) struct Handshake<'a> {
     stats: &'a Stats,
@@ -64,7 +64,7 @@ impl Stats {
         done.chain(failed).map(|(result, version, count)| (result, version, count.load(Relaxed)))
     }
 
-    /// How long those took that were done.
+    /// How long complete handshakes took.
     pub(crate) fn latency(&self) -> &Latency {
         &self.latency
     }
@@ -87,7 +87,7 @@ impl Stats {
         ["ok", "failed"].into_iter().zip(&self.reloads).map(|(result, count)| (result, count.load(Relaxed)))
     }
 
-    /// Counts and tells what came of new files.
+    /// Counts and logs the result of a reload.
     pub(crate) fn reloaded(&self, direction: &str, result: &Result<(), Errors>) {
         self.reloads[usize::from(result.is_err())].fetch_add(1, Relaxed);
         match result {
@@ -152,7 +152,7 @@ impl Failure {
         }
     }
 
-    /// What an error of a handshake was about.
+    /// The class of a handshake's error.
     pub(crate) fn of(error: &io::Error) -> Self {
         use rustls::Error::{
             AlertReceived, InvalidCertificate, InvalidMessage as Message, NoApplicationProtocol,

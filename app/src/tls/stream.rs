@@ -1,7 +1,7 @@
 //! TLS that is written in batches.
 //!
-//! h2 writes each large DATA frame by itself, and flushes it. Since what is encrypted is a copy in any case, several can be
-//! written at once: one call of the system, and fewer packets.
+//! h2 writes each large DATA frame by itself, and flushes it. Since encryption copies the bytes in any case, several
+//! can be written at once: one call of the system, and fewer packets.
 
 use rustls::Writer;
 use std::{
@@ -18,7 +18,7 @@ use tokio_rustls::{client, server};
 pub(crate) struct Stream<S> {
     /// In a box, since its kilobyte would be in each future that it is handed to on its way, as long as the task lives.
     inner: Box<S>,
-    /// Whether flushes may wait for what follows.
+    /// Whether flushes may wait for the next writes.
     batches: bool,
     /// Whether something follows the last write.
     more: bool,
@@ -31,19 +31,20 @@ pub(crate) trait Session: AsyncRead + AsyncWrite + Unpin {
     /// Encrypts, and keeps the result until it is flushed.
     fn writer(&mut self) -> Writer<'_>;
 
-    /// Has the writer keep up to so many bytes.
+    /// Sets how many bytes the writer may keep.
     fn set_limit(&mut self, bytes: usize);
 }
 
-/// What is kept before it is written: four DATA frames of the usual size, and as much as the kernel takes at once.
+/// Bytes that are kept before they are written: four DATA frames of the usual size, and as much as the kernel takes at
+/// once.
 const BATCH: usize = 64 << 10;
-/// Room for the batch, another frame and what encryption adds.
+/// Room for the batch, another frame and the overhead of encryption.
 const LIMIT: usize = BATCH + (32 << 10);
 
 // === impl Stream ===
 
 impl<S: Session> Stream<S> {
-    /// `http2`: it is h2 that will write to it, and nobody else.
+    /// `http2`: only h2 will write to it.
     pub(crate) fn new(mut inner: S, http2: bool) -> Self {
         if http2 {
             inner.set_limit(LIMIT);
@@ -83,8 +84,8 @@ impl<S: Session> AsyncWrite for Stream<S> {
         }
         let n = this.inner.writer().write_vectored(bufs)?;
         this.taken += n;
-        // A large DATA frame is the only thing that h2 writes from two places. It is flushed before h2 looks for what to
-        // send next, and when there is nothing, h2 flushes once more.
+        // A large DATA frame is the only thing that h2 writes from two places. It is flushed before h2 looks for the next
+        // frame, and when there is none, h2 flushes once more.
         this.more = bufs.len() > 1;
         Poll::Ready(Ok(n))
     }
@@ -150,7 +151,7 @@ mod tests {
     };
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-    /// What is not on its way by then never comes.
+    /// Bytes that have not come by then never come.
     const SECOND: Duration = Duration::from_secs(1);
 
     /// A pipe that counts writes.
@@ -199,7 +200,7 @@ mod tests {
         }
     }
 
-    /// A client's end, and a server's that writes in batches if `http2`, with what it has written so far.
+    /// A client's end, and a server's that writes in batches if `http2`, with the bytes that it has written so far.
     async fn pair(
         capacity: usize,
         http2: bool,
@@ -240,7 +241,7 @@ mod tests {
             while let Some(Ok((_, mut respond))) = connection.accept().await {
                 let mut stream = respond.send_response(Response::new(()), false).unwrap();
                 stream.send_data(vec![7; size.next().unwrap()].into(), false).unwrap();
-                // What ends it would have it flushed.
+                // The end of the stream would be flushed.
                 open.push(stream);
             }
         });

@@ -6,7 +6,7 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Lets one line pass a second; so nobody can fill the log by connecting.
+/// Lets one line pass a second; so clients cannot fill the log by connecting.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle(Mutex<Option<Instant>>);
 

@@ -1,4 +1,4 @@
-//! The ends of a connection over a link, and what happens between them.
+//! The ends of a connection over a link, and the link between them.
 
 use super::Direction;
 use crate::timer::{Clock, Timer};
@@ -31,7 +31,7 @@ pub(super) struct Lane {
     carried: AtomicU64,
     /// How late readers woke up of late, on average: they are woken so much earlier.
     wake_ns: AtomicU64,
-    /// What the way to and from the link takes, which counts as a part of its delay.
+    /// The delay to and from the link, which counts as a part of its delay.
     hops_ns: AtomicU64,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Lane {
 pub struct End {
     incoming: Arc<Pipe>,
     outgoing: Arc<Pipe>,
-    /// What arrives until then can be read.
+    /// Bytes that arrive until then can be read.
     until: Instant,
     waiting: Option<Wait>,
     read_timer: Timer,
@@ -88,7 +88,7 @@ const PIECE_BYTES: RangeInclusive<usize> = 1_460..=64 << 10;
 const LATEST: Duration = Duration::from_micros(150);
 /// How late tokio's timers are: a read that they wake is in time, or early by less than this.
 const TICK: Duration = Duration::from_micros(999);
-/// One in so many parts of the last lateness goes into the average.
+/// The last lateness goes into the average with one part in this many.
 const WAKE_WEIGHT: u64 = 8;
 
 pub(super) fn pair(up: &Arc<Lane>, down: &Arc<Lane>) -> io::Result<(End, End)> {
@@ -225,7 +225,7 @@ impl Drop for End {
 
 // === impl Pipe ===
 
-/// What came of reading.
+/// The result of a read.
 enum Taken {
     /// Bytes, or the end.
     Some,
@@ -249,7 +249,7 @@ impl Pipe {
         Self { lane, state: Mutex::new(state) }
     }
 
-    /// Takes what arrives `until` then.
+    /// Reads the bytes that arrive `until` then.
     fn take(&self, until: Instant, buf: &mut ReadBuf<'_>, cx: &Context<'_>) -> Taken {
         let state = &mut *lock(&self.state);
         let before = buf.remaining();

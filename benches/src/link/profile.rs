@@ -3,23 +3,23 @@
 use serde::{Deserialize, Serialize};
 use std::{f64::consts::TAU, fmt, time::Duration};
 
-/// How bandwidth and delay change over time, as factors of what the direction says.
+/// How bandwidth and delay change over time, as factors of the direction's values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Profile {
-    /// They do not.
+    /// They do not change.
     #[default]
     Steady,
     /// From `after` on they are multiplied, for good.
     Step {
         /// How long the link stays as it is.
         after: Duration,
-        /// What bandwidth is multiplied with then.
+        /// The factor of bandwidth from then on.
         bandwidth: f64,
-        /// What delay is multiplied with then.
+        /// The factor of delay from then on.
         delay: f64,
     },
-    /// They swing around what the direction says, delay against bandwidth.
+    /// They swing around the direction's values, delay against bandwidth.
     Sine {
         /// How long one swing takes.
         period: Duration,
@@ -34,12 +34,12 @@ pub enum Profile {
         every: Duration,
         /// How long a dip lasts.
         lasting: Duration,
-        /// What bandwidth is multiplied with while it does.
+        /// The factor of bandwidth meanwhile.
         bandwidth: f64,
     },
 }
 
-/// What to multiply a direction's bandwidth and delay with.
+/// Factors of a direction's bandwidth and delay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Factors {
     /// Of bandwidth; never below [`Factors::LEAST`].
@@ -56,7 +56,7 @@ impl Profile {
         let ms = Duration::from_millis;
         match name {
             "steady" => Some(Self::Steady),
-            // In the middle of what is measured: two seconds after a warm-up of one.
+            // In the middle of the measured time: two seconds after a warm-up of one.
             "step" => Some(Self::Step { after: ms(2_000), bandwidth: 1.0, delay: 4.0 }),
             "sine" => Some(Self::Sine { period: ms(1_000), bandwidth: 0.8, delay: 0.8 }),
             "dip" => Some(Self::Dip { every: ms(500), lasting: ms(150), bandwidth: 0.1 }),
@@ -64,7 +64,7 @@ impl Profile {
         }
     }
 
-    /// What holds `at` after the start of the link.
+    /// The factors `at` after the start of the link.
     pub fn at(&self, at: Duration) -> Factors {
         let Factors { bandwidth, delay } = match *self {
             Self::Step { after, bandwidth, delay } if at >= after => Factors { bandwidth, delay },

@@ -10,17 +10,17 @@ use tokio::{
     time::Instant,
 };
 
-/// Listens on loopback, and puts the link between what connects and its target. Dropping it closes all connections.
+/// Listens on loopback, and puts the link between its clients and its target. Dropping it closes all connections.
 #[derive(Debug)]
 pub struct Relay {
     addr: SocketAddr,
     _tasks: JoinSet<()>,
 }
 
-/// What the relay's sockets buffer: little, so that bytes queue where the link can see them.
+/// The buffers of the relay's sockets: small, so that bytes queue where the link can see them.
 const SOCKET_BUFFER: u32 = 128 << 10;
 const COPY_BUFFER: usize = 64 << 10;
-/// Bytes sent to learn what the relay itself takes; the first third's slowest counts.
+/// Bytes sent to measure the relay's own delay; the slowest of the fastest third counts.
 const PROBES: usize = 30;
 
 // === impl Relay ===
@@ -28,7 +28,7 @@ const PROBES: usize = 30;
 impl Relay {
     /// Starts a relay to `target` over `link`. Clients are at the link's first end.
     ///
-    /// What loopback and the relay take is measured, and counts as a part of the link's delay.
+    /// The delay of loopback and relay is measured, and counts as a part of the link's delay.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ impl Relay {
     }
 }
 
-/// What a byte takes through a relay without a link, in one direction.
+/// The delay of a byte through a relay without a link, in one direction.
 async fn hops() -> io::Result<Duration> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let relay = Relay::uncorrected(Link::symmetric(Direction::DIRECT), listener.local_addr()?)?;

@@ -1,5 +1,5 @@
-//! The link is what was asked for: round trips and goodput within 5 %, of pairs in memory and of TCP through the relay.
-//! What can be is tested with time paused, so that it does not matter how busy the machine is.
+//! The link keeps to its settings: round trips and goodput within 5 %, of pairs in memory and of TCP through the relay.
+//! Where possible the tests run with time paused, so that it does not matter how busy the machine is.
 
 use super::*;
 use tokio::{
@@ -12,8 +12,8 @@ use tokio::{
 const TOLERANCE: f64 = 0.05;
 /// Milliseconds and Mbit/s.
 const LINKS: [(u64, u64); 6] = [(1, 100), (1, 1000), (20, 100), (20, 1000), (80, 100), (80, 1000)];
-/// Others get in the way of a measurement, so it is repeated, over another link each time, until it is right; but no longer
-/// than this. A link that is wrong would stay wrong.
+/// Others get in the way of a measurement, so it is repeated, over another link each time, until it is right; but no
+/// longer than this. A link that is wrong would stay wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Measurements would disturb one another.
 static ALONE: Mutex<()> = Mutex::const_new(());
@@ -134,7 +134,7 @@ macro_rules! accuracy {
 accuracy!(memory_pair_is_accurate, pair_of_memory);
 accuracy!(tcp_relay_is_accurate, pair_of_tcp);
 
-/// What a link computes; that it keeps to it is for the measurements.
+/// The computed times of a link; other tests measure them.
 #[tokio::test(start_paused = true)]
 async fn arrivals_are_exact() {
     for (rtt_ms, mbits) in LINKS {

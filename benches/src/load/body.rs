@@ -13,7 +13,7 @@ use std::{
 #[derive(Clone, Debug)]
 pub struct Payload {
     piece: Bytes,
-    /// What is left to be sent.
+    /// Bytes that are left to send.
     left: u64,
     status: bool,
 }
@@ -69,7 +69,7 @@ impl Body for Payload {
     }
 }
 
-/// What ends an answer of gRPC.
+/// The trailers of a gRPC response.
 pub(super) fn trailers() -> HeaderMap {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));

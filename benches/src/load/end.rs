@@ -34,7 +34,7 @@ impl End {
         self == Self::Ok
     }
 
-    /// What a failed stream ended with.
+    /// The end of a failed stream.
     pub fn of_error(error: &hyper::Error) -> Self {
         let Some(h2) = find::<h2::Error>(error) else { return Self::Lost };
         match h2.reason() {

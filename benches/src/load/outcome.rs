@@ -1,4 +1,4 @@
-//! What came of a load.
+//! The results of a load.
 
 use super::End;
 use hdrhistogram::Histogram;
@@ -12,12 +12,12 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// What came of a load, in its measured time.
+/// The results of a load in its measured time.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Latencies of the streams that ended well, in microseconds, to three digits and up to a minute.
     pub latency_us: Histogram<u64>,
-    /// How many streams ended how. Those still open at the end of the time are not in it.
+    /// How many streams ended in which way. Streams that are open at the end of the time are not counted.
     pub ends: BTreeMap<End, u64>,
     /// Bytes of answers that arrived, also of streams that did not end.
     pub received: u64,

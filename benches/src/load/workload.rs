@@ -1,11 +1,11 @@
-//! What streams do.
+//! The requests and responses of a load's streams.
 
 use super::Payload;
 use http::{HeaderValue, Method, Request, Uri, header};
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
 
-/// What each stream of a load does.
+/// The kind of a load's streams.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Workload {
@@ -24,9 +24,9 @@ pub enum Workload {
     /// POST of 16 MiB.
     Upload,
     /// Downloads that are hardly read, beside a stream on each connection that fetches 64 KiB again and again, and
-    /// is the only one that counts.
+    /// alone counts.
     SlowReaders,
-    /// What runs beside slow readers, alone.
+    /// The stream beside slow readers, without them.
     #[value(skip)]
     Fast,
 }
@@ -38,13 +38,13 @@ const MESSAGES: u64 = 64;
 const MESSAGE: u32 = 4 << 10;
 /// Flag and length before each gRPC message.
 const PREFIX: u64 = 5;
-/// What a slow reader waits after each frame.
+/// A slow reader's wait after each frame.
 const PAUSE: Duration = Duration::from_millis(500);
 
 // === impl Workload ===
 
 impl Workload {
-    /// Those that the plan has.
+    /// The workloads of the plan.
     pub const ALL: [Self; 8] = [
         Self::Unary,
         Self::GrpcUnary,
@@ -81,7 +81,7 @@ impl Workload {
         matches!(self, Self::GrpcUnary | Self::ServerStreaming | Self::ClientStreaming | Self::Bidi)
     }
 
-    /// What else runs on each connection.
+    /// The workload that runs beside it on each connection.
     pub(super) fn beside(self) -> Option<Self> {
         (self == Self::SlowReaders).then_some(Self::Fast)
     }
@@ -96,7 +96,7 @@ impl Workload {
         (self == Self::SlowReaders).then_some(PAUSE)
     }
 
-    /// The client's stream window, where it must be small for what is not read to stay in the proxy.
+    /// The client's stream window, where it must be small, so that unread bytes stay in the proxy.
     pub(super) fn client_window(self) -> Option<u32> {
         (self == Self::SlowReaders).then_some(65_535)
     }
@@ -142,12 +142,12 @@ impl Workload {
         req
     }
 
-    /// What `bench.Echo/Repeat` answers.
+    /// The response of `bench.Echo/Repeat`.
     pub(super) fn repeated() -> Payload {
         Payload::messages(MESSAGES, MESSAGE)
     }
 
-    /// What `bench.Echo/Collect` answers.
+    /// The response of `bench.Echo/Collect`.
     pub(super) fn collected() -> Payload {
         Payload::messages(1, SMALL as u32)
     }

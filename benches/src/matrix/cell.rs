@@ -7,10 +7,10 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
 
-/// What is measured at once: one workload through one proxy over one link.
+/// The unit of measurement: one workload through one proxy over one link.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
-    /// What the streams do.
+    /// The kind of the streams.
     pub workload: Workload,
     /// The proxy's windows, toward the client and toward the endpoint.
     pub windows: Windows,
@@ -34,7 +34,7 @@ pub struct Cell {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Windows {
-    /// Windows of so many bytes.
+    /// Windows of these sizes, in bytes.
     Fixed {
         /// Of a stream.
         stream: u32,
@@ -78,7 +78,7 @@ impl Cell {
         }
     }
 
-    /// Whether each word is one of those in the cell's name.
+    /// Whether the cell's name has each of the words.
     pub fn matches(&self, words: &str) -> bool {
         let name = self.to_string();
         words.split_whitespace().all(|word| name.split(' ').any(|part| part == word))
@@ -133,7 +133,7 @@ impl fmt::Display for Cell {
 // === impl Windows ===
 
 impl Windows {
-    /// What the proxy has if nothing is set.
+    /// The proxy's default.
     pub const DEFAULT: Self = Self::Fixed { stream: 65_535, connection: 1 << 20 };
     /// The largest of the plan.
     pub const LARGEST: Self = Self::Fixed { stream: 1 << 20, connection: 16 << 20 };

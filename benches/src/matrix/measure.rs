@@ -9,7 +9,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, io, path::Path, time::Duration};
 
-/// What was measured of a cell, once.
+/// One measurement of a cell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// Streams a second that ended well.
@@ -49,14 +49,14 @@ pub struct Latency {
     pub max: u64,
 }
 
-/// What is counted at the beginning and at the end of the measured time.
+/// The counters at the beginning and at the end of the measured time.
 struct Counts {
     usage: io::Result<Usage>,
     received: u64,
     carried: [u64; 4],
 }
 
-/// After how long a stream is given up: longer than most cells take, so that what is slow is not taken for an error.
+/// After how long a stream is given up: longer than most cells take, so that a slow stream is not taken for an error.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Starts a proxy as the cell says, runs the cell's load for `time` after a warm-up, and ends the proxy.

@@ -24,8 +24,8 @@ pub fn windows() -> impl Iterator<Item = Windows> + Clone {
     STREAM_WINDOWS.into_iter().flat_map(fixed).chain([Windows::Adaptive])
 }
 
-/// The side that the proxy's own windows govern: what a client sends is bounded toward the client, what an endpoint
-/// sends toward the endpoint.
+/// The side that the proxy's own windows govern: toward the client they bound uploads, toward the endpoint
+/// downloads.
 pub fn telling_side(workload: Workload) -> Side {
     match workload {
         Workload::Bidi => Side::Both,

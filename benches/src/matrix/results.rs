@@ -21,7 +21,7 @@ pub struct Machine {
     pub kernel: String,
     /// The commit that was measured, with `+` behind it if files were changed.
     pub commit: String,
-    /// What was called.
+    /// The command line.
     pub command: String,
     /// Streams were measured for so long in each cell, in seconds.
     pub seconds: f64,
@@ -35,7 +35,7 @@ pub struct Machine {
 pub enum Record {
     /// Where and how; again after each resumption.
     Machine(Machine),
-    /// What was measured.
+    /// A measurement.
     Sample {
         /// Of which cell.
         cell: Cell,
@@ -81,7 +81,7 @@ impl Machine {
         }
     }
 
-    /// Whether what is measured here can stand beside what was measured before.
+    /// Whether measurements of this run can stand beside earlier ones.
     fn continues(&self, before: &Self) -> bool {
         (&self.cpu, &self.commit, self.seconds) == (&before.cpu, &before.commit, before.seconds)
     }
@@ -101,7 +101,7 @@ fn git(args: &[&str]) -> String {
 // === impl Results ===
 
 impl Results {
-    /// Opens `path` for results of `machine`, to go on where a run was stopped. What cannot be gone on with is kept
+    /// Opens `path` for results of `machine`, to go on where a run was stopped. A file that cannot be continued is kept
     /// beside it as `.old`: a run in which everything `planned` was measured, or one of another commit or measured time.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use tokio::{
 pub struct Options {
     /// The proxy's binary.
     pub app: PathBuf,
-    /// What to measure.
+    /// The cells to measure.
     pub cells: Vec<Cell>,
     /// How often, one round after the other.
     pub rounds: usize,
@@ -28,7 +28,7 @@ pub struct Options {
     pub out: PathBuf,
 }
 
-/// What a cell takes beside warm-up and measured time: relays, a proxy's start and end.
+/// The time of a cell beside warm-up and measured time: relays, a proxy's start and end.
 const SET_UP: Duration = Duration::from_millis(120);
 /// A cell that takes so much longer has failed.
 const GRACE: Duration = Duration::from_secs(20);
@@ -45,7 +45,8 @@ impl Options {
     }
 }
 
-/// Measures what is missing, in rounds over all cells, each in another order. Returns how many could not be measured.
+/// Measures the cells that are missing, in rounds over all cells, each in another order. Returns how many measurements
+/// failed.
 ///
 /// # Errors
 ///
@@ -59,7 +60,7 @@ pub async fn run(options: &Options) -> io::Result<usize> {
     let mut left: Vec<(usize, &Cell)> = Vec::new();
     for round in 0..options.rounds {
         let mut cells: Vec<_> = options.cells.iter().filter(|cell| !results.has(cell, round)).collect();
-        // Another order each time, the same in each run: what a cell comes after is left to chance.
+        // Another order each time, the same in each run: the cell before a cell is left to chance.
         fastrand::Rng::with_seed(round as u64).shuffle(&mut cells);
         left.extend(cells.into_iter().map(|cell| (round, cell)));
     }

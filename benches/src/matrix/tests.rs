@@ -43,7 +43,7 @@ fn full_plan_has_all_sides_and_fixed_rates() {
     for workload in Workload::ALL.into_iter().filter(|workload| *workload != Workload::SlowReaders) {
         for side in [Side::Endpoint, Side::Client, Side::Both] {
             let there = cells.iter().any(|cell| (cell.workload, cell.side) == (workload, side));
-            // What a GET does, a small gRPC call does, too.
+            // A small gRPC call covers a GET.
             assert!(there || workload == Workload::Unary, "{workload} {side}");
         }
     }

@@ -7,7 +7,7 @@ use crate::{
 };
 use std::cmp::Reverse;
 
-/// What to set for one round trip and number of streams.
+/// The windows to set for one round trip and number of streams.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Advice {
     /// In milliseconds.
@@ -20,7 +20,7 @@ pub struct Advice {
     pub connection: u32,
     /// Mbit/s with them.
     pub mbits: f64,
-    /// Mbit/s with what is set if nothing is.
+    /// Mbit/s with the default windows.
     pub default_mbits: f64,
     /// Mbit/s with adaptive windows. `None`: not measured.
     pub adaptive_mbits: Option<f64>,
@@ -50,7 +50,7 @@ impl Advice {
             }
         }
         let most = fixed.iter().map(|(.., mbits)| *mbits).fold(0.0, f64::max);
-        // The connection window is what memory pays for; of equal ones, small streams tolerate more slow readers.
+        // The connection window bounds the memory; of equal ones, small streams tolerate more slow readers.
         fixed.sort_by_key(|(connection, stream, _)| Reverse((*connection, *stream)));
         let (connection, stream, reached) = fixed.into_iter().rfind(|(.., mbits)| *mbits >= most * NEARLY)?;
         Some(Self {
@@ -64,7 +64,7 @@ impl Advice {
         })
     }
 
-    /// The most that readers who stop can make the proxy hold for one connection, in bytes.
+    /// The most bytes that the proxy can hold for stopped readers of one connection.
     pub fn memory(&self) -> u64 {
         (self.streams as u64 * u64::from(self.stream)).min(self.connection.into())
     }

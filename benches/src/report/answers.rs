@@ -1,4 +1,4 @@
-//! What a run says about the questions that the plan asks.
+//! A run's answers to the questions of the plan.
 
 use super::{
     Advice, Chart, Data, Spread,
@@ -12,7 +12,7 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-/// A fast stream that does less than this share of what it does beside fixed windows is held up.
+/// A fast stream is held up if its rate is below this share of its rate beside fixed windows.
 const HELD_UP: f64 = 0.5;
 
 /// Titles and texts; a text is empty where nothing was measured.
@@ -35,7 +35,7 @@ pub(super) fn all(data: &Data) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// All cells, with what was measured of each.
+/// All cells with their measurements.
 pub(super) fn cells(data: &Data) -> String {
     let mut measured: Vec<_> = data.cells().iter().collect();
     measured.sort_by_cached_key(|measured| {

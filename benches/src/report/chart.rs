@@ -16,13 +16,13 @@ use std::error::Error;
 pub struct Chart {
     /// The file's name, without `.svg`.
     pub name: &'static str,
-    /// What it shows.
+    /// The quantity that it shows.
     pub title: String,
-    /// What the categories are.
+    /// The meaning of the categories.
     pub x: &'static str,
-    /// What is measured, and its unit.
+    /// The measured quantity, and its unit.
     pub y: &'static str,
-    /// What the series' names are.
+    /// The meaning of the series' names.
     pub legend: &'static str,
     /// From left to right.
     pub categories: Vec<String>,
@@ -37,7 +37,7 @@ pub struct Chart {
 /// Values that belong together.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// What they share.
+    /// The property that its values share.
     pub name: String,
     /// One for each category. `None`: not measured, or nothing came of it.
     pub values: Vec<Option<Spread>>,
@@ -79,7 +79,7 @@ const TOP: i32 = 98;
 const BOTTOM: i32 = HEIGHT - 76;
 const GREY: RGBColor = RGBColor(110, 110, 110);
 const GRID: RGBColor = RGBColor(225, 225, 225);
-/// Told apart by those who see few colours, too (Okabe and Ito).
+/// Distinct also for colour-blind readers (Okabe and Ito).
 const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
@@ -238,7 +238,7 @@ impl Scale {
         let mut low = f64::MAX;
         let mut high = f64::MIN_POSITIVE;
         for value in values {
-            // What is zero has no place on an axis of decades: it is drawn at its bottom.
+            // Zero has no place on an axis of decades: it is drawn at its bottom.
             low = [value.min, value.median].into_iter().filter(|value| *value > 0.0).fold(low, f64::min);
             high = high.max(value.max);
         }

@@ -8,7 +8,7 @@ use crate::{
 };
 
 const LINK_RTTS: [u64; 3] = [1, 20, 80];
-/// Those that tell most, where all would be too many.
+/// The windows that differ most, where all would be too many.
 pub(super) const CHOICE: [Windows; 4] =
     [Windows::DEFAULT, Windows::Fixed { stream: 256 << 10, connection: 4 << 20 }, Windows::LARGEST, Windows::Adaptive];
 pub(super) const PROFILES: [&str; 4] = ["steady", "step", "sine", "dip"];

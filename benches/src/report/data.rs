@@ -1,4 +1,4 @@
-//! What a run measured, by cell.
+//! The measurements of a run, by cell.
 
 use crate::matrix::{Cell, Machine, Record, Sample};
 use std::collections::{HashMap, HashSet};
@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 pub struct Data {
     /// Where and how, last.
     pub machine: Machine,
-    /// What was called, first to last.
+    /// The commands of the runs, first to last.
     pub commands: Vec<String>,
     cells: Vec<Measured>,
     by_name: HashMap<String, usize>,
@@ -19,13 +19,13 @@ pub struct Data {
 pub struct Measured {
     /// The cell.
     pub cell: Cell,
-    /// What was measured.
+    /// The commit that was measured.
     pub commit: String,
     /// At least one.
     pub samples: Vec<Sample>,
 }
 
-/// A median, and between what it lies.
+/// A median with the least and the most.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     /// The least.
@@ -46,7 +46,7 @@ impl Data {
         data
     }
 
-    /// Adds another run, which replaces what was measured of its cells before.
+    /// Adds another run, which replaces earlier measurements of its cells.
     pub fn add_run(&mut self, records: impl IntoIterator<Item = Record>) {
         let mut new = HashSet::new();
         for record in records {
@@ -63,7 +63,7 @@ impl Data {
         }
     }
 
-    /// `new`: those that were added already.
+    /// `new`: the cells that this run has added already.
     fn add(&mut self, cell: Cell, sample: Sample, new: &mut HashSet<String>) {
         let name = cell.to_string();
         let at = *self.by_name.entry(name.clone()).or_insert(self.cells.len());
@@ -98,7 +98,7 @@ impl Data {
         &self.cells
     }
 
-    /// What was measured of a cell.
+    /// The measurements of a cell.
     pub fn get(&self, cell: &Cell) -> Option<&Measured> {
         self.by_name.get(&cell.to_string()).map(|at| &self.cells[*at])
     }

@@ -1,4 +1,4 @@
-//! A report of made-up results says what is in them.
+//! Reports of made-up results.
 
 use super::*;
 use crate::matrix::{Cell, Machine, Record, Sample, Windows, plan};

@@ -10,10 +10,10 @@ use crate::{
     client::{capacity::OnCapacity, failure::Failure},
     connection::{io::Io, streams::OpenStream},
     http1::{
-        request::{self, Asks},
+        request::{self, EndpointRequestKind},
         response,
-        reuse::{Exchange, Verdict, Watch},
-        tunnel::Agreed,
+        reuse::{Exchange, ResponseWatch, Verdict},
+        tunnel::EndpointTunnel,
     },
     message::{fields, interim::InterimBudget},
 };
@@ -62,8 +62,8 @@ pub(crate) struct PendingResponse {
     shared: Arc<ConnectionShared>,
     /// The connection had carried other requests, or had been idle before this one.
     reused: bool,
-    asks: Asks,
-    /// Where the request's body goes from now on. `None`: unchanged.
+    kind: EndpointRequestKind,
+    /// Where the request's body goes now. `None`: where it went before.
     to: Option<BodySink>,
     write_stall: Duration,
 }
@@ -72,8 +72,8 @@ pub(crate) struct PendingResponse {
 #[derive(Debug)]
 pub(crate) enum BodySink {
     Upload(Upload),
-    /// The endpoint has accepted a tunnel. Boxed, since tunnels are rare.
-    Tunnel(Box<Agreed>),
+    /// The endpoint has agreed to a tunnel. Boxed, since few do.
+    Tunnel(Box<EndpointTunnel>),
 }
 
 /// A request's body, which signals to its exchange when hyper has dropped it.
@@ -107,7 +107,7 @@ where
     let mut builder = http1::Builder::new();
     builder.max_header_size(max_head).max_buf_size(MAX_BUFFER.max(max_head));
     let exchange = Exchange::new();
-    let watch = Watch::new(io, Arc::clone(&exchange));
+    let watch = ResponseWatch::new(io, Arc::clone(&exchange));
     let (hyper, connection) = builder.handshake(TokioIo::new(watch)).await.map_err(Failure::unsent)?;
     let shared = Arc::new(ConnectionShared { hyper: Mutex::new(Some(hyper)), exchange, opened: Instant::now() });
     // Only the handles keep the connection open.
@@ -120,15 +120,15 @@ where
                 if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
                     return Poll::Ready(ended);
                 }
-                let judged = of_exchange.is_open().then(|| of_task.upgrade()).flatten();
+                let judged = of_exchange.is_undecided().then(|| of_task.upgrade()).flatten();
                 match judged.map(|shared| shared.judge()) {
                     // hyper closes the connection, since its handle is dropped.
                     Some(Verdict::Close) => open = None,
-                    Some(Verdict::Again) => {
+                    Some(Verdict::Reuse) => {
                         on_capacity();
                         return Poll::Pending;
                     }
-                    Some(Verdict::New | Verdict::Known) | None => return Poll::Pending,
+                    Some(Verdict::FirstUse | Verdict::Unchanged) | None => return Poll::Pending,
                 }
             }
         })
@@ -149,13 +149,13 @@ where
 impl Handle {
     /// Whether the connection accepts a request now.
     pub(crate) fn is_ready(&self) -> bool {
-        self.shared.exchange.is_free() && self.shared.hyper().as_ref().is_some_and(http1::SendRequest::is_ready)
+        self.shared.exchange.is_ready() && self.shared.hyper().as_ref().is_some_and(http1::SendRequest::is_ready)
     }
 
     pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let mut hyper = self.shared.hyper();
         ready!(hyper.as_mut().ok_or(Failure::CLOSED)?.poll_ready(cx)).map_err(Failure::unsent)?;
-        if self.shared.exchange.is_free() {
+        if self.shared.exchange.is_ready() {
             return Poll::Ready(Ok(()));
         }
         // The connection's task is about to decide whether the connection can be reused.
@@ -174,29 +174,29 @@ impl Handle {
     ) -> Result<(PendingResponse, BodySink), Failure> {
         let ended = body.is_end_stream();
         let is_http2 = head.version == Version::HTTP_2;
-        let asks = request::send(&mut head, ended).map_err(Failure::unrepresentable)?;
+        let kind = request::to_endpoint(&mut head, ended).map_err(Failure::unrepresentable)?;
         let shared = Arc::clone(&self.shared);
         let (response, upload) = {
             let mut hyper = shared.hyper();
             let sending = hyper.as_mut().filter(|_| shared.exchange.begin(head.method == Method::HEAD));
             let sending = sending.ok_or(Failure::CLOSED)?;
-            // Data for a tunnel waits until the endpoint has accepted the tunnel.
-            let ended = ended || asks != Asks::Response;
+            // What goes through a tunnel waits until there is one.
+            let ended = ended || kind != EndpointRequestKind::Plain;
             let (upload, uploading) = Upload::new(ended, write_stall);
             let mut req = Request::from_parts(head, ());
             // Interim responses go to clients of HTTP/2 only: hyper's server of HTTP/1.1 cannot send them.
             uploading.on_interim(&mut req, Arc::clone(&self.interim), is_http2);
             let req = req.map(|()| RequestBody { uploading, exchange: Arc::clone(&shared.exchange) });
             let response = Box::pin(sending.try_send_request(req));
-            // Endpoint and proxy may disagree whether a response to CONNECT starts a tunnel, so no request may follow it.
-            if asks == Asks::Connect {
+            // Where an endpoint takes for a tunnel what is none to us, nothing may follow.
+            if kind == EndpointRequestKind::Connect {
                 *hyper = None;
             }
             (response, upload)
         };
         let reused = stream.has_answered() || shared.opened.elapsed() >= WAITED;
         Ok((
-            PendingResponse { response, stream, shared, reused, asks, to: None, write_stall },
+            PendingResponse { response, stream, shared, reused, kind, to: None, write_stall },
             BodySink::Upload(upload),
         ))
     }
@@ -219,9 +219,9 @@ impl ConnectionShared {
     fn judge(&self) -> Verdict {
         let mut hyper = self.hyper();
         if !hyper.as_ref().is_some_and(http1::SendRequest::is_ready) {
-            return Verdict::Known;
+            return Verdict::Unchanged;
         }
-        let verdict = self.exchange.judge();
+        let verdict = self.exchange.decide();
         if verdict == Verdict::Close {
             *hyper = None;
         }
@@ -242,20 +242,23 @@ impl PendingResponse {
         Poll::Ready(match ready!(self.response.as_mut().poll(cx)) {
             Ok(rsp) if self.reused && is_idle_timeout(&rsp) => Err(Failure::IDLE_TIMEOUT),
             Ok(mut rsp) => {
-                let accepted = response::accept(&mut rsp, &self.asks);
+                let accepted = response::from_endpoint(&mut rsp, &self.kind);
                 match accepted.inspect_err(|_| self.shared.close()).map_err(Failure::malformed)? {
                     None => Ok(rsp.map(Incoming::Message)),
                     Some(endpoint) => {
                         let (to, received) = BodySender::new(false);
-                        self.to =
-                            Some(BodySink::Tunnel(Box::new(Agreed { endpoint, to, write_stall: self.write_stall })));
+                        self.to = Some(BodySink::Tunnel(Box::new(EndpointTunnel {
+                            endpoint,
+                            to,
+                            write_stall: self.write_stall,
+                        })));
                         Ok(rsp.map(|_| Incoming::Tunnel(received)))
                     }
                 }
             }
             Err(mut error) => Err(match error.take_message() {
                 Some(_) => Failure::unsent(error.into_error()),
-                None => Failure::lost(error.into_error(), self.reused, self.asks.is_get()),
+                None => Failure::lost(error.into_error(), self.reused, self.kind.is_get()),
             }),
         })
     }
@@ -305,7 +308,7 @@ impl BodySink {
     {
         match self {
             Self::Upload(upload) => upload.spawn_rest(body, ended),
-            Self::Tunnel(agreed) => agreed.spawn_rest(body, ended),
+            Self::Tunnel(tunnel) => tunnel.spawn(body, ended),
         }
     }
 }
@@ -334,7 +337,7 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.exchange.taken();
+        self.exchange.request_buffered();
     }
 }
 

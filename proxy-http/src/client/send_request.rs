@@ -355,7 +355,7 @@ where
 
     /// Whether a response with this status makes the stream a tunnel, in which each direction ends on its own.
     fn is_tunnel(&self, status: StatusCode) -> bool {
-        self.is_connect() && tunnel::follows(status)
+        self.is_connect() && tunnel::is_accepted_by(status)
     }
 
     /// Sends the rest of the request, if any, in a task until the response has ended, and calls `ended` with the outcome.

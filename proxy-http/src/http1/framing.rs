@@ -1,208 +1,220 @@
-//! The framing of messages of HTTP/1.1, byte by byte, where it has one meaning.
+//! The framing of HTTP/1.1 messages, byte by byte, rejected where it has more than one meaning.
 
 use crate::message::fields::is_length;
 use std::mem;
 
-/// Follows the framing of requests.
+/// Follows the framing of the messages of one connection.
 #[derive(Debug, Default)]
-pub(crate) struct Scan {
-    pub(crate) at: At,
-    framing: Framing,
-    pub(crate) line: Line,
+pub(crate) struct FramingParser {
+    pub(crate) state: ParseState,
+    framing: BodyFraming,
+    pub(crate) line: LineBuffer,
 }
 
-/// What the next byte belongs to.
+/// The part of a message that the next byte belongs to.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) enum At {
+pub(crate) enum ParseState {
     /// A line of a head.
     #[default]
     Head,
-    /// So many bytes of a body.
+    /// A body, of which this many bytes are left.
     Body(u64),
     /// The line of a chunk's size.
-    Size(Size),
-    /// So many bytes of a chunk.
+    ChunkSize(ChunkSize),
+    /// A chunk, of which this many bytes are left.
     Chunk(u64),
-    /// The CR and the LF behind a chunk.
+    /// The CR and the LF after a chunk.
     ChunkEnd { cr: bool },
-    /// A line of trailers.
+    /// A line of the trailer section.
     Trailers,
-    /// What follows CONNECT, whatever becomes of that: no request.
+    /// Bytes after CONNECT, which are no request whatever the response is.
     Tunnel,
-    /// It does not matter any more.
-    Spoilt,
+    /// A byte was rejected, and nothing after it has a meaning.
+    Rejected,
 }
 
-/// How far a chunk's size is read.
+/// The line of a chunk's size (RFC 9112 section 7.1), as far as it is read.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Size {
+pub(crate) struct ChunkSize {
     bytes: u64,
-    /// Whether there was a digit.
-    some: bool,
+    has_digit: bool,
     /// The digits are over.
-    extension: bool,
+    in_extension: bool,
     cr: bool,
 }
 
-/// What a head has said of its body.
+/// The fields of a head that frame its body (RFC 9112 section 6).
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Framing {
-    /// There was a line other than an empty one.
-    begun: bool,
+pub(crate) struct BodyFraming {
+    /// A line other than an empty one has ended.
+    has_line: bool,
     length: Option<u64>,
     chunked: bool,
-    connect: bool,
+    is_connect: bool,
 }
 
 /// The line that is being read.
 #[derive(Debug)]
-pub(crate) struct Line {
-    /// The start of it, enough for the fields that matter.
-    kept: [u8; 64],
+pub(crate) struct LineBuffer {
+    /// Its start, which is long enough for the fields that frame a body.
+    start: [u8; 64],
     len: usize,
     cr: bool,
 }
 
-/// A byte that will not do.
+/// A byte that the framing does not allow.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Spoilt;
+pub(crate) struct Rejected;
 
 const CONNECT: &[u8] = b"CONNECT ";
 pub(super) const HEAD_END: &[u8] = b"\r\n\r\n";
 const CONTENT_LENGTH: &[u8] = b"content-length";
 const TRANSFER_ENCODING: &[u8] = b"transfer-encoding";
 
-// === impl Scan ===
+// === impl FramingParser ===
 
-impl Scan {
+impl FramingParser {
     /// Whether a head has begun that has not ended.
     pub(crate) fn is_in_head(&self) -> bool {
-        self.at == At::Head && (self.framing.begun || !self.line.is_empty())
+        self.state == ParseState::Head && (self.framing.has_line || !self.line.is_empty())
     }
 
-    /// Follows what was read, and spoils the first byte that will not do. Tells whether it was one of a head.
+    /// Follows the bytes that were read, and puts a NUL in the place of the first that is rejected. Returns whether that
+    /// was a byte of a head.
     pub(crate) fn read(&mut self, bytes: &mut [u8]) -> bool {
         let (mut next, mut in_head) = (0, false);
-        while next < bytes.len() && !matches!(self.at, At::Spoilt | At::Tunnel) {
+        while next < bytes.len() && !matches!(self.state, ParseState::Rejected | ParseState::Tunnel) {
             let skipped = self.skip(&bytes[next..]);
             if skipped > 0 {
                 next += skipped;
                 continue;
             }
-            self.at = self.step(bytes[next]).unwrap_or_else(|Spoilt| {
+            self.state = self.step(bytes[next]).unwrap_or_else(|Rejected| {
                 bytes[next] = 0;
-                in_head = self.at == At::Head;
-                At::Spoilt
+                in_head = self.state == ParseState::Head;
+                ParseState::Rejected
             });
             next += 1;
         }
         in_head
     }
 
-    /// Passes over data, and over what a line has before its end. Tells how many bytes.
+    /// Passes over data, and over a line up to its end. Returns how many bytes.
     pub(crate) fn skip(&mut self, bytes: &[u8]) -> usize {
-        let (At::Body(left) | At::Chunk(left)) = &mut self.at else {
-            return if matches!(self.at, At::Head | At::Trailers) { self.line.extend(bytes) } else { 0 };
+        let (ParseState::Body(left) | ParseState::Chunk(left)) = &mut self.state else {
+            return if matches!(self.state, ParseState::Head | ParseState::Trailers) {
+                self.line.extend(bytes)
+            } else {
+                0
+            };
         };
         let skipped = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
         *left -= skipped as u64;
         if *left == 0 {
-            self.at = if matches!(self.at, At::Body(_)) { At::Head } else { At::ChunkEnd { cr: false } };
+            self.state = if matches!(self.state, ParseState::Body(_)) {
+                ParseState::Head
+            } else {
+                ParseState::ChunkEnd { cr: false }
+            };
         }
         skipped
     }
 
-    /// Takes a byte that is not passed over. Tells what the next one belongs to.
-    pub(crate) fn step(&mut self, byte: u8) -> Result<At, Spoilt> {
-        match self.at {
-            At::Head => self.head(byte),
-            At::Trailers => Ok(if self.line.push(byte)? == Some(0) { At::Head } else { At::Trailers }),
-            At::Size(size) => size.push(byte),
-            At::ChunkEnd { cr: false } if byte == b'\r' => Ok(At::ChunkEnd { cr: true }),
-            At::ChunkEnd { cr: true } if byte == b'\n' => Ok(At::Size(Size::default())),
-            At::ChunkEnd { .. } => Err(Spoilt),
-            At::Body(_) | At::Chunk(_) | At::Tunnel | At::Spoilt => Ok(self.at),
+    /// Follows one byte that [`skip`](Self::skip) leaves. Returns the state of the next one.
+    pub(crate) fn step(&mut self, byte: u8) -> Result<ParseState, Rejected> {
+        match self.state {
+            ParseState::Head => self.head(byte),
+            ParseState::Trailers => {
+                Ok(if self.line.push(byte)? == Some(0) { ParseState::Head } else { ParseState::Trailers })
+            }
+            ParseState::ChunkSize(size) => size.push(byte),
+            ParseState::ChunkEnd { cr: false } if byte == b'\r' => Ok(ParseState::ChunkEnd { cr: true }),
+            ParseState::ChunkEnd { cr: true } if byte == b'\n' => Ok(ParseState::ChunkSize(ChunkSize::default())),
+            ParseState::ChunkEnd { .. } => Err(Rejected),
+            ParseState::Body(_) | ParseState::Chunk(_) | ParseState::Tunnel | ParseState::Rejected => Ok(self.state),
         }
     }
 
-    fn head(&mut self, byte: u8) -> Result<At, Spoilt> {
-        // Looked at before the line's end, which must not be a line's end then.
-        if byte == b'\r' && self.framing.begun {
-            self.framing.field(self.line.start(), self.line.is_whole())?;
+    fn head(&mut self, byte: u8) -> Result<ParseState, Rejected> {
+        // A field is read at its CR: where it is rejected, the NUL takes the place of the CR, and breaks the line's end.
+        if byte == b'\r' && self.framing.has_line {
+            self.framing.read_field(self.line.start(), self.line.is_whole())?;
         } else if byte == b'\r' {
-            self.framing.connect = self.line.start().starts_with(CONNECT);
+            self.framing.is_connect = self.line.start().starts_with(CONNECT);
         }
         match self.line.push(byte)? {
-            // Empty lines before a request are passed over (RFC 9112 section 2.2).
-            Some(0) if self.framing.begun => Ok(mem::take(&mut self.framing).body()),
+            // Empty lines before a request are ignored (RFC 9112 section 2.2).
+            Some(0) if self.framing.has_line => Ok(mem::take(&mut self.framing).body_state()),
             Some(len) => {
-                self.framing.begun |= len > 0;
-                Ok(At::Head)
+                self.framing.has_line |= len > 0;
+                Ok(ParseState::Head)
             }
-            None => Ok(At::Head),
+            None => Ok(ParseState::Head),
         }
     }
 }
 
-// === impl Size ===
+// === impl ChunkSize ===
 
-impl Size {
-    fn push(mut self, byte: u8) -> Result<At, Spoilt> {
+impl ChunkSize {
+    fn push(mut self, byte: u8) -> Result<ParseState, Rejected> {
         match byte {
-            b'\n' if self.cr => return Ok(if self.bytes == 0 { At::Trailers } else { At::Chunk(self.bytes) }),
-            _ if self.cr => return Err(Spoilt),
-            // It ends the body with an error as it is, where hyper would take a NUL for a part of an extension.
-            b'\n' => return Ok(At::Spoilt),
-            b'\r' if self.some => self.cr = true,
-            b';' | b' ' | b'\t' if self.some => self.extension = true,
-            _ if self.extension => {}
+            b'\n' if self.cr => {
+                return Ok(if self.bytes == 0 { ParseState::Trailers } else { ParseState::Chunk(self.bytes) });
+            }
+            _ if self.cr => return Err(Rejected),
+            // hyper rejects LF here by itself, and would take a NUL for a part of an extension.
+            b'\n' => return Ok(ParseState::Rejected),
+            b'\r' if self.has_digit => self.cr = true,
+            b';' | b' ' | b'\t' if self.has_digit => self.in_extension = true,
+            _ if self.in_extension => {}
             _ => {
-                let digit = char::from(byte).to_digit(16).ok_or(Spoilt)?;
-                let shifted = self.bytes.checked_mul(16).ok_or(Spoilt)?;
-                (self.bytes, self.some) = (shifted + u64::from(digit), true);
+                let digit = char::from(byte).to_digit(16).ok_or(Rejected)?;
+                let shifted = self.bytes.checked_mul(16).ok_or(Rejected)?;
+                (self.bytes, self.has_digit) = (shifted + u64::from(digit), true);
             }
         }
-        Ok(At::Size(self))
+        Ok(ParseState::ChunkSize(self))
     }
 }
 
-// === impl Framing ===
+// === impl BodyFraming ===
 
-impl Framing {
-    /// Takes notice of a field, of which the line's start may be all that is known.
-    pub(crate) fn field(&mut self, line: &[u8], whole: bool) -> Result<(), Spoilt> {
+impl BodyFraming {
+    /// Reads a field line, or its start if it is not whole.
+    pub(crate) fn read_field(&mut self, line: &[u8], is_whole: bool) -> Result<(), Rejected> {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Ok(()) };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         let is_length = name.eq_ignore_ascii_case(CONTENT_LENGTH);
         if !is_length && !name.eq_ignore_ascii_case(TRANSFER_ENCODING) {
             return Ok(());
         }
-        // Only one of them, only once.
-        if !whole || self.chunked || self.length.is_some() {
-            return Err(Spoilt);
+        // Either field, and once: a second has another meaning for other readers (RFC 9112 section 6.3).
+        if !is_whole || self.chunked || self.length.is_some() {
+            return Err(Rejected);
         }
         if is_length {
-            self.length = Some(length(value).ok_or(Spoilt)?);
+            self.length = Some(length(value).ok_or(Rejected)?);
         } else if value.eq_ignore_ascii_case(b"chunked") {
             self.chunked = true;
         } else {
-            return Err(Spoilt);
+            return Err(Rejected);
         }
         Ok(())
     }
 
-    /// Whether nothing was said.
+    /// Whether the head has neither content-length nor transfer-encoding.
     pub(crate) fn is_none(self) -> bool {
         self.length.is_none() && !self.chunked
     }
 
-    /// What follows the head.
-    pub(crate) fn body(self) -> At {
+    /// The state after the head.
+    pub(crate) fn body_state(self) -> ParseState {
         match self.length {
-            _ if self.connect => At::Tunnel,
-            _ if self.chunked => At::Size(Size::default()),
-            Some(length) if length > 0 => At::Body(length),
-            _ => At::Head,
+            _ if self.is_connect => ParseState::Tunnel,
+            _ if self.chunked => ParseState::ChunkSize(ChunkSize::default()),
+            Some(length) if length > 0 => ParseState::Body(length),
+            _ => ParseState::Head,
         }
     }
 }
@@ -211,35 +223,35 @@ fn length(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok().filter(|_| is_length(value))?.parse().ok()
 }
 
-// === impl Line ===
+// === impl LineBuffer ===
 
-impl Default for Line {
+impl Default for LineBuffer {
     fn default() -> Self {
-        Self { kept: [0; 64], len: 0, cr: false }
+        Self { start: [0; 64], len: 0, cr: false }
     }
 }
 
-impl Line {
+impl LineBuffer {
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0 && !self.cr
     }
 
-    /// As much of it as is kept.
+    /// Its start, as far as it is kept.
     pub(crate) fn start(&self) -> &[u8] {
-        &self.kept[..self.len.min(self.kept.len())]
+        &self.start[..self.len.min(self.start.len())]
     }
 
     pub(crate) fn is_whole(&self) -> bool {
-        self.len <= self.kept.len()
+        self.len <= self.start.len()
     }
 
-    /// Takes bytes up to one that may end the line, and tells how many.
+    /// Takes the bytes before the next CR or LF, and returns how many.
     fn extend(&mut self, bytes: &[u8]) -> usize {
         if self.cr {
             return 0;
         }
         let count = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
-        if let Some(room) = self.kept.get_mut(self.len..) {
+        if let Some(room) = self.start.get_mut(self.len..) {
             let kept = count.min(room.len());
             room[..kept].copy_from_slice(&bytes[..kept]);
         }
@@ -247,17 +259,17 @@ impl Line {
         count
     }
 
-    /// Takes a byte. `Some`: it ends the line, which has so many bytes.
-    pub(crate) fn push(&mut self, byte: u8) -> Result<Option<usize>, Spoilt> {
+    /// Takes a byte. `Some`: it ends the line, with the line's length in bytes.
+    pub(crate) fn push(&mut self, byte: u8) -> Result<Option<usize>, Rejected> {
         match (byte, self.cr) {
             (b'\n', true) => {
                 self.cr = false;
                 return Ok(Some(mem::take(&mut self.len)));
             }
-            (b'\n', false) | (_, true) => return Err(Spoilt),
+            (b'\n', false) | (_, true) => return Err(Rejected),
             (b'\r', false) => self.cr = true,
             (byte, false) => {
-                if let Some(place) = self.kept.get_mut(self.len) {
+                if let Some(place) = self.start.get_mut(self.len) {
                     *place = byte;
                 }
                 self.len = self.len.saturating_add(1);
@@ -271,21 +283,25 @@ impl Line {
 mod tests {
     use super::*;
 
-    /// What is left of bytes, read in pieces of that size; a spoilt byte shows as `~`.
-    fn scanned(bytes: &str, piece: usize) -> (String, Scan) {
-        let mut scan = Scan::default();
+    /// `bytes` as they leave the parser, read in pieces of size `piece`; the NUL shows as `~`.
+    fn parsed(bytes: &str, piece: usize) -> (String, FramingParser) {
+        let mut parser = FramingParser::default();
         let mut bytes = bytes.as_bytes().to_vec();
-        bytes.chunks_mut(piece).for_each(|piece| _ = scan.read(piece));
-        (String::from_utf8(bytes).unwrap().replace('\0', "~"), scan)
+        bytes.chunks_mut(piece).for_each(|piece| _ = parser.read(piece));
+        (String::from_utf8(bytes).unwrap().replace('\0', "~"), parser)
     }
 
     #[track_caller]
     fn check(bytes: &str, expect: &str) {
         for piece in [1, 3, bytes.len()] {
-            let (seen, scan) = scanned(&bytes.replace('|', "\r\n"), piece);
+            let (seen, parser) = parsed(&bytes.replace('|', "\r\n"), piece);
             assert_eq!(seen.replace("\r\n", "|"), expect, "pieces of {piece}");
-            assert_eq!(scan.at == At::Spoilt, bytes != expect, "pieces of {piece}: {:?}", scan.at);
-            assert!(scan.at == At::Spoilt || (scan.at == At::Head && !scan.is_in_head()), "{:?}", scan.at);
+            assert_eq!(parser.state == ParseState::Rejected, bytes != expect, "pieces of {piece}: {:?}", parser.state);
+            assert!(
+                parser.state == ParseState::Rejected || (parser.state == ParseState::Head && !parser.is_in_head()),
+                "{:?}",
+                parser.state
+            );
         }
     }
 
@@ -295,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_pass_as_they_are() {
+    fn requests_pass_unchanged() {
         passes("GET / HTTP/1.1|host: a||");
         passes("||GET / HTTP/1.1|host: a||");
         passes("POST / HTTP/1.1|Content-Length: 5||a\nb\u{1}cGET / HTTP/1.1||");
@@ -307,20 +323,20 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_connect_is_not_looked_at() {
+    fn bytes_after_connect_are_not_parsed() {
         let head = "||CONNECT a:80 HTTP/1.1|host: a|content-length: 5||".replace('|', "\r\n");
         let after = "\ncontent-length: 5\r~";
-        let (seen, scan) = scanned(&format!("{head}{after}"), 1);
-        assert_eq!((seen, scan.at, scan.is_in_head()), (format!("{head}{after}"), At::Tunnel, false));
-        // It is the method alone.
+        let (seen, parser) = parsed(&format!("{head}{after}"), 1);
+        assert_eq!((seen, parser.state, parser.is_in_head()), (format!("{head}{after}"), ParseState::Tunnel, false));
+        // Only the method counts.
         check("GET /CONNECT HTTP/1.1|a: CONNECT ||\n", "GET /CONNECT HTTP/1.1|a: CONNECT ||~");
         check("CONNECTS a:80 HTTP/1.1|CONNECT : 1||\n", "CONNECTS a:80 HTTP/1.1|CONNECT : 1||~");
-        let (seen, _) = scanned("CONNECT a:80 HTTP/1.1\r\nhost: a\n", 1);
+        let (seen, _) = parsed("CONNECT a:80 HTTP/1.1\r\nhost: a\n", 1);
         assert_eq!(seen, "CONNECT a:80 HTTP/1.1\r\nhost: a~");
     }
 
     #[test]
-    fn the_first_byte_that_has_two_meanings_is_spoilt() {
+    fn the_first_byte_that_has_two_meanings_is_rejected() {
         check("GET / HTTP/1.1\nhost: a||", "GET / HTTP/1.1~host: a||");
         check("\nGET / HTTP/1.1||", "~GET / HTTP/1.1||");
         check("GET / HTTP/1.1|a: b\n\nGET", "GET / HTTP/1.1|a: b~\nGET");
@@ -345,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_that_have_two_meanings_are_spoilt() {
+    fn chunks_that_have_two_meanings_are_rejected() {
         let head = "POST / HTTP/1.1|transfer-encoding: chunked||";
         for (body, expect) in [
             ("5\nabcde", "5\nabcde"),
@@ -359,15 +375,15 @@ mod tests {
             ("5|abcde\n0", "5|abcde~0"),
             ("0|a: b\n\n", "0|a: b~\n"),
         ] {
-            let (seen, scan) = scanned(&format!("{head}{body}").replace('|', "\r\n"), 1);
+            let (seen, parser) = parsed(&format!("{head}{body}").replace('|', "\r\n"), 1);
             assert_eq!(seen.replace("\r\n", "|"), format!("{head}{expect}"));
-            assert_eq!(scan.at, At::Spoilt, "{body:?}");
+            assert_eq!(parser.state, ParseState::Rejected, "{body:?}");
         }
     }
 
     #[test]
     fn a_head_lasts_from_its_first_byte_to_its_last() {
-        let in_head = |bytes: &str| scanned(&bytes.replace('|', "\r\n"), 1).1.is_in_head();
+        let in_head = |bytes: &str| parsed(&bytes.replace('|', "\r\n"), 1).1.is_in_head();
         for (bytes, expect) in [
             ("", false),
             ("|", false),

@@ -1,15 +1,15 @@
-//! Sees to it that what a client sends as HTTP/1.1 has one meaning.
+//! Rejects HTTP/1.1 requests whose framing has more than one meaning (request smuggling, RFC 9112 section 11.2).
 //!
-//! hyper takes what RFC 9112 allows to be lenient about: lines that end with LF alone, `content-length` beside
-//! `transfer-encoding`, other codings before `chunked`, a length that is repeated. Who stands before this proxy may read
-//! the same bytes in another way, and so let one request hide in the body of another (request smuggling). The guard
-//! follows heads and bodies as the bytes come in, and puts a NUL in the place of the first that will not do: no head and
-//! no chunk's size may have one, so that hyper answers with 400 and closes the connection, or breaks the body off.
+//! hyper is lenient where RFC 9112 allows it: lines that end with LF alone, `content-length` beside `transfer-encoding`,
+//! other codings before `chunked`, a length that is repeated. A proxy before this one may read the same bytes in another
+//! way, and so let one request hide in the body of another. The guard follows heads and bodies as the bytes come in, and
+//! puts a NUL in the place of the first that is rejected: no head and no chunk's size may have one, so that hyper answers
+//! with 400 and closes the connection, or ends the body with an error.
 
 use crate::{
     connection::{state::ConnectionState, streams::OpenStream},
     http1::{
-        framing::{At, HEAD_END, Scan},
+        framing::{FramingParser, HEAD_END, ParseState},
         trailers::TrailerWriter,
     },
 };
@@ -28,60 +28,60 @@ use tokio::{
     time::Instant,
 };
 
-/// A client's transport.
+/// A client's transport, whose requests have one meaning.
 pub(crate) struct Guard<I> {
     inner: I,
-    scan: Scan,
-    heads: Arc<Heads>,
-    /// A head is spoilt, and hyper looks at it only once it has come to its end.
-    end_due: bool,
+    parser: FramingParser,
+    state: Arc<GuardState>,
+    /// A head is rejected, and hyper parses it only at its end, which the guard has to add.
+    head_end_due: bool,
     connection_state: Arc<ConnectionState>,
-    /// A response is not over while the client does not take its last bytes, though hyper has them all.
-    unwritten: Option<OpenStream>,
-    ending: Arc<TrailerWriter>,
+    /// Keeps a stream open while a write is blocked: hyper ends a response when it has its last bytes in its buffer.
+    blocked_stream: Option<OpenStream>,
+    trailers: Arc<TrailerWriter>,
 }
 
-/// Since when a head is being read, and whether what is written is taken.
+/// When the head began that is being read, and whether writes are blocked.
 #[derive(Debug)]
-pub(crate) struct Heads {
+pub(crate) struct GuardState {
     started: Instant,
-    /// Nanoseconds from `started` on; 0: none is.
-    since: AtomicU64,
+    /// Nanoseconds after `started`; 0: no head is being read.
+    head_started: AtomicU64,
     blocked: AtomicBool,
 }
 
-// === impl Heads ===
+// === impl GuardState ===
 
-impl Heads {
+impl GuardState {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { started: Instant::now(), since: AtomicU64::new(0), blocked: AtomicBool::new(false) })
+        Arc::new(Self { started: Instant::now(), head_started: AtomicU64::new(0), blocked: AtomicBool::new(false) })
     }
 
-    /// When the head that is being read began. `None`: the client owes us nothing.
-    pub(crate) fn since(&self) -> Option<Instant> {
-        let since = self.since.load(Relaxed);
-        (since > 0).then(|| self.started + Duration::from_nanos(since))
+    /// When the head that is being read began. `None`: none is being read.
+    pub(crate) fn head_started(&self) -> Option<Instant> {
+        let nanos = self.head_started.load(Relaxed);
+        (nanos > 0).then(|| self.started + Duration::from_nanos(nanos))
     }
 
-    /// Whether the client takes nothing of what is to be written.
+    /// Whether the last write is pending, as the client does not read.
     pub(crate) fn is_blocked(&self) -> bool {
         self.blocked.load(Relaxed)
     }
 
-    /// Has a head that is being read begin now.
-    pub(crate) fn restart(&self) {
-        if self.since().is_some() {
-            self.begin();
+    /// Sets the start of a head that is being read to now.
+    pub(crate) fn restart_head(&self) {
+        if self.head_started().is_some() {
+            self.begin_head();
         }
     }
 
-    fn begin(&self) {
+    fn begin_head(&self) {
         let nanos = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.since.store(nanos.max(1), Relaxed);
+        self.head_started.store(nanos.max(1), Relaxed);
     }
 
-    fn end(&self) {
-        self.since.store(0, Relaxed);
+    fn end_head(&self) {
+        self.head_started.store(0, Relaxed);
     }
 }
 
@@ -90,44 +90,52 @@ impl Heads {
 impl<I> Guard<I> {
     pub(crate) fn new(
         inner: I,
-        heads: Arc<Heads>,
+        state: Arc<GuardState>,
         connection_state: Arc<ConnectionState>,
-        ending: Arc<TrailerWriter>,
+        trailers: Arc<TrailerWriter>,
     ) -> Self {
-        Self { inner, scan: Scan::default(), heads, end_due: false, connection_state, unwritten: None, ending }
+        Self {
+            inner,
+            parser: FramingParser::default(),
+            state,
+            head_end_due: false,
+            connection_state,
+            blocked_stream: None,
+            trailers,
+        }
     }
 
-    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.heads.blocked.store(written.is_pending(), Relaxed);
+    fn record_write(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.state.blocked.store(written.is_pending(), Relaxed);
         if written.is_ready() {
-            self.unwritten = None;
-        } else if self.unwritten.is_none() {
-            self.unwritten = Some(self.connection_state.open_stream());
+            self.blocked_stream = None;
+        } else if self.blocked_stream.is_none() {
+            self.blocked_stream = Some(self.connection_state.open_stream());
         }
         written
     }
 
-    /// The transport, where no more requests come. `None`: some of what has come since the last one is spoilt.
+    /// The transport, for a tunnel. `None`: bytes after the last request were rejected, and one of them is replaced.
     pub(crate) fn into_inner(self) -> Option<I> {
-        (self.scan.at != At::Spoilt).then_some(self.inner)
+        (self.parser.state != ParseState::Rejected).then_some(self.inner)
     }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { inner, scan, heads, end_due, .. } = &mut *self;
-        if *end_due && buf.remaining() >= HEAD_END.len() {
-            *end_due = false;
+        let Self { inner, parser, state, head_end_due, .. } = &mut *self;
+        if *head_end_due && buf.remaining() >= HEAD_END.len() {
+            *head_end_due = false;
             buf.put_slice(HEAD_END);
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         ready!(Pin::new(inner).poll_read(cx, buf))?;
-        *end_due |= scan.read(&mut buf.filled_mut()[before..]);
-        match (scan.is_in_head(), heads.since()) {
-            (true, None) => heads.begin(),
-            // Of one that is spoilt the end is not known.
-            (false, Some(_)) if scan.at != At::Spoilt => heads.end(),
+        *head_end_due |= parser.read(&mut buf.filled_mut()[before..]);
+        match (parser.is_in_head(), state.head_started()) {
+            (true, None) => state.begin_head(),
+            // The end of a head that is rejected is not known.
+            (false, Some(_)) if parser.state != ParseState::Rejected => state.end_head(),
             _ => {}
         }
         Poll::Ready(Ok(()))
@@ -136,10 +144,13 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { inner, ending, .. } = &mut *self;
-        let written =
-            if ending.is_due() { ending.poll_write(inner, cx, buf) } else { Pin::new(inner).poll_write(cx, buf) };
-        self.wrote(written)
+        let Self { inner, trailers, .. } = &mut *self;
+        let written = if trailers.is_queued() {
+            trailers.poll_write_end(inner, cx, buf)
+        } else {
+            Pin::new(inner).poll_write(cx, buf)
+        };
+        self.record_write(written)
     }
 
     fn poll_write_vectored(
@@ -147,12 +158,12 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.ending.is_due() {
+        if self.trailers.is_queued() {
             let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
             return self.poll_write(cx, first);
         }
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
-        self.wrote(written)
+        self.record_write(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -160,7 +171,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guard<I> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.ending.written(cx);
+        self.trailers.body_written(cx);
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 

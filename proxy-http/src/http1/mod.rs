@@ -1,13 +1,13 @@
-//! HTTP/1.1 by hyper, on either side: framing that has one meaning, heads as either version has them, trailers, upgrades
-//! and the tunnels that follow them.
+//! HTTP/1.1 by hyper, on either side: framing that has one meaning, heads of either version, trailers, upgrades and the
+//! tunnels that follow them.
 
 mod framing;
 pub(crate) mod guard;
 mod params;
 pub(crate) mod request;
 pub(crate) mod response;
+pub(crate) mod response_body;
 pub(crate) mod reuse;
-pub(crate) mod sending;
 pub(crate) mod timeouts;
 pub(crate) mod trailers;
 pub(crate) mod tunnel;

@@ -1,4 +1,4 @@
-//! How HTTP/1.1 is served.
+//! Parameters of HTTP/1.1 servers.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ pub struct Params {
     /// How long a client may take to send a request's head once it has begun, before its connection is closed. The
     /// time between requests does not count.
     pub header_read_timeout: Duration,
-    /// Whether the transport is secure, so that a target without a scheme is one of `https`.
+    /// Whether the transport is secure, so that a target without a scheme has `https`.
     pub https: bool,
 }
 

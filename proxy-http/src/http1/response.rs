@@ -1,46 +1,50 @@
-//! Responses of HTTP/1.1 endpoints, as HTTP/2 has them.
+//! The heads of responses from HTTP/1.1 endpoints, in the form of HTTP/2.
 
 use crate::{
-    http1::{request::Asks, websocket::Upgrade},
+    http1::{request::EndpointRequestKind, websocket::Upgrade},
     message::fields::{self, Invalid},
 };
 use http::{Response, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;
 
-/// Makes a response one that can be passed on in either version. Tells how the connection is to be had if it is one of a
-/// tunnel from now on.
+/// Makes a response one that can be forwarded in either version. `Some`: the connection is a tunnel from now on.
 ///
-/// hyper has read it by `transfer-encoding`, or else `content-length`, and leaves both in place. Where they disagree, or
-/// say what hyper passes over, others may read the response in another way.
-pub(crate) fn accept<B>(rsp: &mut Response<B>, asks: &Asks) -> Result<Option<OnUpgrade>, Invalid> {
-    let switched = rsp.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let upgrade = if switched { Upgrade::of(rsp.headers()) } else { None };
-    let agreed = match asks {
-        Asks::Upgrade | Asks::Websocket(_) => upgrade.is_some(),
-        Asks::Connect => rsp.status().is_success(),
-        Asks::Response => false,
+/// hyper has read the response by `transfer-encoding`, or else `content-length`, and leaves both fields in place. Where they
+/// disagree, or have a value that hyper ignores, others may read the response in another way: it is refused.
+pub(crate) fn from_endpoint<B>(
+    rsp: &mut Response<B>,
+    request: &EndpointRequestKind,
+) -> Result<Option<OnUpgrade>, Invalid> {
+    let is_switch = rsp.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let upgrade = if is_switch { Upgrade::of(rsp.headers()) } else { None };
+    let is_tunnel = match request {
+        EndpointRequestKind::Upgrade | EndpointRequestKind::Websocket(_) => upgrade.is_some(),
+        EndpointRequestKind::Connect => rsp.status().is_success(),
+        EndpointRequestKind::Plain => false,
     };
-    if switched && !agreed {
+    if is_switch && !is_tunnel {
         return Err(Invalid("it switches protocols unasked"));
     }
-    let tunnel = rsp.extensions_mut().remove::<OnUpgrade>().filter(|_| agreed);
-    if agreed && tunnel.is_none() {
-        // hyper takes 204 for a response like others, but the endpoint does not.
+    let tunnel = rsp.extensions_mut().remove::<OnUpgrade>().filter(|_| is_tunnel);
+    if is_tunnel && tunnel.is_none() {
+        // hyper makes no tunnel of 204, but the endpoint does.
         return Err(Invalid("it has no content, and is one to CONNECT"));
     }
-    match asks {
-        Asks::Websocket(key) if agreed => {
+    match request {
+        EndpointRequestKind::Websocket(key) if is_tunnel => {
             key.check(rsp.headers())?;
             rsp.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
             *rsp.status_mut() = StatusCode::OK;
         }
-        // It would look as if it had.
-        Asks::Websocket(_) if rsp.status().is_success() => return Err(Invalid("it does not switch protocols")),
+        // A 2xx would accept the extended CONNECT.
+        EndpointRequestKind::Websocket(_) if rsp.status().is_success() => {
+            return Err(Invalid("it does not switch protocols"));
+        }
         _ => {}
     }
     let headers = rsp.headers_mut();
-    if agreed {
-        // They say nothing there (RFC 9110 section 9.3.6).
+    if is_tunnel {
+        // They have no meaning before a tunnel (RFC 9110 section 9.3.6).
         headers.remove(header::TRANSFER_ENCODING);
         headers.remove(header::CONTENT_LENGTH);
     }
@@ -60,7 +64,7 @@ pub(crate) fn accept<B>(rsp: &mut Response<B>, asks: &Asks) -> Result<Option<OnU
         rsp.headers_mut().remove(header::CONTENT_LENGTH);
     }
     rsp.extensions_mut().clear();
-    if let (Some(upgrade), Asks::Upgrade) = (upgrade, asks) {
+    if let (Some(upgrade), EndpointRequestKind::Upgrade) = (upgrade, request) {
         upgrade.put(rsp.headers_mut());
     }
     *rsp.version_mut() = Version::HTTP_11;

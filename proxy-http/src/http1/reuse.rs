@@ -1,16 +1,16 @@
 //! Whether a connection to an endpoint may be used again.
 //!
-//! A response does not name its request: the bytes that an endpoint sends after a request are taken for the answer to it
-//! (RFC 9112 section 9.2). Bytes that are left of one exchange would be the answer to another client's request. So a
-//! connection takes another request only if both messages of its last exchange ended exactly where their framing says, and
-//! nothing has come since; every other end closes it.
+//! A response does not name its request: the bytes that an endpoint sends after a request are its response (RFC 9112
+//! section 9.2). Bytes that are left of one exchange would answer another client's request. So a connection takes another
+//! request only if both messages of its last exchange ended exactly where their framing says, and no byte has come since;
+//! every other end closes it.
 //!
 //! hyper reads a response that has several lengths or codings, or lines that end with LF alone, by rules of its own, and
-//! uses its connection again. [`Watch`] reads the same bytes to the letter of RFC 9112 section 6.3. It changes none of them:
-//! a response that it does not understand is passed on, but is the last of its connection.
+//! uses its connection again. [`ResponseWatch`] reads the same bytes strictly by RFC 9112 section 6.3. It changes none of
+//! them: a response that it rejects is forwarded, but is the last of its connection.
 
 use crate::{
-    http1::framing::{At, Framing, Scan, Spoilt},
+    http1::framing::{BodyFraming, FramingParser, ParseState, Rejected},
     message::fields,
 };
 use std::{
@@ -25,121 +25,123 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The last exchange of one connection, and with it the answer to whether there may be another.
+/// The last exchange of one connection, which decides whether there may be another.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     state: AtomicU8,
-    /// How much of the request hyper has.
+    /// How far the request has come.
     request: AtomicU8,
     /// The request is a HEAD, whose response has no body whatever its fields say.
     is_head: AtomicBool,
 }
 
-/// What a connection whose engine is idle is to do.
+/// The next step of a connection while hyper is idle.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Verdict {
-    /// It is ready for its first request.
-    New,
-    /// It is ready for another request.
-    Again,
-    /// It must not have another request.
+    /// It takes its first request.
+    FirstUse,
+    /// It takes another request.
+    Reuse,
+    /// It takes no other request.
     Close,
-    /// The verdict is known already.
-    Known,
+    /// There is nothing new to decide.
+    Unchanged,
 }
 
-/// A transport that follows what its endpoint sends.
-pub(crate) struct Watch<I> {
+/// An endpoint's transport, which follows the framing of the responses.
+pub(crate) struct ResponseWatch<I> {
     inner: I,
     exchange: Arc<Exchange>,
-    responses: Responses,
+    responses: ResponseParser,
 }
 
-/// Reads responses to the letter.
+/// Reads responses strictly by RFC 9112.
 #[derive(Debug, Default)]
-struct Responses {
-    /// The request of the response has begun to be written. Nothing may come before.
-    open: bool,
+struct ResponseParser {
+    /// A response is due: a byte of its request has been written. No byte may come before.
+    is_open: bool,
     is_head: bool,
-    head: Head,
-    /// What is not a head, and the start of a line that is not all there.
-    scan: Scan,
+    head: ResponseHead,
+    /// Reads bodies, and keeps the start of a head's line that is not whole yet.
+    framing: FramingParser,
 }
 
-/// What a response's head has said so far.
+/// A response's head, as far as it is read.
 #[derive(Debug, Default)]
-struct Head {
-    /// `None`: its first line is not all there.
+struct ResponseHead {
+    /// `None`: the status line is not whole yet.
     status: Option<u16>,
-    framing: Framing,
-    /// The endpoint will close the connection.
+    framing: BodyFraming,
+    /// Has `connection: close`.
     close: bool,
 }
 
 // The states of an exchange.
-/// There was none yet, and hyper is not ready.
+/// There was no exchange yet, and hyper is not ready.
 const NEW: u8 = 0;
 /// The connection may have a request.
-const FREE: u8 = 1;
-/// hyper has a request, and has written nothing of it.
-const ASKED: u8 = 2;
-/// The request is on its way, or its response.
-const BUSY: u8 = 3;
-/// Both messages ended exactly where they say. hyper may not know yet.
-const ENDED: u8 = 4;
-/// The last exchange ended in another way, or something has come that belongs to none.
-const SPOILT: u8 = 5;
+const READY: u8 = 1;
+/// hyper has a request, and has written no byte of it.
+const QUEUED: u8 = 2;
+/// A part of the request is written, and the exchange has not ended.
+const IN_FLIGHT: u8 = 3;
+/// Both messages ended exactly where their framing says. hyper may not know yet.
+const COMPLETE: u8 = 4;
+/// The last exchange ended in another way, or bytes have come that belong to none.
+const BROKEN: u8 = 5;
 
-// How much of a request hyper has.
-const OPEN: u8 = 0;
-/// All of it.
-const TAKEN: u8 = 1;
-/// All of it, and it is written.
+// How far a request has come.
+/// hyper does not have all of it.
+const PARTIAL: u8 = 0;
+/// hyper has all of it.
+const BUFFERED: u8 = 1;
+/// All of it is written.
 const WRITTEN: u8 = 2;
 
 // === impl Exchange ===
 
 impl Exchange {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: AtomicU8::new(NEW), request: AtomicU8::new(OPEN), is_head: AtomicBool::new(false) })
+        Arc::new(Self { state: AtomicU8::new(NEW), request: AtomicU8::new(PARTIAL), is_head: AtomicBool::new(false) })
     }
 
-    /// Whether the connection may be used, as far as its last exchange is concerned.
-    pub(crate) fn is_free(&self) -> bool {
-        self.state.load(Acquire) == FREE
+    /// Whether the last exchange lets the connection take a request.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.state.load(Acquire) == READY
     }
 
-    /// Begins the next exchange; false if there must be none.
+    /// Begins the next exchange; false if the connection takes none.
     pub(crate) fn begin(&self, is_head: bool) -> bool {
-        let begun = self.state.compare_exchange(FREE, ASKED, AcqRel, Relaxed).is_ok();
+        let begun = self.state.compare_exchange(READY, QUEUED, AcqRel, Relaxed).is_ok();
         if begun {
-            self.request.store(OPEN, Relaxed);
+            self.request.store(PARTIAL, Relaxed);
             self.is_head.store(is_head, Relaxed);
         }
         begun
     }
 
-    /// hyper has all of the request, or wants no more of it.
-    pub(crate) fn taken(&self) {
-        self.request.store(TAKEN, Relaxed);
+    /// To be called when hyper has all of the request, or has dropped it.
+    pub(crate) fn request_buffered(&self) {
+        self.request.store(BUFFERED, Relaxed);
     }
 
-    /// Decides whether the connection may have another request, while hyper is idle: only here does it become free.
-    pub(crate) fn judge(&self) -> Verdict {
+    /// Decides whether the connection may have another request. To be called while hyper is idle: only this makes the
+    /// connection ready.
+    pub(crate) fn decide(&self) -> Verdict {
         let (next, verdict) = match self.state.load(Acquire) {
-            NEW => (FREE, Verdict::New),
-            ENDED => (FREE, Verdict::Again),
-            // hyper holds the exchange for ended, and the watch does not.
-            BUSY | SPOILT => (SPOILT, Verdict::Close),
-            _ => return Verdict::Known,
+            NEW => (READY, Verdict::FirstUse),
+            COMPLETE => (READY, Verdict::Reuse),
+            // For hyper the exchange has ended, by strict framing it has not.
+            IN_FLIGHT | BROKEN => (BROKEN, Verdict::Close),
+            _ => return Verdict::Unchanged,
         };
         self.state.store(next, Release);
         verdict
     }
 
-    /// Whether there is something to judge.
-    pub(crate) fn is_open(&self) -> bool {
-        !matches!(self.state.load(Relaxed), FREE | ASKED)
+    /// Whether [`decide`](Self::decide) may have something to decide.
+    pub(crate) fn is_undecided(&self) -> bool {
+        !matches!(self.state.load(Relaxed), READY | QUEUED)
     }
 
     fn is_written(&self) -> bool {
@@ -151,42 +153,42 @@ impl Exchange {
     }
 }
 
-// === impl Watch ===
+// === impl ResponseWatch ===
 
-impl<I> Watch<I> {
+impl<I> ResponseWatch<I> {
     pub(crate) fn new(inner: I, exchange: Arc<Exchange>) -> Self {
-        Self { inner, exchange, responses: Responses::default() }
+        Self { inner, exchange, responses: ResponseParser::default() }
     }
 
-    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+    fn record_write(&mut self, written: &Poll<io::Result<usize>>) {
         let Self { exchange, responses, .. } = self;
-        if !responses.open && !responses.is_spoilt() && matches!(written, Poll::Ready(Ok(1..))) {
-            responses.open = true;
+        if !responses.is_open && !responses.is_rejected() && matches!(written, Poll::Ready(Ok(1..))) {
+            responses.is_open = true;
             responses.is_head = exchange.is_head.load(Relaxed);
-            exchange.set(BUSY);
+            exchange.set(IN_FLIGHT);
         }
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Watch<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for ResponseWatch<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { inner, exchange, responses } = &mut *self;
         let before = buf.filled().len();
         ready!(Pin::new(inner).poll_read(cx, buf))?;
         let read = &buf.filled()[before..];
-        if read.is_empty() || responses.is_spoilt() {
+        if read.is_empty() || responses.is_rejected() {
             return Poll::Ready(Ok(()));
         }
-        let unasked = !responses.open;
+        let unasked = !responses.is_open;
         responses.read(read);
-        // A response that is whole before its request is leaves the endpoint with the rest of that.
-        if responses.is_spoilt() || !responses.open && !exchange.is_written() {
-            responses.scan.at = At::Spoilt;
-            exchange.set(SPOILT);
-        } else if !responses.open {
-            exchange.set(ENDED);
+        // After a response that is whole before its request, the endpoint may read the rest of that as another request.
+        if responses.is_rejected() || !responses.is_open && !exchange.is_written() {
+            responses.framing.state = ParseState::Rejected;
+            exchange.set(BROKEN);
+        } else if !responses.is_open {
+            exchange.set(COMPLETE);
         }
-        // hyper may have a request to write, and would take them for the answer.
+        // hyper may have a request to write, and would take the bytes for its response.
         if unasked {
             buf.set_filled(before);
             return Poll::Ready(Err(io::Error::new(
@@ -198,10 +200,10 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watch<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Watch<I> {
+impl<I: AsyncWrite + Unpin> AsyncWrite for ResponseWatch<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
-        self.wrote(&written);
+        self.record_write(&written);
         written
     }
 
@@ -211,7 +213,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watch<I> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
-        self.wrote(&written);
+        self.record_write(&written);
         written
     }
 
@@ -220,9 +222,9 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watch<I> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes when it has written all that it has.
+        // hyper flushes when its buffer is written.
         ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
-        if self.exchange.request.load(Relaxed) == TAKEN {
+        if self.exchange.request.load(Relaxed) == BUFFERED {
             self.exchange.request.store(WRITTEN, Relaxed);
         }
         Poll::Ready(Ok(()))
@@ -233,116 +235,116 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watch<I> {
     }
 }
 
-// === impl Responses ===
+// === impl ResponseParser ===
 
-impl Responses {
-    fn is_spoilt(&self) -> bool {
-        self.scan.at == At::Spoilt
+impl ResponseParser {
+    fn is_rejected(&self) -> bool {
+        self.framing.state == ParseState::Rejected
     }
 
-    /// Follows what was read.
+    /// Follows the bytes that were read.
     fn read(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() && !self.is_spoilt() {
-            let read = if !self.open {
-                Err(Spoilt)
-            } else if self.scan.at == At::Head {
-                self.head(bytes)
+        while !bytes.is_empty() && !self.is_rejected() {
+            let read = if !self.is_open {
+                Err(Rejected)
+            } else if self.framing.state == ParseState::Head {
+                self.read_head(bytes)
             } else {
-                self.body(bytes)
+                self.read_body(bytes)
             };
             match read {
                 Ok(n) => bytes = &bytes[n..],
-                Err(Spoilt) => self.scan.at = At::Spoilt,
+                Err(Rejected) => self.framing.state = ParseState::Rejected,
             }
         }
     }
 
-    /// Takes bytes of a body, and tells how many.
-    fn body(&mut self, bytes: &[u8]) -> Result<usize, Spoilt> {
-        let skipped = self.scan.skip(bytes);
+    /// Reads bytes of a body, and returns how many.
+    fn read_body(&mut self, bytes: &[u8]) -> Result<usize, Rejected> {
+        let skipped = self.framing.skip(bytes);
         if skipped == 0 {
-            self.scan.at = self.scan.step(bytes[0])?;
+            self.framing.state = self.framing.step(bytes[0])?;
         }
-        // The next head would be that of another response.
-        self.open = self.scan.at != At::Head;
+        // The response ends with its body.
+        self.is_open = self.framing.state != ParseState::Head;
         Ok(skipped.max(1))
     }
 
-    /// Takes bytes of a head up to the end of a line, and tells how many.
-    fn head(&mut self, bytes: &[u8]) -> Result<usize, Spoilt> {
+    /// Reads bytes of a head up to the end of a line, and returns how many.
+    fn read_head(&mut self, bytes: &[u8]) -> Result<usize, Rejected> {
         let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
-            bytes.iter().try_for_each(|byte| self.scan.line.push(*byte).map(drop))?;
+            bytes.iter().try_for_each(|byte| self.framing.line.push(*byte).map(drop))?;
             return Ok(bytes.len());
         };
-        if self.scan.line.is_empty() {
-            let line = bytes[..end].strip_suffix(b"\r").ok_or(Spoilt)?;
-            self.line(line, true)?;
+        if self.framing.line.is_empty() {
+            let line = bytes[..end].strip_suffix(b"\r").ok_or(Rejected)?;
+            self.read_line(line, true)?;
         } else {
-            bytes[..end].iter().try_for_each(|byte| self.scan.line.push(*byte).map(drop))?;
-            let mut line = mem::take(&mut self.scan.line);
-            self.line(line.start(), line.is_whole())?;
-            // Fails where there is no CR.
+            bytes[..end].iter().try_for_each(|byte| self.framing.line.push(*byte).map(drop))?;
+            let mut line = mem::take(&mut self.framing.line);
+            self.read_line(line.start(), line.is_whole())?;
+            // Fails if no CR came before.
             line.push(b'\n')?;
         }
         Ok(end + 1)
     }
 
-    /// A line of a head, of which its start may be all that is known.
-    fn line(&mut self, line: &[u8], whole: bool) -> Result<(), Spoilt> {
+    /// Reads a line of a head, or its start if it is not whole.
+    fn read_line(&mut self, line: &[u8], is_whole: bool) -> Result<(), Rejected> {
         let Some(status) = self.head.status else {
-            self.head.status = Some(status(line)?);
+            self.head.status = Some(parse_status(line)?);
             return Ok(());
         };
         if line.is_empty() {
-            let Head { framing, close, .. } = mem::take(&mut self.head);
-            self.scan.at = self.follows(status, framing, close)?;
+            let ResponseHead { framing, close, .. } = mem::take(&mut self.head);
+            self.framing.state = self.state_after_head(status, framing, close)?;
             return Ok(());
         }
         match line[0] {
-            b'c' | b'C' | b't' | b'T' => self.head.field(line, whole),
+            b'c' | b'C' | b't' | b'T' => self.head.read_field(line, is_whole),
             _ => Ok(()),
         }
     }
 
-    /// What follows a head. [`At::Head`] is nothing, but for an interim response.
-    fn follows(&mut self, status: u16, framing: Framing, close: bool) -> Result<At, Spoilt> {
-        let at = framing.body();
+    /// The state after a head. [`ParseState::Head`]: the final response has no body, or the response was interim.
+    fn state_after_head(&mut self, status: u16, framing: BodyFraming, close: bool) -> Result<ParseState, Rejected> {
+        let state = framing.body_state();
         match status {
-            _ if close => Err(Spoilt),
-            // What follows 101 is not HTTP. Others have no content (RFC 9110 section 15.2).
-            100 | 102..=199 if framing.is_none() => Ok(At::Head),
-            ..=199 => Err(Spoilt),
-            // It has none, and must not say so (RFC 9110 section 8.6); some say 0.
-            204 if at != At::Head => Err(Spoilt),
-            // It ends with the connection.
-            205.. | 200..=203 if framing.is_none() && !self.is_head && status != 304 => Err(Spoilt),
+            _ if close => Err(Rejected),
+            // The bytes after 101 are not HTTP. Other interim responses have no content (RFC 9110 section 15.2).
+            100 | 102..=199 if framing.is_none() => Ok(ParseState::Head),
+            ..=199 => Err(Rejected),
+            // 204 has no content, and must not have a length (RFC 9110 section 8.6); some servers send 0.
+            204 if state != ParseState::Head => Err(Rejected),
+            // Without length and coding, a body ends with the connection.
+            205.. | 200..=203 if framing.is_none() && !self.is_head && status != 304 => Err(Rejected),
             _ => {
-                let none = self.is_head || status == 304;
-                self.open = !none && at != At::Head;
-                Ok(if none { At::Head } else { at })
+                let has_no_body = self.is_head || status == 304;
+                self.is_open = !has_no_body && state != ParseState::Head;
+                Ok(if has_no_body { ParseState::Head } else { state })
             }
         }
     }
 }
 
-/// The status of HTTP/1.1, with which connections last.
-fn status(line: &[u8]) -> Result<u16, Spoilt> {
-    let digits = line.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3)).ok_or(Spoilt)?;
-    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or(Spoilt)
+/// The status code of a status line of HTTP/1.1, the version whose connections persist.
+fn parse_status(line: &[u8]) -> Result<u16, Rejected> {
+    let digits = line.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3)).ok_or(Rejected)?;
+    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or(Rejected)
 }
 
-// === impl Head ===
+// === impl ResponseHead ===
 
-impl Head {
-    fn field(&mut self, line: &[u8], whole: bool) -> Result<(), Spoilt> {
+impl ResponseHead {
+    fn read_field(&mut self, line: &[u8], is_whole: bool) -> Result<(), Rejected> {
         let value = |name: &[u8]| {
             let start = line.get(..name.len())?;
             start.eq_ignore_ascii_case(name).then(|| &line[name.len()..])
         };
         if let Some(options) = value(b"connection:") {
             self.close |= fields::has_option(options, b"close");
-            return if whole { Ok(()) } else { Err(Spoilt) };
+            return if is_whole { Ok(()) } else { Err(Rejected) };
         }
-        self.framing.field(line, whole)
+        self.framing.read_field(line, is_whole)
     }
 }

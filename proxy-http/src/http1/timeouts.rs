@@ -1,4 +1,4 @@
-//! Connections of HTTP/1.1 on which nothing moves.
+//! The write-stall timeout and the stream idle timeout on connections of HTTP/1.1.
 
 use crate::{
     connection::timeouts::{
@@ -13,13 +13,13 @@ use std::{
     time::Duration,
 };
 
-/// The timeouts of what is open on one connection, which is one request at most.
+/// The timeouts of the request that is open on one connection; there is one at most.
 #[derive(Debug)]
 pub(crate) struct Timeouts {
     stall: Stall,
-    /// `None`: it may be idle for any time.
+    /// `None`: there is no stream idle timeout.
     idle: Option<(StreamIdle, Arc<Progress>)>,
-    /// What the connection had moved when it was last looked at.
+    /// The connection's count of moves at the last poll.
     moves: u64,
 }
 
@@ -31,9 +31,9 @@ impl Timeouts {
         Self { stall: Stall::new(write_stall), idle, moves: 0 }
     }
 
-    /// Ready when nothing has moved for too long. `busy`: a request is open; `blocked`: the client takes nothing of what is
-    /// written.
-    pub(crate) fn poll(&mut self, busy: bool, blocked: bool, moves: u64, cx: &mut Context<'_>) -> Poll<StreamLimit> {
+    /// Ready when no byte has moved for too long. `open`: a request is open; `blocked`: the last write is pending. `moves`:
+    /// the connection's count of reads and writes.
+    pub(crate) fn poll(&mut self, open: bool, blocked: bool, moves: u64, cx: &mut Context<'_>) -> Poll<StreamLimit> {
         let moved = moves != self.moves;
         self.moves = moves;
         if moved || !blocked {
@@ -46,9 +46,9 @@ impl Timeouts {
         if moved {
             progress.mark();
         }
-        while idle.poll(busy, cx).is_ready() {
-            idle.check(busy.then(|| Arc::clone(progress)).into_iter());
+        while idle.poll(open, cx).is_ready() {
+            idle.check(open.then(|| Arc::clone(progress)).into_iter());
         }
-        if busy && progress.is_timed_out(cx) { Poll::Ready(StreamLimit::Idle) } else { Poll::Pending }
+        if open && progress.is_timed_out(cx) { Poll::Ready(StreamLimit::Idle) } else { Poll::Pending }
     }
 }

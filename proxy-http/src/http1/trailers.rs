@@ -1,8 +1,8 @@
-//! The end of a response in chunks, with its trailers (RFC 9112 section 7.1.2).
+//! The trailers of a chunked response (RFC 9112 section 7.1.2).
 //!
-//! hyper sends only trailers that the head has announced, which it need not do (RFC 9110 section 6.6.2), and in HTTP/2
-//! mostly does not. So hyper never sees them: it ends the body as one without, and where it writes that, which it
-//! has to write by itself, the guard writes another end.
+//! hyper sends only trailers that the head's `trailer` field names. A head need not have that field (RFC 9110 section
+//! 6.6.2), and in HTTP/2 mostly has not. So hyper never sees the trailers: it ends the body with an empty last chunk,
+//! in a write of its own, and the guard replaces that by the last chunk with the trailers.
 
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, HeaderName, header};
@@ -17,25 +17,25 @@ use std::{
 };
 use tokio::io::AsyncWrite;
 
-/// What a connection's body and its guard tell each other.
+/// Takes trailers from a response's body to the guard of its connection, which writes them.
 #[derive(Debug, Default)]
 pub(crate) struct TrailerWriter {
     state: AtomicU8,
-    /// To be written in the place of [`CHUNKED`].
+    /// Written in the place of [`LAST_CHUNK`].
     bytes: Mutex<Bytes>,
 }
 
-// What an ending is about.
-const NONE: u8 = 0;
-/// The body waits until all that came before is written.
-const AWAITED: u8 = 1;
-const WRITTEN: u8 = 2;
-/// The bytes come next.
-const DUE: u8 = 3;
-/// What hyper ends a body in chunks with.
-const CHUNKED: &[u8] = b"0\r\n\r\n";
-/// What would change how the message is understood, if some took it in and others did not (RFC 9110 section 6.5.1).
-const NOT_SENT: [HeaderName; 7] = [
+// The states of a writer.
+const IDLE: u8 = 0;
+/// The response's body waits until hyper's buffer is written.
+const WAITING: u8 = 1;
+const BODY_WRITTEN: u8 = 2;
+/// The trailers replace hyper's next write.
+const QUEUED: u8 = 3;
+/// The end of a chunked body, as hyper writes it.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// Fields that change the meaning of a message if a recipient merges them into its header (RFC 9110 section 6.5.1).
+const NOT_IN_TRAILERS: [HeaderName; 7] = [
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     header::CONTENT_ENCODING,
@@ -49,48 +49,48 @@ const UNPOISONED: &str = "nothing panics with the lock held";
 // === impl TrailerWriter ===
 
 impl TrailerWriter {
-    /// Whether all that came before is written; if not, the task is woken when it is.
-    pub(crate) fn poll_written(&self) -> Poll<()> {
-        if self.state.load(Relaxed) == WRITTEN {
+    /// Ready when the data before the trailers is written. The connection's task is woken then.
+    pub(crate) fn poll_body_written(&self) -> Poll<()> {
+        if self.state.load(Relaxed) == BODY_WRITTEN {
             return Poll::Ready(());
         }
-        self.state.store(AWAITED, Relaxed);
+        self.state.store(WAITING, Relaxed);
         Poll::Pending
     }
 
-    /// To be called next.
-    pub(crate) fn put(&self, trailers: &HeaderMap) {
+    /// Queues the trailers. To be called once [`poll_body_written`](Self::poll_body_written) is ready.
+    pub(crate) fn queue(&self, trailers: &HeaderMap) {
         *self.bytes.lock().expect(UNPOISONED) = encode(trailers);
-        self.state.store(DUE, Relaxed);
+        self.state.store(QUEUED, Relaxed);
     }
 
-    /// Nobody waits any more.
-    pub(crate) fn give_up(&self) {
-        self.state.store(NONE, Relaxed);
+    /// To be called when the response's body is dropped before its trailers are queued.
+    pub(crate) fn cancel(&self) {
+        self.state.store(IDLE, Relaxed);
     }
 
-    /// All that hyper has is written.
-    pub(crate) fn written(&self, cx: &Context<'_>) {
-        if self.state.load(Relaxed) == AWAITED {
-            self.state.store(WRITTEN, Relaxed);
+    /// To be called when hyper's buffer is written.
+    pub(crate) fn body_written(&self, cx: &Context<'_>) {
+        if self.state.load(Relaxed) == WAITING {
+            self.state.store(BODY_WRITTEN, Relaxed);
             cx.waker().wake_by_ref();
         }
     }
 
-    pub(crate) fn is_due(&self) -> bool {
-        self.state.load(Relaxed) == DUE
+    pub(crate) fn is_queued(&self) -> bool {
+        self.state.load(Relaxed) == QUEUED
     }
 
-    /// Writes it in the place of what hyper writes, if that is an end in chunks.
-    pub(crate) fn poll_write<I: AsyncWrite + Unpin>(
+    /// Writes the trailers in the place of hyper's last chunk. Other bytes are written as they are, without trailers.
+    pub(crate) fn poll_write_end<I: AsyncWrite + Unpin>(
         &self,
         io: &mut I,
         cx: &mut Context<'_>,
-        hypers: &[u8],
+        buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if !hypers.starts_with(CHUNKED) {
-            self.state.store(NONE, Relaxed);
-            return Pin::new(io).poll_write(cx, hypers);
+        if !buf.starts_with(LAST_CHUNK) {
+            self.state.store(IDLE, Relaxed);
+            return Pin::new(io).poll_write(cx, buf);
         }
         let mut bytes = self.bytes.lock().expect(UNPOISONED);
         while bytes.has_remaining() {
@@ -100,14 +100,14 @@ impl TrailerWriter {
             }
             bytes.advance(n);
         }
-        self.state.store(NONE, Relaxed);
-        Poll::Ready(Ok(CHUNKED.len()))
+        self.state.store(IDLE, Relaxed);
+        Poll::Ready(Ok(LAST_CHUNK.len()))
     }
 }
 
 fn encode(trailers: &HeaderMap) -> Bytes {
     let mut bytes = b"0\r\n".to_vec();
-    for (name, value) in trailers.iter().filter(|(name, _)| !NOT_SENT.contains(name)) {
+    for (name, value) in trailers.iter().filter(|(name, _)| !NOT_IN_TRAILERS.contains(name)) {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             bytes.extend_from_slice(part);
         }

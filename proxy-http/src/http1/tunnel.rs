@@ -1,6 +1,6 @@
-//! Connections that are no longer HTTP: after an upgrade (RFC 9110 section 7.8), or after CONNECT (section 9.3.6).
+//! Tunnels: connections that are no longer HTTP, after an upgrade (RFC 9110 section 7.8) or CONNECT (section 9.3.6).
 //!
-//! What the other side of the proxy sees of one is a body in each direction, whatever it speaks itself.
+//! For the other side of the proxy a tunnel is a body in each direction, in either version of HTTP.
 
 use crate::{
     body::{
@@ -29,69 +29,70 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What goes both ways on a connection.
+/// The two directions of a connection's bytes.
 pub(crate) struct Tunnel<B> {
-    /// What is to be written to it.
+    /// The bytes to write to the connection.
     from: B,
-    /// Where what is read from it goes.
+    /// Takes the bytes that are read from the connection.
     to: BodySender,
     _stream: Option<OpenStream>,
 }
 
-/// An endpoint's connection that becomes a tunnel once hyper has done its part.
-pub(crate) struct Agreed {
+/// An endpoint's connection that becomes a tunnel once hyper gives it up.
+pub(crate) struct EndpointTunnel {
     pub(crate) endpoint: OnUpgrade,
-    /// Where what is read from it goes.
+    /// Takes the bytes that are read from the connection.
     pub(crate) to: BodySender,
     pub(crate) write_stall: Duration,
 }
 
-/// Where a client's connection finds its tunnel, when hyper has done its part.
-pub(crate) struct Place<B>(Arc<Mutex<Option<Tunnel<B>>>>);
+/// The tunnel that a client's connection becomes once hyper gives it up.
+pub(crate) struct TunnelSlot<B>(Arc<Mutex<Option<Tunnel<B>>>>);
 
-/// What ended a tunnel before both of its directions had ended.
+/// Why a tunnel ended before both of its directions had.
 #[derive(Debug)]
-pub(crate) enum Broken {
-    /// The connection.
+pub(crate) enum TunnelError {
+    /// The connection failed.
     Io(io::Error),
-    /// The other side of the proxy.
+    /// The other side of the proxy failed.
     Body,
-    /// Nothing moved for too long.
-    Timeouts(StreamLimit),
+    /// No byte moved for too long.
+    Timeout(StreamLimit),
 }
 
-struct Running<I, B> {
+/// A tunnel with the connection that it runs on.
+struct TunnelIo<I, B> {
     io: I,
     tunnel: Tunnel<B>,
-    /// What was read before.
+    /// Bytes that hyper had read.
     read: Bytes,
-    /// Whether the end of what is read has been passed on, or nobody takes it any more.
+    /// Whether the end of the connection's bytes has been sent on, or their receiver is gone.
     read_ended: bool,
-    /// What is left of the last frame.
-    rest: Bytes,
-    written: Written,
-    /// Reads and writes.
+    /// The part of the last frame that is not written.
+    unwritten: Bytes,
+    write_state: WriteState,
+    /// The count of reads and writes.
     moves: u64,
 }
 
-/// How far the writing has come.
+/// The direction from the body to the connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Written {
-    /// All there was, and it is flushed.
+enum WriteState {
+    /// No byte waits.
     Flushed,
-    /// All there was.
-    Some,
-    /// All, but the peer has not been told.
-    All,
-    Ended,
+    /// Bytes may wait to be flushed.
+    Unflushed,
+    /// The body has ended, and the transport is not shut down.
+    BodyEnded,
+    ShutDown,
 }
 
-/// How much is read at once, in bytes. It is copied, so that a tunnel on which nothing comes keeps no room for it.
-const PIECE: usize = 16 << 10;
+/// The largest read, in bytes. It goes to the stack and is copied from there, so that an idle tunnel has no buffer.
+const READ_BYTES: usize = 16 << 10;
 const UNPOISONED: &str = "nothing panics with the lock held";
 
-/// Whether a response with this status to a request for a tunnel is the last of HTTP.
-pub(crate) fn follows(status: StatusCode) -> bool {
+/// Whether a response with this status accepts a request for a tunnel.
+pub(crate) fn is_accepted_by(status: StatusCode) -> bool {
     status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS
 }
 
@@ -104,34 +105,34 @@ impl<B> Tunnel<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin + 'static> Tunnel<B> {
-    /// Moves bytes both ways until both sides have ended. `read`: what has come already.
-    pub(crate) async fn run<I>(self, io: I, read: Bytes, mut still: Timeouts) -> Result<(), Broken>
+    /// Copies bytes in both directions until both have ended. `read`: bytes that hyper had read.
+    pub(crate) async fn run<I>(self, io: I, read: Bytes, mut timeouts: Timeouts) -> Result<(), TunnelError>
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
-        let (rest, written) = (Bytes::new(), Written::Flushed);
-        let mut running = Running { io, tunnel: self, read, read_ended: false, rest, written, moves: 0 };
+        let (unwritten, write_state) = (Bytes::new(), WriteState::Flushed);
+        let mut tunnel = TunnelIo { io, tunnel: self, read, read_ended: false, unwritten, write_state, moves: 0 };
         let ended = poll_fn(|cx| {
-            let blocked = running.write(cx)?;
-            running.read(cx)?;
-            if running.read_ended && running.written == Written::Ended {
+            let blocked = tunnel.write(cx)?;
+            tunnel.read(cx)?;
+            if tunnel.read_ended && tunnel.write_state == WriteState::ShutDown {
                 return Poll::Ready(Ok(()));
             }
-            still.poll(true, blocked, running.moves, cx).map(|limit| Err(Broken::Timeouts(limit)))
+            timeouts.poll(true, blocked, tunnel.moves, cx).map(|limit| Err(TunnelError::Timeout(limit)))
         })
         .await;
-        if !matches!(ended, Err(Broken::Io(_))) {
-            running.tunnel.to.give_up();
+        if !matches!(ended, Err(TunnelError::Io(_))) {
+            tunnel.tunnel.to.give_up();
         }
         ended
     }
 }
 
-// === impl Agreed ===
+// === impl EndpointTunnel ===
 
-impl Agreed {
-    /// Sends `body` by itself, and tells how that ended.
-    pub(crate) fn spawn_rest<B>(self, body: B, ended: impl FnOnce(SendOutcome) + Send + 'static)
+impl EndpointTunnel {
+    /// Runs the tunnel in a task of its own, which calls `ended` at its end.
+    pub(crate) fn spawn<B>(self, body: B, ended: impl FnOnce(SendOutcome) + Send + 'static)
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
@@ -141,44 +142,44 @@ impl Agreed {
             let tunnel = Tunnel::new(body, to, None);
             ended(match tunnel.run(TokioIo::new(io), Bytes::new(), Timeouts::new(write_stall, None)).await {
                 Ok(()) => SendOutcome::Done,
-                Err(Broken::Io(_)) => SendOutcome::Lost,
-                Err(Broken::Body) => SendOutcome::Broken,
-                Err(Broken::Timeouts(_)) => SendOutcome::Stalled,
+                Err(TunnelError::Io(_)) => SendOutcome::Lost,
+                Err(TunnelError::Body) => SendOutcome::Broken,
+                Err(TunnelError::Timeout(_)) => SendOutcome::Stalled,
             });
         });
     }
 }
 
-impl fmt::Debug for Agreed {
+impl fmt::Debug for EndpointTunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Agreed").finish_non_exhaustive()
+        f.debug_struct("EndpointTunnel").finish_non_exhaustive()
     }
 }
 
-// === impl Running ===
+// === impl TunnelIo ===
 
-impl<I, B> Running<I, B>
+impl<I, B> TunnelIo<I, B>
 where
     I: AsyncRead + AsyncWrite + Unpin,
     B: Body<Data = Bytes> + Unpin + 'static,
 {
-    /// Reads as long as what is read is taken.
-    fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
+    /// Reads while the receiver has room.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<(), TunnelError> {
         while !self.read_ended {
             match self.tunnel.to.poll_ready(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if !self.read.is_empty() => self.tunnel.to.send(mem::take(&mut self.read)),
                 Poll::Ready(Ok(())) => {
-                    let mut piece = [const { MaybeUninit::uninit() }; PIECE];
-                    let mut piece = ReadBuf::uninit(&mut piece);
-                    let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, &mut piece) else { break };
-                    read.map_err(Broken::Io)?;
+                    let mut buf = [const { MaybeUninit::uninit() }; READ_BYTES];
+                    let mut buf = ReadBuf::uninit(&mut buf);
+                    let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, &mut buf) else { break };
+                    read.map_err(TunnelError::Io)?;
                     self.moves += 1;
-                    self.read_ended = piece.filled().is_empty();
+                    self.read_ended = buf.filled().is_empty();
                     if self.read_ended {
                         self.tunnel.to.end();
                     } else {
-                        self.tunnel.to.send(Bytes::copy_from_slice(piece.filled()));
+                        self.tunnel.to.send(Bytes::copy_from_slice(buf.filled()));
                     }
                 }
                 Poll::Ready(Err(_)) => self.read_ended = true,
@@ -187,47 +188,47 @@ where
         Ok(())
     }
 
-    /// Writes what there is. Tells whether the peer takes nothing of it.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, Broken> {
+    /// Writes the body's frames. True if a write is blocked.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, TunnelError> {
         loop {
             let mut io = Pin::new(&mut self.io);
-            let polled = if !self.rest.is_empty() {
-                io.poll_write(cx, &self.rest).map_ok(|n| {
-                    self.rest.advance(n);
+            let polled = if !self.unwritten.is_empty() {
+                io.poll_write(cx, &self.unwritten).map_ok(|n| {
+                    self.unwritten.advance(n);
                     n > 0
                 })
-            } else if self.written == Written::All {
+            } else if self.write_state == WriteState::BodyEnded {
                 io.as_mut().poll_shutdown(cx).map_ok(|()| {
-                    self.written = Written::Ended;
+                    self.write_state = WriteState::ShutDown;
                     true
                 })
-            } else if self.written == Written::Ended {
+            } else if self.write_state == WriteState::ShutDown {
                 return Ok(false);
             } else {
                 match Pin::new(&mut self.tunnel.from).poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {
-                        self.written = Written::Some;
-                        // Trailers have no place here.
-                        self.rest = frame.into_data().unwrap_or_default();
+                        self.write_state = WriteState::Unflushed;
+                        // A tunnel has no form for trailers.
+                        self.unwritten = frame.into_data().unwrap_or_default();
                         continue;
                     }
-                    Poll::Ready(Some(Err(_))) => return Err(Broken::Body),
+                    Poll::Ready(Some(Err(_))) => return Err(TunnelError::Body),
                     Poll::Ready(None) => {
-                        self.written = Written::All;
+                        self.write_state = WriteState::BodyEnded;
                         continue;
                     }
-                    Poll::Pending if self.written == Written::Flushed => return Ok(false),
+                    Poll::Pending if self.write_state == WriteState::Flushed => return Ok(false),
                     Poll::Pending => io.as_mut().poll_flush(cx).map_ok(|()| {
-                        self.written = Written::Flushed;
+                        self.write_state = WriteState::Flushed;
                         true
                     }),
                 }
             };
-            match polled.map_err(Broken::Io)? {
+            match polled.map_err(TunnelError::Io)? {
                 Poll::Ready(true) => self.moves += 1,
-                Poll::Ready(false) => return Err(Broken::Io(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(false) => return Err(TunnelError::Io(io::ErrorKind::WriteZero.into())),
                 Poll::Pending if buffer(&mut self.tunnel.from, cx) == Backpressure::Expired => {
-                    return Err(Broken::Body);
+                    return Err(TunnelError::Body);
                 }
                 Poll::Pending => return Ok(true),
             }
@@ -235,9 +236,9 @@ where
     }
 }
 
-// === impl Place ===
+// === impl TunnelSlot ===
 
-impl<B> Place<B> {
+impl<B> TunnelSlot<B> {
     pub(crate) fn new() -> Self {
         Self(Arc::default())
     }
@@ -251,7 +252,7 @@ impl<B> Place<B> {
     }
 }
 
-impl<B> Clone for Place<B> {
+impl<B> Clone for TunnelSlot<B> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }

@@ -1,5 +1,5 @@
-//! The handshake of a WebSocket: as HTTP/1.1 has it, an upgrade (RFC 6455 section 4), and as HTTP/2 has it, extended CONNECT
-//! (RFC 8441 section 5). Inside of the proxy it is the latter.
+//! The WebSocket handshake: in HTTP/1.1 an upgrade (RFC 6455 section 4), in HTTP/2 an extended CONNECT (RFC 8441 section 5).
+//! Between its two sides the proxy has the latter.
 
 use crate::message::fields::{self, Invalid};
 use data_encoding::BASE64;
@@ -7,36 +7,37 @@ use h2::ext::Protocol;
 use http::{HeaderMap, HeaderValue, Request, header};
 use sha1_smol::Sha1;
 
-/// A message's `upgrade`, as it came.
+/// The value of a message's `upgrade` field, which names WebSocket.
 #[derive(Clone, Debug)]
 pub(crate) struct Upgrade(HeaderValue);
 
-/// What a client sends for the server to answer to. It shows that the server speaks WebSocket, and is no secret.
+/// A `sec-websocket-key`. The answer to it shows that the server speaks WebSocket; the key is no secret.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Key(HeaderValue);
 
-/// The only upgrade that is passed on: `h2c` would be another protocol, and others say nothing of the connection's bytes.
+/// The only upgrade that is forwarded: `h2c` would change the protocol of one side, and of other protocols the proxy
+/// does not know that they are tunnels.
 const WEBSOCKET: &str = "websocket";
-/// What the key has behind it when it is hashed.
+/// Appended to the key before it is hashed (RFC 6455 section 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const KEY_BYTES: usize = 16;
 
 // === impl Upgrade ===
 
 impl Upgrade {
-    /// What extended CONNECT calls it.
+    /// The `:protocol` of extended CONNECT.
     pub(crate) const PROTOCOL: Protocol = Protocol::from_static(WEBSOCKET);
-    /// That of a message of the proxy's own.
+    /// The value in a message that the proxy converts.
     const OURS: Self = Self(HeaderValue::from_static(WEBSOCKET));
 
-    /// The upgrade that a message's `connection` and `upgrade` fields speak of.
+    /// The upgrade in a message's `connection` and `upgrade` fields.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let value = only(headers, &header::UPGRADE)?;
         let named = fields::has_token(headers, &header::CONNECTION, "upgrade");
         (named && value.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes())).then(|| Self(value.clone()))
     }
 
-    /// Says it in the fields of a message.
+    /// Adds the `connection` and `upgrade` fields to a message.
     pub(crate) fn put(self, headers: &mut HeaderMap) {
         headers.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, self.0);
@@ -48,7 +49,7 @@ pub(crate) fn is_websocket(protocol: &Protocol) -> bool {
     protocol.as_str().eq_ignore_ascii_case(WEBSOCKET)
 }
 
-/// Makes an HTTP/1.1 client's request one of HTTP/2, which has no key, but an authority.
+/// Makes an HTTP/1.1 client's handshake one of HTTP/2, which has an authority and no key.
 pub(crate) fn to_http2<B>(req: &mut Request<B>) -> Result<(), &'static str> {
     req.uri().authority().ok_or("host is empty")?;
     Key::of(req.headers()).ok_or("sec-websocket-key is malformed")?;
@@ -56,7 +57,7 @@ pub(crate) fn to_http2<B>(req: &mut Request<B>) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Makes the fields of an HTTP/2 client's request those of HTTP/1.1, with a key of the proxy's own.
+/// Adds the fields of an HTTP/1.1 handshake to an HTTP/2 client's request, with a key of the proxy's own.
 pub(crate) fn to_http1(headers: &mut HeaderMap) -> Key {
     let mut bytes = [0; KEY_BYTES];
     fastrand::fill(&mut bytes);
@@ -69,22 +70,22 @@ pub(crate) fn to_http1(headers: &mut HeaderMap) -> Key {
 // === impl Key ===
 
 impl Key {
-    /// The one key, if it is 16 bytes in base64.
+    /// The message's only key, if it is 16 bytes in base64.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let key = only(headers, &header::SEC_WEBSOCKET_KEY)?;
-        // As many as 24 letters may be.
+        // 24 characters of base64 are 18 bytes at most.
         let mut bytes = [0; 18];
         let whole = key.len() == BASE64_KEY && BASE64.decode_mut(key.as_bytes(), &mut bytes) == Ok(KEY_BYTES);
         whole.then(|| Self(key.clone()))
     }
 
-    /// Whether a response's fields answer to it.
+    /// Checks that a response has the answer to the key.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Invalid> {
         let accept = only(headers, &header::SEC_WEBSOCKET_ACCEPT);
         if accept == Some(&self.accept()) { Ok(()) } else { Err(Invalid("its sec-websocket-accept is wrong")) }
     }
 
-    /// Answers to it in the fields of a response.
+    /// Adds the answer to the key to a response.
     pub(crate) fn answer(&self, headers: &mut HeaderMap) {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, self.accept());
         Upgrade::OURS.put(headers);
@@ -97,7 +98,7 @@ impl Key {
     }
 }
 
-/// What 16 bytes are in base64, and the 20 of a hash.
+/// Lengths in base64 of a key's 16 bytes and of a hash's 20.
 const BASE64_KEY: usize = 24;
 const BASE64_HASH: usize = 28;
 
@@ -107,7 +108,7 @@ fn encode<const LENGTH: usize>(bytes: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(&text).expect("base64 is text")
 }
 
-/// The value of a field that is there once.
+/// The value of a field, if the message has exactly one.
 fn only<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).into_iter();
     values.next().filter(|_| values.next().is_none())

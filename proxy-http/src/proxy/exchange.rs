@@ -225,8 +225,8 @@ impl Exchange {
             false => Outcome::Success,
         };
         if let Some(mut request) = self.request.take_if(|request| !request.is_done()) {
-            // A tunnel has no deadline and, by RFC 9110 section 9.3.6, no content-length.
-            if request.is_connect() && tunnel::follows(head.status) {
+            // A tunnel lasts as long as both sides want, and has no length.
+            if request.is_connect() && tunnel::is_accepted_by(head.status) {
                 self.deadline = None;
                 head.headers.remove(CONTENT_LENGTH);
             }

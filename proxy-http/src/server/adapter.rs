@@ -1,14 +1,14 @@
-//! A request of HTTP/1.1, from hyper to a service of this crate, and its response.
+//! Requests of HTTP/1.1 as the services of this crate take them, and their responses as hyper takes them.
 
 use crate::{
     IncomingBody,
     body::{channel::BodySender, http1::Incoming},
     connection::{state::ConnectionState, streams::OpenStream},
     http1::{
-        request::{self, Asked, Wanted},
-        sending::{Sending, Slot},
+        request::{self, RequestContext, RequestKind},
+        response_body::{BodySlot, Http1ResponseBody},
         trailers::TrailerWriter,
-        tunnel::{Place, Tunnel},
+        tunnel::{Tunnel, TunnelSlot},
     },
     message::fields::{self, Invalid},
     stats::{Side, Transport},
@@ -26,50 +26,50 @@ use std::{
 };
 use tower_service::Service;
 
-/// A service of this crate as hyper calls it.
+/// A service of this crate as the service that hyper calls.
 pub(super) struct Adapter<S, B> {
     service: S,
     scheme: Scheme,
     connection_state: Arc<ConnectionState>,
     transport: Arc<Transport>,
-    places: Places<B>,
+    slots: ExchangeSlots<B>,
 }
 
 pin_project! {
-    /// A request that is being answered.
-    pub(super) struct Answering<S, F, B> {
-        asked: Asked,
+    /// The response to one request.
+    pub(super) struct ResponseFuture<S, F, B> {
+        context: RequestContext,
         stream: Option<OpenStream>,
-        // The way of what the client sends in a tunnel. `None`: it has asked for none.
+        // Sends on the bytes that the client sends through a tunnel. `None`: it has asked for none.
         tunnel: Option<BodySender>,
-        places: Places<B>,
+        slots: ExchangeSlots<B>,
         #[pin]
-        state: State<S, F>,
+        state: ResponseState<S, F>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
     #[project_replace = StateReplace]
-    pub(super) enum State<S, F> {
+    pub(super) enum ResponseState<S, F> {
         Refused,
         Unready { service: S, request: Option<Request<IncomingBody>> },
         Called { #[pin] response: F },
     }
 }
 
-/// Where a connection finds what is in hyper's hands.
-pub(super) struct Places<B> {
-    pub(super) tunnel: Place<B>,
-    pub(super) body: Slot<B>,
-    pub(super) ending: Arc<TrailerWriter>,
+/// Parts of the exchange that hyper owns, where the connection can reach them too.
+pub(super) struct ExchangeSlots<B> {
+    pub(super) tunnel: TunnelSlot<B>,
+    pub(super) body: BodySlot<B>,
+    pub(super) trailers: Arc<TrailerWriter>,
 }
 
-// === impl Places ===
+// === impl ExchangeSlots ===
 
-impl<B> Clone for Places<B> {
+impl<B> Clone for ExchangeSlots<B> {
     fn clone(&self) -> Self {
-        Self { tunnel: self.tunnel.clone(), body: self.body.clone(), ending: Arc::clone(&self.ending) }
+        Self { tunnel: self.tunnel.clone(), body: self.body.clone(), trailers: Arc::clone(&self.trailers) }
     }
 }
 
@@ -81,10 +81,10 @@ impl<S, B> Adapter<S, B> {
         scheme: &Scheme,
         connection_state: &Arc<ConnectionState>,
         transport: &Arc<Transport>,
-        places: &Places<B>,
+        slots: &ExchangeSlots<B>,
     ) -> Self {
         let (connection_state, transport) = (Arc::clone(connection_state), Arc::clone(transport));
-        Self { service, scheme: scheme.clone(), connection_state, transport, places: places.clone() }
+        Self { service, scheme: scheme.clone(), connection_state, transport, slots: slots.clone() }
     }
 }
 
@@ -93,45 +93,51 @@ where
     S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
     B: Body<Data = Bytes>,
 {
-    type Response = Response<Sending<B>>;
+    type Response = Response<Http1ResponseBody<B>>;
     type Error = S::Error;
-    type Future = Answering<S, S::Future, B>;
+    type Future = ResponseFuture<S, S::Future, B>;
 
     fn call(&self, req: Request<body::Incoming>) -> Self::Future {
-        let (stream, places) = (Some(self.connection_state.open_stream()), self.places.clone());
+        let (stream, slots) = (Some(self.connection_state.open_stream()), self.slots.clone());
         let (mut head, body) = req.into_parts();
-        let asked = match request::accept(&mut head, &self.scheme, body.is_end_stream()) {
-            Ok(asked) => asked,
+        let context = match request::from_client(&mut head, &self.scheme, body.is_end_stream()) {
+            Ok(context) => context,
             Err(Invalid(reason)) => {
                 tracing::debug!(reason, "bad request");
                 self.transport.count_malformed();
-                return Answering { asked: Asked::default(), stream, tunnel: None, places, state: State::Refused };
+                return ResponseFuture {
+                    context: RequestContext::default(),
+                    stream,
+                    tunnel: None,
+                    slots,
+                    state: ResponseState::Refused,
+                };
             }
         };
-        let (tunnel, body) = if asked.wants == Wanted::Response {
+        let (tunnel, body) = if context.kind == RequestKind::Plain {
             (None, Incoming::Message(body))
         } else {
-            let (tunnel, uploading) = BodySender::new(false);
-            (Some(tunnel), Incoming::Tunnel(uploading))
+            let (tunnel, received) = BodySender::new(false);
+            (Some(tunnel), Incoming::Tunnel(received))
         };
         let request = Request::from_parts(head, IncomingBody::http1(Side::Client, body));
         let mut service = self.service.clone();
         let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => State::Called { response: service.call(request) },
-            Poll::Ready(Err(_)) | Poll::Pending => State::Unready { service, request: Some(request) },
+            Poll::Ready(Ok(())) => ResponseState::Called { response: service.call(request) },
+            Poll::Ready(Err(_)) | Poll::Pending => ResponseState::Unready { service, request: Some(request) },
         };
-        Answering { asked, stream, tunnel, places, state }
+        ResponseFuture { context, stream, tunnel, slots, state }
     }
 }
 
-// === impl Answering ===
+// === impl ResponseFuture ===
 
-impl<S, B> Future for Answering<S, S::Future, B>
+impl<S, B> Future for ResponseFuture<S, S::Future, B>
 where
     S: Service<Request<IncomingBody>, Response = Response<B>>,
     B: Body<Data = Bytes>,
 {
-    type Output = Result<Response<Sending<B>>, S::Error>;
+    type Output = Result<Response<Http1ResponseBody<B>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -140,26 +146,27 @@ where
                 StateProj::Refused => return Poll::Ready(Ok(refusal(StatusCode::BAD_REQUEST, this.stream.take()))),
                 StateProj::Called { response } => {
                     let rsp = ready!(response.poll(cx))?;
-                    return Poll::Ready(Ok(this.asked.respond(
+                    return Poll::Ready(Ok(this.context.respond(
                         rsp,
                         this.stream.take(),
                         this.tunnel.take(),
-                        this.places,
+                        this.slots,
                     )));
                 }
                 StateProj::Unready { service, request } => {
                     ready!(service.poll_ready(cx))?;
                     let response = service.call(request.take().expect("a service is called once"));
-                    this.state.as_mut().project_replace(State::Called { response });
+                    this.state.as_mut().project_replace(ResponseState::Called { response });
                 }
             }
         }
     }
 }
 
-/// An answer after which the connection closes: what comes next may not be what the client means.
-fn refusal<B>(status: StatusCode, stream: Option<OpenStream>) -> Response<Sending<B>> {
-    let mut rsp = Response::new(Sending::empty(stream));
+/// A response after which the connection closes: where a message was refused, the bytes after it may not be framed as its
+/// sender means them.
+fn refusal<B>(status: StatusCode, stream: Option<OpenStream>) -> Response<Http1ResponseBody<B>> {
+    let mut rsp = Response::new(Http1ResponseBody::empty(stream));
     *rsp.status_mut() = status;
     rsp.headers_mut().insert(header::CONNECTION, CLOSE);
     rsp
@@ -167,23 +174,23 @@ fn refusal<B>(status: StatusCode, stream: Option<OpenStream>) -> Response<Sendin
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
-// === impl Asked ===
+// === impl RequestContext ===
 
-impl Asked {
-    /// The response as HTTP/1.1 has it.
+impl RequestContext {
+    /// The response as HTTP/1.1 has it; after it, where both sides have agreed to a tunnel, the connection is one.
     fn respond<B: Body>(
         &self,
         rsp: Response<B>,
         stream: Option<OpenStream>,
         tunnel: Option<BodySender>,
-        places: &Places<B>,
-    ) -> Response<Sending<B>> {
+        slots: &ExchangeSlots<B>,
+    ) -> Response<Http1ResponseBody<B>> {
         let (mut head, body) = rsp.into_parts();
         if let Some(tunnel) = tunnel {
-            if self.wants.agree(&mut head) {
-                places.tunnel.put(Tunnel::new(body, tunnel, stream));
+            if self.kind.agree_to_tunnel(&mut head) {
+                slots.tunnel.put(Tunnel::new(body, tunnel, stream));
                 head.version = Version::HTTP_11;
-                return Response::from_parts(head, Sending::empty(None));
+                return Response::from_parts(head, Http1ResponseBody::empty(None));
             }
             tunnel.end();
         }
@@ -197,22 +204,23 @@ impl Asked {
             return refusal(StatusCode::BAD_GATEWAY, stream);
         }
         head.version = Version::HTTP_11;
-        if self.wants == Wanted::Tunnel {
+        if self.kind == RequestKind::Connect {
             head.headers.insert(header::CONNECTION, CLOSE);
         }
-        let ending = self.trailers.then(|| Arc::clone(&places.ending));
-        Response::from_parts(head, Sending::new(body, &places.body, ending, stream))
+        let trailers = self.accepts_trailers.then(|| Arc::clone(&slots.trailers));
+        Response::from_parts(head, Http1ResponseBody::new(body, &slots.body, trailers, stream))
     }
 }
 
-// === impl Wanted ===
+// === impl RequestKind ===
 
-impl Wanted {
-    /// Whether this is the head of the response that a tunnel follows; if so, makes it one of HTTP/1.1.
-    fn agree(&self, head: &mut Parts) -> bool {
-        let agreed = match self {
-            Self::Response => false,
-            // An HTTP/1.1 endpoint has answered to the key itself. Of HTTP/2, success has it agreed.
+impl RequestKind {
+    /// Whether a tunnel follows this response's head; if so, makes it a head of HTTP/1.1.
+    fn agree_to_tunnel(&self, head: &mut Parts) -> bool {
+        let has_tunnel = match self {
+            Self::Plain => false,
+            // An HTTP/1.1 endpoint has answered to the client's key itself; one of HTTP/2 agrees by 2xx (RFC 8441
+            // section 5).
             Self::Websocket(_) if head.status == StatusCode::SWITCHING_PROTOCOLS => true,
             Self::Websocket(Some(key)) if head.status.is_success() && head.version == Version::HTTP_2 => {
                 head.status = StatusCode::SWITCHING_PROTOCOLS;
@@ -220,11 +228,11 @@ impl Wanted {
                 true
             }
             Self::Websocket(_) => false,
-            Self::Tunnel => head.status.is_success(),
+            Self::Connect => head.status.is_success(),
         };
-        if agreed {
+        if has_tunnel {
             head.headers.remove(header::CONTENT_LENGTH);
         }
-        agreed
+        has_tunnel
     }
 }

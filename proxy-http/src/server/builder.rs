@@ -17,7 +17,7 @@ use tokio::time::Instant;
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(super) builder: h2::server::Builder,
-    pub(super) http1: http1::Serve,
+    pub(super) http1: http1::Http1Server,
     pub(super) max_header_list: u32,
     pub(super) max_engine_resets: usize,
     pub(super) detect_timeout: Duration,
@@ -34,27 +34,27 @@ pub struct Server {
     pub(super) buffers: Arc<BufferLimit>,
 }
 
-/// Asked once for each connection.
+/// Decides once for each connection whether extended CONNECT is announced. `None`: it is not.
 #[derive(Clone)]
 pub(super) struct ExtendedConnect(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
 
-/// A connection of which it is known what is spoken on it.
-pub(super) struct Opened<I> {
+/// A connection whose protocol is known.
+pub(super) struct DetectedConnection<I> {
     pub(super) io: Io<I>,
-    /// What was read to find that out.
+    /// The bytes that detection has read.
     pub(super) ahead: ReadAhead,
     pub(super) connection_state: Arc<ConnectionState>,
     pub(super) started: Instant,
 }
 
-/// linkerd2-proxy's.
+/// As linkerd2-proxy has it.
 const DEFAULT_DETECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// What DATA frames of less than 256 bytes that wait in h2 may cost, as toward endpoints. They wait for a poll of their
-/// streams only, so a burst is what counts; clients get less than endpoints, since there may be many more of them. It
+/// The budget of DATA frames below 256 bytes that wait in h2, as toward endpoints. They wait only until their streams are
+/// polled, so the budget bounds a burst; clients get less of it than endpoints, since there may be many more of them. It
 /// is enough for 16,000 small messages at once, more than the default stream window holds of gRPC's smallest.
 const DATA_FRAME_BUDGET: usize = 4 << 20;
-/// What may be owed of it on a connection that is not drained.
-pub(super) const MAX_OWED: u64 = DATA_FRAME_BUDGET as u64 / 2;
+/// The part of the budget that unread frames may have used before the connection is drained.
+pub(super) const MAX_UNREAD_SMALL_DATA: u64 = DATA_FRAME_BUDGET as u64 / 2;
 
 // === impl Server ===
 
@@ -71,7 +71,7 @@ impl Server {
             params.max_local_error_reset_streams.unwrap_or(ServerParams::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS);
         Ok(Self {
             builder: builder(params),
-            http1: http1::Serve::new(&Params::default(), in_bytes(max_header_list)),
+            http1: http1::Http1Server::new(&Params::default(), to_usize(max_header_list)),
             max_header_list,
             max_engine_resets: max_resets / 2,
             detect_timeout: DEFAULT_DETECT_TIMEOUT,
@@ -99,7 +99,7 @@ impl Server {
         Self { transport, ..self }
     }
 
-    /// Has connections take what they hold for readers that have stopped from `buffers`. Not set: there is no bound.
+    /// Bounds by `buffers` the bytes that connections hold for readers that have stopped. Not set: there is no bound.
     #[must_use]
     pub fn buffer_in(self, buffers: Arc<BufferLimit>) -> Self {
         Self { buffers, ..self }
@@ -107,28 +107,29 @@ impl Server {
 
     /// Serves HTTP/1.1 clients as `params` say. Not set: their defaults.
     ///
-    /// Of the params for HTTP/2, those hold for HTTP/1.1 that limit the size of heads, the life of connections, and how long
-    /// one may stand still.
+    /// Of the server's params, the limits of the size of heads and of the life of connections, the write-stall timeout and
+    /// the stream idle timeout hold for HTTP/1.1, too.
     #[must_use]
     pub fn http1(self, params: &Params) -> Self {
-        Self { http1: http1::Serve::new(params, in_bytes(self.max_header_list)), ..self }
+        Self { http1: http1::Http1Server::new(params, to_usize(self.max_header_list)), ..self }
     }
 
-    /// Announces extended CONNECT (RFC 8441), as for WebSocket, to a client of HTTP/2 if `allowed` says so when its
-    /// connection opens. Not set: to none.
+    /// Announces extended CONNECT (RFC 8441), which WebSocket needs, to a client of HTTP/2 if `allowed` returns true when
+    /// its connection opens. Not set: to none.
     #[must_use]
     pub fn extended_connect(self, allowed: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { extended_connect: ExtendedConnect(Some(Arc::new(allowed))), ..self }
     }
 
-    /// Closes connections whose clients have not said after `timeout` which protocol they speak. Not set: 10 s.
+    /// Closes connections whose first bytes have not told the protocol after `timeout`. Not set: 10 s.
     #[must_use]
     pub fn detect_timeout(self, timeout: Duration) -> Self {
         Self { detect_timeout: timeout, ..self }
     }
 }
 
-/// All of `params` that the engine takes; keep-alive, protection and the limits of a connection's life are its own.
+/// The engine's builder. Keep-alive, protection, timeouts and the limits of a connection's life are not the engine's: the
+/// connection applies them.
 fn builder(params: &ServerParams) -> h2::server::Builder {
     // No `..`: a new field must not compile until it is handled here.
     let ServerParams {
@@ -176,11 +177,11 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
     builder
 }
 
-pub(super) fn in_bytes(size: u32) -> usize {
+pub(super) fn to_usize(size: u32) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX)
 }
 
-/// Those of a stream and of a connection, in bytes.
+/// The initial windows of a stream and of a connection, in bytes.
 fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
     match flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL) {
         FlowControl::Adaptive => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),

@@ -36,7 +36,7 @@ impl Error {
         ErrorKind::Io(source).into()
     }
 
-    /// The client was gone before it sent a whole request, or while nothing was open: nothing to worry about.
+    /// The client was gone before it sent a whole request, or while no request was open: no fault of either side.
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
         match &self.0 {
@@ -47,7 +47,7 @@ impl Error {
         }
     }
 
-    /// The limit that the client went beyond, if that is why.
+    /// The limit that the client went beyond, if that ended the connection.
     #[must_use]
     pub fn limit(&self) -> Option<Limit> {
         match self.0 {

@@ -1,4 +1,4 @@
-//! Connections of HTTP/1.1, by hyper.
+//! One connection of HTTP/1.1 from a client, by hyper.
 
 use crate::{
     BoxError, IncomingBody,
@@ -11,13 +11,13 @@ use crate::{
     },
     http1::{
         Params,
-        guard::{Guard, Heads},
-        sending::Slot,
+        guard::{Guard, GuardState},
+        response_body::BodySlot,
         timeouts::Timeouts,
-        tunnel::{Broken, Place},
+        tunnel::{TunnelError, TunnelSlot},
     },
     server::{
-        adapter::{Adapter, Places},
+        adapter::{Adapter, ExchangeSlots},
         error::Error,
     },
     stats::{Limit, Transport},
@@ -42,67 +42,69 @@ use tokio::{
 };
 use tower_service::Service;
 
-/// What all HTTP/1.1 connections of a server share.
+/// The settings that all HTTP/1.1 connections of a server share.
 #[derive(Clone, Debug)]
-pub(crate) struct Serve {
+pub(crate) struct Http1Server {
     builder: http1::Builder,
     header_read_timeout: Duration,
     scheme: Scheme,
 }
 
-/// What limits the life of one connection, and who counts that.
-pub(crate) struct Life<'a> {
+/// The limits of one connection, and the counters of them.
+pub(crate) struct Limits<'a> {
     pub(crate) lifetime: Lifetime,
-    /// How long the client may take nothing of what is written.
+    /// How long a write may be blocked.
     pub(crate) write_stall: Duration,
-    /// How long nothing may move while a request is open. `None`: for ever.
+    /// How long no byte may move while a request is open. `None`: for ever.
     pub(crate) stream_idle: Option<Duration>,
     pub(crate) transport: &'a Arc<Transport>,
 }
 
-/// A connection that is served.
-struct Serving<'a, C, B> {
-    /// hyper's.
+/// One connection with its request, if one is open.
+struct Http1Connection<'a, C, B> {
+    /// hyper's connection.
     connection: C,
-    still: Timeouts,
-    timeout: HeadTimeout,
-    heads: Arc<Heads>,
+    timeouts: Timeouts,
+    head_timeout: HeadTimeout,
+    guard_state: Arc<GuardState>,
     connection_state: &'a ConnectionState,
-    places: Places<B>,
+    slots: ExchangeSlots<B>,
     transport: &'a Transport,
-    /// What the connection had moved when it was last looked at.
+    /// The connection's count of moves at the last poll.
     moves: u64,
 }
 
-/// Why a connection ends that hyper would go on with.
+/// Why the proxy ends a connection that hyper would go on with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Ended {
+enum EndCause {
     Limit(Limit),
-    /// Nothing moves, or a response's deadline has passed while nothing did.
-    Timeouts,
+    /// No byte has moved for too long, or a response's deadline has passed while its write was blocked.
+    Timeout,
 }
 
-/// The time that heads may take.
+/// The timeout of a request's head.
 struct HeadTimeout {
     limit: Duration,
-    heads: Arc<Heads>,
+    guard_state: Arc<GuardState>,
     connection_state: Arc<ConnectionState>,
-    /// Until one may have taken too long. Requests leave it alone: what they did is looked at when it is up.
+    /// Runs until a head may have taken too long. Requests do not reset it: when it fires, it is set again if the head has
+    /// begun later.
     timer: Pin<Box<Sleep>>,
 }
 
-/// Least that hyper takes for the most of its buffer; also what one connection may have unread or unsent.
+/// The smallest limit that hyper accepts for its buffer. The buffer also bounds the bytes of one connection that are read
+/// but not parsed, or not written.
 const MAX_BUFFER: usize = 64 << 10;
 
-// === impl Serve ===
+// === impl Http1Server ===
 
-impl Serve {
+impl Http1Server {
     /// `max_head`: bytes of the largest head that a client may send.
     pub(crate) fn new(params: &Params, max_head: usize) -> Self {
         // No `..`: a new field must not compile until it is handled here.
         let Params { header_read_timeout, https } = *params;
         let mut builder = http1::Builder::new();
-        // What comes without a date goes on without, as in HTTP/2.
+        // A response without a date goes on without one, as in HTTP/2.
         builder.auto_date_header(false).max_header_size(max_head).max_buf_size(MAX_BUFFER.max(max_head));
         Self { builder, header_read_timeout, scheme: if https { Scheme::HTTPS } else { Scheme::HTTP } }
     }
@@ -113,7 +115,7 @@ impl Serve {
         io: Rewind<Io<I>>,
         service: S,
         connection_state: Arc<ConnectionState>,
-        Life { mut lifetime, write_stall, stream_idle, transport }: Life<'_>,
+        Limits { mut lifetime, write_stall, stream_idle, transport }: Limits<'_>,
         mut drain: Pin<&mut MaybeDone<D>>,
     ) -> Result<(), Error>
     where
@@ -125,87 +127,81 @@ impl Serve {
         D: Future<Output = ()>,
     {
         let closes_at = lifetime.closes_at();
-        let heads = Heads::new();
-        let timeout = HeadTimeout::new(self.header_read_timeout, &heads, &connection_state);
+        let guard_state = GuardState::new();
+        let head_timeout = HeadTimeout::new(self.header_read_timeout, &guard_state, &connection_state);
         let mut builder = self.builder.clone();
-        // hyper closes at once what is shut down before it has read anything; but something has come.
-        let drained = drain.as_mut().output_mut().is_some();
-        builder.keep_alive(!drained);
-        let places = Places { tunnel: Place::new(), body: Slot::new(), ending: Arc::default() };
-        let adapter = Adapter::new(service, &self.scheme, &connection_state, transport, &places);
-        let guard = Guard::new(io, Arc::clone(&heads), Arc::clone(&connection_state), Arc::clone(&places.ending));
+        // hyper closes a connection at once that is shut down before hyper has read from it, though detection may have read
+        // the start of a request. Without keep-alive hyper serves that request, and then closes.
+        let is_drained = drain.as_mut().output_mut().is_some();
+        builder.keep_alive(!is_drained);
+        let slots = ExchangeSlots { tunnel: TunnelSlot::new(), body: BodySlot::new(), trailers: Arc::default() };
+        let adapter = Adapter::new(service, &self.scheme, &connection_state, transport, &slots);
+        let guard =
+            Guard::new(io, Arc::clone(&guard_state), Arc::clone(&connection_state), Arc::clone(&slots.trailers));
         let connection = builder.serve_connection(TokioIo::new(guard), adapter);
-        let still = Timeouts::new(write_stall, stream_idle);
-        let mut serving = Serving {
+        let timeouts = Timeouts::new(write_stall, stream_idle);
+        let mut http1_connection = Http1Connection {
             connection,
-            still,
-            timeout,
-            heads,
+            timeouts,
+            head_timeout,
+            guard_state,
             connection_state: &connection_state,
-            places,
+            slots,
             transport,
             moves: 0,
         };
-        let reached = tokio::select! {
+        let cause = tokio::select! {
             biased;
-            // First, so that a response which is due now says that it is the last.
+            // The drain first, so that a response which is due now has `connection: close`.
             () = drain => None,
-            served = poll_fn(|cx| serving.poll_life(&mut lifetime, cx)) => Some(served?),
+            served = poll_fn(|cx| http1_connection.poll_life(&mut lifetime, cx)) => Some(served?),
         };
-        if let Some(Some(ended)) = reached
-            && !serving.is_drained_for(ended)
+        if let Some(Some(ended)) = cause
+            && !http1_connection.starts_drain(ended)
         {
             return Ok(());
         }
-        if reached != Some(None) {
-            if !drained {
-                Pin::new(&mut serving.connection).graceful_shutdown();
+        if cause != Some(None) {
+            if !is_drained {
+                Pin::new(&mut http1_connection.connection).graceful_shutdown();
             }
-            tokio::select! {
-                biased;
-                ended = poll_fn(|cx| serving.poll(cx)) => if let Some(ended) = ended? {
-                    serving.is_drained_for(ended);
-                    return Ok(());
-                },
-                limit = silence(&connection_state, closes_at) => {
-                    limit.into_iter().for_each(|limit| transport.limit(limit));
-                    return Ok(());
-                }
+            if !http1_connection.finish(closes_at).await? {
+                return Ok(());
             }
         }
-        // hyper has done its part.
-        let Some(tunnel) = serving.places.tunnel.take() else { return Ok(()) };
-        let http1::Parts { io, read_buf, .. } = serving.connection.into_parts();
+        // hyper has finished; the connection may have become a tunnel.
+        let Some(tunnel) = http1_connection.slots.tunnel.take() else { return Ok(()) };
+        let http1::Parts { io, read_buf, .. } = http1_connection.connection.into_parts();
         let Some(io) = io.into_inner().into_inner() else { return Ok(()) };
         let ended = tokio::select! {
             ended = tunnel.run(io, read_buf, Timeouts::new(write_stall, stream_idle)) => Some(ended),
-            () = at(closes_at) => None,
+            () = sleep_until(closes_at) => None,
         };
-        tunnelled(ended, transport)
+        count_tunnel(ended, transport)
     }
 }
 
-/// Counts how a tunnel ended. `None`: its connection was too old.
-fn tunnelled(ended: Option<Result<(), Broken>>, transport: &Transport) -> Result<(), Error> {
+/// Counts how a tunnel ended. `None`: the grace after its connection's age is over.
+fn count_tunnel(ended: Option<Result<(), TunnelError>>, transport: &Transport) -> Result<(), Error> {
     match ended {
         None => {
             transport.limit(Limit::AgeGrace);
             Ok(())
         }
-        Some(Ok(()) | Err(Broken::Body)) => Ok(()),
-        Some(Err(Broken::Timeouts(limit))) => {
+        Some(Ok(()) | Err(TunnelError::Body)) => Ok(()),
+        Some(Err(TunnelError::Timeout(limit))) => {
             transport.count_stream_limit(limit);
             Ok(())
         }
-        Some(Err(Broken::Io(error))) => {
+        Some(Err(TunnelError::Io(error))) => {
             transport.count_reset(None);
             Err(Error::io(error))
         }
     }
 }
 
-/// What hyper does not serve by itself.
-fn count(error: &hyper::Error, transport: &Transport) {
+/// Counts the errors of requests that hyper refuses before they come to the service.
+fn count_refusal(error: &hyper::Error, transport: &Transport) {
     if error.is_parse_too_large() {
         transport.limit(Limit::HeadersCount);
     } else if error.is_parse() {
@@ -213,90 +209,108 @@ fn count(error: &hyper::Error, transport: &Transport) {
     }
 }
 
-async fn at(time: Option<Instant>) {
+/// `None`: never.
+async fn sleep_until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
         None => pending().await,
     }
 }
 
-// === impl Serving ===
+// === impl Http1Connection ===
 
-impl<C, B> Serving<'_, C, B>
+impl<C, B> Http1Connection<'_, C, B>
 where
     C: Future<Output = hyper::Result<()>> + Unpin,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Serves until hyper has done its part (`None`), or the connection is to end for something else.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Ended>, Error>> {
-        let Self { connection, still, timeout, heads, connection_state, places, transport, .. } = self;
+    /// Serves until hyper has finished (`None`), or the proxy ends the connection.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<EndCause>, Error>> {
+        let Self { connection, timeouts, head_timeout, guard_state, connection_state, slots, transport, .. } = self;
         if let Poll::Ready(ended) = Pin::new(connection).poll(cx) {
-            let lost = connection_state.streams() > 0 && ended.as_ref().is_err_and(|error| !error.is_user());
-            if lost {
+            let is_lost = connection_state.streams() > 0 && ended.as_ref().is_err_and(|error| !error.is_user());
+            if is_lost {
                 transport.count_reset(None);
             }
             if let Err(error) = &ended {
-                count(error, transport);
+                count_refusal(error, transport);
             }
             return Poll::Ready(ended.map(|()| None).map_err(Error::http1));
         }
-        let blocked = heads.is_blocked();
-        let expired = blocked && places.body.hold(cx) == Backpressure::Expired;
-        let stands = still.poll(connection_state.streams() > 0, blocked, connection_state.moves(), cx);
-        if let Poll::Ready(limit) = stands {
+        let blocked = guard_state.is_blocked();
+        let expired = blocked && slots.body.hold(cx) == Backpressure::Expired;
+        let timed_out = timeouts.poll(connection_state.streams() > 0, blocked, connection_state.moves(), cx);
+        if let Poll::Ready(limit) = timed_out {
             transport.count_stream_limit(limit);
         }
-        if expired || stands.is_ready() {
-            return Poll::Ready(Ok(Some(Ended::Timeouts)));
+        if expired || timed_out.is_ready() {
+            return Poll::Ready(Ok(Some(EndCause::Timeout)));
         }
-        timeout.poll(cx).map(|()| Ok(Some(Ended::Limit(Limit::HeaderRead))))
+        head_timeout.poll(cx).map(|()| Ok(Some(EndCause::Limit(Limit::HeaderRead))))
     }
 
-    /// Counts why the connection ends. Tells whether it is drained for that, and not closed at once.
-    fn is_drained_for(&self, ended: Ended) -> bool {
-        let Ended::Limit(limit) = ended else { return false };
+    /// Serves the exchange that is open, until its end or the connection's. False if the proxy ends the connection.
+    async fn finish(&mut self, closes_at: Option<Instant>) -> Result<bool, Error> {
+        let (connection_state, transport) = (self.connection_state, self.transport);
+        tokio::select! {
+            biased;
+            ended = poll_fn(|cx| self.poll(cx)) => {
+                let cause = ended?;
+                cause.into_iter().for_each(|cause| _ = self.starts_drain(cause));
+                Ok(cause.is_none())
+            }
+            limit = silence(connection_state, closes_at) => {
+                limit.into_iter().for_each(|limit| transport.limit(limit));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Counts why the connection ends. False if it is closed at once, and not drained.
+    fn starts_drain(&self, ended: EndCause) -> bool {
+        let EndCause::Limit(limit) = ended else { return false };
         self.transport.limit(limit);
         limit != Limit::HeaderRead
     }
 
     /// The same as [`poll`](Self::poll), or until the connection's life is over.
-    fn poll_life(&mut self, lifetime: &mut Lifetime, cx: &mut Context<'_>) -> Poll<Result<Option<Ended>, Error>> {
+    fn poll_life(&mut self, lifetime: &mut Lifetime, cx: &mut Context<'_>) -> Poll<Result<Option<EndCause>, Error>> {
         if let Poll::Ready(served) = self.poll(cx) {
             return Poll::Ready(served);
         }
         let has_streams = self.connection_state.streams() > 0;
-        // A request may have come and gone since.
-        let used = mem::replace(&mut self.moves, self.connection_state.moves()) != self.connection_state.moves();
-        let mut polled = lifetime.poll(has_streams || used, || has_streams, cx);
-        if used && !has_streams && polled.is_pending() {
+        // A request may have begun and ended since the last poll.
+        let is_used = mem::replace(&mut self.moves, self.connection_state.moves()) != self.connection_state.moves();
+        let mut polled = lifetime.poll(has_streams || is_used, || has_streams, cx);
+        if is_used && !has_streams && polled.is_pending() {
             polled = lifetime.poll(false, || false, cx);
         }
-        polled.map(|limit| Ok(Some(Ended::Limit(limit))))
+        polled.map(|limit| Ok(Some(EndCause::Limit(limit))))
     }
 }
 
 // === impl HeadTimeout ===
 
 impl HeadTimeout {
-    fn new(limit: Duration, heads: &Arc<Heads>, connection_state: &Arc<ConnectionState>) -> Self {
+    fn new(limit: Duration, guard_state: &Arc<GuardState>, connection_state: &Arc<ConnectionState>) -> Self {
         let timer = Box::pin(tokio::time::sleep(limit));
-        Self { limit, heads: Arc::clone(heads), connection_state: Arc::clone(connection_state), timer }
+        Self { limit, guard_state: Arc::clone(guard_state), connection_state: Arc::clone(connection_state), timer }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
             if self.connection_state.streams() > 0 {
-                // What is behind the request that is being answered, hyper has not asked for.
-                self.heads.restart();
+                // While a request is open hyper does not read the next head, whose time begins when the response is over.
+                self.guard_state.restart_head();
             }
             let now = Instant::now();
-            let up_at = self.heads.since().unwrap_or(now) + self.limit;
-            if up_at <= now {
+            let expires_at = self.guard_state.head_started().unwrap_or(now) + self.limit;
+            if expires_at <= now {
                 return Poll::Ready(());
             }
-            self.timer.as_mut().reset(up_at);
+            self.timer.as_mut().reset(expires_at);
         }
     }
 }

@@ -21,9 +21,9 @@ use crate::{
     },
     message::{answer::Answer, grpc, head, validate},
     server::{
-        builder::{MAX_OWED, Opened, Server, in_bytes},
+        builder::{DetectedConnection, MAX_UNREAD_SMALL_DATA, Server, to_usize},
         error::{Error, ErrorKind},
-        stream::{Answering, State},
+        stream::{StreamState, StreamTask},
         task_slots::TaskSlots,
     },
     stats::{Limit, Side, StreamLimit, Transport},
@@ -49,33 +49,33 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
 /// One connection with all its streams, which end with it.
-pub(super) struct Serving<I, S, B>
+pub(super) struct Http2Connection<I, S, B>
 where
     S: Service<Request<IncomingBody>>,
 {
     phase: Phase<I>,
     service: S,
-    streams: TaskSlots<Answering<S, S::Future, B>>,
+    streams: TaskSlots<StreamTask<S, S::Future, B>>,
     keep_alive: Option<ClientKeepAlive>,
     lifetime: Lifetime,
     /// `None`: streams may be idle for any time.
     idle: Option<StreamIdle>,
     write_stall: Duration,
-    flush: Flush,
+    flush: FlushTimeout,
     discarded: DiscardedBodies,
     credit: WindowCredit,
-    seen: Arc<FrameCounts>,
-    resets: RapidResets,
+    frame_counts: Arc<FrameCounts>,
+    rapid_resets: RapidResets,
     max_header_list: usize,
-    /// Half of what h2 bears in the connection's life.
+    /// Half of the streams that h2 may reset for the client's errors in the connection's life.
     max_engine_resets: usize,
-    /// Streams so far.
+    /// How many streams the client has opened.
     opened: u64,
-    /// Whether a stream was opened since the lifetime was told.
-    used: bool,
-    /// The limit that the streams have reached.
+    /// Whether a stream was opened since the lifetime was last polled.
+    is_used: bool,
+    /// The limit that the client's resets have reached.
     exceeded: Option<Limit>,
-    draining: bool,
+    is_draining: bool,
     wake: Arc<DeferredWake>,
     /// `wake`, as the connection is polled with it.
     waker: Waker,
@@ -83,10 +83,10 @@ where
     transport: Arc<Transport>,
 }
 
-/// What h2 has left of responses that are whole.
-struct Flush {
+/// The write-stall timeout of responses that h2 has whole, but has not written to their end.
+struct FlushTimeout {
     stall: Stall,
-    /// What the connection had moved when it was last looked at.
+    /// The connection's count of moves at the last poll.
     moves: u64,
 }
 
@@ -95,12 +95,12 @@ enum Phase<I> {
     Open(Connection<Rewind<Io<I>>, Bytes>),
 }
 
-/// How long a client that went beyond a limit may take to read that it did.
-const CLOSING: Duration = Duration::from_secs(1);
+/// How long a client that went beyond a limit may take to read the GOAWAY.
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
-// === impl Serving ===
+// === impl Http2Connection ===
 
-impl<I, S, B> Serving<I, S, B>
+impl<I, S, B> Http2Connection<I, S, B>
 where
     I: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
@@ -108,13 +108,14 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    pub(super) fn new(server: &Server, opened: Opened<I>, service: S) -> Self {
-        let Opened { io, ahead, connection_state, started } = opened;
-        let seen = Arc::<FrameCounts>::default();
-        let mut frame_rates = FrameRates::reader(server.protection.max_control_frames, &seen, &connection_state);
-        // Bytes that were read before the connection was known to be HTTP/2.
+    pub(super) fn new(server: &Server, opened: DetectedConnection<I>, service: S) -> Self {
+        let DetectedConnection { io, ahead, connection_state, started } = opened;
+        let frame_counts = Arc::<FrameCounts>::default();
+        let mut frame_rates =
+            FrameRates::reader(server.protection.max_control_frames, &frame_counts, &connection_state);
+        // Detection has read the first bytes before the frames were counted.
         frame_rates.read(ahead.bytes());
-        connection_state.set_max_list(in_bytes(server.max_header_list));
+        connection_state.set_max_list(to_usize(server.max_header_list));
         let io = Rewind::new(io.with_http2_client(frame_rates, server.max_header_list), ahead);
         let wake = Arc::<DeferredWake>::default();
         Self {
@@ -126,20 +127,26 @@ where
             service,
             streams: TaskSlots::new(),
             keep_alive: server.keep_alive,
-            lifetime: Lifetime::new(server.max_age, server.max_idle, &server.protection, Arc::clone(&seen), started),
+            lifetime: Lifetime::new(
+                server.max_age,
+                server.max_idle,
+                &server.protection,
+                Arc::clone(&frame_counts),
+                started,
+            ),
             idle: server.stream_idle.map(StreamIdle::new),
             write_stall: server.write_stall,
-            flush: Flush { stall: Stall::new(server.write_stall), moves: 0 },
+            flush: FlushTimeout { stall: Stall::new(server.write_stall), moves: 0 },
             discarded: DiscardedBodies::default(),
             credit: WindowCredit::new(Arc::clone(&server.buffers), server.windows),
-            seen,
-            resets: RapidResets::new(server.protection.max_premature_resets, started),
-            max_header_list: in_bytes(server.max_header_list),
+            frame_counts,
+            rapid_resets: RapidResets::new(server.protection.max_premature_resets, started),
+            max_header_list: to_usize(server.max_header_list),
             max_engine_resets: server.max_engine_resets,
             opened: 0,
-            used: false,
+            is_used: false,
             exceeded: None,
-            draining: false,
+            is_draining: false,
             waker: Waker::from(Arc::clone(&wake)),
             wake,
             connection_state,
@@ -153,7 +160,7 @@ where
             biased;
             served = poll_fn(|cx| self.poll(cx)) => match served? {
                 None => return Ok(()),
-                Some(limit) => self.reached(limit).await?,
+                Some(limit) => self.handle_limit(limit).await?,
             },
             () = drain => {}
         }
@@ -163,12 +170,12 @@ where
             biased;
             served = poll_fn(|cx| self.poll(cx)) => match served? {
                 None => Ok(()),
-                Some(limit) => self.reached(limit).await,
+                Some(limit) => self.handle_limit(limit).await,
             },
             limit = silence(&connection_state, closes_at) => {
                 if let Some(limit) = limit {
                     self.transport.limit(limit);
-                    // Or they would count as lost, which is what clients do.
+                    // Before the drop, which counts open streams as lost by the client.
                     self.streams.clear();
                 }
                 Ok(())
@@ -178,32 +185,33 @@ where
 
     /// Serves until the connection is closed (`None`) or has reached a limit.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Limit>, Error>> {
-        let _clock = now::ClockGuard::new();
-        self.seen.start_turn();
+        let _stopped = now::ClockGuard::new();
+        self.frame_counts.start_turn();
         if let Poll::Ready(ended) = self.poll_connection(cx) {
             return Poll::Ready(ended.map(|()| None));
         }
-        if let Some(limit) = self.exceeded.or_else(|| self.seen.exceeded()) {
+        if let Some(limit) = self.exceeded.or_else(|| self.frame_counts.exceeded()) {
             return Poll::Ready(Ok(Some(limit)));
         }
-        if !self.draining && self.connection_state.nears_engine_limit(self.max_engine_resets, MAX_OWED) {
+        if !self.is_draining && self.connection_state.nears_engine_limit(self.max_engine_resets, MAX_UNREAD_SMALL_DATA)
+        {
             return Poll::Ready(Ok(Some(Limit::EngineLifetime)));
         }
-        let used = mem::take(&mut self.used) || !self.streams.is_empty();
-        self.lifetime.poll(used, || self.phase.has_streams(), cx).map(|limit| Ok(Some(limit)))
+        let is_used = mem::take(&mut self.is_used) || !self.streams.is_empty();
+        self.lifetime.poll(is_used, || self.phase.has_streams(), cx).map(|limit| Ok(Some(limit)))
     }
 
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        // Before the connection, which then writes what they have sent.
+        // The streams before the connection, which then writes the frames that they send.
         self.wake.defer(cx.waker());
         self.poll_streams(cx);
         self.wake.resume();
         ready!(self.poll_handshake())?;
         let Some(accepted) = self.accept()? else { return Poll::Ready(Ok(())) };
-        self.look_at_pings(cx)?;
+        self.poll_pings(cx)?;
         if accepted {
-            self.used = true;
-            // What they send at once wakes the connection.
+            self.is_used = true;
+            // Frames that new streams send at once wake the connection.
             self.poll_streams(cx);
         }
         self.discarded.poll(&self.connection_state, cx);
@@ -212,21 +220,21 @@ where
                 idle.check(self.streams.iter().filter_map(|stream| stream.progress.clone()));
             }
         }
-        // Responses may be whole, and wait in h2 for their client all the same: at most a piece of each, for which nobody
-        // looks but here.
+        // h2 may have whole responses that are not written yet: at most a piece of each, but their streams have ended here,
+        // and no other timeout applies to them.
         let waits =
             self.streams.is_empty() && self.connection_state.open_streams_count() == 0 && self.phase.has_streams();
         if self.flush.poll(waits, self.connection_state.moves(), cx).is_ready() {
             self.transport.count_stream_limit(StreamLimit::WriteStall);
             if let Phase::Open(connection) = &mut self.phase {
                 connection.abrupt_shutdown(Reason::CANCEL);
-                // As far as the client takes that.
+                // Writes the GOAWAY, as far as the client's transport takes it.
                 let _ = connection.poll_accept(&mut Context::from_waker(&self.waker));
             }
             return Poll::Ready(Ok(()));
         }
-        // A drain waits for those that are answered but not sent to their end, too.
-        let open = if self.draining { self.phase.has_streams().into() } else { self.streams.len() };
+        // A drain waits for responses that are whole but not written, too.
+        let open = if self.is_draining { self.phase.has_streams().into() } else { self.streams.len() };
         self.connection_state.set_streams(open);
         Poll::Pending
     }
@@ -236,7 +244,7 @@ where
             let mut cx = Context::from_waker(&self.waker);
             let mut connection = ready!(Pin::new(handshake).poll(&mut cx)).map_err(ErrorKind::Failed)?;
             self.connection_state.start_pings(connection.ping_pong(), self.keep_alive);
-            if self.draining {
+            if self.is_draining {
                 connection.graceful_shutdown();
             }
             self.phase = Phase::Open(connection);
@@ -244,8 +252,8 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// Moves frames, and starts to answer the requests that have come. Tells whether there were any; `None`: the connection
-    /// is closed.
+    /// Reads and writes frames, and calls the service with each new request. Returns whether there were any; `None`: the
+    /// connection is closed.
     fn accept(&mut self) -> Result<Option<bool>, Error> {
         let Phase::Open(connection) = &mut self.phase else { unreachable!() };
         if let Some(size) = self.credit.poll(self.connection_state.open_streams(), &self.waker) {
@@ -265,12 +273,12 @@ where
             };
             let started = now::now();
             self.opened += 1;
-            // One that is reset by now need not go any further.
-            if self.seen.has_reset()
+            // A request that is already reset does not go to the service.
+            if self.frame_counts.has_reset()
                 && let Poll::Ready(Ok(reason)) = respond.poll_reset(&mut Context::from_waker(Waker::noop()))
             {
                 self.transport.count_reset(Some(reason));
-                if self.resets.reset(started, started, self.opened) {
+                if self.rapid_resets.reset(started, started, self.opened) {
                     self.exceeded = Some(Limit::PrematureResets);
                 }
                 continue;
@@ -292,14 +300,14 @@ where
                 let _ = respond.send_response(answer, true);
                 continue;
             }
-            let state = State::call(&mut self.service, Request::from_parts(head, body), self.write_stall);
-            self.streams.push(Answering { started, respond, progress, state });
+            let state = StreamState::call(&mut self.service, Request::from_parts(head, body), self.write_stall);
+            self.streams.push(StreamTask { started, respond, progress, state });
             accepted = true;
         }
         Ok(Some(accepted))
     }
 
-    fn look_at_pings(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+    fn poll_pings(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         let Phase::Open(connection) = &mut self.phase else { unreachable!() };
         while let Poll::Ready(found) = self.connection_state.poll_pings(cx) {
             match found {
@@ -314,14 +322,14 @@ where
     }
 
     fn poll_streams(&mut self, cx: &mut Context<'_>) {
-        let Self { streams, transport, resets, opened, exceeded, .. } = self;
+        let Self { streams, transport, rapid_resets, opened, exceeded, .. } = self;
         streams.poll(cx, |(ended, started)| match ended {
             SendOutcome::Done | SendOutcome::Broken | SendOutcome::Answered => {}
             SendOutcome::Stalled => transport.count_stream_limit(StreamLimit::WriteStall),
             SendOutcome::Idle => transport.count_stream_limit(StreamLimit::Idle),
             SendOutcome::Reset(reason) => {
                 transport.count_reset(Some(reason));
-                if resets.reset(started, now::now(), *opened) {
+                if rapid_resets.reset(started, now::now(), *opened) {
                     *exceeded = Some(Limit::PrematureResets);
                 }
             }
@@ -329,23 +337,24 @@ where
         });
     }
 
-    /// Counts a limit; if the client is at fault, which is the error, the connection is closed with all its streams.
-    async fn reached(&mut self, limit: Limit) -> Result<(), Error> {
+    /// Counts a limit. If it is the client's fault, the connection is closed with all its streams, and the limit is the
+    /// error.
+    async fn handle_limit(&mut self, limit: Limit) -> Result<(), Error> {
         self.transport.limit(limit);
         let Some(code) = limit.code() else { return Ok(()) };
         if let Phase::Open(connection) = &mut self.phase {
             connection.abrupt_shutdown(code);
-            // It is not the client that has reset or lost them.
+            // Before the drop, which counts open streams as lost by the client.
             self.streams.clear();
-            // Whether it reads that or not is all the same.
-            let _ = tokio::time::timeout(CLOSING, poll_fn(|cx| connection.poll_closed(cx))).await;
+            // The connection ends whether the client reads the GOAWAY or not.
+            let _ = tokio::time::timeout(GOAWAY_TIMEOUT, poll_fn(|cx| connection.poll_closed(cx))).await;
         }
         Err(ErrorKind::Limit(limit).into())
     }
 
     /// Tells the client to open no more streams.
     fn drain(&mut self) {
-        self.draining = true;
+        self.is_draining = true;
         self.lifetime.drain();
         if let Phase::Open(connection) = &mut self.phase {
             connection.graceful_shutdown();
@@ -353,7 +362,7 @@ where
     }
 }
 
-impl<I, S, B> Drop for Serving<I, S, B>
+impl<I, S, B> Drop for Http2Connection<I, S, B>
 where
     S: Service<Request<IncomingBody>>,
 {
@@ -364,10 +373,10 @@ where
     }
 }
 
-// === impl Flush ===
+// === impl FlushTimeout ===
 
-impl Flush {
-    /// Ready when something `waits` and nothing has moved on the connection for too long.
+impl FlushTimeout {
+    /// Ready when a response `waits` and no byte has moved on the connection for too long.
     fn poll(&mut self, waits: bool, moves: u64, cx: &mut Context<'_>) -> Poll<()> {
         if !waits || moves != self.moves {
             self.moves = moves;
@@ -383,8 +392,8 @@ impl<I> Phase<I>
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Whether a stream is open: one that is answered is until its last byte is sent and the client has sent all, too.
-    /// This takes h2's lock.
+    /// Whether a stream is open or half-closed (RFC 9113 section 5.1): until the last bytes of both its messages are
+    /// written and read. This takes h2's lock.
     fn has_streams(&self) -> bool {
         matches!(self, Self::Open(connection) if connection.has_streams())
     }

@@ -1,4 +1,4 @@
-//! Serves connections from clients, of which it finds out what they speak.
+//! Detects the protocol of connections from clients, and serves them.
 
 use crate::{
     BoxError, IncomingBody,
@@ -10,10 +10,10 @@ use crate::{
         timeouts::lifetime::{DRAIN_SILENCE, Lifetime},
     },
     server::{
-        builder::{Opened, Server},
+        builder::{DetectedConnection, Server},
         error::{Error, ErrorKind},
-        http1::Life,
-        http2::Serving,
+        http1::Limits,
+        http2::Http2Connection,
     },
     stats::Limit,
 };
@@ -36,30 +36,30 @@ impl Server {
     /// HTTP/2: by the preface (RFC 9113 section 3.4).
     ///
     /// Draining starts when `drain` completes, or when the connection reaches the age or the idle time that the params
-    /// set: the client is told by GOAWAY to open no more streams, those that it had sent by then are served, and the
-    /// connection closes when the last one ends. In HTTP/1.1 it closes after the request that is being answered. A
-    /// client that does not play along is closed once no stream is open and nothing has moved for five seconds. At the
-    /// end of the grace after its age a connection is closed in any case, whatever is still open on it and whatever it
-    /// is drained for.
+    /// set: a GOAWAY tells the client to open no more streams, the streams that it had opened by then are served, and the
+    /// connection closes when the last one ends. In HTTP/1.1 it closes after the request that is being answered. If the
+    /// client leaves the connection open, it is closed once no stream is open and no byte has moved for five seconds. At
+    /// the end of the grace after its age a connection is closed in any case, with all streams that are open and for
+    /// whatever reason it is drained.
     ///
     /// An error of `service` resets the stream, with the code of the first `h2::Error` among its sources or else with
     /// INTERNAL_ERROR. So does a response that HTTP/2 has no form for, such as one with a `connection` field. When a
     /// client resets its stream, or is lost, the future or the body of its response is dropped.
     ///
-    /// So it is when the client takes nothing of the response for the write-stall timeout, or when nothing moves on the
-    /// stream for the stream idle timeout: the stream is reset with CANCEL then; where the head is not there yet, it is
-    /// answered with 504 (gRPC status 4). Envoy answers the latter with 408 where the request is not whole, but that
-    /// asks clients to send it again, and what was done with it nobody knows.
+    /// When the client takes no byte of the response for the write-stall timeout, or no frame moves on the stream for the
+    /// stream idle timeout, the stream is reset with CANCEL and the response dropped. An idle stream without a response
+    /// head is answered with 504 (gRPC status 4). Envoy answers it with 408 while the request is not whole, but 408 invites
+    /// the client to send a request again of which an endpoint may have done a part (RFC 9110 section 15.5.9).
     ///
-    /// A client of HTTP/2 whose response is whole while its request is not may go on for a second, but gets no more window;
-    /// the stream is reset with NO_ERROR then, or when its window is used up (RFC 9113 section 8.1).
+    /// A client of HTTP/2 whose response is whole before its request may send on for a second, but gets no more window;
+    /// then, or when its window is used up, the stream is reset with NO_ERROR (RFC 9113 section 8.1).
     ///
-    /// A client of HTTP/1.1 that asks for a WebSocket comes to `service` as one of HTTP/2 does, with extended CONNECT (RFC 8441),
-    /// and 2xx of version HTTP/2 has it agreed. What follows that, or 2xx to CONNECT, are bytes for either side until both
-    /// have ended.
+    /// A WebSocket handshake of an HTTP/1.1 client comes to `service` as HTTP/2 has it, an extended CONNECT (RFC 8441),
+    /// and a 2xx of version HTTP/2 accepts it. After that, and after 2xx to CONNECT, the bodies carry the tunnel's
+    /// bytes in either direction until both have ended.
     ///
-    /// Interim responses (1xx) that come in to a [`SendRequest`](crate::SendRequest) while `service`'s future is polled go on
-    /// to a client of HTTP/2.
+    /// Interim responses (1xx) that a [`SendRequest`](crate::SendRequest) receives while `service`'s future is polled are
+    /// forwarded to a client of HTTP/2.
     ///
     /// In HTTP/1.1 an error of `service` or of the response's body closes the connection, so that the client sees no whole
     /// response, as do these timeouts.
@@ -84,7 +84,7 @@ impl Server {
         let detected = tokio::select! {
             biased;
             detected = tokio::time::timeout(self.detect_timeout, detect(&mut io)) => detected,
-            // What is on its way is still served.
+            // First bytes that are already on their way are still served.
             () = async {
                 drain.as_mut().await;
                 tokio::time::sleep(DRAIN_SILENCE).await;
@@ -92,8 +92,8 @@ impl Server {
         };
         match detected {
             Ok(Ok(Detected::Http(protocol, ahead))) => {
-                let opened = Opened { io, ahead, connection_state, started };
-                self.serve_as(protocol, opened, service, drain).await
+                let connection = DetectedConnection { io, ahead, connection_state, started };
+                self.serve_as(protocol, connection, service, drain).await
             }
             Ok(Ok(Detected::Closed)) => Ok(()),
             Ok(Ok(Detected::Tls)) => Err(ErrorKind::Tls.into()),
@@ -105,7 +105,7 @@ impl Server {
         }
     }
 
-    /// Serves one connection like [`serve`](Self::serve), of which it is known what is spoken on it.
+    /// Serves one connection like [`serve`](Self::serve), but without detection: its protocol is known, as from ALPN.
     ///
     /// # Errors
     ///
@@ -121,14 +121,15 @@ impl Server {
     {
         let connection_state = ConnectionState::new(self.adaptive);
         let io = Io::new(io, &self.transport, &connection_state);
-        let opened = Opened { io, ahead: ReadAhead::default(), connection_state, started: Instant::now() };
-        self.serve_as(protocol, opened, service, pin!(maybe_done(drain))).await
+        let connection =
+            DetectedConnection { io, ahead: ReadAhead::default(), connection_state, started: Instant::now() };
+        self.serve_as(protocol, connection, service, pin!(maybe_done(drain))).await
     }
 
     async fn serve_as<I, S, B, D>(
         &self,
         protocol: Protocol,
-        opened: Opened<I>,
+        connection: DetectedConnection<I>,
         service: S,
         drain: Pin<&mut MaybeDone<D>>,
     ) -> Result<(), Error>
@@ -141,21 +142,18 @@ impl Server {
         D: Future<Output = ()>,
     {
         match protocol {
-            Protocol::Http2 => {
-                let mut serving = Serving::new(self, opened, service);
-                serving.serve(drain).await
-            }
+            Protocol::Http2 => Http2Connection::new(self, connection, service).serve(drain).await,
             Protocol::Http1 => {
-                let Opened { io, ahead, connection_state, started } = opened;
+                let DetectedConnection { io, ahead, connection_state, started } = connection;
                 let lifetime = Lifetime::without_frames(self.max_age, self.max_idle, started);
-                let life = Life {
+                let limits = Limits {
                     lifetime,
                     write_stall: self.write_stall,
                     stream_idle: self.stream_idle,
                     transport: &self.transport,
                 };
-                // Boxed, so that connections of HTTP/2 are not the larger for it.
-                Box::pin(self.http1.serve(Rewind::new(io, ahead), service, connection_state, life, drain)).await
+                // Boxed, or the future of each HTTP/2 connection would have its size, too.
+                Box::pin(self.http1.serve(Rewind::new(io, ahead), service, connection_state, limits, drain)).await
             }
         }
     }

@@ -1,4 +1,4 @@
-//! One stream of a client's connection of HTTP/2.
+//! One stream of an HTTP/2 connection from a client.
 
 use crate::{
     BoxError, IncomingBody,
@@ -23,58 +23,58 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 pin_project! {
-    /// A request that is being answered.
-    pub(super) struct Answering<S, F, B> {
+    /// A stream from the call of the service to the last frame of the response.
+    pub(super) struct StreamTask<S, F, B> {
         pub(super) started: Instant,
         pub(super) respond: SendResponse<Bytes>,
-        // `None`: it may be idle for any time.
+        // `None`: there is no stream idle timeout.
         pub(super) progress: Option<Arc<Progress>>,
         #[pin]
-        pub(super) state: State<S, F, B>,
+        pub(super) state: StreamState<S, F, B>,
     }
 }
 
 pin_project! {
-    #[project = StateProj]
-    #[project_replace = StateReplace]
-    pub(super) enum State<S, F, B> {
+    #[project = StreamStateProj]
+    #[project_replace = StreamStateReplace]
+    pub(super) enum StreamState<S, F, B> {
         Unready { waiting: Option<Box<(S, Request<IncomingBody>)>>, write_stall: Duration },
         Called { #[pin] response: F, write_stall: Duration },
         Sending { pipe: Pipe<B> },
     }
 }
 
-// === impl Answering ===
+// === impl StreamTask ===
 
-impl<S, B> Future for Answering<S, S::Future, B>
+impl<S, B> Future for StreamTask<S, S::Future, B>
 where
     S: Service<Request<IncomingBody>, Response = Response<B>>,
     S::Error: Into<BoxError>,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// How it ended, and when it had started.
+    /// How the stream ended, and when it had started.
     type Output = (SendOutcome, Instant);
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let started = self.started;
-        self.poll_end(cx).map(|ended| (ended, started))
+        self.poll_outcome(cx).map(|ended| (ended, started))
     }
 }
 
-impl<S, B> Answering<S, S::Future, B>
+impl<S, B> StreamTask<S, S::Future, B>
 where
     S: Service<Request<IncomingBody>, Response = Response<B>>,
     S::Error: Into<BoxError>,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SendOutcome> {
+    fn poll_outcome(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SendOutcome> {
         let mut this = self.project();
         if let Some(progress) = this.progress {
             if progress.is_timed_out(cx) {
                 match this.state.project() {
-                    StateProj::Sending { pipe } => pipe.reset(Reason::CANCEL),
+                    StreamStateProj::Sending { pipe } => pipe.reset(Reason::CANCEL),
                     _ => {
                         let answer = Answer::idle().into_response(progress.grpc);
                         // Fails only if the client has reset the stream.
@@ -87,21 +87,21 @@ where
         }
         loop {
             let (polled, write_stall) = match this.state.as_mut().project() {
-                StateProj::Sending { pipe } => return pipe.poll(cx),
-                StateProj::Called { response, write_stall } => {
+                StreamStateProj::Sending { pipe } => return pipe.poll(cx),
+                StreamStateProj::Called { response, write_stall } => {
                     let (polled, interim) = interim::collect(|| response.poll(cx));
                     if interim {
                         send_interim(this.respond, cx);
                     }
                     (polled, *write_stall)
                 }
-                StateProj::Unready { waiting, write_stall } => {
+                StreamStateProj::Unready { waiting, write_stall } => {
                     let (service, _) = &mut **waiting.as_mut().expect("a service is called once");
                     match service.poll_ready(cx) {
                         Poll::Ready(Ok(())) => {
-                            let (mut service, req) = *waiting.take().expect("seen above");
+                            let (mut service, req) = *waiting.take().expect("the service was polled with it");
                             let (response, write_stall) = (service.call(req), *write_stall);
-                            this.state.as_mut().project_replace(State::Called { response, write_stall });
+                            this.state.as_mut().project_replace(StreamState::Called { response, write_stall });
                             continue;
                         }
                         Poll::Ready(Err(error)) => (Poll::Ready(Err(error)), *write_stall),
@@ -116,7 +116,7 @@ where
                 }
                 Poll::Ready(Ok(rsp)) => respond(this.respond, rsp, write_stall).map_err(|error| error.reason()),
                 Poll::Ready(Err(error)) => {
-                    // Perhaps because the client has reset its stream.
+                    // The service may have failed because the client has reset the stream.
                     if let Poll::Ready(Ok(reason)) = this.respond.poll_reset(cx) {
                         return Poll::Ready(SendOutcome::Reset(reason));
                     }
@@ -124,7 +124,7 @@ where
                 }
             };
             match sent {
-                Ok(Some(pipe)) => this.state.as_mut().project_replace(State::Sending { pipe }),
+                Ok(Some(pipe)) => this.state.as_mut().project_replace(StreamState::Sending { pipe }),
                 Ok(None) => return Poll::Ready(SendOutcome::Done),
                 Err(reason) => {
                     this.respond.send_reset(reason.unwrap_or(Reason::INTERNAL_ERROR));
@@ -155,25 +155,25 @@ where
     }))
 }
 
-/// Sends what came before a response.
+/// Sends the interim responses that came before a response.
 #[cold]
 fn send_interim(respond: &mut SendResponse<Bytes>, cx: &mut Context<'_>) {
     for head in interim::take() {
-        // h2 would send it on a stream that is reset, too.
+        // h2 would also send it on a stream that is reset.
         if respond.poll_reset(cx).is_pending() {
             let _ = respond.send_informational(head);
         }
     }
 }
 
-// === impl State ===
+// === impl StreamState ===
 
-impl<S, B> State<S, S::Future, B>
+impl<S, B> StreamState<S, S::Future, B>
 where
     S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
 {
     pub(super) fn call(service: &mut S, req: Request<IncomingBody>, write_stall: Duration) -> Self {
-        // Nearly always ready; if not, the request waits by itself, with a waker of its own.
+        // A service is nearly always ready; if not, the request waits in its stream's own task slot.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Self::Called { response: service.call(req), write_stall },
             Poll::Ready(Err(_)) | Poll::Pending => {
