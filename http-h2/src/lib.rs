@@ -28,7 +28,7 @@ mod range;
 
 pub use params::{
     ClientKeepAlive, ClientParams, DEFAULT_INITIAL_CONNECTION_WINDOW_SIZE, DEFAULT_INITIAL_STREAM_WINDOW_SIZE,
-    FlowControl, KeepAlive, MaxConnectionAge, ServerParams,
+    FlowControl, KeepAlive, MaxConnectionAge, RESET_STREAM_DURATION, ServerParams,
 };
 pub use protection::Protection;
 pub use range::{OutOfRange, Setting};

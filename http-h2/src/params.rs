@@ -12,6 +12,11 @@ pub const DEFAULT_INITIAL_STREAM_WINDOW_SIZE: u32 = 65_535;
 /// The connection window of [`FlowControl::DEFAULT`]: 1,048,576 bytes, as linkerd2-proxy has it.
 pub const DEFAULT_INITIAL_CONNECTION_WINDOW_SIZE: u32 = 1_048_576;
 
+/// How long a stream is remembered after this side has reset it: five seconds, longer than a pause of the peer or a lost
+/// packet delays the frames that it had sent. With h2's default of a second, each delay would cost some of the errors that a
+/// connection survives.
+pub const RESET_STREAM_DURATION: Duration = Duration::from_secs(5);
+
 /// Tunes the HTTP/2 connections that a server accepts.
 ///
 /// A setting that is `None` has the default that its field names.
@@ -158,7 +163,8 @@ impl ServerParams {
     pub const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 16 << 10;
     /// [`max_pending_accept_reset_streams`](Self::max_pending_accept_reset_streams) where it is not set.
     pub const DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS: usize = Self::DEFAULT_MAX_CONCURRENT_STREAMS as usize;
-    /// [`max_concurrent_reset_streams`](Self::max_concurrent_reset_streams) where it is not set.
+    /// [`max_concurrent_reset_streams`](Self::max_concurrent_reset_streams) where it is not set: as toward endpoints. Uploads
+    /// that are answered early count only if their clients send on.
     pub const DEFAULT_MAX_CONCURRENT_RESET_STREAMS: usize = 10_000;
     /// [`max_local_error_reset_streams`](Self::max_local_error_reset_streams) where it is not set.
     pub const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
@@ -236,14 +242,15 @@ impl ClientParams {
     /// clients have.
     pub const DEFAULT_FLOW_CONTROL: FlowControl =
         FlowControl::Fixed { initial_stream_window_size: 2 << 20, initial_connection_window_size: 5 << 20 };
-    /// [`max_concurrent_reset_streams`](Self::max_concurrent_reset_streams) where it is not set.
+    /// [`max_concurrent_reset_streams`](Self::max_concurrent_reset_streams) where it is not set: enough that cancelled requests
+    /// whose responses come late do not end the connection for all others.
     pub const DEFAULT_MAX_CONCURRENT_RESET_STREAMS: usize = 10_000;
     /// [`max_local_error_reset_streams`](Self::max_local_error_reset_streams) where it is not set.
     pub const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
     /// [`max_frame_size`](Self::max_frame_size) where it is not set: the initial value of RFC 9113.
     pub const DEFAULT_MAX_FRAME_SIZE: u32 = 16 << 10;
-    /// [`max_header_list_size`](Self::max_header_list_size) where it is not set: four times that of servers, as h2
-    /// leaves out the fields of trailers that are above it.
+    /// [`max_header_list_size`](Self::max_header_list_size) where it is not set: four times that of servers, and
+    /// about Envoy's 60 KiB, as h2 leaves out the fields of trailers that are above it.
     pub const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 64 << 10;
     /// [`max_send_buf_size`](Self::max_send_buf_size) where it is not set.
     pub const DEFAULT_MAX_SEND_BUF_SIZE: usize = 1 << 20;

@@ -63,7 +63,7 @@
 use crate::BoxError;
 use http::{Request, Response};
 use http_body::Body;
-use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, OutOfRange, ServerParams};
+use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, OutOfRange, RESET_STREAM_DURATION, ServerParams};
 use hyper::{body::Incoming, client::conn::http2 as client, server::conn::http2 as server};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -145,8 +145,6 @@ enum ConnectErrorKind {
     Handshake(#[source] hyper::Error),
 }
 
-/// How long streams are remembered after a reset, as [`ClientParams::max_concurrent_reset_streams`] says.
-const RESET_STREAM_DURATION: Duration = Duration::from_secs(5);
 /// hyper adds the durations of keep-alive to an `Instant`, which panics for those beyond its range; this is within it.
 const MAX_DURATION: Duration = Duration::from_nanos(u64::MAX);
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What each room may see, from the top. A room that is not listed has a rule of its own below.
+/// The rooms that each room may use, from the top. Each folder and file of `src` but lib.rs is a row.
 const ARROWS: [(&str, &[&str]); 10] = [
     ("proxy", &["balance", "client", "http1", "body", "connection", "message", "stats"]),
     ("balance", &["client", "body", "connection", "message"]),
@@ -37,9 +37,9 @@ struct Crate {
 struct Source {
     file: PathBuf,
     text: String,
-    /// What it uses of its crate, wherever that is, by absolute paths.
+    /// The paths of its crate that it uses, absolute.
     uses: Vec<Module>,
-    /// What names of its own stand for.
+    /// The names that it exports, and the paths that they stand for.
     exports: BTreeMap<String, Module>,
 }
 
@@ -63,7 +63,7 @@ fn arrows_between_rooms_are_the_ones_of_the_architecture() {
 #[test]
 fn no_files_import_each_other_in_a_circle() {
     let proxy_http = Crate::read();
-    // A parent declares its children and names what is in them for others, so these arrows are left out.
+    // A parent declares its children and re-exports their items, so these arrows are left out.
     let mut arrows: BTreeMap<&Module, BTreeSet<Module>> = BTreeMap::new();
     for (module, source) in &proxy_http.modules {
         let to = proxy_http.used(source).into_iter().filter(|to| !to.starts_with(module) && !module.starts_with(to));
@@ -136,8 +136,8 @@ impl Crate {
         Self { modules }
     }
 
-    /// The modules that a file uses, where names that others export stand for what they name. The crate itself is none:
-    /// what it defines, all may see.
+    /// The modules that a file uses. A re-exported name counts as a use of its own module. The crate's root is left out: all
+    /// may use its items.
     fn used(&self, source: &Source) -> BTreeSet<Module> {
         source.uses.iter().map(|path| self.resolve(path)).filter(|module| !module.is_empty()).collect()
     }
@@ -196,7 +196,7 @@ fn uses(text: &str, module: &[String]) -> Vec<(Module, Option<String>)> {
         match before_use.filter(|before| ["", "pub ", "pub(crate) ", "pub(super) "].contains(before)) {
             Some(before) => {
                 let (used, after) = rest.split_once("use ").unwrap().1.split_once(';').unwrap();
-                // What is indented is in the unit tests, which are a module of their own.
+                // An indented `use` is in the unit tests, which are a module of their own.
                 let is_in_tests = statement.len() < line.len();
                 let here: Module = module.iter().cloned().chain(is_in_tests.then(|| "tests".to_owned())).collect();
                 let mut paths = Vec::new();
@@ -222,7 +222,7 @@ fn uses(text: &str, module: &[String]) -> Vec<(Module, Option<String>)> {
     found
 }
 
-/// Reads one tree of a `use` into its paths and the names that they have here; returns what follows it.
+/// Reads one tree of a `use` into its paths and the names that they have here; returns the text after it.
 fn read_tree<'a>(mut text: &'a str, mut path: Module, paths: &mut Vec<(Module, String)>) -> &'a str {
     loop {
         text = text.trim_start();
@@ -241,7 +241,7 @@ fn read_tree<'a>(mut text: &'a str, mut path: Module, paths: &mut Vec<(Module, S
         let Some(after) = text.strip_prefix("::") else { break };
         text = after;
     }
-    // These stand for what is before them.
+    // `self` and `*` stand for the path before them.
     path.pop_if(|last| last == "self" || last == "*");
     let mut name = path.last().cloned().unwrap_or_default();
     if let Some(alias) = text.strip_prefix(" as ") {

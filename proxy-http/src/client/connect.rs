@@ -6,13 +6,14 @@ use crate::{
         capacity::OnCapacity,
         error::ConnectError,
         http1,
-        http2::{Driver, builder, settings, windows},
+        http2::{Driver, builder, settings},
         log::EndpointLog,
         send_request::{Engine, SendRequest},
     },
     connection::{
         detect::Protocol,
         io::Io,
+        ping::initial_windows,
         state::ConnectionState,
         window_credit::{BufferLimit, WindowCredit},
     },
@@ -194,7 +195,7 @@ where
         let max_malformed =
             max_local_error_reset_streams.unwrap_or(ClientParams::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS) / 2;
         let write_stall = write_stall_timeout.unwrap_or(ClientParams::DEFAULT_WRITE_STALL_TIMEOUT);
-        let adaptive = flow_control == Some(FlowControl::Adaptive);
+        let flow_control = flow_control.unwrap_or(ClientParams::DEFAULT_FLOW_CONTROL);
         let Self { timeout, handshake_timeout, protocol, .. } = *self;
         let (on_transport, on_capacity) = (Arc::clone(&self.on_transport), Arc::clone(&self.on_capacity));
         Box::pin(async move {
@@ -206,7 +207,7 @@ where
             };
             let io = io.map_err(ConnectError::transport)?;
             on_transport();
-            let connection_state = ConnectionState::new(adaptive);
+            let connection_state = ConnectionState::new(flow_control == FlowControl::Adaptive);
             let (open, closed) = watch::channel(());
             let max_header_list = max_header_list_size.unwrap_or(ClientParams::DEFAULT_MAX_HEADER_LIST_SIZE);
             let max_head = usize::try_from(max_header_list).unwrap_or(usize::MAX);
@@ -216,7 +217,7 @@ where
                     let io = Io::new(io, &transport, &connection_state).with_http2_endpoint(max_header_list);
                     let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
                     connection_state.start_pings(connection.ping_pong(), keep_alive);
-                    let mut credit = WindowCredit::new(buffers, windows(flow_control));
+                    let mut credit = WindowCredit::new(buffers, initial_windows(flow_control));
                     let settings = settings(&mut connection, &h2, &connection_state, &mut credit);
                     match handshake_timeout {
                         None => settings.await?,

@@ -63,7 +63,7 @@ pub(crate) struct PendingResponse {
     /// The connection had carried other requests, or had been idle before this one.
     reused: bool,
     kind: EndpointRequestKind,
-    /// Where the request's body goes now. `None`: where it went before.
+    /// Where the request's body goes from now on. `None`: unchanged.
     to: Option<BodySink>,
     write_stall: Duration,
 }
@@ -72,7 +72,7 @@ pub(crate) struct PendingResponse {
 #[derive(Debug)]
 pub(crate) enum BodySink {
     Upload(Upload),
-    /// The endpoint has agreed to a tunnel. Boxed, since few do.
+    /// The endpoint has accepted a tunnel. Boxed, since tunnels are rare.
     Tunnel(Box<EndpointTunnel>),
 }
 
@@ -180,7 +180,7 @@ impl Handle {
             let mut hyper = shared.hyper();
             let sending = hyper.as_mut().filter(|_| shared.exchange.begin(head.method == Method::HEAD));
             let sending = sending.ok_or(Failure::CLOSED)?;
-            // What goes through a tunnel waits until there is one.
+            // Data for a tunnel waits until the endpoint has accepted the tunnel.
             let ended = ended || kind != EndpointRequestKind::Plain;
             let (upload, uploading) = Upload::new(ended, write_stall);
             let mut req = Request::from_parts(head, ());
@@ -188,7 +188,7 @@ impl Handle {
             uploading.on_interim(&mut req, Arc::clone(&self.interim), is_http2);
             let req = req.map(|()| RequestBody { uploading, exchange: Arc::clone(&shared.exchange) });
             let response = Box::pin(sending.try_send_request(req));
-            // Where an endpoint takes for a tunnel what is none to us, nothing may follow.
+            // Endpoint and proxy may disagree whether a response to CONNECT starts a tunnel, so no request may follow it.
             if kind == EndpointRequestKind::Connect {
                 *hyper = None;
             }

@@ -4,10 +4,9 @@ use crate::{
     BoxError,
     client::{capacity::OnCapacity, error::ConnectError},
     connection::{
-        discard::RESET_STREAM_DURATION,
         frames::local_settings::tolerated,
         io::Io,
-        ping::{self, PingEvent},
+        ping::{PingEvent, initial_windows},
         state::{ConnectionState, GoAway},
         window_credit::WindowCredit,
     },
@@ -15,7 +14,7 @@ use crate::{
 };
 use bytes::Bytes;
 use h2::Reason;
-use http_h2::{ClientParams, FlowControl};
+use http_h2::{ClientParams, RESET_STREAM_DURATION};
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
@@ -64,7 +63,7 @@ pub(super) fn builder(params: &ClientParams) -> h2::client::Builder {
         write_stall_timeout: _,
     } = *params;
     let mut builder = h2::client::Builder::new();
-    let (stream, connection) = windows(flow_control);
+    let (stream, connection) = initial_windows(flow_control.unwrap_or(ClientParams::DEFAULT_FLOW_CONTROL));
     builder
         .enable_push(false)
         .initial_max_send_streams(INITIAL_MAX_SEND_STREAMS)
@@ -87,16 +86,6 @@ pub(super) fn builder(params: &ClientParams) -> h2::client::Builder {
         builder.header_table_size(size);
     }
     builder
-}
-
-/// The initial windows of a stream and of the connection, in bytes.
-pub(super) fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
-    match flow_control.unwrap_or(ClientParams::DEFAULT_FLOW_CONTROL) {
-        FlowControl::Adaptive => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
-        FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size } => {
-            (initial_stream_window_size, initial_connection_window_size)
-        }
-    }
 }
 
 /// Waits for the peer's SETTINGS; by then `connection_state` has the SETTINGS_MAX_CONCURRENT_STREAMS of them.

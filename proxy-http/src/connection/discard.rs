@@ -39,10 +39,6 @@ struct DiscardedBody {
 
 /// The longest time for which a body is read: longer than a client takes to see that its response is complete.
 const DISCARD_TIME: Duration = Duration::from_secs(1);
-/// The time for which streams that were reset are remembered: longer than a pause of the peer or a lost packet delays the
-/// frames that it had sent. With h2's default of a second, each delay would cost some of the errors that a connection
-/// survives.
-pub(crate) const RESET_STREAM_DURATION: Duration = Duration::from_secs(5);
 
 // === impl DiscardedBodies ===
 

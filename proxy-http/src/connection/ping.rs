@@ -1,7 +1,7 @@
 //! PINGs of a connection: keep-alive, and the bandwidth-delay product for adaptive windows.
 
 use h2::{Ping, PingPong};
-use http_h2::ClientKeepAlive;
+use http_h2::{ClientKeepAlive, FlowControl};
 use std::{
     future::Future,
     pin::Pin,
@@ -55,13 +55,23 @@ struct BdpEstimate {
 }
 
 /// The initial window of RFC 9113 section 6.9.2, which adaptive windows start at.
-pub(crate) const INITIAL_WINDOW: u32 = 65_535;
+const INITIAL_WINDOW: u32 = 65_535;
 /// Adaptive windows stop growing here.
 const MAX_WINDOW: u32 = 16 << 20;
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// The weight of the last round trip in the moving average.
 const RTT_WEIGHT: f64 = 0.125;
+
+/// The initial windows of a stream and of a connection, in bytes.
+pub(crate) fn initial_windows(flow_control: FlowControl) -> (u32, u32) {
+    match flow_control {
+        FlowControl::Adaptive => (INITIAL_WINDOW, INITIAL_WINDOW),
+        FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size } => {
+            (initial_stream_window_size, initial_connection_window_size)
+        }
+    }
+}
 
 // === impl Pings ===
 

@@ -2,14 +2,17 @@
 
 use crate::{
     connection::{
-        discard::RESET_STREAM_DURATION, frames::local_settings::tolerated, io::Io, ping, rewind::ReadAhead,
-        state::ConnectionState, window_credit::BufferLimit,
+        frames::local_settings::tolerated, io::Io, ping::initial_windows, rewind::ReadAhead, state::ConnectionState,
+        window_credit::BufferLimit,
     },
     http1::Params,
     server::http1,
     stats::Transport,
 };
-use http_h2::{ClientKeepAlive, FlowControl, KeepAlive, MaxConnectionAge, OutOfRange, Protection, ServerParams};
+use http_h2::{
+    ClientKeepAlive, FlowControl, KeepAlive, MaxConnectionAge, OutOfRange, Protection, RESET_STREAM_DURATION,
+    ServerParams,
+};
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -86,7 +89,7 @@ impl Server {
             max_idle: params.max_connection_idle,
             write_stall: params.write_stall_timeout.unwrap_or(ServerParams::DEFAULT_WRITE_STALL_TIMEOUT),
             stream_idle: params.stream_idle_timeout,
-            windows: windows(params.flow_control),
+            windows: initial_windows(params.flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL)),
             protection: params.protection,
             transport: Arc::default(),
             buffers: Arc::default(),
@@ -150,7 +153,7 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         protection: _,
     } = *params;
     let mut builder = h2::server::Builder::new();
-    let (stream, connection) = windows(flow_control);
+    let (stream, connection) = initial_windows(flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL));
     builder
         .initial_window_size(stream)
         .initial_connection_window_size(connection)
@@ -179,16 +182,6 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
 
 pub(super) fn to_usize(size: u32) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX)
-}
-
-/// The initial windows of a stream and of a connection, in bytes.
-fn windows(flow_control: Option<FlowControl>) -> (u32, u32) {
-    match flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL) {
-        FlowControl::Adaptive => (ping::INITIAL_WINDOW, ping::INITIAL_WINDOW),
-        FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size } => {
-            (initial_stream_window_size, initial_connection_window_size)
-        }
-    }
 }
 
 // === impl ExtendedConnect ===
