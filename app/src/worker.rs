@@ -146,7 +146,8 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                 let log = Arc::clone(log);
                 tokio::spawn(async move {
                     let draining = async { _ = stop.wait_for(|stop| *stop).await };
-                    let served = server.serve(stream, proxy, draining).await;
+                    let accepted = server::Accepted { peer: Some(peer), protocol: None };
+                    let served = server.serve_accepted(accepted, stream, proxy, draining).await;
                     if served.as_ref().is_err_and(server::Error::is_tls) && log.admits() {
                         tracing::warn!(
                             ?peer,
@@ -162,10 +163,8 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                     if let Some(tls::Accepted { stream, client, protocol }) = tls.accept(stream).await {
                         let draining = async { _ = stop.wait_for(|stop| *stop).await };
                         let proxy = proxy.for_client(client);
-                        ended(match protocol {
-                            Some(protocol) => server.serve_protocol(protocol, stream, proxy, draining).await,
-                            None => server.serve(stream, proxy, draining).await,
-                        });
+                        let accepted = server::Accepted { peer: Some(peer), protocol };
+                        ended(server.serve_accepted(accepted, stream, proxy, draining).await);
                     }
                     drop((stop, place));
                 });

@@ -70,7 +70,7 @@ pub mod stats;
 pub use balance::{Endpoint, Endpoints};
 pub use body::{IncomingBody, Replay};
 pub use client::{Connect, SendRequest};
-pub use connection::window_credit::BufferLimit;
+pub use connection::buffer_limit::BufferLimit;
 pub use proxy::Proxy;
 pub use server::{Protocol, Server};
 pub use stats::Stats;

@@ -6,7 +6,7 @@ use crate::{
         backpressure::{buffer, discard_http1, finish},
         outcome::{Backpressure, SendOutcome},
     },
-    connection::timeouts::stall::Stall,
+    connection::{blocked::SendingStream, timeouts::stall::Stall},
     message::reason,
 };
 use bytes::Bytes;
@@ -30,6 +30,8 @@ pub(crate) struct Pipe<B> {
     stream: Option<SendStream<Bytes>>,
     /// Whether the chunk sent last may still wait in h2 for window; the next one is not taken from the body before.
     awaits_window: bool,
+    /// `None`: nothing is being sent.
+    sending: Option<SendingStream>,
     /// The code that the stream is reset with after an error of the body that carries no code.
     default_code: Reason,
     stall: Stall,
@@ -60,6 +62,7 @@ where
             rest: Bytes::new(),
             stream: None,
             awaits_window: false,
+            sending: None,
             default_code,
             stall: Stall::default(),
             end_of_response: None,
@@ -74,12 +77,14 @@ where
     }
 
     /// Starts to send the body on `stream`, which is reset with CANCEL when the peer takes no data for `stall`.
-    pub(crate) fn send_to(&mut self, stream: SendStream<Bytes>, stall: Duration) {
+    pub(crate) fn send_to(&mut self, stream: SendStream<Bytes>, sending: SendingStream, stall: Duration) {
         (self.awaits_window, self.buffered) = (false, false);
         self.rest = Bytes::new();
         self.stall = Stall::new(stall);
         self.end_of_response = None;
-        self.stream = if self.body.is_end_stream() { None } else { Some(stream) };
+        let is_ended = self.body.is_end_stream();
+        self.sending = (!is_ended).then_some(sending);
+        self.stream = (!is_ended).then_some(stream);
     }
 
     /// Resets the stream, unless the body is sent whole.
@@ -91,7 +96,7 @@ where
 
     /// Stops sending and drops the stream.
     pub(crate) fn stop(&mut self) {
-        self.stream = None;
+        (self.stream, self.sending) = (None, None);
     }
 
     /// Stops sending once `end_of_response` resolves: the response has ended.
@@ -136,7 +141,7 @@ where
         loop {
             let mut waits = false;
             if self.awaits_window {
-                match wait_for_window(stream, &mut self.body, &mut self.stall, cx) {
+                match wait_for_window(stream, &mut self.body, self.sending.as_mut(), &mut self.stall, cx) {
                     Ok(end) => waits = end,
                     Err(polled) => return polled,
                 }
@@ -229,10 +234,18 @@ where
 fn wait_for_window<B: 'static>(
     stream: &mut SendStream<Bytes>,
     body: &mut B,
+    sending: Option<&mut SendingStream>,
     stall: &mut Stall,
     cx: &mut Context<'_>,
 ) -> Result<bool, Poll<SendOutcome>> {
-    match poll_window(stream, cx) {
+    let polled = poll_window(stream, cx);
+    if let Some(sending) = sending {
+        match polled {
+            Poll::Pending => sending.block(|| stream.stream_id().as_u32()),
+            Poll::Ready(_) => sending.unblock(),
+        }
+    }
+    match polled {
         Poll::Ready(true) => {
             stall.clear();
             Ok(false)

@@ -7,7 +7,11 @@ use crate::{
         error::{Error, SendError},
         http1::{self, BodySink},
     },
-    connection::{state::ConnectionState, streams::OpenStream},
+    connection::{
+        blocked::{SendingStream, StoppedClient},
+        state::ConnectionState,
+        streams::OpenStream,
+    },
     http1::tunnel,
     message::{head::Head, interim::InterimBudget, validate},
     stats::Side,
@@ -62,15 +66,12 @@ pub(crate) struct OutgoingRequest<B> {
     /// Where the body goes in HTTP/1.1. `None`: the request is not being sent, or in HTTP/2.
     http1: Option<BodySink>,
     interim: InterimBudget,
+    /// The client does not read other responses.
+    is_of_stopped_client: bool,
 }
 
 enum InFlight {
-    Http2 {
-        response: h2::client::ResponseFuture,
-        stream: OpenStream,
-        /// Is told of the response's data where windows are adaptive.
-        connection_state: Option<Arc<ConnectionState>>,
-    },
+    Http2 { response: h2::client::ResponseFuture, stream: OpenStream },
     Http1(http1::PendingResponse),
 }
 
@@ -166,6 +167,7 @@ where
         };
         let ended = upload.body_mut().is_end_stream();
         let request = h2_request(head);
+        let path = request.uri().path_and_query().filter(|_| !ended).cloned();
         // RFC 9113 section 6.5.2: the peer's limit is advisory, but some endpoints end the connection for a larger head.
         if head.list_size().is_some_and(|size| size > self.connection_state.max_header_list()) {
             return Err(Error::REQUEST_TOO_LARGE);
@@ -179,9 +181,9 @@ where
             sent => sent,
         };
         let (response, to) = sent.map_err(Error::unsent)?;
-        upload.send_to(to, self.write_stall);
-        let (stream, connection_state) = (self.connection_state.open_stream(), self.connection_state.if_adaptive());
-        Ok(InFlight::Http2 { response, stream, connection_state })
+        let sending = SendingStream::new(&self.connection_state, path);
+        upload.send_to(to, sending, self.write_stall);
+        Ok(InFlight::Http2 { response, stream: self.connection_state.open_stream() })
     }
 }
 
@@ -242,8 +244,15 @@ where
 {
     /// `strip`: see [`Head::Whole`].
     pub(crate) fn new(head: Parts, body: B, strip: bool) -> Self {
+        let is_of_stopped_client = head.extensions.get::<StoppedClient>().is_some();
         let head = Head::Whole { head, strip };
-        Self { head, upload: Pipe::request(body), sent: None, http1: None, interim: InterimBudget::new() }
+        let (upload, interim) = (Pipe::request(body), InterimBudget::new());
+        Self { head, upload, sent: None, http1: None, interim, is_of_stopped_client }
+    }
+
+    /// Whether its client does not read other responses.
+    pub(crate) fn is_of_stopped_client(&self) -> bool {
+        self.is_of_stopped_client
     }
 
     pub(crate) fn body_mut(&mut self) -> &mut B {
@@ -269,7 +278,7 @@ where
     }
 
     fn poll_http2(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
-        let Some(Ok(InFlight::Http2 { response, stream, .. })) = &mut self.sent else { unreachable!() };
+        let Some(Ok(InFlight::Http2 { response, stream })) = &mut self.sent else { unreachable!() };
         let mut responded = match self.upload.poll(cx) {
             Poll::Ready(SendOutcome::Broken) => Err(Error::REQUEST_BROKEN),
             Poll::Ready(SendOutcome::Stalled) => Err(Error::STALLED),
@@ -286,7 +295,7 @@ where
                 })
             }
         };
-        let Some(Ok(InFlight::Http2 { stream, connection_state, .. })) = self.sent.take() else { unreachable!() };
+        let Some(Ok(InFlight::Http2 { stream, .. })) = self.sent.take() else { unreachable!() };
         match &mut responded {
             Ok(_) => stream.answered(),
             Err(error) => {
@@ -302,7 +311,7 @@ where
         let is_done = self.upload.is_done();
         Poll::Ready(responded.map(|(rsp, length)| {
             let (head, body) = rsp.into_parts();
-            let mut body = IncomingBody::new(Side::Endpoint, || length, body, connection_state);
+            let mut body = IncomingBody::new(Side::Endpoint, || length, body);
             if !is_done && !self.is_tunnel(head.status) {
                 self.upload.stop_at(body.end_of_response());
             }

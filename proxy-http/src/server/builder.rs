@@ -2,8 +2,8 @@
 
 use crate::{
     connection::{
-        frames::local_settings::tolerated, io::Io, ping::initial_windows, rewind::ReadAhead, state::ConnectionState,
-        window_credit::BufferLimit,
+        buffer_limit::BufferLimit, detect::Protocol, frames::local_settings::tolerated, io::Io, rewind::ReadAhead,
+        state::ConnectionState, windows::initial_windows,
     },
     http1::Params,
     server::http1,
@@ -13,7 +13,7 @@ use http_h2::{
     ClientKeepAlive, FlowControl, KeepAlive, MaxConnectionAge, OutOfRange, Protection, RESET_STREAM_DURATION,
     ServerParams,
 };
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Serves HTTP/2 with prior knowledge, and HTTP/1.1, on any transport.
@@ -26,15 +26,23 @@ pub struct Server {
     pub(super) detect_timeout: Duration,
     pub(super) extended_connect: ExtendedConnect,
     pub(super) keep_alive: Option<ClientKeepAlive>,
-    pub(super) adaptive: bool,
     pub(super) max_age: Option<MaxConnectionAge>,
     pub(super) max_idle: Option<Duration>,
     pub(super) write_stall: Duration,
     pub(super) stream_idle: Option<Duration>,
-    pub(super) windows: (u32, u32),
+    pub(super) flow_control: FlowControl,
     pub(super) protection: Protection,
     pub(super) transport: Arc<Transport>,
     pub(super) buffers: Arc<BufferLimit>,
+}
+
+/// What is known of a connection before it is served.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Accepted {
+    /// The client's address. `None`: it is not told.
+    pub peer: Option<SocketAddr>,
+    /// The protocol. `None`: it is detected.
+    pub protocol: Option<Protocol>,
 }
 
 /// Decides once for each connection whether extended CONNECT is announced. `None`: it is not.
@@ -84,12 +92,11 @@ impl Server {
                 timeout,
                 while_idle: true,
             }),
-            adaptive: params.flow_control == Some(FlowControl::Adaptive),
             max_age: params.max_connection_age,
             max_idle: params.max_connection_idle,
             write_stall: params.write_stall_timeout.unwrap_or(ServerParams::DEFAULT_WRITE_STALL_TIMEOUT),
             stream_idle: params.stream_idle_timeout,
-            windows: initial_windows(params.flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL)),
+            flow_control: params.flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL),
             protection: params.protection,
             transport: Arc::default(),
             buffers: Arc::default(),

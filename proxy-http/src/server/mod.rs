@@ -9,5 +9,8 @@ mod serve;
 mod stream;
 mod task_slots;
 
-pub use self::{builder::Server, error::Error};
+pub use self::{
+    builder::{Accepted, Server},
+    error::Error,
+};
 pub use crate::connection::detect::Protocol;

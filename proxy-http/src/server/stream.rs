@@ -3,7 +3,7 @@
 use crate::{
     BoxError, IncomingBody,
     body::{outcome::SendOutcome, send::Pipe},
-    connection::timeouts::idle::Progress,
+    connection::{blocked::SendingStream, timeouts::idle::Progress},
     message::{answer::Answer, interim, reason},
 };
 use bytes::Bytes;
@@ -27,6 +27,8 @@ pin_project! {
     pub(super) struct StreamTask<S, F, B> {
         pub(super) started: Instant,
         pub(super) respond: SendResponse<Bytes>,
+        // `None`: the response is being sent.
+        pub(super) sending: Option<SendingStream>,
         // `None`: there is no stream idle timeout.
         pub(super) progress: Option<Arc<Progress>>,
         #[pin]
@@ -114,7 +116,9 @@ where
                     let reset = ready!(this.respond.poll_reset(cx));
                     return Poll::Ready(reset.map_or(SendOutcome::Lost, SendOutcome::Reset));
                 }
-                Poll::Ready(Ok(rsp)) => respond(this.respond, rsp, write_stall).map_err(|error| error.reason()),
+                Poll::Ready(Ok(rsp)) => {
+                    respond(this.respond, this.sending, rsp, write_stall).map_err(|error| error.reason())
+                }
                 Poll::Ready(Err(error)) => {
                     // The service may have failed because the client has reset the stream.
                     if let Poll::Ready(Ok(reason)) = this.respond.poll_reset(cx) {
@@ -138,6 +142,7 @@ where
 /// Sends the head of a response. `None`: it has no body.
 fn respond<B>(
     to: &mut SendResponse<Bytes>,
+    sending: &mut Option<SendingStream>,
     rsp: Response<B>,
     write_stall: Duration,
 ) -> Result<Option<Pipe<B>>, h2::Error>
@@ -150,7 +155,7 @@ where
     let to = to.send_response(Response::from_parts(head, ()), ended)?;
     Ok((!ended).then(|| {
         let mut pipe = Pipe::new(body, Reason::INTERNAL_ERROR);
-        pipe.send_to(to, write_stall);
+        pipe.send_to(to, sending.take().expect("a response is sent once"), write_stall);
         pipe
     }))
 }

@@ -10,7 +10,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
 use http_h2::{ClientParams, MaxConnectionAge, ServerParams};
 use proxy_http::{
-    Protocol, Server, http1,
+    Protocol, Server, http1, server,
     stats::{Limit, Peer},
 };
 use std::{collections::HashMap, future::pending, time::Duration};
@@ -187,7 +187,12 @@ async fn what_is_known_is_not_detected() {
     for protocol in [Protocol::Http1, Protocol::Http2] {
         let (near, far) = tokio::io::duplex(1 << 16);
         let server = server.clone();
-        let served = tokio::spawn(async move { server.serve_protocol(protocol, far, service, pending()).await });
+        let served = tokio::spawn(async move {
+            {
+                let accepted = server::Accepted { protocol: Some(protocol), ..Default::default() };
+                server.serve_accepted(accepted, far, service, pending()).await
+            }
+        });
         let mut client = Raw::new(near);
         client.send("GET /x HTTP/1.1|host: a||").await;
         if protocol == Protocol::Http1 {

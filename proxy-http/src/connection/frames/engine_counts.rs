@@ -5,7 +5,7 @@
 //! no stream. And the numbers of streams end at 2^31 (RFC 9113 section 5.1.1): requests that find none left fail.
 
 use crate::connection::frames::{
-    head::{FrameHead, HEADERS, RST_STREAM},
+    head::{DATA, FrameHead, HEADERS, RST_STREAM},
     reader::{FrameObserver, FrameReader},
 };
 use std::{convert::Infallible, mem};
@@ -23,6 +23,8 @@ pub(crate) struct Counted {
     pub(crate) resets: usize,
     /// There are few streams left to open.
     pub(crate) last_streams: bool,
+    /// Bytes of DATA, with their padding.
+    pub(crate) data: u32,
 }
 
 /// Streams that are opened above this one are among the last: as many as requests may need while a connection is replaced.
@@ -63,6 +65,10 @@ impl FrameObserver for EngineCounts {
     #[inline(always)]
     fn head(&mut self, head: FrameHead, _: usize) -> Result<usize, Infallible> {
         Ok(match head.kind {
+            DATA => {
+                self.counted.data = self.counted.data.saturating_add(head.length as u32);
+                0
+            }
             HEADERS => {
                 self.counted.last_streams |= head.stream > LAST_STREAMS;
                 0
@@ -111,7 +117,7 @@ mod tests {
             (HEADERS, u32::MAX >> 1, true),
         ] {
             let frame = [&[0, 0, 0, kind, 4][..], &stream.to_be_bytes()].concat();
-            assert_eq!(EngineCounts::reader(0).wrote(&frame), Counted { resets: 0, last_streams: last });
+            assert_eq!(EngineCounts::reader(0).wrote(&frame), Counted { last_streams: last, ..Counted::default() });
         }
     }
 }
