@@ -143,14 +143,15 @@ impl BalancerState {
         if let Some(id) = ticket.endpoint_id() {
             let index = self.endpoints.iter().position(|endpoint| endpoint.id == id)?;
             let endpoint = &self.endpoints[index];
-            return (endpoint.queue.is_first(ticket) && endpoint.has_free_stream(params, is_stopped)).then_some(index);
+            return (endpoint.queue.is_first(ticket) && endpoint.has_free_stream(params, is_stopped, now))
+                .then_some(index);
         }
         if !self.queue.is_first(ticket) {
             return None;
         }
         let index = self.choose(params, now, nanos, avoid, is_stopped)?;
         let endpoint = &mut self.endpoints[index];
-        if endpoint.has_free_stream(params, is_stopped) {
+        if endpoint.has_free_stream(params, is_stopped, now) {
             return Some(index);
         }
         endpoint.queue.add(ticket, Some(endpoint.id));
@@ -220,11 +221,11 @@ impl BalancerState {
         is_stopped: bool,
     ) -> Option<usize> {
         if self.endpoints.len() < 2 {
-            return self.endpoints.first().filter(|endpoint| endpoint.can_accept(params, is_stopped)).map(|_| 0);
+            return self.endpoints.first().filter(|endpoint| endpoint.can_accept(params, is_stopped, now)).map(|_| 0);
         }
         if avoid.is_none()
             && let Some((index, step)) =
-                self.choice.continue_batch(now, |index| self.endpoints[index].can_accept(params, is_stopped))
+                self.choice.continue_batch(now, |index| self.endpoints[index].can_accept(params, is_stopped, now))
         {
             self.endpoints[index].virtual_time += step;
             return Some(index);
@@ -285,7 +286,7 @@ impl BalancerState {
     /// Makes an endpoint a candidate if it accepts a request.
     fn add_candidate(&mut self, index: usize, params: &Params, now: Instant, nanos: u64, is_stopped: bool) {
         let endpoint = &mut self.endpoints[index];
-        if endpoint.can_accept(params, is_stopped) && endpoint.health.breaker.can_send(&params.breaker, now) {
+        if endpoint.can_accept(params, is_stopped, now) && endpoint.health.breaker.can_send(&params.breaker, now) {
             self.candidates.push(endpoint.candidate(index, params, now, nanos));
         } else {
             // The endpoint is not owed requests for the time in which it accepted none.
@@ -350,17 +351,18 @@ impl EndpointState {
 
     /// Whether a stream can be opened now. Requests of clients that read leave alone a connection that is crowded, as long as
     /// another can be made.
-    pub(super) fn has_free_stream(&self, params: &Params, is_stopped: bool) -> bool {
+    pub(super) fn has_free_stream(&self, params: &Params, is_stopped: bool, now: Instant) -> bool {
         self.connections
             .iter()
             .any(|connection| connection.free_streams(params) > 0 && (is_stopped || !connection.is_crowded()))
-            || self.has_all_connections(params)
+            || self.has_all_connections(params, now)
                 && self.connections.iter().any(|connection| connection.free_streams(params) > 0)
     }
 
-    /// Whether no further connection can be made.
-    fn has_all_connections(&self, params: &Params) -> bool {
-        self.is_full || self.connections.len() >= params.max_connections.get()
+    /// Whether no further connection can be made, or not soon.
+    fn has_all_connections(&self, params: &Params, now: Instant) -> bool {
+        let is_slow = || self.last_attempt.is_some_and(|started| started + MIN_RETRY_INTERVAL <= now);
+        self.is_full || self.connections.len() >= params.max_connections.get() || (self.is_connecting && is_slow())
     }
 
     /// Connections with a free stream.
@@ -369,8 +371,8 @@ impl EndpointState {
     }
 
     /// Whether the endpoint accepts a request now, on a connection that it has or on one that can be made for the request.
-    fn can_accept(&self, params: &Params, is_stopped: bool) -> bool {
-        self.has_free_stream(params, is_stopped)
+    fn can_accept(&self, params: &Params, is_stopped: bool, now: Instant) -> bool {
+        self.has_free_stream(params, is_stopped, now)
             || (self.on_demand
                 && self.failed.is_none()
                 && self.connections.len() + self.queue.len() < params.max_connections.get())

@@ -128,11 +128,11 @@ impl BufferLimit {
     }
 
     /// The window under pressure of the streams of a connection of which `holding` hold data: such that all streams which
-    /// hold data hold the target together.
+    /// hold data hold little more than the target together.
     pub(super) fn stream_window(&self, holding: usize, full: u32) -> u32 {
-        let target = self.max / TARGET;
-        let all = target / self.holding.load(Relaxed).max(holding).max(1);
-        let own = if self.held() < self.max / SEVERE { target / SHARE / holding.max(1) } else { 0 };
+        let (target, held) = (self.max / TARGET, self.held());
+        let all = if held < target { target / self.holding.load(Relaxed).max(holding).max(1) } else { 0 };
+        let own = if held < self.max / SEVERE { target / SHARE / holding.max(1) } else { 0 };
         let window = u32::try_from(all.max(own)).unwrap_or(u32::MAX).min(full);
         // Powers of two, so that a few streams more or less change nothing.
         window.checked_ilog2().map_or(0, |log| 1 << log).max(MIN_STREAM_WINDOW)

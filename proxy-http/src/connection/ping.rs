@@ -60,8 +60,8 @@ struct PathEstimate {
     next_at: Option<Instant>,
 }
 
-/// Bytes of DATA after which a measurement is worth a PING: the initial window of RFC 9113 section 6.9.2.
-const MIN_RECEIVED: u64 = 65_535;
+/// Bytes of DATA after which a measurement is worth a PING: half of the initial window of RFC 9113 section 6.9.2.
+const MIN_RECEIVED: u64 = 32_768;
 /// The pause where windows are adaptive: short at first, since the windows may have to grow.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The least pause where they are fixed.
@@ -113,7 +113,7 @@ impl Pings {
     ) -> Poll<PingEvent> {
         let mut found = Poll::Pending;
         if self.sent_at.is_none() && self.estimate.is_due(state.path()) {
-            self.send(engine, state.path());
+            self.send(engine, state.path(), cx);
         }
         if let (Some(sent_at), Some(ping_pong)) = (self.sent_at, &mut self.ping_pong)
             && let Poll::Ready(Ok(_)) = ping_pong.poll_pong(cx)
@@ -151,15 +151,17 @@ impl Pings {
                 return Some(PingEvent::KeepAliveTimedOut);
             }
             if keep_alive.is_due(state.streams() == 0) {
-                self.send(engine, state.path());
+                self.send(engine, state.path(), cx);
             }
         }
         None
     }
 
-    fn send(&mut self, engine: &mut impl Engine, path: &Path) {
+    fn send(&mut self, engine: &mut impl Engine, path: &Path, cx: &mut Context<'_>) {
         if self.ping_pong.is_none() {
             self.ping_pong = engine.ping_pong();
+            // Until its next poll the engine does not know that there are PINGs to send.
+            cx.waker().wake_by_ref();
         }
         // A PING that is in flight already serves this use too. Sending fails only if the connection has ended.
         if self.sent_at.is_none()

@@ -9,7 +9,7 @@ use h2::SendStream;
 use http::{HeaderMap, HeaderName, StatusCode};
 use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
-    Protocol,
+    BufferLimit, Protocol,
     stats::{Peer as Side, StreamLimit},
 };
 use std::{future::poll_fn, time::Duration};
@@ -123,7 +123,7 @@ async fn small_frames_that_nobody_reads_end_no_connection_of_others() {
 
 #[tokio::test(start_paused = true)]
 async fn readers_that_stop_do_not_starve_others() {
-    let mut rig = Rig::defaults();
+    let mut rig = Rig::with_one_connection(&ClientParams::DEFAULT, BufferLimit::default());
     let mut endpoint = rig.endpoint().await;
     let mut stopped = Vec::new();
     // Their windows come to more than twice the connection's.

@@ -33,3 +33,4 @@ mod support;
 mod truncation;
 mod turns;
 mod websockets;
+mod windows;

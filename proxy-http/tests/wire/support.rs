@@ -14,6 +14,7 @@ use proxy_http::{
 use std::{
     future::{Ready, pending, ready},
     io,
+    num::NonZeroUsize,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -105,6 +106,15 @@ impl Rig {
         buffers: BufferLimit,
     ) -> Self {
         Self::build(server, client, params, buffers, proxy::Client::default(), one())
+    }
+
+    /// One that opens one connection to its endpoint at most.
+    pub(crate) fn with_one_connection(client: &ClientParams, buffers: BufferLimit) -> Self {
+        let (server, known) = (&ServerParams::DEFAULT, proxy::Client::default());
+        Self::build(server, client, PROXY, buffers, known, |connect| {
+            let params = balance::Params { max_connections: NonZeroUsize::MIN, ..endpoint_params() };
+            Endpoints::fixed(["endpoint"], &connect, params)
+        })
     }
 
     /// With what is known of the client.
