@@ -17,14 +17,16 @@ use std::{
     io,
     net::{self, SocketAddr},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
+    time::Duration,
 };
 use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, mpsc, watch},
+    time::sleep,
 };
 
 /// One worker, as other threads see it.
@@ -90,6 +92,16 @@ const EVENT_INTERVAL: u32 = 256;
 /// the worker, which would get none of it while a storm is accepted.
 const WAITING: usize = 8;
 
+/// Returns a thread's free memory to the system. Not set: the allocator does as it likes.
+static COLLECT: OnceLock<fn()> = OnceLock::new();
+/// The interval of that. After a burst of streams whose readers had stopped, much of what they held stays with the allocator.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Has workers that are started from now on call `collect` now and then.
+pub(crate) fn collect_by(collect: fn()) {
+    let _ = COLLECT.set(collect);
+}
+
 // === impl Worker ===
 
 impl Worker {
@@ -127,6 +139,14 @@ impl Worker {
 }
 
 async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop: watch::Receiver<bool>) {
+    if let Some(collect) = COLLECT.get() {
+        tokio::spawn(async {
+            loop {
+                sleep(COLLECT_INTERVAL).await;
+                collect();
+            }
+        });
+    }
     while let Some(Accepted { direction, stream, peer, place }) = accepted.recv().await {
         // Open connections have their turn between any two new ones of a storm, each of which has a handshake to do.
         tokio::task::yield_now().await;

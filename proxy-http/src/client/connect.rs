@@ -17,7 +17,7 @@ use crate::{
         io::Io,
         state::{ConnectionState, PeerName},
     },
-    stats::Transport,
+    stats::{Side, Transport},
 };
 use http_h2::{ClientParams, OutOfRange};
 use std::{
@@ -227,7 +227,7 @@ where
                     connection_state.set_max_list(max_head);
                     let io = Io::new(io, &transport, &connection_state).with_http2_endpoint(max_header_list);
                     let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
-                    let mut flow = Flow::new(buffers, flow_control, keep_alive);
+                    let mut flow = Flow::new(buffers, flow_control, keep_alive, Side::Endpoint);
                     flow.start(&mut connection, &connection_state);
                     let settings = settings(&mut connection, &h2, &connection_state, &mut flow);
                     match handshake_timeout {

@@ -10,7 +10,7 @@ use crate::{
         state::{ConnectionState, GoAway},
         windows::initial_windows,
     },
-    stats::Transport,
+    stats::{Side, Transport},
 };
 use bytes::Bytes;
 use h2::Reason;
@@ -63,7 +63,8 @@ pub(super) fn builder(params: &ClientParams) -> h2::client::Builder {
         write_stall_timeout: _,
     } = *params;
     let mut builder = h2::client::Builder::new();
-    let (stream, connection) = initial_windows(flow_control.unwrap_or(ClientParams::DEFAULT_FLOW_CONTROL));
+    let (stream, connection) =
+        initial_windows(flow_control.unwrap_or(ClientParams::DEFAULT_FLOW_CONTROL), Side::Endpoint);
     builder
         .enable_push(false)
         .initial_max_send_streams(INITIAL_MAX_SEND_STREAMS)

@@ -11,8 +11,8 @@ use std::{
 
 /// A limit of the bytes that connections buffer for readers that have stopped, beyond their windows.
 ///
-/// All connections that are given the same limit share it. Connections whose windows are adaptive take the part of their
-/// window above [`MIN_CONNECTION_WINDOW`] from one half of it, so that what peers have been promised has a bound, too. When the
+/// All connections that are given the same limit share it. Connections from clients whose windows are adaptive take the part
+/// of their window above 1 MiB from one half of it, so that what clients have been promised has a bound, too. When the
 /// limit is used up, connections get no more window: a connection whose window is used up by streams whose readers have
 /// stopped stalls, and memory does not grow.
 #[derive(Debug)]

@@ -1,10 +1,13 @@
 //! The flow control of what one connection receives, and its PINGs, as the connection's task runs them.
 
-use crate::connection::{
-    buffer_limit::BufferLimit,
-    ping::{PingEvent, Pings},
-    state::ConnectionState,
-    windows::{Engine, Windows},
+use crate::{
+    connection::{
+        buffer_limit::BufferLimit,
+        ping::{PingEvent, Pings},
+        state::ConnectionState,
+        windows::{Engine, Windows},
+    },
+    stats::Side,
 };
 use http_h2::{ClientKeepAlive, FlowControl};
 use std::{
@@ -30,8 +33,9 @@ impl Flow {
         buffers: Arc<BufferLimit>,
         flow_control: FlowControl,
         keep_alive: Option<ClientKeepAlive>,
+        peer: Side,
     ) -> Self {
-        let windows = Windows::new(buffers, flow_control);
+        let windows = Windows::new(buffers, flow_control, peer);
         let pings = Pings::new(keep_alive, windows.is_adaptive());
         Self { windows, pings }
     }

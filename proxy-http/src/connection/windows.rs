@@ -10,10 +10,13 @@
 //! later. A stream that has more than its new window on its way is owed nothing until its reader has caught up (section
 //! 6.9.2).
 
-use crate::connection::{
-    buffer_limit::{BufferLimit, MIN_CONNECTION_WINDOW},
-    now::now,
-    state::ConnectionState,
+use crate::{
+    connection::{
+        buffer_limit::{BufferLimit, MIN_CONNECTION_WINDOW},
+        now::now,
+        state::ConnectionState,
+    },
+    stats::Side,
 };
 use bytes::Bytes;
 use h2::PingPong;
@@ -53,8 +56,9 @@ pub(crate) struct Windows {
 
 #[derive(Debug)]
 struct Adaptive {
-    /// The part of the connection's window that is reserved.
-    reserved: u32,
+    /// The part of the connection's window that is reserved. `None`: the peer is an endpoint, and nothing needs to be: there
+    /// are as many connections as the operator wants.
+    reserved: Option<u32>,
     /// The full window of a stream.
     full: u32,
     /// When the streams' window was last changed. `None`: never.
@@ -84,17 +88,20 @@ const MAX_SLACK: u32 = 1 << 20;
 const STREAM_WINDOW: u32 = 16 << 20;
 /// The largest that it becomes on a long path.
 const MAX_STREAM_WINDOW: u32 = 64 << 20;
-/// The adaptive window of a connection, if there is enough to reserve.
+/// The adaptive window of a connection: toward a client as far as there is enough to reserve.
 const CONNECTION_WINDOW: u32 = 24 << 20;
 /// The shortest time for which windows stay small.
 const MIN_SMALL_TIME: Duration = Duration::from_secs(1);
 /// A stream window above this is too good for new streams to be sent elsewhere.
 const AMPLE: u32 = 1 << 20;
 
-/// The windows of a stream and of a connection that the engine's builder is given, in bytes.
-pub(crate) fn initial_windows(flow_control: FlowControl) -> (u32, u32) {
+/// The windows of a stream and of a connection with a peer of that side, in bytes, as the engine's builder is given them.
+pub(crate) fn initial_windows(flow_control: FlowControl, peer: Side) -> (u32, u32) {
     match flow_control {
-        FlowControl::Adaptive => (STREAM_WINDOW, MIN_CONNECTION_WINDOW),
+        FlowControl::Adaptive => match peer {
+            Side::Client => (STREAM_WINDOW, MIN_CONNECTION_WINDOW),
+            Side::Endpoint => (STREAM_WINDOW, CONNECTION_WINDOW),
+        },
         FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size } => {
             (initial_stream_window_size, initial_connection_window_size)
         }
@@ -104,10 +111,10 @@ pub(crate) fn initial_windows(flow_control: FlowControl) -> (u32, u32) {
 // === impl Windows ===
 
 impl Windows {
-    pub(crate) fn new(buffers: Arc<BufferLimit>, flow_control: FlowControl) -> Self {
-        let (stream, connection) = initial_windows(flow_control);
+    pub(crate) fn new(buffers: Arc<BufferLimit>, flow_control: FlowControl, peer: Side) -> Self {
+        let (stream, connection) = initial_windows(flow_control, peer);
         let adaptive = (flow_control == FlowControl::Adaptive).then_some(Adaptive {
-            reserved: 0,
+            reserved: (peer == Side::Client).then_some(0),
             full: STREAM_WINDOW,
             changed: None,
         });
@@ -234,9 +241,16 @@ impl Windows {
     /// Raises the connection's window to `wanted`, as far as there is enough to reserve.
     fn reserve(&mut self, wanted: u32, engine: &mut impl Engine) {
         let Some(adaptive) = &mut self.adaptive else { return };
-        let more = self.buffers.reserve(wanted.saturating_sub(self.connection));
+        let wanted = wanted.saturating_sub(self.connection);
+        let more = match &mut adaptive.reserved {
+            None => wanted,
+            Some(reserved) => {
+                let more = self.buffers.reserve(wanted);
+                *reserved += more;
+                more
+            }
+        };
         if more > 0 {
-            adaptive.reserved += more;
             self.connection += more;
             engine.set_connection_window(self.window());
         }
@@ -282,7 +296,7 @@ impl Drop for Windows {
         self.buffers.take_back(self.given);
         self.buffers.set_holding(self.holding, 0);
         if let Some(adaptive) = &self.adaptive {
-            self.buffers.unreserve(adaptive.reserved);
+            self.buffers.unreserve(adaptive.reserved.unwrap_or(0));
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     },
     http1::Params,
     server::http1,
-    stats::Transport,
+    stats::{Side, Transport},
 };
 use http_h2::{
     ClientKeepAlive, FlowControl, KeepAlive, MaxConnectionAge, OutOfRange, Protection, RESET_STREAM_DURATION,
@@ -160,7 +160,8 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         protection: _,
     } = *params;
     let mut builder = h2::server::Builder::new();
-    let (stream, connection) = initial_windows(flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL));
+    let (stream, connection) =
+        initial_windows(flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL), Side::Client);
     builder
         .initial_window_size(stream)
         .initial_connection_window_size(connection)

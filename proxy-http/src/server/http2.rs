@@ -135,7 +135,7 @@ where
             write_stall: server.write_stall,
             flush: FlushTimeout { stall: Stall::new(server.write_stall), moves: 0 },
             discarded: DiscardedBodies::default(),
-            flow: Flow::new(Arc::clone(&server.buffers), server.flow_control, server.keep_alive),
+            flow: Flow::new(Arc::clone(&server.buffers), server.flow_control, server.keep_alive, Side::Client),
             frame_counts,
             rapid_resets: RapidResets::new(server.protection.max_premature_resets, started),
             max_header_list: to_usize(server.max_header_list),
