@@ -110,14 +110,14 @@ impl<I> Io<I> {
     /// The same with a client of HTTP/2 as its peer, to which `max_header_list` is announced.
     pub(crate) fn with_http2_client(mut self, frames: FrameReader<FrameRates>, max_header_list: u32) -> Self {
         self.incoming.peer = Peer::Http2Client(frames);
-        self.outgoing = Outgoing::new(max_header_list, 0);
+        self.outgoing = Outgoing::new(max_header_list, 0, &self.connection_state);
         self
     }
 
     /// The same with an endpoint of HTTP/2 as its peer, to which `max_header_list` is announced.
     pub(crate) fn with_http2_endpoint(mut self, max_header_list: u32) -> Self {
         self.incoming.peer = Peer::Http2Endpoint(EndpointFrames::reader(&self.connection_state));
-        self.outgoing = Outgoing::new(max_header_list, PREFACE);
+        self.outgoing = Outgoing::new(max_header_list, PREFACE, &self.connection_state);
         self
     }
 
@@ -251,7 +251,7 @@ impl<I> IoProject<'_, I> {
         let mut left = count;
         for buf in bufs {
             let written = left.min(buf.len());
-            self.connection_state.engine_counted(frames.wrote(&buf[..written]));
+            frames.wrote(&buf[..written]);
             left -= written;
         }
     }
@@ -319,9 +319,9 @@ impl Incoming {
 
 impl Outgoing {
     /// For HTTP/2, where the first frame is written after `before` bytes.
-    fn new(max_header_list: u32, before: usize) -> Self {
+    fn new(max_header_list: u32, before: usize, connection_state: &Arc<ConnectionState>) -> Self {
         let local_settings = Some(Box::new(LocalSettings::new(max_header_list, before)));
-        Self { local_settings, frames: Some(EngineCounts::reader(before)) }
+        Self { local_settings, frames: Some(EngineCounts::reader(before, connection_state)) }
     }
 }
 

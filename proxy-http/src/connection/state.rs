@@ -1,7 +1,6 @@
 //! The state of one connection that its task, its streams and their bodies share.
 
 use crate::connection::{
-    frames::engine_counts::Counted,
     ping::{PingEvent, Pings},
     streams::{MAX_REFUSED, OpenStream, Streams},
     wake,
@@ -141,14 +140,14 @@ impl ConnectionState {
         self.padding_alone.fetch_add(1, Relaxed);
     }
 
-    /// Adds the engine's counts of frames that were written.
-    pub(crate) fn engine_counted(&self, Counted { resets, last_streams }: Counted) {
-        if resets > 0 {
-            self.engine_resets.fetch_add(resets, Relaxed);
-        }
-        if last_streams {
-            self.last_streams.store(true, Relaxed);
-        }
+    /// Counts a stream that was reset with a code that h2 resets with by itself. It may be passed on from the other side.
+    pub(crate) fn engine_reset(&self) {
+        self.engine_resets.fetch_add(1, Relaxed);
+    }
+
+    /// Records that there are few streams left to open.
+    pub(crate) fn set_last_streams(&self) {
+        self.last_streams.store(true, Relaxed);
     }
 
     /// Whether the connection has reached about half of a limit that h2 has for a connection's whole life, and at which h2
