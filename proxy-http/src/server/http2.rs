@@ -284,9 +284,10 @@ where
                 continue;
             }
             let (head, body) = req.into_parts();
-            let length = || validate::content_length(&head.headers);
-            let mut body = IncomingBody::new(Side::Client, length, body, self.connection_state.if_adaptive());
-            if !body.is_end_stream() {
+            let ended = body.is_end_stream();
+            let length = if ended { None } else { validate::content_length(&head.headers) };
+            let mut body = IncomingBody::new(Side::Client, ended, length, body, self.connection_state.if_adaptive());
+            if !ended {
                 body = body.with_stream(self.connection_state.open_stream()).assume_backpressure();
             }
             let progress = self.idle.as_ref().map(|_| Progress::new(grpc::is_grpc(&head.headers)));
