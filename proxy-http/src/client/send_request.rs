@@ -71,7 +71,8 @@ enum InFlight {
         /// Is told of the response's data where windows are adaptive.
         connection_state: Option<Arc<ConnectionState>>,
     },
-    Http1(http1::PendingResponse),
+    /// Boxed to keep the enum as small as the other variant.
+    Http1(Box<http1::PendingResponse>),
 }
 
 /// The future of a response.
@@ -161,7 +162,7 @@ where
                 let sent = handle.send(head.take(), upload.body_mut(), stream, self.write_stall);
                 let (sent, to) = sent.map_err(Error::http1)?;
                 *http1 = Some(to);
-                return Ok(InFlight::Http1(sent));
+                return Ok(InFlight::Http1(Box::new(sent)));
             }
         };
         let ended = upload.body_mut().is_end_stream();

@@ -301,8 +301,8 @@ where
                 let _ = respond.send_response(answer, true);
                 continue;
             }
-            let state = StreamState::call(&mut self.service, Request::from_parts(head, body), self.write_stall);
-            self.streams.push(StreamTask { started, respond, progress, state });
+            let state = StreamState::call(&mut self.service, head, body);
+            self.streams.push(StreamTask { started, respond, write_stall: self.write_stall, progress, state });
             accepted = true;
         }
         Ok(Some(accepted))
