@@ -151,9 +151,15 @@ impl Endpoints {
     /// has to wait.
     pub(crate) fn send(&self, req: &mut OutgoingRequest<Replay>, now: Instant, avoid: Option<u64>) -> Option<Attempt> {
         let mut state = self.shared.lock();
-        let sent = self.shared.sent_at(&state, now);
-        let nanos = sent.unwrap_or_default();
-        let index = state.choose(&self.shared.params, now, nanos, avoid, req.is_of_stopped_client())?;
+        let (index, sent) = match state.endpoints.len() {
+            // There is no choice, and no need to know beforehand whether the endpoint has a free stream.
+            1 => (0, None),
+            _ => {
+                let nanos = self.shared.nanos(now);
+                let is_stopped = req.is_of_stopped_client();
+                (state.choose(&self.shared.params, now, nanos, avoid, is_stopped)?, Some(nanos))
+            }
+        };
         let attempt = self.shared.send(&mut state.endpoints[index], sent, req, now);
         if attempt.is_none() {
             state.undo_choice(index, &self.shared.params, now);

@@ -72,7 +72,7 @@ impl Balancer {
         req: &mut OutgoingRequest<Replay>,
         now: Instant,
     ) -> Option<Attempt> {
-        let (connection, is_short) = endpoint.connection(&self.params, req.is_of_stopped_client())?;
+        let (connection, is_short) = endpoint.connection(&self.params, req.is_of_stopped_client(), now)?;
         connection.used = now;
         connection.handle.send(req);
         if is_short && !endpoint.on_demand {

@@ -389,7 +389,12 @@ impl EndpointState {
     ///
     /// Crowded connections come last, but for requests of clients that have stopped to read they come first: such clients
     /// share connections, so that they do not fill all of them.
-    pub(super) fn connection(&mut self, params: &Params, is_stopped: bool) -> Option<(&mut Connection, bool)> {
+    pub(super) fn connection(
+        &mut self,
+        params: &Params,
+        is_stopped: bool,
+        now: Instant,
+    ) -> Option<(&mut Connection, bool)> {
         let mut all_free = 0_usize;
         let mut best = None;
         for (index, connection) in self.connections.iter().enumerate() {
@@ -404,8 +409,11 @@ impl EndpointState {
             }
         }
         let (index, _) = best?;
+        let is_crowded = !is_stopped && self.connections[index].is_crowded();
+        if is_crowded && !self.has_all_connections(params, now) {
+            return None;
+        }
         let connection = &mut self.connections[index];
-        let is_crowded = !is_stopped && connection.is_crowded();
         Some((connection, all_free == 1 || is_crowded))
     }
 

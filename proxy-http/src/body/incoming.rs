@@ -81,11 +81,10 @@ enum Receiver {
 // === impl IncomingBody ===
 
 impl IncomingBody {
-    /// The body of an HTTP/2 message from `side`, whose content-length is `length`.
-    pub(crate) fn new(side: Side, length: impl FnOnce() -> Option<u64>, source: RecvStream) -> Self {
-        let ended = source.is_end_stream();
+    /// The body of an HTTP/2 message from `side`, whose content-length is `length`. `ended`: its head ended the stream.
+    pub(crate) fn new(side: Side, ended: bool, length: Option<u64>, source: RecvStream) -> Self {
         // h2 has validated it, and checks it against the data.
-        let remaining = if ended { None } else { length() };
+        let remaining = if ended { None } else { length };
         Self::of(side, ended, Receiver::Http2(source), remaining)
     }
 
@@ -404,6 +403,10 @@ impl Body for IncomingBody {
         // Asking h2 takes a lock. Until the first poll its answer at the construction, in `ended`, is good enough.
         if self.ended {
             return true;
+        }
+        // h2 refuses an END_STREAM before the last byte of the content-length.
+        if self.unreleased > 0 && self.remaining.is_some_and(|remaining| remaining > 0) {
+            return false;
         }
         match &self.source {
             Receiver::Http2(source) => {

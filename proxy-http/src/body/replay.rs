@@ -60,8 +60,13 @@ impl Replay {
 
     /// Drops the trailers: the body ends after its data.
     #[must_use]
-    pub fn without_trailers(self) -> Self {
-        Self { without_trailers: true, ..self }
+    pub fn without_trailers(mut self) -> Self {
+        self.drop_trailers();
+        self
+    }
+
+    pub(crate) fn drop_trailers(&mut self) {
+        self.without_trailers = true;
     }
 
     /// Starts over; false if that is not possible, because more was yielded than is kept, or the body ended with an error.

@@ -28,6 +28,8 @@ pub(crate) struct Pipe<B> {
     rest: Bytes,
     /// `None`: the body is sent whole, or its sending has not begun.
     stream: Option<SendStream<Bytes>>,
+    /// Whether a chunk has been sent.
+    has_sent: bool,
     /// Whether the chunk sent last may still wait in h2 for window; the next one is not taken from the body before.
     awaits_window: bool,
     /// `None`: nothing is being sent.
@@ -61,6 +63,7 @@ where
             body,
             rest: Bytes::new(),
             stream: None,
+            has_sent: false,
             awaits_window: false,
             sending: None,
             default_code,
@@ -76,15 +79,14 @@ where
         Self { is_request: true, ..Self::new(body, Reason::CANCEL) }
     }
 
-    /// Starts to send the body on `stream`, which is reset with CANCEL when the peer takes no data for `stall`.
+    /// Starts to send the body, which has not ended, on `stream`, which is reset with CANCEL when the peer takes no data for
+    /// `stall`.
     pub(crate) fn send_to(&mut self, stream: SendStream<Bytes>, sending: SendingStream, stall: Duration) {
-        (self.awaits_window, self.buffered) = (false, false);
+        (self.has_sent, self.awaits_window, self.buffered) = (false, false, false);
         self.rest = Bytes::new();
         self.stall = Stall::new(stall);
         self.end_of_response = None;
-        let is_ended = self.body.is_end_stream();
-        self.sending = (!is_ended).then_some(sending);
-        self.stream = (!is_ended).then_some(stream);
+        (self.stream, self.sending) = (Some(stream), Some(sending));
     }
 
     /// Resets the stream, unless the body is sent whole.
@@ -142,7 +144,7 @@ where
             let mut waits = false;
             if self.awaits_window {
                 match wait_for_window(stream, &mut self.body, self.sending.as_mut(), &mut self.stall, cx) {
-                    Ok(end) => waits = end,
+                    Ok(end) => (waits, self.awaits_window) = (end, end),
                     Err(polled) => return polled,
                 }
             }
@@ -160,11 +162,11 @@ where
                             self.rest = data.split_off(MAX_CHUNK);
                         }
                         let ended = self.rest.is_empty() && self.body.is_end_stream();
-                        if ended && self.is_request && self.awaits_window {
+                        if ended && self.is_request && self.has_sent {
                             stream.reserve_capacity(data.len());
                             waits = stream.capacity() < data.len();
                         }
-                        self.awaits_window = true;
+                        (self.has_sent, self.awaits_window) = (true, true);
                         stream.send_data(data, ended).map(|()| ended)
                     }
                     Err(frame) => match frame.into_trailers() {

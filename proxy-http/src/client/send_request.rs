@@ -18,7 +18,7 @@ use crate::{
 };
 use bytes::Bytes;
 use h2::ext;
-use http::{Request, Response, StatusCode, Version, request::Parts};
+use http::{Method, Request, Response, StatusCode, Version, request::Parts};
 use http_body::Body;
 use std::{
     fmt,
@@ -71,8 +71,12 @@ pub(crate) struct OutgoingRequest<B> {
 }
 
 enum InFlight {
-    Http2 { response: h2::client::ResponseFuture, stream: OpenStream },
-    Http1(http1::PendingResponse),
+    Http2 {
+        response: h2::client::ResponseFuture,
+        stream: OpenStream,
+    },
+    /// Boxed to keep the enum as small as the other variant.
+    Http1(Box<http1::PendingResponse>),
 }
 
 /// The future of a response.
@@ -162,7 +166,7 @@ where
                 let sent = handle.send(head.take(), upload.body_mut(), stream, self.write_stall);
                 let (sent, to) = sent.map_err(Error::http1)?;
                 *http1 = Some(to);
-                return Ok(InFlight::Http1(sent));
+                return Ok(InFlight::Http1(Box::new(sent)));
             }
         };
         let ended = upload.body_mut().is_end_stream();
@@ -181,8 +185,9 @@ where
             sent => sent,
         };
         let (response, to) = sent.map_err(Error::unsent)?;
-        let sending = SendingStream::new(&self.connection_state, path);
-        upload.send_to(to, sending, self.write_stall);
+        if !ended {
+            upload.send_to(to, SendingStream::new(&self.connection_state, path), self.write_stall);
+        }
         Ok(InFlight::Http2 { response, stream: self.connection_state.open_stream() })
     }
 }
@@ -288,17 +293,20 @@ where
                 {
                     self.interim.pass(rsp);
                 }
-                ready!(Pin::new(response).poll(cx)).map_err(Error::unanswered).and_then(|mut rsp| {
-                    let length = validate::response(&mut rsp, stream.max_list());
-                    let length = length.map_err(|_| Error::RESPONSE_MALFORMED)?;
-                    Ok((rsp, length))
-                })
+                ready!(Pin::new(response).poll(cx)).map_err(Error::unanswered)
             }
         };
+        let mut length = None;
+        if let Ok(rsp) = &mut responded {
+            match validate::response(rsp, stream.max_list()) {
+                Ok(found) => length = found,
+                Err(_) => responded = Err(Error::RESPONSE_MALFORMED),
+            }
+        }
         let Some(Ok(InFlight::Http2 { stream, .. })) = self.sent.take() else { unreachable!() };
-        match &mut responded {
-            Ok(_) => stream.answered(),
-            Err(error) => {
+        let rsp = match responded {
+            Ok(rsp) => rsp,
+            Err(mut error) => {
                 if error.is_response_malformed() {
                     stream.malformed();
                 }
@@ -306,18 +314,24 @@ where
                     stream.refused();
                 }
                 error.record_connection(&stream);
+                return Poll::Ready(Err(error));
             }
-        }
-        let is_done = self.upload.is_done();
-        Poll::Ready(responded.map(|(rsp, length)| {
-            let (head, body) = rsp.into_parts();
-            let mut body = IncomingBody::new(Side::Endpoint, || length, body);
-            if !is_done && !self.is_tunnel(head.status) {
+        };
+        stream.answered();
+        let (status, is_done) = (rsp.status(), self.upload.is_done());
+        Poll::Ready(Ok(rsp.map(|source| {
+            let has_no_content = validate::has_no_content(status);
+            // h2 refuses a response whose content does not have its length, unless it has none by its status or the method.
+            let may_have_ended =
+                length.is_none_or(|length| length == 0) || has_no_content || *self.head.method() == Method::HEAD;
+            let ended = may_have_ended && source.is_end_stream();
+            let mut body = IncomingBody::new(Side::Endpoint, ended, length, source);
+            if !is_done && !self.is_tunnel(status) {
                 self.upload.stop_at(body.end_of_response());
             }
-            let body = if validate::has_no_content(head.status) { body.without_content() } else { body };
-            Response::from_parts(head, body.with_stream(stream).with_request_sent(is_done))
-        }))
+            let body = if has_no_content { body.without_content() } else { body };
+            body.with_stream(stream).with_request_sent(is_done)
+        })))
     }
 
     fn poll_http1(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
@@ -354,12 +368,12 @@ where
 
     /// Whether the request is a CONNECT, extended or not.
     pub(crate) fn is_connect(&self) -> bool {
-        self.head.is_connect()
+        *self.head.method() == Method::CONNECT
     }
 
     /// Whether the request is an extended CONNECT (RFC 8441).
     pub(crate) fn is_extended_connect(&self) -> bool {
-        self.head.is_connect() && self.head.extensions().get::<ext::Protocol>().is_some()
+        self.is_connect() && self.head.extensions().get::<ext::Protocol>().is_some()
     }
 
     /// Whether a response with this status makes the stream a tunnel, in which each direction ends on its own.

@@ -116,7 +116,7 @@ impl<I> Io<I> {
     pub(crate) fn with_http2_client(mut self, frames: FrameReader<FrameRates>, max_header_list: u32) -> Self {
         self.connection_state.set_http2();
         self.incoming.peer = Peer::Http2Client(frames);
-        self.outgoing = Outgoing::new(max_header_list, 0);
+        self.outgoing = Outgoing::new(max_header_list, 0, &self.connection_state);
         self
     }
 
@@ -124,7 +124,7 @@ impl<I> Io<I> {
     pub(crate) fn with_http2_endpoint(mut self, max_header_list: u32) -> Self {
         self.connection_state.set_http2();
         self.incoming.peer = Peer::Http2Endpoint(EndpointFrames::reader(&self.connection_state));
-        self.outgoing = Outgoing::new(max_header_list, PREFACE);
+        self.outgoing = Outgoing::new(max_header_list, PREFACE, &self.connection_state);
         self
     }
 
@@ -265,7 +265,7 @@ impl<I> IoProject<'_, I> {
         let mut left = count;
         for buf in bufs {
             let written = left.min(buf.len());
-            self.connection_state.engine_counted(frames.wrote(&buf[..written]));
+            frames.wrote(&buf[..written]);
             left -= written;
         }
     }
@@ -333,9 +333,9 @@ impl Incoming {
 
 impl Outgoing {
     /// For HTTP/2, where the first frame is written after `before` bytes.
-    fn new(max_header_list: u32, before: usize) -> Self {
+    fn new(max_header_list: u32, before: usize, connection_state: &Arc<ConnectionState>) -> Self {
         let local_settings = Some(Box::new(LocalSettings::new(max_header_list, before)));
-        Self { local_settings, frames: Some(EngineCounts::reader(before)) }
+        Self { local_settings, frames: Some(EngineCounts::reader(before, connection_state)) }
     }
 }
 

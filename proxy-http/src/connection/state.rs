@@ -3,7 +3,6 @@
 use crate::{
     connection::{
         blocked::BlockedStreams,
-        frames::engine_counts::Counted,
         now::now,
         path::Path,
         streams::{MAX_REFUSED, OpenStream, Streams},
@@ -214,17 +213,14 @@ impl ConnectionState {
         self.padding_alone.fetch_add(1, Relaxed);
     }
 
-    /// Adds the engine's counts of frames that were written.
-    pub(crate) fn engine_counted(&self, Counted { resets, last_streams, data }: Counted) {
-        if data > 0 {
-            self.path.add_peer_connection_window(-i64::from(data));
-        }
-        if resets > 0 {
-            self.engine_resets.fetch_add(resets, Relaxed);
-        }
-        if last_streams {
-            self.last_streams.store(true, Relaxed);
-        }
+    /// Counts a stream that was reset with a code that h2 resets with by itself. It may be passed on from the other side.
+    pub(crate) fn engine_reset(&self) {
+        self.engine_resets.fetch_add(1, Relaxed);
+    }
+
+    /// Records that there are few streams left to open.
+    pub(crate) fn set_last_streams(&self) {
+        self.last_streams.store(true, Relaxed);
     }
 
     /// Whether the connection has reached about half of a limit that h2 has for a connection's whole life, and at which h2

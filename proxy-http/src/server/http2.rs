@@ -284,9 +284,10 @@ where
             if self.connection_state.has_stopped() {
                 head.extensions.insert(StoppedClient);
             }
-            let length = || validate::content_length(&head.headers);
-            let mut body = IncomingBody::new(Side::Client, length, body);
-            if !body.is_end_stream() {
+            let ended = body.is_end_stream();
+            let length = if ended { None } else { validate::content_length(&head.headers) };
+            let mut body = IncomingBody::new(Side::Client, ended, length, body);
+            if !ended {
                 body = body.with_stream(self.connection_state.open_stream()).assume_backpressure();
             }
             let progress = self.idle.as_ref().map(|_| Progress::new(grpc::is_grpc(&head.headers)));
@@ -300,8 +301,9 @@ where
                 let _ = respond.send_response(answer, true);
                 continue;
             }
-            let state = StreamState::call(&mut self.service, Request::from_parts(head, body), self.write_stall);
-            self.streams.push(StreamTask { started, respond, sending: Some(sending), progress, state });
+            let state = StreamState::call(&mut self.service, head, body);
+            let (sending, write_stall) = (Some(sending), self.write_stall);
+            self.streams.push(StreamTask { started, respond, sending, write_stall, progress, state });
             accepted = true;
         }
         Ok(Some(accepted))
