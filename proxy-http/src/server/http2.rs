@@ -19,7 +19,7 @@ use crate::{
         wake::DeferredWake,
         window_credit::WindowCredit,
     },
-    message::{answer::Answer, grpc, head, validate},
+    message::{answer::Answer, connect_protocol::ConnectProtocol, grpc, head, validate},
     server::{
         builder::{DetectedConnection, MAX_UNREAD_SMALL_DATA, Server, to_usize},
         error::{Error, ErrorKind},
@@ -34,7 +34,7 @@ use h2::{
     Reason,
     server::{Connection, Handshake},
 };
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body;
 use http_h2::ClientKeepAlive;
 use std::{
@@ -283,7 +283,10 @@ where
                 }
                 continue;
             }
-            let (head, body) = req.into_parts();
+            let (mut head, body) = req.into_parts();
+            if head.method == Method::CONNECT {
+                ConnectProtocol::receive(&mut head.extensions);
+            }
             let length = || validate::content_length(&head.headers);
             let mut body = IncomingBody::new(Side::Client, length, body, self.connection_state.if_adaptive());
             if !body.is_end_stream() {
