@@ -35,6 +35,8 @@ pub struct Status {
 }
 
 /// Whether requests are sent to an endpoint.
+///
+/// Exhaustive, so that a program that acts on the state, as for its own readiness, does not compile until it knows a new one.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum State {
     /// At least one connection accepts requests, or, in HTTP/1.1, connections are made as requests come.
