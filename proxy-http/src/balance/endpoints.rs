@@ -38,6 +38,8 @@ use tower_service::Service;
 /// share; an endpoint that is much slower than others counts latency times requests in flight. A share is the endpoint's
 /// weight, or less in slow start. Of many endpoints a random sample is compared. On an endpoint a request goes to the
 /// connection with the fewest streams. The connections close when the last clone is dropped and their streams have ended.
+///
+/// [`proxy`](crate::proxy#examples) has an example.
 #[derive(Clone)]
 pub struct Endpoints {
     shared: Arc<Balancer>,
@@ -58,8 +60,12 @@ impl Endpoints {
     /// Connects with `connect` to the endpoints that `discovered` holds, now and whenever it changes.
     ///
     /// Endpoints are identified by address. An endpoint that is removed gets no new requests, and its open requests finish;
-    /// an endpoint whose weight, parameters or labels have changed is removed and added. Must be called in a tokio runtime;
-    /// each endpoint has a task of its own.
+    /// an endpoint whose weight, parameters or labels have changed is removed and added. Each endpoint has a task of
+    /// its own.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn spawn<A, C>(
         mut discovered: watch::Receiver<Vec<Endpoint<A>>>,
         connect: &Connect<C, Replay>,
@@ -95,7 +101,11 @@ impl Endpoints {
         Self { shared }
     }
 
-    /// Connects to each of `addrs`, a list that never changes.
+    /// Connects to each of `addrs`, a list that never changes, as [`spawn`](Self::spawn) does.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn fixed<A, C>(addrs: impl IntoIterator<Item = A>, connect: &Connect<C, Replay>, params: Params) -> Self
     where
         A: Clone + PartialEq + fmt::Display + Send + Sync + 'static,
