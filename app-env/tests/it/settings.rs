@@ -126,7 +126,7 @@ fn everything() -> Vars {
     all
 }
 
-/// What a direction of [`everything`] reads as.
+/// A direction of [`everything`] as it is loaded.
 fn everything_of(tens: u8) -> Direction {
     let n = |ones: u32| u32::from(tens) * 100 + ones;
     let large = |ones: u32| u32::from(tens) * 100_000 + ones;
@@ -347,7 +347,7 @@ fn everything_means_every_variable() {
 fn each_variable_alone_changes_the_config() {
     let base = config(&on([]));
     for (name, value) in everything() {
-        // They say what is the default already; `flow_control` and `tls` test what `true` does.
+        // They have the default's value; `flow_control` and `tls` test what `true` does.
         if value == "false" {
             continue;
         }
@@ -396,7 +396,7 @@ fn what_settings_print_loads_as_the_same_config() {
         let printed: Vars = first
             .settings
             .into_iter()
-            // What needs another variable has a default, but is unset without that.
+            // A variable that needs another one has a default, but is unset without that.
             .filter_map(|setting| setting.value.map(|value| (setting.name, value)))
             .collect();
         assert_eq!(loaded(&printed).config, first.config);

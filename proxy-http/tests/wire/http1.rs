@@ -270,7 +270,7 @@ async fn trailers_are_whole_however_they_are_taken() {
                     trailers.append("x-sum", "8".parse().unwrap());
                     trailers.insert("grpc-status", "0".parse().unwrap());
                     trailers.insert("x-large", large.parse().unwrap());
-                    // What has no place among them.
+                    // A field that has no place among them.
                     trailers.insert("trailer", "x-sum".parse().unwrap());
                     trailers.insert("set-cookie", "a=b".parse().unwrap());
                     to.send_trailers(trailers).unwrap();
@@ -599,7 +599,7 @@ async fn a_response_that_waits_for_its_reader_is_not_cut_off_by_a_drain() {
     served.await.unwrap().unwrap();
 }
 
-/// What is answered with 400 and ends the connection, without a word to the endpoint.
+/// Requests that are answered with 400 and end the connection, without a word to the endpoint.
 const BAD: &[(&str, &str)] = &[
     ("CL.TE", "POST / HTTP/1.1|host: a|content-length: 5|transfer-encoding: chunked||0||GET /x HTTP/1.1|host: a||"),
     ("TE.CL", "POST / HTTP/1.1|host: a|transfer-encoding: chunked|content-length: 5||0||GET /x HTTP/1.1|host: a||"),

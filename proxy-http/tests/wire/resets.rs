@@ -12,7 +12,7 @@ use std::future::pending;
 use tokio::sync::mpsc;
 use tower::{ServiceExt as _, service_fn};
 
-/// What a client sees of an endpoint's code.
+/// The client's code for an endpoint's code.
 fn from_endpoint(code: Reason) -> Reason {
     match code {
         Reason::NO_ERROR | Reason::PROTOCOL_ERROR | Reason::HTTP_1_1_REQUIRED => Reason::INTERNAL_ERROR,

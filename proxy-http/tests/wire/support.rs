@@ -107,7 +107,7 @@ impl Rig {
         Self::build(server, client, params, buffers, proxy::Client::default(), one())
     }
 
-    /// With what is known of the client.
+    /// With the client's certificate, or without.
     pub(crate) fn for_client(
         server: &ServerParams,
         client: &ClientParams,
@@ -212,7 +212,7 @@ impl Endpoint {
         self.asked.recv().await.expect("the proxy sends a request")
     }
 
-    /// Says GOAWAY and serves what is open.
+    /// Sends GOAWAY and serves the open streams.
     pub(crate) fn go_away(&self) {
         self.goaway.send(()).unwrap();
     }
