@@ -216,7 +216,7 @@ impl Stack {
         let server = server
             .clone()
             .count_on(Arc::clone(stats.transport(Peer::Client)))
-            .extended_connect(move || asked.take_extended_connect());
+            .extended_connect(move || asked.is_extended_connect_enabled());
         let log = Arc::default();
         let server = Arc::new(server);
         (Self { server, proxy, tcp: *accept, tls: tls.server.clone(), log }, endpoints)

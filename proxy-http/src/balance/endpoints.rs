@@ -134,7 +134,7 @@ impl Endpoints {
     /// Whether extended CONNECT (RFC 8441) can be sent: at least one endpoint is connected, and all that are enable it in
     /// their SETTINGS. To endpoints of HTTP/1.1 it always can, as a request with `upgrade`.
     #[must_use]
-    pub fn take_extended_connect(&self) -> bool {
+    pub fn is_extended_connect_enabled(&self) -> bool {
         self.shared.http1 || (self.is_ready() && !self.has_endpoint_without_extended_connect())
     }
 

@@ -34,7 +34,8 @@ async fn proxy(endpoint_takes_it: bool) -> (DuplexStream, server::Connection<Dup
         yield_now().await;
     }
     let asked = endpoints.clone();
-    let server = Server::new(&ServerParams::DEFAULT).unwrap().extended_connect(move || asked.take_extended_connect());
+    let server =
+        Server::new(&ServerParams::DEFAULT).unwrap().extended_connect(move || asked.is_extended_connect_enabled());
     let proxy = Proxy::new(endpoints, Arc::new(Limits::new(PROXY)), Arc::<Stats>::default());
     let (near, far) = tokio::io::duplex(1 << 16);
     tokio::spawn(async move { server.serve(far, proxy, pending()).await });

@@ -155,7 +155,7 @@ impl Rig {
         let proxy = Proxy::new(endpoints.clone(), Arc::clone(&limits), Arc::clone(&stats)).for_client(known);
         let server = Server::new(server)
             .unwrap()
-            .extended_connect(move || asked.take_extended_connect())
+            .extended_connect(move || asked.is_extended_connect_enabled())
             .count_on(Arc::clone(stats.transport(Peer::Client)))
             .buffer_in(Arc::clone(&buffers));
         let mut rig = Self { client_io: None, endpoint_ios, stats, buffers, limits, endpoints, server, proxy };
