@@ -152,7 +152,7 @@ impl<C, B> Connect<C, B> {
         Some(keep_alive.interval)
     }
 
-    /// Counts connections and their bytes in `transport`. Default: a new one.
+    /// Counts connections, their bytes, and the resets and GOAWAYs of peers in `transport`. Default: a new one.
     #[must_use]
     pub fn count_on(self, transport: Arc<Transport>) -> Self {
         Self { transport, ..self }

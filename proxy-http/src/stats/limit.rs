@@ -28,7 +28,7 @@ pub enum Limit {
     ResetFrames,
     /// Too many SETTINGS frames came.
     SettingsFrames,
-    /// Too many PING frames came, or PING ACKs without a PING of ours.
+    /// Too many PING frames came; a PING ACK counts for 100.
     PingFrames,
     /// Too many WINDOW_UPDATE frames came.
     WindowUpdateFrames,
