@@ -7,7 +7,7 @@ use crate::{
     listener::set_options,
     tls::{self, Throttle, Tls, TlsConnector},
 };
-use app_env::{Direction, EndpointProtocol, TcpParams};
+use app_env::{EndpointProtocol, TcpParams};
 use proxy_http::{
     BufferLimit, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance, client::EndpointLog,
     proxy::Limits, server, stats::Peer,
@@ -43,7 +43,8 @@ pub(crate) struct Worker {
 /// The settings of a worker's stack for one direction.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    pub(crate) direction: Arc<Direction>,
+    pub(crate) accept: TcpParams,
+    pub(crate) connect: Arc<app_env::Connect>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) buffers: Arc<BufferLimit>,
     pub(crate) server: Server,
@@ -215,12 +216,12 @@ impl Drop for Place {
 
 impl Stack {
     fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Vec<Endpoints>) {
-        let Plan { direction, limits, server, tls, .. } = plan;
+        let Plan { accept, connect, limits, server, tls, .. } = plan;
         let spawn = |protocol| plan.endpoints(protocol, stats);
         let (limits, requests) = (Arc::clone(limits), Arc::clone(stats));
-        let (proxy, endpoints) = match direction.connect.protocol {
+        let (proxy, endpoints) = match connect.protocol {
             EndpointProtocol::Http2 | EndpointProtocol::Http1 => {
-                let http2 = direction.connect.protocol == EndpointProtocol::Http2;
+                let http2 = connect.protocol == EndpointProtocol::Http2;
                 let endpoints = spawn(if http2 { Protocol::Http2 } else { Protocol::Http1 });
                 (Proxy::new(endpoints.clone(), limits, requests), vec![endpoints])
             }
@@ -234,10 +235,10 @@ impl Stack {
         let server = server
             .clone()
             .count_on(Arc::clone(stats.transport(Peer::Client)))
-            .extended_connect(move || asked.take_extended_connect());
+            .extended_connect(move || asked.is_extended_connect_enabled());
         let log = Arc::default();
         let server = Arc::new(server);
-        (Self { server, proxy, tcp: direction.accept, tls: tls.server.clone(), log }, endpoints)
+        (Self { server, proxy, tcp: *accept, tls: tls.server.clone(), log }, endpoints)
     }
 }
 
@@ -246,8 +247,8 @@ impl Stack {
 impl Plan {
     /// One worker's connections to the endpoints that are spoken to in `protocol`.
     fn endpoints(&self, protocol: Protocol, stats: &Stats) -> Endpoints {
-        let Self { direction, endpoints, endpoint_params, http1_params, tls, .. } = self;
-        let tcp = TcpConnector::new(direction.connect.tcp);
+        let Self { connect, endpoints, endpoint_params, http1_params, tls, .. } = self;
+        let tcp = TcpConnector::new(connect.tcp);
         let params = match protocol {
             Protocol::Http2 => *endpoint_params,
             Protocol::Http1 => *http1_params,
@@ -262,7 +263,7 @@ impl Plan {
     }
 
     fn connect<C>(&self, connector: C, protocol: Protocol, stats: &Stats) -> Connect<C, Replay> {
-        let app_env::Connect { http2, timeout, handshake_timeout, .. } = &self.direction.connect;
+        let app_env::Connect { http2, timeout, handshake_timeout, .. } = &*self.connect;
         Connect::new(connector, http2)
             .expect("params are checked when they are read")
             .protocol(protocol)

@@ -40,7 +40,10 @@ use tower_service::Service;
 /// A request goes to the endpoint with the fewest requests in flight for its share, less the requests that it is behind its
 /// share; an endpoint that is much slower than others counts latency times requests in flight. A share is the endpoint's
 /// weight, or less in slow start. Of many endpoints a random sample is compared. On an endpoint a request goes to the
-/// connection with the fewest streams, of the ones that streams of readers which have stopped do not fill. The connections close when the last clone is dropped and their streams have ended.
+/// connection with the fewest streams, of the ones that streams of readers which have stopped do not fill. The connections
+/// close when the last clone is dropped and their streams have ended.
+///
+/// [`proxy`](crate::proxy#examples) has an example.
 #[derive(Clone)]
 pub struct Endpoints {
     shared: Arc<Balancer>,
@@ -61,8 +64,12 @@ impl Endpoints {
     /// Connects with `connect` to the endpoints that `discovered` holds, now and whenever it changes.
     ///
     /// Endpoints are identified by address. An endpoint that is removed gets no new requests, and its open requests finish;
-    /// an endpoint whose weight, parameters or labels have changed is removed and added. Must be called in a tokio runtime;
-    /// each endpoint has a task of its own.
+    /// an endpoint whose weight, parameters or labels have changed is removed and added. Each endpoint has a task of
+    /// its own.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn spawn<A, C>(
         mut discovered: watch::Receiver<Vec<Endpoint<A>>>,
         connect: &Connect<C, Replay>,
@@ -98,7 +105,11 @@ impl Endpoints {
         Self { shared }
     }
 
-    /// Connects to each of `addrs`, a list that never changes.
+    /// Connects to each of `addrs`, a list that never changes, as [`spawn`](Self::spawn) does.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn fixed<A, C>(addrs: impl IntoIterator<Item = A>, connect: &Connect<C, Replay>, params: Params) -> Self
     where
         A: Clone + PartialEq + fmt::Display + Send + Sync + 'static,
@@ -127,7 +138,7 @@ impl Endpoints {
     /// Whether extended CONNECT (RFC 8441) can be sent: at least one endpoint is connected, and all that are enable it in
     /// their SETTINGS. To endpoints of HTTP/1.1 it always can, as a request with `upgrade`.
     #[must_use]
-    pub fn take_extended_connect(&self) -> bool {
+    pub fn is_extended_connect_enabled(&self) -> bool {
         self.shared.http1 || (self.is_ready() && !self.has_endpoint_without_extended_connect())
     }
 

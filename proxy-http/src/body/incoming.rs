@@ -2,12 +2,7 @@
 
 use crate::{
     body::{
-        backlog::Backlog,
-        channel::Http1BodyError,
-        error::{Error, ErrorKind},
-        http1::Incoming,
-        outcome::Backpressure,
-        source::Source,
+        backlog::Backlog, channel::Http1BodyError, error::Error, http1::Incoming, outcome::Backpressure, source::Source,
     },
     connection::{streams::OpenStream, timeouts::idle::Progress},
     message::{fields, validate},
@@ -239,7 +234,7 @@ impl IncomingBody {
 
     fn broken(&self, error: &h2::Error) -> Error {
         // h2 resets malformed streams itself.
-        if error.is_reset() && error.is_library() { self.malformed() } else { Error::new(self.side, error) }
+        if error.is_reset() && error.is_library() { self.malformed() } else { Error::engine(self.side, error) }
     }
 
     fn release_capacity(&mut self) {
@@ -439,10 +434,8 @@ fn poll_http1(source: &mut Incoming, side: Side, cx: &mut Context<'_>) -> Poll<O
             Ok(frame)
         }
         // The reset of a tunnel's connection is RST_STREAM with CANCEL (RFC 8441 section 5).
-        Err(Http1BodyError::Reset) => {
-            Err(Error { kind: ErrorKind::Reset(Reason::CANCEL), passed_on: Reason::CANCEL.into() })
-        }
-        Err(Http1BodyError::Lost) => Err(Error { kind: ErrorKind::Lost, passed_on: side.lost().into() }),
-        Err(Http1BodyError::GivenUp) => Err(Error { kind: ErrorKind::GivenUp, passed_on: Reason::CANCEL.into() }),
+        Err(Http1BodyError::Reset) => Err(Error::tunnel_reset()),
+        Err(Http1BodyError::Lost) => Err(Error::lost(side)),
+        Err(Http1BodyError::GivenUp) => Err(Error::given_up()),
     }))
 }

@@ -41,6 +41,8 @@ use tower_service::Service;
 ///
 /// `C` is the connector, a tower service that turns a target into an `AsyncRead + AsyncWrite`. `B` is the body of the
 /// requests to be sent.
+///
+/// The [crate](crate#examples) has an example.
 pub struct Connect<C, B> {
     connector: C,
     params: ClientParams,
@@ -92,7 +94,7 @@ impl<C, B> Connect<C, B> {
     /// # Errors
     ///
     /// The first of the params that is out of range.
-    pub fn override_from(self, overrides: &ClientParams) -> Result<Self, OutOfRange> {
+    pub(crate) fn override_from(self, overrides: &ClientParams) -> Result<Self, OutOfRange> {
         let params = self.params.override_from(overrides);
         params.validate()?;
         Ok(Self { params, builder: builder(&params), ..self })
@@ -157,7 +159,7 @@ impl<C, B> Connect<C, B> {
         Some(keep_alive.interval)
     }
 
-    /// Counts connections and their bytes in `transport`.
+    /// Counts connections, their bytes, and the resets and GOAWAYs of peers in `transport`. Default: a new one.
     #[must_use]
     pub fn count_on(self, transport: Arc<Transport>) -> Self {
         Self { transport, ..self }

@@ -13,11 +13,10 @@ use crate::{
         streams::OpenStream,
     },
     http1::tunnel,
-    message::{head::Head, interim::InterimBudget, validate},
+    message::{connect_protocol::ConnectProtocol, head::Head, interim::InterimBudget, validate},
     stats::Side,
 };
 use bytes::Bytes;
-use h2::ext;
 use http::{Method, Request, Response, StatusCode, Version, request::Parts};
 use http_body::Body;
 use std::{
@@ -195,6 +194,9 @@ where
 /// A request's head as h2 sends it.
 fn h2_request(head: &mut Head) -> Request<()> {
     let mut head = head.take();
+    if head.method == Method::CONNECT {
+        ConnectProtocol::send(&mut head.extensions);
+    }
     // h2 accepts a request without authority only if its version is HTTP/1.1, and sends it in HTTP/2 without `:authority`.
     // linkerd2-proxy does the same.
     head.version = if head.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
@@ -373,7 +375,7 @@ where
 
     /// Whether the request is an extended CONNECT (RFC 8441).
     pub(crate) fn is_extended_connect(&self) -> bool {
-        self.is_connect() && self.head.extensions().get::<ext::Protocol>().is_some()
+        self.is_connect() && self.head.extensions().get::<ConnectProtocol>().is_some()
     }
 
     /// Whether a response with this status makes the stream a tunnel, in which each direction ends on its own.

@@ -12,7 +12,7 @@ use crate::{
     client::{error::Error as ClientError, send_request::OutgoingRequest},
     connection::now::now,
     http1::tunnel,
-    message::{answer::Answer, grpc},
+    message::{answer::Answer, grpc, stream_error::StreamError},
     proxy::{
         limits::{Deadline, Params, PendingRequest},
         retry::{self, RetryState},
@@ -38,7 +38,7 @@ use tokio::time::Instant;
 #[error("request was reset")]
 pub struct Error {
     /// Has the error code of the reset; the server finds it among the sources.
-    source: h2::Error,
+    source: StreamError,
 }
 
 /// One request and its response, counted as in flight from head to end. Boxed, the one box that a request needs, so that
@@ -284,18 +284,18 @@ impl Exchange {
         } else if self.http1 {
             Ok(self.answer(Answer::bad_gateway(error.to_string())))
         } else if let Some(reason) = error.remote_reset() {
-            Err(Error { source: Side::Endpoint.passed_on(reason).into() })
+            Err(Error { source: StreamError::of(Side::Endpoint.passed_on(reason)) })
         } else if error.is_excluded_by_go_away() {
-            Err(Error { source: Reason::REFUSED_STREAM.into() })
+            Err(Error { source: StreamError::REFUSED_STREAM })
         } else if error.is_request_broken() {
-            let reason = if self.request.as_mut().expect(UNANSWERED).body_mut().is_malformed() {
+            let source = if self.request.as_mut().expect(UNANSWERED).body_mut().is_malformed() {
                 self.shared.stats.transport(Side::Client).count_malformed();
-                Reason::PROTOCOL_ERROR
+                StreamError::PROTOCOL_ERROR
             } else {
                 // The client has reset the stream or closed the connection, so it does not see the code.
-                Reason::CANCEL
+                StreamError::CANCEL
             };
-            Err(Error { source: reason.into() })
+            Err(Error { source })
         } else {
             Ok(self.answer(Answer::bad_gateway("connection to endpoint was lost")))
         }

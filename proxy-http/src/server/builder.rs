@@ -17,6 +17,9 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Serves HTTP/2 with prior knowledge, and HTTP/1.1, on any transport.
+///
+/// One server serves any number of connections, each by a call of [`serve`](Self::serve). The [crate](crate#examples) has an
+/// example.
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(super) builder: h2::server::Builder,
@@ -103,19 +106,19 @@ impl Server {
         })
     }
 
-    /// Counts connections, their bytes, the resets of their streams and the limits that they reach on `transport`.
+    /// Counts connections, their bytes, the resets of their streams and the limits that they reach on `transport`. Default: a new one.
     #[must_use]
     pub fn count_on(self, transport: Arc<Transport>) -> Self {
         Self { transport, ..self }
     }
 
-    /// Bounds by `buffers` the bytes that connections hold for readers that have stopped. Not set: there is no bound.
+    /// Bounds by `buffers` the bytes that connections hold for readers that have stopped. Default: no bound.
     #[must_use]
     pub fn buffer_in(self, buffers: Arc<BufferLimit>) -> Self {
         Self { buffers, ..self }
     }
 
-    /// Serves HTTP/1.1 clients as `params` say. Not set: their defaults.
+    /// Serves HTTP/1.1 clients as `params` say. Default: `Params::default()`.
     ///
     /// Of the server's params, the limits of the size of heads and of the life of connections, the write-stall timeout and
     /// the stream idle timeout hold for HTTP/1.1, too.
@@ -125,13 +128,13 @@ impl Server {
     }
 
     /// Announces extended CONNECT (RFC 8441), which WebSocket needs, to a client of HTTP/2 if `allowed` returns true when
-    /// its connection opens. Not set: to none.
+    /// its connection opens. Default: to none.
     #[must_use]
     pub fn extended_connect(self, allowed: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { extended_connect: ExtendedConnect(Some(Arc::new(allowed))), ..self }
     }
 
-    /// Closes connections whose first bytes have not told the protocol after `timeout`. Not set: 10 s.
+    /// Closes connections whose first bytes have not told the protocol after `timeout`. Default: 10 s.
     #[must_use]
     pub fn detect_timeout(self, timeout: Duration) -> Self {
         Self { detect_timeout: timeout, ..self }

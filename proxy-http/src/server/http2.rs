@@ -19,7 +19,7 @@ use crate::{
         },
         wake::DeferredWake,
     },
-    message::{answer::Answer, grpc, head, validate},
+    message::{answer::Answer, connect_protocol::ConnectProtocol, grpc, head, validate},
     server::{
         builder::{DetectedConnection, MAX_UNREAD_SMALL_DATA, Server, to_usize},
         error::{Error, ErrorKind},
@@ -34,7 +34,7 @@ use h2::{
     Reason,
     server::{Connection, Handshake},
 };
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body;
 use std::{
     future::{Future, poll_fn},
@@ -280,6 +280,9 @@ where
                 continue;
             }
             let (mut head, body) = req.into_parts();
+            if head.method == Method::CONNECT {
+                ConnectProtocol::receive(&mut head.extensions);
+            }
             let sending = SendingStream::new(&self.connection_state, head.uri.path_and_query().cloned());
             if self.connection_state.has_stopped() {
                 head.extensions.insert(StoppedClient);

@@ -1,4 +1,6 @@
 //! Connections from clients, served by a tower service.
+//!
+//! The [crate](crate#examples) has an example.
 
 mod adapter;
 mod builder;

@@ -42,8 +42,8 @@ impl Server {
     /// the end of the grace after its age a connection is closed in any case, with all streams that are open and for
     /// whatever reason it is drained.
     ///
-    /// An error of `service` resets the stream, with the code of the first `h2::Error` among its sources or else with
-    /// INTERNAL_ERROR. So does a response that HTTP/2 has no form for, such as one with a `connection` field. When a
+    /// An error of `service` resets the stream, with the code of the first [`StreamError`](crate::StreamError) among it and its
+    /// sources, or else with INTERNAL_ERROR. So does a response that HTTP/2 has no form for, such as one with a `connection` field. When a
     /// client resets its stream, or is lost, the future or the body of its response is dropped.
     ///
     /// When the client takes no byte of the response for the write-stall timeout, or no frame moves on the stream for the

@@ -67,6 +67,8 @@ pub struct Responses {
 }
 
 /// The error code that a stream was reset with, or a connection ended with.
+///
+/// Exhaustive, since RFC 9113 either defines a code or does not.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ResetCode {
     /// An error code that RFC 9113 section 7 defines, 0 to 13.

@@ -27,7 +27,7 @@ fn stopped(rig: &Rig, side: Side, limit: StreamLimit) -> u64 {
     rig.stats.transport(side).stream_limits().find(|(other, _)| *other == limit).unwrap().1
 }
 
-/// A client over a pipe of a few bytes, so that what it does not read is soon too much.
+/// A client over a pipe of a few bytes, so that it soon holds up its sender when it does not read.
 fn narrow(rig: &Rig) -> Raw {
     Raw::new(rig.connect(1_000).0)
 }

@@ -8,6 +8,7 @@ mod early;
 mod early_end;
 mod empty_data;
 mod endpoint_ends;
+mod errors;
 mod extended_connect;
 mod frames;
 mod framing;

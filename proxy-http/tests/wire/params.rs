@@ -26,7 +26,7 @@ use tokio::{
 };
 use tower::Service as _;
 
-/// Makes each row a test with each engine. A row with two values says what differs, and why.
+/// Makes each row a test with each engine. A row with two values says how the engines differ, and why.
 macro_rules! effects {
     ($($name:ident $(: proxy $proxy:expr, hyper $hyper:expr, because $why:literal)?;)*) => {
         mod by_proxy {
@@ -95,7 +95,7 @@ struct Between {
     endpoint_ios: Opened,
 }
 
-/// What ends for a message that is beyond a limit.
+/// The stream or the connection that ends for a message beyond a limit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Outcome {
     Stream,
@@ -151,7 +151,7 @@ impl Engine {
 // === impl Between ===
 
 impl Between {
-    /// A server of hyper's that forwards to a connection of hyper's, and answers 502 for what fails.
+    /// A server of hyper's that forwards to a connection of hyper's, and answers 502 where that fails.
     fn by_hyper(server: &ServerParams, client: &ClientParams) -> Self {
         let (opened, endpoint_ios) = mpsc::unbounded_channel();
         let server = proxy_http::hyper::Server::new(server).unwrap();
@@ -281,7 +281,7 @@ async fn adaptive_windows_start_full_and_ping_on_data(engine: Engine) {
 async fn taken(stream: &mut h2::SendStream<Bytes>, size: usize) -> usize {
     stream.reserve_capacity(size);
     let mut taken = 0;
-    // What is to come has come when nothing has for this long, in paused time.
+    // All frames have come when none has for this long, in paused time.
     while let Ok(Some(Ok(_))) = timeout(Duration::from_secs(1), poll_fn(|cx| stream.poll_capacity(cx))).await {
         let n = stream.capacity();
         stream.send_data(vec![0; n].into(), false).unwrap();
@@ -642,7 +642,7 @@ async fn hyper_takes_all_that_is_in_range() {
         let (any_size, send_buf) = (Some(any as usize), Some(above_zero as usize));
         let server = ServerParams {
             flow_control: flow_control(window),
-            // What is answered after a nanosecond is answered too late.
+            // An answer after a nanosecond is too late.
             keep_alive: Some(KeepAlive { interval: time, timeout: Duration::MAX }),
             max_concurrent_streams: Some(any.max(1)),
             max_frame_size: Some(frame),

@@ -1,4 +1,4 @@
-//! Readers that stop reading: what they cost, and that they cost nobody else anything.
+//! Readers that stop reading: their cost, of which nobody else has a part.
 
 use crate::support::{self, Endpoint, Others, PROXY, Rig, collect, get, grpc, post, reset};
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use tokio::{
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// In paused time, what is to happen without a timer has happened by then.
+/// In paused time, events without a timer have happened by then.
 const SOON: Duration = Duration::from_millis(1);
 const STALL: Duration = Duration::from_secs(5 * 60);
 const IDLE: Duration = Duration::from_secs(60);
@@ -166,7 +166,7 @@ async fn where_nothing_may_be_buffered_stalled_streams_have_the_window_only() {
     let fast = tokio::spawn(fast(&mut client, &mut endpoint).await);
     sleep(SECOND).await;
     assert!(!fast.is_finished(), "reading stalls");
-    // What readers give up is there for others.
+    // Window that readers give up is there for others.
     drop((stalled, slow));
     assert_eq!(fast.await.unwrap(), 256 << 10);
     assert_eq!(rig.buffers.held(), 0);
@@ -190,7 +190,7 @@ async fn a_thousand_readers_that_stop_hold_a_window_each() {
     assert_eq!(fast(&mut client, &mut endpoint).await.await, 256 << 10);
     drop(all);
     sleep(SECOND).await;
-    // Connections look at what they hold when something moves.
+    // Connections count the bytes that they hold when something moves.
     assert_eq!(fast(&mut client, &mut endpoint).await.await, 256 << 10);
     assert_eq!(rig.buffers.held(), 0, "nothing is left behind");
 }

@@ -117,7 +117,7 @@ impl Rig {
         })
     }
 
-    /// With what is known of the client.
+    /// With the client's certificate, or without.
     pub(crate) fn for_client(
         server: &ServerParams,
         client: &ClientParams,
@@ -165,7 +165,7 @@ impl Rig {
         let proxy = Proxy::new(endpoints.clone(), Arc::clone(&limits), Arc::clone(&stats)).for_client(known);
         let server = Server::new(server)
             .unwrap()
-            .extended_connect(move || asked.take_extended_connect())
+            .extended_connect(move || asked.is_extended_connect_enabled())
             .count_on(Arc::clone(stats.transport(Peer::Client)))
             .buffer_in(Arc::clone(&buffers));
         let mut rig = Self { client_io: None, endpoint_ios, stats, buffers, limits, endpoints, server, proxy };
@@ -222,7 +222,7 @@ impl Endpoint {
         self.asked.recv().await.expect("the proxy sends a request")
     }
 
-    /// Says GOAWAY and serves what is open.
+    /// Sends GOAWAY and serves the open streams.
     pub(crate) fn go_away(&self) {
         self.goaway.send(()).unwrap();
     }
