@@ -40,6 +40,11 @@ impl Flow {
         Self { windows, pings }
     }
 
+    /// The window of a stream, for the engine's builder.
+    pub(crate) fn stream_window(&self) -> u32 {
+        self.windows.stream()
+    }
+
     /// To be called once the connection is established.
     pub(crate) fn start(&mut self, engine: &mut impl Engine, state: &ConnectionState) {
         self.windows.start(engine, state);
