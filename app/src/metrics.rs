@@ -49,7 +49,7 @@ type Get<T, N> = fn(&T) -> N;
 
 const NO_EXEMPLAR: Option<&prometheus_client::metrics::exemplar::Exemplar<[(&str, &str); 0], u64>> = None;
 
-const PEERS: [(Peer, &str); 2] = [(Peer::Client, "src"), (Peer::Endpoint, "dst")];
+pub(crate) const PEERS: [(Peer, &str); 2] = [(Peer::Client, "src"), (Peer::Endpoint, "dst")];
 
 // === impl Metrics ===
 
@@ -95,6 +95,8 @@ impl Collector for Directions {
         self.limits(&mut encoder)?;
         self.stalls(&mut encoder)?;
         self.buffers(&mut encoder)?;
+        self.blocked(&mut encoder)?;
+        self.paths(&mut encoder)?;
         self.tls(&mut encoder)
     }
 }
