@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{LogLevel, Process, demo, log, tls};
+use crate::{LogLevel, Process, demo, log, tls, window_limits};
 use app_env::{Config, Loaded};
 use clap::{Parser, Subcommand};
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -50,6 +50,9 @@ pub fn main() -> ExitCode {
         Command::Check => load().map(|loaded| {
             for setting in &loaded.settings {
                 println!("{setting}");
+            }
+            if let Some(note) = window_limits::note(&loaded.config) {
+                println!("{note}");
             }
         }),
         Command::Env { markdown: true } => {
