@@ -227,6 +227,7 @@ fn print_commands(proxy: SocketAddr, admin: SocketAddr, certificate: Option<&Cer
          -H 'te: trailers' --data-binary @- --output - {scheme}://{proxy}/demo.Echo/Unary"
     );
     println!("  curl http://{admin}/metrics");
+    println!("  curl 'http://{admin}/connections?format=text'");
     println!();
     println!("Ctrl-C ends the demo.");
 }

@@ -152,6 +152,7 @@ impl Process {
             names: names.iter().zip(&plans).map(|(name, plan)| (*name, plan.names.clone())).collect(),
             workers: Arc::clone(&workers.workers),
             shutdown: Notify::new(),
+            large_page: Arc::default(),
         });
         let tls = plans.into_iter().map(|plan| plan.tls).collect();
         let reload = Reloader::default();
