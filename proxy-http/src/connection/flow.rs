@@ -3,7 +3,7 @@
 use crate::{
     connection::{
         buffer_limit::BufferLimit,
-        ping::{PingEvent, Pings},
+        ping::{MIN_RECEIVED, PingEvent, Pings},
         state::ConnectionState,
         windows::{Engine, Windows},
     },
@@ -67,7 +67,12 @@ impl Flow {
         while let Poll::Ready(event) = self.pings.poll(engine, state, cx) {
             match event {
                 PingEvent::KeepAliveTimedOut => return Poll::Ready(KeepAliveTimedOut),
-                PingEvent::Measured(product) => self.windows.fit_path(product, engine, state),
+                PingEvent::Measured(received) if self.windows.is_adaptive() => {
+                    if received >= MIN_RECEIVED {
+                        self.windows.fit_path(received, engine, state);
+                    }
+                }
+                PingEvent::Measured(received) => state.measured_fixed(received),
             }
         }
         Poll::Pending

@@ -16,4 +16,5 @@ pub(crate) mod state;
 pub(crate) mod streams;
 pub(crate) mod timeouts;
 pub(crate) mod wake;
+pub(crate) mod window_limit;
 pub(crate) mod windows;
