@@ -12,6 +12,7 @@ pub(crate) mod now;
 pub(crate) mod path;
 pub(crate) mod ping;
 pub(crate) mod rewind;
+pub(crate) mod sending;
 pub(crate) mod state;
 pub(crate) mod streams;
 pub(crate) mod timeouts;

@@ -163,7 +163,8 @@ impl Windows {
             self.waits_since = None;
             streams.set_waker(cx.waker(), self.wakes_at());
         }
-        if streams.held() > 0 || self.given > 0 || self.waits_since.is_some() || state.is_crowded() {
+        let is_plain = self.given == 0 && self.waits_since.is_none() && !self.is_small() && !state.is_crowded();
+        if streams.held() > 0 || !is_plain {
             self.adjust(engine, state, cx);
         }
     }

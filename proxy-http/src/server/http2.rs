@@ -4,13 +4,13 @@ use crate::{
     BoxError, IncomingBody,
     body::outcome::SendOutcome,
     connection::{
-        blocked::{SendingStream, StoppedClient},
         discard::DiscardedBodies,
         flow::{Flow, KeepAliveTimedOut},
         frames::{rapid_reset::RapidResets, rate::FrameRates, seen::FrameCounts},
         io::Io,
         now,
         rewind::Rewind,
+        sending::{SendingStream, StoppedClient},
         state::ConnectionState,
         timeouts::{
             idle::{Progress, StreamIdle},
