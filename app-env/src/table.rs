@@ -113,7 +113,7 @@ declare! {
 
     linkerd SERVER_ADAPTIVE_FLOW_CONTROL: Bool = ServerHttp2 "ADAPTIVE_FLOW_CONTROL" {
         Bool, default: Is("false"),
-        "windows that fill long paths, instead of fixed ones: 16 MiB a stream and up to 24 MiB a connection that a client may send unread; they grow with the path, and streams' shrink, to 65535 at least, while readers that stopped hold more than 1/32 of MAX_BUFFERED_BYTES"
+        "windows that fill long paths, instead of fixed ones: up to 16 MiB a stream and 24 MiB a connection that a client may send unread, as far as MAX_BUFFERED_BYTES has them to reserve; they grow with the path, and streams' shrink, to 65535 at least, while readers that stopped hold more than 1/32 of MAX_BUFFERED_BYTES"
     }
     linkerd SERVER_INITIAL_STREAM_WINDOW_SIZE: Number = ServerHttp2 "INITIAL_STREAM_WINDOW_SIZE" {
         Number::Of(Setting::InitialStreamWindowSize), default: Is("65535"),
@@ -219,7 +219,7 @@ declare! {
 
     ours CONNECT_ADAPTIVE_FLOW_CONTROL: Bool = ConnectHttp2 "ADAPTIVE_FLOW_CONTROL" {
         Bool, default: Is("false"),
-        "windows that fill long paths, instead of fixed ones: 16 MiB a stream and up to 24 MiB a connection that an endpoint may send unread; they grow with the path, and streams' shrink, to 65535 at least, while readers that stopped hold more than 1/32 of MAX_BUFFERED_BYTES"
+        "windows that fill long paths, instead of fixed ones: 16 MiB a stream and 24 MiB a connection that an endpoint may send unread; they grow with the path, and streams' shrink, to 65535 at least, while readers that stopped hold more than 1/32 of MAX_BUFFERED_BYTES"
     }
     ours CONNECT_INITIAL_STREAM_WINDOW_SIZE: Number = ConnectHttp2 "INITIAL_STREAM_WINDOW_SIZE" {
         Number::Of(Setting::InitialStreamWindowSize), default: Computed("that of HTTP2_INITIAL_STREAM_WINDOW_SIZE"),
@@ -435,7 +435,7 @@ declare! {
     ours MAX_BUFFERED_BYTES: Number = Direction "MAX_BUFFERED_BYTES" {
         // 4,096 readers that have stopped, at the default windows; the rest of a small sidecar's memory.
         Number::ANY, default: Is("268435456"),
-        "bytes held for readers that have stopped, beside connections' windows; at the limit reading stalls; adaptive windows above 1 MiB a connection are reserved from half of it, a quarter of what is left each"
+        "bytes held for readers that have stopped, beside connections' windows; at the limit reading stalls; what clients' adaptive windows have above 1 MiB a connection is reserved from up to three quarters of it"
     }
 
     linkerd DNS_MIN_TTL: Time = Process "DNS_MIN_TTL" {

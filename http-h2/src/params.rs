@@ -105,8 +105,9 @@ pub struct ClientParams {
 /// Windows of received data: how much a peer may send before it is told that it may go on.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum FlowControl {
-    /// Windows start at 65,535 bytes and grow with the measured bandwidth-delay product, up to 16 MiB. They never
-    /// shrink.
+    /// Windows that fill long paths: 16 MiB a stream at once, or what a client's connection can reserve, up to 64 MiB with the
+    /// measured bandwidth-delay product, and less, as far as 65,535 bytes, while readers that have stopped hold much. hyper's,
+    /// as `proxy_http::hyper` builds them, start at 65,535 bytes, grow up to 16 MiB, and never shrink.
     Adaptive,
     /// Windows of a fixed size, each in 1..=2147483647 bytes.
     Fixed {

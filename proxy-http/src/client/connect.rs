@@ -218,9 +218,7 @@ where
             let io = io.map_err(ConnectError::transport)?;
             on_transport();
             let connection_state = ConnectionState::new(&transport);
-            if let Some(peer) = peer {
-                connection_state.set_peer(PeerName::Endpoint(peer));
-            }
+            connection_state.set_peer(peer.map(PeerName::Endpoint));
             let (open, closed) = watch::channel(());
             let max_header_list = max_header_list_size.unwrap_or(ClientParams::DEFAULT_MAX_HEADER_LIST_SIZE);
             let max_head = usize::try_from(max_header_list).unwrap_or(usize::MAX);

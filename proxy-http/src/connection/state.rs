@@ -115,8 +115,10 @@ impl ConnectionState {
         })
     }
 
-    pub(crate) fn set_peer(&self, peer: PeerName) {
-        let _ = self.peer.set(peer);
+    pub(crate) fn set_peer(&self, peer: Option<PeerName>) {
+        if let Some(peer) = peer {
+            let _ = self.peer.set(peer);
+        }
     }
 
     pub(crate) fn set_http2(&self) {

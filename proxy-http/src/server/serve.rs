@@ -99,9 +99,7 @@ impl Server {
         let Accepted { peer, protocol } = accepted;
         let started = Instant::now();
         let connection_state = ConnectionState::new(&self.transport);
-        if let Some(peer) = peer {
-            connection_state.set_peer(PeerName::Addr(peer));
-        }
+        connection_state.set_peer(peer.map(PeerName::Addr));
         let mut io = Io::new(io, &self.transport, &connection_state);
         let mut drain = pin!(maybe_done(drain));
         if let Some(protocol) = protocol {
