@@ -58,7 +58,7 @@ impl Data {
                     self.machine = machine;
                 }
                 Record::Sample { cell, sample: Ok(sample), .. } => self.add(cell, sample, &mut new),
-                Record::Sample { sample: Err(_), .. } => {}
+                Record::Sample { sample: Err(_), .. } | Record::Transfer { .. } | Record::Starvation { .. } => {}
             }
         }
     }
@@ -126,6 +126,11 @@ impl Measured {
 // === impl Spread ===
 
 impl Spread {
+    /// The value in the middle; of an even number, the lower one.
+    pub(crate) fn median_of(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+        Some(Self::of(values.into_iter().collect())?.median)
+    }
+
     fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let median = *values.get(values.len().checked_sub(1)? / 2)?;
