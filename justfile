@@ -15,6 +15,10 @@ lint:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+# The libraries' public interfaces against the committed lists; `just api --write` writes the lists.
+api *args:
+    scripts/api {{args}}
+
 # The benches; `just bench --test` runs each once.
 bench *args:
     cargo bench -p benches -- {{args}}

@@ -1,10 +1,13 @@
 //! The configuration of a proxy: plain values that are checked before.
+//!
+//! A new variable is a new field, so the structs that have most of them are `#[non_exhaustive]`.
 
 use crate::{ClientName, HostPort};
 use http_h2::{ClientParams, ServerParams};
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 /// Everything a proxy process is set up with.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Remote clients to the local application. `None`: the direction is off.
@@ -26,6 +29,7 @@ pub struct Config {
 }
 
 /// One direction: a listener, endpoints, and the bounds between them.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Direction {
     /// Where clients connect to; with port 0 the system picks one.
@@ -71,6 +75,7 @@ pub struct Direction {
 }
 
 /// How endpoints are connected to.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Connect {
     /// The protocol that is spoken with endpoints.

@@ -195,7 +195,7 @@ declare! {
     ours SERVER_MAX_CONTROL_FRAMES: Number = ServerHttp2 "MAX_CONTROL_FRAMES" {
         // More than any client has reason to send. Frames that go with requests and responses come on top.
         Number::Of(Setting::MaxControlFrames), default: Is("10000"),
-        "frames of one kind that a client may send in a second beside those that its requests and responses explain; SETTINGS count for 50"
+        "frames of one kind that a client may send in a second beside those that its requests and responses explain; SETTINGS count for 50, PING ACKs for 100"
     }
     ours SERVER_WRITE_STALL_TIMEOUT: Time = ServerHttp2 "WRITE_STALL_TIMEOUT" {
         // As long as Envoy waits for a stream to be flushed. A reader that takes 16 KiB in that time goes on.

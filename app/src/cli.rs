@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{LogLevel, Process, demo, log, tls};
+use crate::{LogLevel, Process, demo, log, tls, worker};
 use app_env::{Config, Loaded};
 use clap::{Parser, Subcommand};
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -42,8 +42,10 @@ enum Command {
     },
 }
 
-/// Runs the command that the process was started with.
-pub fn main() -> ExitCode {
+/// Runs the command that the process was started with. Workers call `collect` now and then: it returns the memory that the
+/// calling thread has freed to the system.
+pub fn main(collect: fn()) -> ExitCode {
+    worker::collect_by(collect);
     let Args { command } = Args::parse();
     match command.unwrap_or(Command::Run) {
         Command::Run => load().and_then(run),

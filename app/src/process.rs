@@ -80,59 +80,28 @@ impl Process {
     /// When an address cannot be listened on, a certificate or key cannot be used, or a thread cannot be started.
     pub fn start(loaded: Loaded, log: LogLevel) -> Result<Self, StartError> {
         let Loaded { config, settings, .. } = loaded;
-        let Config { inbound, outbound, dns, admin_listen_addr, shutdown_grace_period, cores, log: _, log_format: _ } =
-            config;
+        // app's test `crates` holds that no field is forgotten: the patterns of non-exhaustive structs end in `..`.
+        let Config {
+            inbound,
+            outbound,
+            dns,
+            admin_listen_addr,
+            shutdown_grace_period,
+            cores,
+            log: _,
+            log_format: _,
+            ..
+        } = config;
         let resolver = dns::Resolver::system();
         let mut listeners = Vec::new();
         let mut plans = Vec::new();
         let mut names = Vec::new();
         for (name, direction) in [("inbound", inbound), ("outbound", outbound)] {
             let Some(direction) = direction else { continue };
-            let tls = Tls::load(name, &direction).map_err(StartErrorKind::from)?;
-            let listener =
-                listener::bind(direction.listen_addr, direction.accept_backlog).map_err(StartErrorKind::from)?;
-            let places = Arc::new(Semaphore::new(direction.max_connections));
-            listeners.push(Listener { name, listener, places });
+            let (listener, plan) = plan(name, direction, dns, &resolver, cores)?;
+            listeners.push(listener);
+            plans.push(plan);
             names.push(name);
-            let limits = Arc::new(proxy::Limits::new(proxy::Params {
-                queue_capacity: direction.http_queue_capacity,
-                failfast_timeout: direction.http_failfast_timeout,
-                max_in_flight: direction.max_in_flight,
-                max_headers_count: direction.http_max_headers_count,
-                max_uri_length: direction.http_max_uri_length,
-                request_timeout: direction.http_request_timeout,
-                drop_request_trailers: direction.connect.drop_request_trailers,
-                retry: retry_params(&direction.http_retry),
-            }));
-            let buffers = Arc::new(BufferLimit::new(direction.max_buffered_bytes));
-            let http1 = http1::Params {
-                header_read_timeout: direction.server_http1_header_read_timeout,
-                https: tls.server.is_some(),
-            };
-            let server = Server::new(&direction.server)
-                .expect("params are checked when they are read")
-                .buffer_in(Arc::clone(&buffers))
-                .http1(&http1)
-                .detect_timeout(direction.detect_timeout);
-            // Once for all workers, so that all have the same addresses.
-            let hosts = tls.client.as_ref().is_some_and(|client| client.needs_hosts());
-            let Discovery { list: endpoints, names: endpoint_names } =
-                dns::discover(&direction.endpoints, hosts, dns, &resolver);
-            let endpoint_params = endpoint_params(&direction, cores);
-            let http1_params = http1_endpoint_params(&direction, cores);
-            let direction = Arc::new(direction);
-            plans.push(Plan {
-                direction,
-                limits,
-                buffers,
-                server,
-                endpoints,
-                names: endpoint_names,
-                endpoint_params,
-                http1_params,
-                log: Arc::default(),
-                tls,
-            });
         }
         let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG).map_err(StartErrorKind::from)?;
         let (stop, stopping) = watch::channel(false);
@@ -222,8 +191,83 @@ impl Process {
     }
 }
 
+/// Binds a direction's listener, and turns its settings into those of the workers' stacks.
+fn plan(
+    name: &'static str,
+    direction: Direction,
+    dns: app_env::Dns,
+    resolver: &dns::Resolver,
+    cores: NonZeroUsize,
+) -> Result<(Listener, Plan), StartErrorKind> {
+    let tls = Tls::load(name, &direction)?;
+    let Direction {
+        listen_addr,
+        endpoints,
+        detect_timeout,
+        server_http1_header_read_timeout,
+        server,
+        accept,
+        accept_backlog,
+        max_connections,
+        server_tls: _,
+        connect,
+        breaker,
+        slow_start,
+        http_queue_capacity,
+        http_failfast_timeout,
+        http_request_timeout,
+        http_max_headers_count,
+        http_max_uri_length,
+        http_retry,
+        max_in_flight,
+        max_buffered_bytes,
+        ..
+    } = direction;
+    let listener = listener::bind(listen_addr, accept_backlog)?;
+    let limits = proxy::Limits::new(proxy::Params {
+        queue_capacity: http_queue_capacity,
+        failfast_timeout: http_failfast_timeout,
+        max_in_flight,
+        max_headers_count: http_max_headers_count,
+        max_uri_length: http_max_uri_length,
+        request_timeout: http_request_timeout,
+        drop_request_trailers: connect.drop_request_trailers,
+        retry: retry_params(&http_retry),
+    });
+    let buffers = Arc::new(BufferLimit::new(max_buffered_bytes));
+    let http1 = http1::Params { header_read_timeout: server_http1_header_read_timeout, https: tls.server.is_some() };
+    let server = Server::new(&server)
+        .expect("params are checked when they are read")
+        .buffer_in(Arc::clone(&buffers))
+        .http1(&http1)
+        .detect_timeout(detect_timeout);
+    // Once for all workers, so that all have the same addresses.
+    let hosts = tls.client.as_ref().is_some_and(|client| client.needs_hosts());
+    let Discovery { list: endpoints, names } = dns::discover(&endpoints, hosts, dns, resolver);
+    let endpoint_params = endpoint_params(&connect, breaker, slow_start, cores);
+    let plan = Plan {
+        accept,
+        limits: Arc::new(limits),
+        buffers,
+        server,
+        endpoints,
+        names,
+        endpoint_params,
+        http1_params: http1_endpoint_params(&connect.http1, endpoint_params, cores),
+        connect: Arc::new(connect),
+        log: Arc::default(),
+        tls,
+    };
+    Ok((Listener { name, listener, places: Arc::new(Semaphore::new(max_connections)) }, plan))
+}
+
 /// One worker's share of a direction's limits.
-fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> balance::Params {
+fn endpoint_params(
+    connect: &app_env::Connect,
+    breaker: app_env::Breaker,
+    slow_start: Duration,
+    cores: NonZeroUsize,
+) -> balance::Params {
     let app_env::Connect {
         backoff,
         max_connections,
@@ -237,29 +281,34 @@ fn endpoint_params(direction: &Direction, cores: NonZeroUsize) -> balance::Param
         tcp: _,
         tls: _,
         drop_request_trailers: _,
-    } = direction.connect;
+        ..
+    } = *connect;
     let app_env::Backoff { min, max, jitter } = backoff;
-    let app_env::Breaker { consecutive_failures, min_ejection, max_ejection } = direction.breaker;
+    let app_env::Breaker { consecutive_failures, min_ejection, max_ejection } = breaker;
     balance::Params {
         backoff: balance::Backoff { min, max, jitter },
         max_connections: NonZeroUsize::new(max_connections / cores).unwrap_or(NonZeroUsize::MIN),
         max_streams: max_streams.and_then(NonZeroUsize::new),
         max_idle: Some(max_idle),
         max_idle_connections: None,
-        slow_start: direction.slow_start,
+        slow_start,
         breaker: breaker::Params { consecutive_failures, min_ejection, max_ejection },
     }
 }
 
 /// The same for endpoints that are spoken to in HTTP/1.1.
-fn http1_endpoint_params(direction: &Direction, cores: NonZeroUsize) -> balance::Params {
-    let app_env::ConnectHttp1 { max_connections, max_idle, max_connection_idle } = direction.connect.http1;
+fn http1_endpoint_params(
+    http1: &app_env::ConnectHttp1,
+    http2: balance::Params,
+    cores: NonZeroUsize,
+) -> balance::Params {
+    let app_env::ConnectHttp1 { max_connections, max_idle, max_connection_idle } = *http1;
     balance::Params {
         max_connections: NonZeroUsize::new(max_connections / cores).unwrap_or(NonZeroUsize::MIN),
         max_streams: None,
         max_idle: Some(max_connection_idle),
         max_idle_connections: Some(max_idle / cores),
-        ..endpoint_params(direction, cores)
+        ..http2
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     listener::set_options,
     tls::{self, Throttle, Tls, TlsConnector},
 };
-use app_env::{Direction, EndpointProtocol, TcpParams};
+use app_env::{EndpointProtocol, TcpParams};
 use proxy_http::{
     BufferLimit, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance, client::EndpointLog,
     proxy::Limits, server, stats::Peer,
@@ -17,14 +17,16 @@ use std::{
     io,
     net::{self, SocketAddr},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
+    time::Duration,
 };
 use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, mpsc, watch},
+    time::sleep,
 };
 
 /// One worker, as other threads see it.
@@ -41,7 +43,8 @@ pub(crate) struct Worker {
 /// The settings of a worker's stack for one direction.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    pub(crate) direction: Arc<Direction>,
+    pub(crate) accept: TcpParams,
+    pub(crate) connect: Arc<app_env::Connect>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) buffers: Arc<BufferLimit>,
     pub(crate) server: Server,
@@ -90,6 +93,16 @@ const EVENT_INTERVAL: u32 = 256;
 /// the worker, which would get none of it while a storm is accepted.
 const WAITING: usize = 8;
 
+/// Returns a thread's free memory to the system. Not set: the allocator does as it likes.
+static COLLECT: OnceLock<fn()> = OnceLock::new();
+/// The interval of that. After a burst of streams whose readers had stopped, much of what they held stays with the allocator.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Has workers that are started from now on call `collect` now and then.
+pub(crate) fn collect_by(collect: fn()) {
+    let _ = COLLECT.set(collect);
+}
+
 // === impl Worker ===
 
 impl Worker {
@@ -127,6 +140,14 @@ impl Worker {
 }
 
 async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop: watch::Receiver<bool>) {
+    if let Some(collect) = COLLECT.get() {
+        tokio::spawn(async {
+            loop {
+                sleep(COLLECT_INTERVAL).await;
+                collect();
+            }
+        });
+    }
     while let Some(Accepted { direction, stream, peer, place }) = accepted.recv().await {
         // Open connections have their turn between any two new ones of a storm, each of which has a handshake to do.
         tokio::task::yield_now().await;
@@ -146,7 +167,8 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                 let log = Arc::clone(log);
                 tokio::spawn(async move {
                     let draining = async { _ = stop.wait_for(|stop| *stop).await };
-                    let served = server.serve(stream, proxy, draining).await;
+                    let accepted = server::Accepted { peer: Some(peer), protocol: None };
+                    let served = server.serve_accepted(accepted, stream, proxy, draining).await;
                     if served.as_ref().is_err_and(server::Error::is_tls) && log.admits() {
                         tracing::warn!(
                             ?peer,
@@ -162,10 +184,8 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                     if let Some(tls::Accepted { stream, client, protocol }) = tls.accept(stream).await {
                         let draining = async { _ = stop.wait_for(|stop| *stop).await };
                         let proxy = proxy.for_client(client);
-                        ended(match protocol {
-                            Some(protocol) => server.serve_protocol(protocol, stream, proxy, draining).await,
-                            None => server.serve(stream, proxy, draining).await,
-                        });
+                        let accepted = server::Accepted { peer: Some(peer), protocol };
+                        ended(server.serve_accepted(accepted, stream, proxy, draining).await);
                     }
                     drop((stop, place));
                 });
@@ -196,12 +216,12 @@ impl Drop for Place {
 
 impl Stack {
     fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Vec<Endpoints>) {
-        let Plan { direction, limits, server, tls, .. } = plan;
+        let Plan { accept, connect, limits, server, tls, .. } = plan;
         let spawn = |protocol| plan.endpoints(protocol, stats);
         let (limits, requests) = (Arc::clone(limits), Arc::clone(stats));
-        let (proxy, endpoints) = match direction.connect.protocol {
+        let (proxy, endpoints) = match connect.protocol {
             EndpointProtocol::Http2 | EndpointProtocol::Http1 => {
-                let http2 = direction.connect.protocol == EndpointProtocol::Http2;
+                let http2 = connect.protocol == EndpointProtocol::Http2;
                 let endpoints = spawn(if http2 { Protocol::Http2 } else { Protocol::Http1 });
                 (Proxy::new(endpoints.clone(), limits, requests), vec![endpoints])
             }
@@ -215,10 +235,10 @@ impl Stack {
         let server = server
             .clone()
             .count_on(Arc::clone(stats.transport(Peer::Client)))
-            .extended_connect(move || asked.take_extended_connect());
+            .extended_connect(move || asked.is_extended_connect_enabled());
         let log = Arc::default();
         let server = Arc::new(server);
-        (Self { server, proxy, tcp: direction.accept, tls: tls.server.clone(), log }, endpoints)
+        (Self { server, proxy, tcp: *accept, tls: tls.server.clone(), log }, endpoints)
     }
 }
 
@@ -227,8 +247,8 @@ impl Stack {
 impl Plan {
     /// One worker's connections to the endpoints that are spoken to in `protocol`.
     fn endpoints(&self, protocol: Protocol, stats: &Stats) -> Endpoints {
-        let Self { direction, endpoints, endpoint_params, http1_params, tls, .. } = self;
-        let tcp = TcpConnector::new(direction.connect.tcp);
+        let Self { connect, endpoints, endpoint_params, http1_params, tls, .. } = self;
+        let tcp = TcpConnector::new(connect.tcp);
         let params = match protocol {
             Protocol::Http2 => *endpoint_params,
             Protocol::Http1 => *http1_params,
@@ -243,7 +263,7 @@ impl Plan {
     }
 
     fn connect<C>(&self, connector: C, protocol: Protocol, stats: &Stats) -> Connect<C, Replay> {
-        let app_env::Connect { http2, timeout, handshake_timeout, .. } = &self.direction.connect;
+        let app_env::Connect { http2, timeout, handshake_timeout, .. } = &*self.connect;
         Connect::new(connector, http2)
             .expect("params are checked when they are read")
             .protocol(protocol)

@@ -94,8 +94,8 @@ pub struct ClientParams {
     /// response with more is malformed, and much more may end the connection: above four times as much, and above 64
     /// KiB; trailers beyond that are left out. `None`: [65536](Self::DEFAULT_MAX_HEADER_LIST_SIZE).
     pub max_header_list_size: Option<u32>,
-    /// Bytes buffered for sending on each stream before its source is held up. `None`: [1
-    /// MiB](Self::DEFAULT_MAX_SEND_BUF_SIZE).
+    /// Bytes buffered for sending on each stream before its source is held up. `None`:
+    /// [1 MiB](Self::DEFAULT_MAX_SEND_BUF_SIZE).
     pub max_send_buf_size: Option<usize>,
     /// How long a server may take nothing of a request that waits for its window, or less than 16 KiB, before the
     /// stream is reset with CANCEL; above zero. `None`: [5 minutes](Self::DEFAULT_WRITE_STALL_TIMEOUT).
@@ -275,9 +275,11 @@ impl ClientParams {
     /// ```
     /// use http_h2::ClientParams;
     ///
-    /// let direction = ClientParams { max_frame_size: Some(16_384), header_table_size: Some(0), ..ClientParams::DEFAULT
-    /// }; let endpoint = ClientParams { max_frame_size: Some(65_536), ..ClientParams::DEFAULT }; let merged =
-    /// direction.override_from(&endpoint); assert_eq!(merged.max_frame_size, Some(65_536));
+    /// let direction =
+    ///     ClientParams { max_frame_size: Some(16_384), header_table_size: Some(0), ..ClientParams::DEFAULT };
+    /// let endpoint = ClientParams { max_frame_size: Some(65_536), ..ClientParams::DEFAULT };
+    /// let merged = direction.override_from(&endpoint);
+    /// assert_eq!(merged.max_frame_size, Some(65_536));
     /// assert_eq!(merged.header_table_size, Some(0));
     /// ```
     #[must_use]

@@ -14,19 +14,20 @@ use std::time::Duration;
 pub struct Protection {
     /// How long a client may take from when its connection is made until its preface and its first frame, which is
     /// SETTINGS, have come (RFC 9113 section 3.4); above zero. It may then be silent for as long as it likes, or as
-    /// [`ServerParams::max_connection_idle`](crate::ServerParams::max_connection_idle) lets it. 10 s.
+    /// [`ServerParams::max_connection_idle`](crate::ServerParams::max_connection_idle) lets it. Default: 10 s.
     pub handshake_timeout: Duration,
     /// How long a client may take over one header block, from the head of its HEADERS frame to the last byte of the
     /// frame that ends it (RFC 9113 section 4.3); above zero, and up to twice as long where blocks follow each other
-    /// closely. 10 s.
+    /// closely. Default: 10 s.
     pub header_timeout: Duration,
     /// Streams that a client may reset within a second of opening them, or have reset by breaking the protocol, in ten
-    /// seconds. More are too many if they are more than half of the streams that it opened in this time, too. 500.
+    /// seconds. More are too many if they are more than half of the streams that it opened in this time, too.
+    /// Default: 500.
     pub max_premature_resets: u32,
     /// Frames of each of these kinds that a client may send in a second: PING, SETTINGS, PRIORITY, RST_STREAM,
-    /// WINDOW_UPDATE, and all kinds that carry no request. SETTINGS that are to be answered count for 50. Four for each
-    /// request and one for each 16 bytes sent to the client come on top, since it may answer those so; 100 at least.
-    /// 10,000.
+    /// WINDOW_UPDATE, and all kinds that carry no request. SETTINGS that are to be answered count for 50, PING ACKs for
+    /// 100. Four for each request and one for each 16 bytes sent to the client come on top, since it may answer those so; 100
+    /// at least. Default: 10,000.
     pub max_control_frames: u32,
 }
 

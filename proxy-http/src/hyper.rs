@@ -113,13 +113,13 @@ pub struct Connect<C, B> {
 /// stream with CANCEL.
 pub struct SendRequest<B>(client::SendRequest<B>);
 
-/// A connection that is being made.
+/// The future of a connection.
 pub type ConnectFuture<B> = Pin<Box<dyn Future<Output = Result<SendRequest<B>, ConnectError>> + Send>>;
 
-/// A response that is on its way.
+/// The future of a response.
 pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Incoming>, hyper::Error>> + Send>>;
 
-/// Why no connection came about.
+/// Why no connection was made.
 ///
 /// ```
 /// # use {bytes::Bytes, http_body_util::Empty, http_h2::ClientParams, proxy_http::hyper::Connect, tower::ServiceExt as _};

@@ -12,10 +12,9 @@
 //! - [`mod@hyper`] has hyper's own HTTP/2 builders, and the same two services over them, from the same parameters.
 //! - [`BufferLimit`] bounds the bytes that all connections buffer under backpressure.
 //! - [`Stats`] counts connections, streams, requests and responses, without locks.
+//! - [`StreamError`] chooses the code that a stream is reset with, and [`ConnectProtocol`] is the `:protocol` of a request.
 //!
-//! h2 speaks HTTP/2, hyper HTTP/1.1. Only [`mod@hyper`] has their types in its signatures. Two of h2's have a meaning all
-//! the same: `h2::ext::Protocol` among a request's extensions is `:protocol` (RFC 8441), and an `h2::Error` among an error's
-//! sources chooses the code that a stream is reset with.
+//! h2 speaks HTTP/2, hyper HTTP/1.1. Only [`mod@hyper`] has their types in its interface.
 //!
 //! # Examples
 //!
@@ -70,7 +69,8 @@ pub mod stats;
 pub use balance::{Endpoint, Endpoints};
 pub use body::{IncomingBody, Replay};
 pub use client::{Connect, SendRequest};
-pub use connection::window_credit::BufferLimit;
+pub use connection::buffer_limit::BufferLimit;
+pub use message::{connect_protocol::ConnectProtocol, stream_error::StreamError};
 pub use proxy::Proxy;
 pub use server::{Protocol, Server};
 pub use stats::Stats;

@@ -63,7 +63,7 @@ struct Rig {
     stats: Arc<Stats>,
 }
 
-/// What came of requests.
+/// The outcomes of requests.
 #[derive(Debug, Default)]
 struct Tally {
     whole: AtomicUsize,
@@ -75,7 +75,7 @@ struct Tally {
     reset: AtomicUsize,
 }
 
-/// What the process holds.
+/// The resources of the process.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     tasks: usize,
@@ -152,7 +152,7 @@ impl Backend {
 }
 
 async fn serve(stream: TcpStream, mut ended: watch::Receiver<Option<End>>) {
-    // What is closed with data unread, or by a linger of zero, is reset.
+    // A socket that is closed with data unread, or with a linger of zero, is reset.
     stream.set_zero_linger().unwrap();
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     let mut streams = JoinSet::new();
@@ -312,7 +312,7 @@ async fn rolling(end: End, params: proxy::Params) -> (Arc<Tally>, Arc<Stats>, u3
 #[tokio::test]
 async fn endpoint_processes_answer_until_they_are_killed() {
     if let Ok(addr) = std::env::var(SERVE_ON) {
-        // This is the process: it ends when it is killed, or when whoever started it is gone.
+        // This is the process: it ends when it is killed, or when its parent process is gone.
         std::thread::spawn(|| {
             let _ = std::io::stdin().read_to_end(&mut Vec::new());
             std::process::exit(0);
@@ -378,7 +378,7 @@ async fn flapping_leaves_nothing_behind() {
         rig.until(|rig| rig.limits.in_flight() == 0).await;
         let Some(before) = before.replace(Held::now()) else { continue };
         println!("{time} s of flapping: {tally}; {before:?} before, {:?} after", Held::now());
-        // Up for 50 ms and down for 50: hardly any request is answered, and those that are not fail fast.
+        // Up for 50 ms and down for 50: hardly any request is answered, and the others fail fast.
         assert!(tally.errors.load(Relaxed) > 100, "{tally}");
         rig.until(|_| Held::now().tasks <= before.tasks + 2 && Held::now().descriptors <= before.descriptors + 2).await;
         let after = Held::now();

@@ -3,7 +3,7 @@
 use crate::support::{add_needed, errors, full, loaded, on};
 use app_env::variables;
 
-/// What is accepted and what is one past it, below and above; by the name's end.
+/// Values that are accepted and values one past them, below and above; by the name's end.
 const BOUNDS: &[(&str, [&str; 2], [&str; 2])] = &[
     ("INITIAL_STREAM_WINDOW_SIZE", ["1", "0"], ["2147483647", "2147483648"]),
     ("INITIAL_CONNECTION_WINDOW_SIZE", ["1", "0"], ["2147483647", "2147483648"]),

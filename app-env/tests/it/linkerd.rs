@@ -1,4 +1,4 @@
-//! linkerd2-proxy's contract: what a deployment made for it means here, and where this crate differs on purpose.
+//! linkerd2-proxy's contract: the meaning of a deployment made for it, and where this crate differs on purpose.
 //! The README lists the same differences.
 
 use crate::support::{config, errors, on, vars, warnings};

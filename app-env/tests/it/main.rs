@@ -1,4 +1,4 @@
-//! What the crate promises, from outside. No test sets a variable of the process.
+//! The crate's promises, from outside. No test sets a variable of the process.
 
 mod bounds;
 mod flow_control;

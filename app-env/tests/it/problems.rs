@@ -1,10 +1,10 @@
-//! Reports: everything that is wrong, each with the variable, what it was and what it must be.
+//! Reports: everything that is wrong, each with the variable, its value and the values that it accepts.
 
 use crate::support::{Vars, add_needed, config, errors, full, on, vars, warnings};
 use app_env::{EXIT_CODE, load, variables};
 use std::{collections::BTreeMap, ffi::OsString, fmt::Debug};
 
-/// A value that is wrong for a variable: one in no grammar, or for those that take all others, none at all.
+/// A value that is wrong for a variable: one in no grammar, or for variables that take any other value, none at all.
 fn wrong(name: &str) -> &'static str {
     let variable = variables().find(|variable| variable.name == name).unwrap();
     if ["text", "the path of a PEM file"].contains(&&*variable.accepts) { "" } else { "?" }

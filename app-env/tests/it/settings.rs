@@ -2,8 +2,8 @@
 
 use crate::support::{Vars, add_needed, config, effective, full, loaded, on, vars};
 use app_env::{
-    Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectHttp1, ConnectTls, Direction, Dns,
-    EndpointProtocol, LogFormat, Origin, Process, Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
+    Backoff, Breaker, ClientAuth, ClientCert, ConnectHttp1, ConnectTls, Direction, Dns, EndpointProtocol, LogFormat,
+    Origin, Process, Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
 };
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
 use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, thread::available_parallelism, time::Duration};
@@ -126,193 +126,184 @@ fn everything() -> Vars {
     all
 }
 
-/// What a direction of [`everything`] reads as.
+/// A direction of [`everything`] as it is loaded.
 fn everything_of(tens: u8) -> Direction {
     let n = |ones: u32| u32::from(tens) * 100 + ones;
     let large = |ones: u32| u32::from(tens) * 100_000 + ones;
     let size = |ones: u32| n(ones) as usize;
     let time = |ones: u32| millis(n(ones).into());
     let path = |ones: u32| PathBuf::from(format!("/{}", n(ones)));
-    Direction {
-        listen_addr: ([127, 0, 0, tens], 1000 + u16::from(tens)).into(),
-        endpoints: vec![format!("a{tens}.example:80").parse().unwrap(), format!("[::{tens}]:81").parse().unwrap()],
-        accept_backlog: n(1),
-        max_connections: size(60),
-        server_tls: Some(ServerTls {
-            identity: TlsIdentity { cert: path(48), key: path(49) },
-            handshake_timeout: time(50),
-            client: Some(ClientCert {
-                ca: path(51),
-                auth: ClientAuth::Optional,
-                allowed: Some(
-                    [format!("a{tens}.example"), format!("*.b{tens}.example"), format!("spiffe://c{tens}/d")]
-                        .map(|name| name.parse().unwrap())
-                        .into(),
-                ),
-                forward: true,
-            }),
+    // Each field that is not set below has its default, which the test would notice.
+    let mut direction = config(&on([])).inbound.unwrap();
+    direction.listen_addr = ([127, 0, 0, tens], 1000 + u16::from(tens)).into();
+    direction.endpoints =
+        vec![format!("a{tens}.example:80").parse().unwrap(), format!("[::{tens}]:81").parse().unwrap()];
+    direction.accept_backlog = n(1);
+    direction.max_connections = size(60);
+    direction.server_tls = Some(ServerTls {
+        identity: TlsIdentity { cert: path(48), key: path(49) },
+        handshake_timeout: time(50),
+        client: Some(ClientCert {
+            ca: path(51),
+            auth: ClientAuth::Optional,
+            allowed: Some(
+                [format!("a{tens}.example"), format!("*.b{tens}.example"), format!("spiffe://c{tens}/d")]
+                    .map(|name| name.parse().unwrap())
+                    .into(),
+            ),
+            forward: true,
         }),
-        detect_timeout: time(48),
-        server_http1_header_read_timeout: time(49),
-        server: ServerParams {
-            flow_control: Some(FlowControl::Fixed {
-                initial_stream_window_size: n(2),
-                initial_connection_window_size: n(3),
-            }),
-            keep_alive: Some(KeepAlive { interval: time(4), timeout: time(5) }),
-            max_concurrent_streams: Some(n(6)),
-            max_frame_size: Some(large(7)),
-            max_header_list_size: Some(n(8)),
-            header_table_size: Some(n(9)),
-            max_pending_accept_reset_streams: Some(size(10)),
-            max_concurrent_reset_streams: Some(size(67)),
-            max_local_error_reset_streams: Some(size(11)),
-            max_send_buf_size: Some(size(12)),
-            max_connection_age: Some(MaxConnectionAge { age: time(45), grace: time(46) }),
-            max_connection_idle: Some(time(47)),
-            write_stall_timeout: Some(time(48)),
-            stream_idle_timeout: Some(time(49)),
-            protection: Protection {
-                handshake_timeout: time(61),
-                header_timeout: time(62),
-                max_premature_resets: n(63),
-                max_control_frames: n(64),
-            },
+    });
+    direction.detect_timeout = time(48);
+    direction.server_http1_header_read_timeout = time(49);
+    direction.server = ServerParams {
+        flow_control: Some(FlowControl::Fixed {
+            initial_stream_window_size: n(2),
+            initial_connection_window_size: n(3),
+        }),
+        keep_alive: Some(KeepAlive { interval: time(4), timeout: time(5) }),
+        max_concurrent_streams: Some(n(6)),
+        max_frame_size: Some(large(7)),
+        max_header_list_size: Some(n(8)),
+        header_table_size: Some(n(9)),
+        max_pending_accept_reset_streams: Some(size(10)),
+        max_concurrent_reset_streams: Some(size(67)),
+        max_local_error_reset_streams: Some(size(11)),
+        max_send_buf_size: Some(size(12)),
+        max_connection_age: Some(MaxConnectionAge { age: time(45), grace: time(46) }),
+        max_connection_idle: Some(time(47)),
+        write_stall_timeout: Some(time(48)),
+        stream_idle_timeout: Some(time(49)),
+        protection: Protection {
+            handshake_timeout: time(61),
+            header_timeout: time(62),
+            max_premature_resets: n(63),
+            max_control_frames: n(64),
         },
-        accept: TcpParams { keepalive: Some(secs(n(27).into())), user_timeout: Some(time(29)) },
-        connect: Connect {
-            protocol: if tens == 1 { EndpointProtocol::Http1 } else { EndpointProtocol::Same },
-            http1: ConnectHttp1 { max_connections: size(50), max_idle: size(51), max_connection_idle: time(52) },
-            http2: ClientParams {
-                flow_control: Some(FlowControl::Fixed {
-                    initial_stream_window_size: n(13),
-                    initial_connection_window_size: n(14),
-                }),
-                keep_alive: Some(ClientKeepAlive { interval: time(15), timeout: time(16), while_idle: true }),
-                max_concurrent_reset_streams: Some(size(17)),
-                max_local_error_reset_streams: Some(size(18)),
-                max_frame_size: Some(large(19)),
-                max_header_list_size: Some(n(20)),
-                header_table_size: Some(n(21)),
-                max_send_buf_size: Some(size(22)),
-                write_stall_timeout: Some(time(50)),
-            },
-            timeout: time(23),
-            handshake_timeout: time(53),
-            backoff: Backoff { min: time(24), max: time(25), jitter: f64::from(tens) + 0.26 },
-            tcp: TcpParams { keepalive: Some(secs(n(28).into())), user_timeout: Some(time(30)) },
-            tls: Some(ConnectTls {
-                ca: Some(path(52)),
-                server_name: Some(format!("e{tens}.example")),
-                identity: Some(TlsIdentity { cert: path(53), key: path(54) }),
-                insecure_skip_verify: false,
-            }),
-            max_connections: size(37),
-            max_streams: Some(size(35)),
-            max_idle: time(36),
-            drop_request_trailers: true,
-        },
-        breaker: Breaker { consecutive_failures: n(39), min_ejection: time(40), max_ejection: secs(n(41).into()) },
-        slow_start: time(38),
-        http_retry: Retry {
-            gateway_errors: true,
-            grpc_unavailable: true,
-            budget_ratio: f64::from(tens) + 0.42,
-            budget_min_per_second: n(43),
-            buffer_size: size(44),
-        },
-        http_queue_capacity: size(31),
-        http_failfast_timeout: time(32),
-        http_request_timeout: Some(time(33)),
-        http_max_headers_count: size(65),
-        http_max_uri_length: size(66),
-        max_in_flight: size(34),
-        max_buffered_bytes: size(51),
-    }
+    };
+    direction.accept = TcpParams { keepalive: Some(secs(n(27).into())), user_timeout: Some(time(29)) };
+    direction.connect.protocol = if tens == 1 { EndpointProtocol::Http1 } else { EndpointProtocol::Same };
+    direction.connect.http1 =
+        ConnectHttp1 { max_connections: size(50), max_idle: size(51), max_connection_idle: time(52) };
+    direction.connect.http2 = ClientParams {
+        flow_control: Some(FlowControl::Fixed {
+            initial_stream_window_size: n(13),
+            initial_connection_window_size: n(14),
+        }),
+        keep_alive: Some(ClientKeepAlive { interval: time(15), timeout: time(16), while_idle: true }),
+        max_concurrent_reset_streams: Some(size(17)),
+        max_local_error_reset_streams: Some(size(18)),
+        max_frame_size: Some(large(19)),
+        max_header_list_size: Some(n(20)),
+        header_table_size: Some(n(21)),
+        max_send_buf_size: Some(size(22)),
+        write_stall_timeout: Some(time(50)),
+    };
+    direction.connect.timeout = time(23);
+    direction.connect.handshake_timeout = time(53);
+    direction.connect.backoff = Backoff { min: time(24), max: time(25), jitter: f64::from(tens) + 0.26 };
+    direction.connect.tcp = TcpParams { keepalive: Some(secs(n(28).into())), user_timeout: Some(time(30)) };
+    direction.connect.tls = Some(ConnectTls {
+        ca: Some(path(52)),
+        server_name: Some(format!("e{tens}.example")),
+        identity: Some(TlsIdentity { cert: path(53), key: path(54) }),
+        insecure_skip_verify: false,
+    });
+    direction.connect.max_connections = size(37);
+    direction.connect.max_streams = Some(size(35));
+    direction.connect.max_idle = time(36);
+    direction.connect.drop_request_trailers = true;
+    direction.breaker =
+        Breaker { consecutive_failures: n(39), min_ejection: time(40), max_ejection: secs(n(41).into()) };
+    direction.slow_start = time(38);
+    direction.http_retry = Retry {
+        gateway_errors: true,
+        grpc_unavailable: true,
+        budget_ratio: f64::from(tens) + 0.42,
+        budget_min_per_second: n(43),
+        buffer_size: size(44),
+    };
+    direction.http_queue_capacity = size(31);
+    direction.http_failfast_timeout = time(32);
+    direction.http_request_timeout = Some(time(33));
+    direction.http_max_headers_count = size(65);
+    direction.http_max_uri_length = size(66);
+    direction.max_in_flight = size(34);
+    direction.max_buffered_bytes = size(51);
+    direction
 }
 
 #[test]
 fn nothing_set_is_both_directions_off() {
-    assert_eq!(
-        config(&vars([])),
-        Config {
-            inbound: None,
-            outbound: None,
-            dns: Dns { min_ttl: None, max_ttl: None, negative_hold: secs(30) },
-            admin_listen_addr: ([127, 0, 0, 1], 4191).into(),
-            shutdown_grace_period: secs(120),
-            cores: available_parallelism().unwrap_or(NonZeroUsize::MIN),
-            log: "info".to_owned(),
-            log_format: LogFormat::Plain,
-        }
-    );
+    let mut expected = loaded(&everything()).config;
+    expected.inbound = None;
+    expected.outbound = None;
+    expected.dns = Dns { min_ttl: None, max_ttl: None, negative_hold: secs(30) };
+    expected.admin_listen_addr = ([127, 0, 0, 1], 4191).into();
+    expected.shutdown_grace_period = secs(120);
+    expected.cores = available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    expected.log = "info".to_owned();
+    expected.log_format = LogFormat::Plain;
+    assert_eq!(config(&vars([])), expected);
 }
 
 #[test]
 fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
     let config = config(&on([]));
-    let inbound = Direction {
-        listen_addr: ([0, 0, 0, 0], 4143).into(),
-        endpoints: vec!["127.0.0.1:80".parse().unwrap()],
-        server: ServerParams {
-            flow_control: Some(FlowControl::DEFAULT),
-            write_stall_timeout: Some(secs(300)),
-            max_connection_idle: Some(secs(3_600)),
-            ..ServerParams::DEFAULT
-        },
-        accept: TcpParams::default(),
-        accept_backlog: 1024,
-        max_connections: 100_000,
-        server_tls: None,
-        detect_timeout: secs(10),
-        server_http1_header_read_timeout: secs(30),
-        connect: Connect {
-            protocol: EndpointProtocol::Http2,
-            http1: ConnectHttp1 { max_connections: 1_024, max_idle: 64, max_connection_idle: secs(30) },
-            http2: ClientParams {
-                flow_control: Some(FlowControl::DEFAULT),
-                max_concurrent_reset_streams: Some(10_000),
-                write_stall_timeout: Some(secs(300)),
-                ..ClientParams::DEFAULT
-            },
-            timeout: millis(300),
-            handshake_timeout: secs(10),
-            backoff: Backoff { min: millis(100), max: secs(10), jitter: 0.1 },
-            tcp: TcpParams::default(),
-            tls: None,
-            max_connections: 16,
-            max_streams: None,
-            max_idle: secs(60),
-            drop_request_trailers: false,
-        },
-        breaker: Breaker { consecutive_failures: 7, min_ejection: secs(1), max_ejection: secs(60) },
-        slow_start: secs(10),
-        http_retry: Retry {
-            gateway_errors: false,
-            grpc_unavailable: false,
-            budget_ratio: 0.2,
-            budget_min_per_second: 10,
-            buffer_size: 65_536,
-        },
-        http_queue_capacity: 10_000,
-        http_failfast_timeout: secs(1),
-        http_request_timeout: None,
-        http_max_headers_count: 100,
-        http_max_uri_length: 8_192,
-        max_in_flight: 100_000,
-        max_buffered_bytes: 256 << 20,
+    // Each field that is not set below has another value, which the test would notice.
+    let mut inbound = loaded(&everything()).config.inbound.unwrap();
+    inbound.listen_addr = ([0, 0, 0, 0], 4143).into();
+    inbound.endpoints = vec!["127.0.0.1:80".parse().unwrap()];
+    inbound.server = ServerParams {
+        flow_control: Some(FlowControl::DEFAULT),
+        write_stall_timeout: Some(secs(300)),
+        max_connection_idle: Some(secs(3_600)),
+        ..ServerParams::DEFAULT
     };
-    let connect = Connect {
-        timeout: secs(1),
-        backoff: Backoff { max: secs(60), ..inbound.connect.backoff },
-        ..inbound.connect.clone()
+    inbound.accept = TcpParams::default();
+    inbound.accept_backlog = 1024;
+    inbound.max_connections = 100_000;
+    inbound.server_tls = None;
+    inbound.detect_timeout = secs(10);
+    inbound.server_http1_header_read_timeout = secs(30);
+    inbound.connect.protocol = EndpointProtocol::Http2;
+    inbound.connect.http1 = ConnectHttp1 { max_connections: 1_024, max_idle: 64, max_connection_idle: secs(30) };
+    inbound.connect.http2 = ClientParams {
+        flow_control: Some(FlowControl::DEFAULT),
+        max_concurrent_reset_streams: Some(10_000),
+        write_stall_timeout: Some(secs(300)),
+        ..ClientParams::DEFAULT
     };
-    let outbound = Direction {
-        listen_addr: ([127, 0, 0, 1], 4140).into(),
-        connect,
-        http_failfast_timeout: secs(3),
-        ..inbound.clone()
+    inbound.connect.timeout = millis(300);
+    inbound.connect.handshake_timeout = secs(10);
+    inbound.connect.backoff = Backoff { min: millis(100), max: secs(10), jitter: 0.1 };
+    inbound.connect.tcp = TcpParams::default();
+    inbound.connect.tls = None;
+    inbound.connect.max_connections = 16;
+    inbound.connect.max_streams = None;
+    inbound.connect.max_idle = secs(60);
+    inbound.connect.drop_request_trailers = false;
+    inbound.breaker = Breaker { consecutive_failures: 7, min_ejection: secs(1), max_ejection: secs(60) };
+    inbound.slow_start = secs(10);
+    inbound.http_retry = Retry {
+        gateway_errors: false,
+        grpc_unavailable: false,
+        budget_ratio: 0.2,
+        budget_min_per_second: 10,
+        buffer_size: 65_536,
     };
+    inbound.http_queue_capacity = 10_000;
+    inbound.http_failfast_timeout = secs(1);
+    inbound.http_request_timeout = None;
+    inbound.http_max_headers_count = 100;
+    inbound.http_max_uri_length = 8_192;
+    inbound.max_in_flight = 100_000;
+    inbound.max_buffered_bytes = 256 << 20;
+    let mut outbound = inbound.clone();
+    outbound.listen_addr = ([127, 0, 0, 1], 4140).into();
+    outbound.connect.timeout = secs(1);
+    outbound.connect.backoff.max = secs(60);
+    outbound.http_failfast_timeout = secs(3);
     assert_eq!(config.inbound, Some(inbound));
     assert_eq!(config.outbound, Some(outbound));
 }
@@ -328,19 +319,16 @@ fn each_direction_is_on_alone() {
 #[test]
 fn everything_set_reaches_its_own_field() {
     let loaded = loaded(&everything());
-    assert_eq!(
-        loaded.config,
-        Config {
-            inbound: Some(everything_of(1)),
-            outbound: Some(everything_of(2)),
-            dns: Dns { min_ttl: Some(secs(50)), max_ttl: Some(secs(70)), negative_hold: secs(80) },
-            admin_listen_addr: ([127, 0, 0, 3], 1003).into(),
-            shutdown_grace_period: secs(30),
-            cores: NonZeroUsize::new(40).unwrap(),
-            log: "warn,app=debug".to_owned(),
-            log_format: LogFormat::Json,
-        }
-    );
+    let mut expected = config(&vars([]));
+    expected.inbound = Some(everything_of(1));
+    expected.outbound = Some(everything_of(2));
+    expected.dns = Dns { min_ttl: Some(secs(50)), max_ttl: Some(secs(70)), negative_hold: secs(80) };
+    expected.admin_listen_addr = ([127, 0, 0, 3], 1003).into();
+    expected.shutdown_grace_period = secs(30);
+    expected.cores = NonZeroUsize::new(40).unwrap();
+    expected.log = "warn,app=debug".to_owned();
+    expected.log_format = LogFormat::Json;
+    assert_eq!(loaded.config, expected);
     // Both directions have windows of their own.
     let unused: Vec<_> = loaded.warnings.iter().map(|warning| warning.variable()).collect();
     assert_eq!(unused, [full("HTTP2_INITIAL_STREAM_WINDOW_SIZE"), full("HTTP2_INITIAL_CONNECTION_WINDOW_SIZE")]);
@@ -359,7 +347,7 @@ fn everything_means_every_variable() {
 fn each_variable_alone_changes_the_config() {
     let base = config(&on([]));
     for (name, value) in everything() {
-        // They say what is the default already; `flow_control` and `tls` test what `true` does.
+        // They have the default's value; `flow_control` and `tls` test what `true` does.
         if value == "false" {
             continue;
         }
@@ -408,7 +396,7 @@ fn what_settings_print_loads_as_the_same_config() {
         let printed: Vars = first
             .settings
             .into_iter()
-            // What needs another variable has a default, but is unset without that.
+            // A variable that needs another one has a default, but is unset without that.
             .filter_map(|setting| setting.value.map(|value| (setting.name, value)))
             .collect();
         assert_eq!(loaded(&printed).config, first.config);
@@ -434,7 +422,7 @@ fn zero_grace_and_port_are_values() {
 #[test]
 fn public_types_go_between_threads() {
     fn check<T: Clone + std::fmt::Debug + Send + Sync + 'static>() {}
-    check::<Config>();
+    check::<app_env::Config>();
     check::<app_env::Loaded>();
     check::<app_env::Errors>();
     check::<app_env::Variable>();

@@ -17,7 +17,7 @@ pub(crate) fn on<const N: usize>(more: [(&str, &str); N]) -> Vars {
     all
 }
 
-/// Sets what a variable, by its full name, does nothing without: an interval, an age, or TLS.
+/// Sets the variables without which a variable, by its full name, does nothing: an interval, an age, or TLS.
 pub(crate) fn add_needed(vars: &mut Vars, name: &str) {
     let mut set = |name: String, value: &str| _ = vars.insert(name, value.to_owned());
     if let Some((base, rest)) = name.split_once("_KEEP_ALIVE_").filter(|(_, rest)| *rest != "INTERVAL") {
@@ -50,7 +50,7 @@ pub(crate) fn loaded(vars: &Vars) -> Loaded {
     load(vars).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-/// What is loaded without a single warning.
+/// The configuration, loaded without a single warning.
 #[track_caller]
 pub(crate) fn config(vars: &Vars) -> Config {
     let loaded = loaded(vars);
@@ -71,7 +71,7 @@ pub(crate) fn warnings(vars: &Vars) -> Vec<String> {
     loaded(vars).warnings.iter().map(|warning| warning.to_string().replace("LINKERD2_PROXY_", "")).collect()
 }
 
-/// What a variable came to.
+/// The effective value of a variable.
 #[track_caller]
 pub(crate) fn effective(vars: &Vars, name: &str) -> Effective {
     let name = full(name);

@@ -1,4 +1,4 @@
-//! What people are shown of the variables.
+//! The list of variables, for people.
 
 use crate::support::{add_needed, loaded, on, vars};
 use app_env::{PREFIX, markdown, variables};
@@ -27,7 +27,7 @@ fn words_fit_a_table() {
 #[test]
 fn defaults_are_what_unset_variables_come_to() {
     let mut unset = on([]);
-    // Without them the timeouts, graces and what clients must show are unset, too.
+    // Without them the timeouts, graces and clients' certificates are unset, too.
     for name in variables().map(|variable| variable.name).filter(|name| name.ends_with("_SERVER_TLS_CLIENT_AUTH")) {
         add_needed(&mut unset, &name);
     }

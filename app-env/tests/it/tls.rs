@@ -1,4 +1,4 @@
-//! TLS: what needs what, and what is warned of.
+//! TLS: variables that need others, and warnings.
 
 use crate::support::{config, effective, errors, on, vars, warnings};
 use app_env::{ClientAuth, Origin};

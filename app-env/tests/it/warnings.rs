@@ -1,4 +1,4 @@
-//! What is probably not meant, but is no reason not to start.
+//! Settings that are probably not meant, but are no reason not to start.
 
 use crate::support::{config, effective, loaded, on, vars, warnings};
 

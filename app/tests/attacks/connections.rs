@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// What is to come soon has two seconds.
+/// Timeouts of two seconds, for attacks that wait for them.
 const HASTY: &[(&str, &str)] = &[
     ("INBOUND_DETECT_TIMEOUT", "2s"),
     ("INBOUND_SERVER_HTTP2_HANDSHAKE_TIMEOUT", "2s"),
@@ -115,7 +115,7 @@ async fn clients_that_are_gone_without_a_word() {
     rig.alone().await;
 }
 
-/// Those that have sent their FIN get what they asked for, and are gone then.
+/// Clients that have sent their FIN get their responses, and are gone then.
 #[tokio::test]
 async fn clients_that_send_no_more() {
     let rig = Rig::start().await;
@@ -134,7 +134,7 @@ async fn clients_that_send_no_more() {
     rig.descriptors_are_back_at(before).await;
 }
 
-/// Whatever they were in the middle of.
+/// Connections that end at any point of a request.
 #[tokio::test]
 async fn clients_that_vanish_leave_nothing_behind() {
     let rig = Rig::start().await;
@@ -162,7 +162,7 @@ async fn clients_that_vanish_leave_nothing_behind() {
     rig.costs_at_most(32);
 }
 
-/// Who comes then waits, and is served as soon as others go.
+/// A client that comes then waits, and is served as soon as others go.
 #[tokio::test]
 async fn connections_up_to_the_descriptor_limit() {
     let rig = Rig::with(Settings { descriptors: Some(256), ..Settings::default() }).await;

@@ -18,7 +18,7 @@ fn limit() -> String {
     (1_000 * factor()).to_string()
 }
 
-/// Sends many of one frame, after what opens a stream for it. The answers are read, and then, by another client, not.
+/// Sends many of one frame, after the frames that open a stream for it. The answers are read, and then, by another client, not.
 async fn flood(opening: &[u8], frame: &[u8]) {
     let rig = Rig::set(&[("INBOUND_SERVER_HTTP2_MAX_CONTROL_FRAMES", &limit())]).await;
     let bytes = [opening, &frame.repeat(frames())].concat();

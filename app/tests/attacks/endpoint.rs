@@ -1,4 +1,4 @@
-//! A well-behaved endpoint, in a thread of its own, that does what a path says.
+//! A well-behaved endpoint, in a thread of its own, that answers as a path says.
 
 use crate::priority::usual;
 use bytes::Bytes;
@@ -20,20 +20,20 @@ pub(crate) struct Endpoint {
     asked: Arc<AtomicUsize>,
 }
 
-/// What the endpoint's tasks share.
+/// The state that the endpoint's tasks share.
 #[derive(Clone)]
 struct Shared {
     /// Requests that came to `/hang` so far.
     asked: Arc<AtomicUsize>,
-    /// Those who ask for much take turns, with pauses for all others. It is the proxy that is measured.
+    /// Requests for large bodies take turns, with pauses for all others. It is the proxy that is measured.
     turn: Arc<Semaphore>,
 }
 
 /// So many bytes are not much.
 const LITTLE: usize = 1_000;
-/// What is sent of much in one turn: a stream's window.
+/// Bytes of a large body that are sent in one turn: a stream's window.
 const PIECE: usize = 64 << 10;
-/// Between turns, so that the endpoint, which is a debug build, is never what others wait for.
+/// Between turns, so that the endpoint, which is a debug build, holds up nobody.
 const PAUSE: Duration = Duration::from_millis(1);
 
 impl Endpoint {
@@ -115,7 +115,7 @@ async fn answer(req: Request<RecvStream>, mut respond: server::SendResponse<Byte
 /// Sends as many bytes as the window has room for, in its `turn`.
 async fn send(to: &mut SendStream<Bytes>, most: usize, turn: Option<&Semaphore>) -> Option<usize> {
     static ZEROS: [u8; PIECE] = [0; PIECE];
-    // Who waits for its turn holds no window of the connection that others could use.
+    // A stream that waits for its turn holds no window of the connection that others could use.
     to.reserve_capacity(1);
     while to.capacity() == 0 {
         std::future::poll_fn(|cx| to.poll_capacity(cx)).await?.ok()?;

@@ -144,7 +144,7 @@ async fn pushes_that_nobody_asked_for() {
     .await;
 }
 
-/// The client's window is its own; what the endpoint sends beyond it stays with the endpoint.
+/// The client's window is its own; bytes that the endpoint has beyond it stay with the endpoint.
 #[tokio::test]
 async fn data_that_the_client_does_not_read() {
     answers(
@@ -179,7 +179,7 @@ async fn storms_of_goaways() {
     rig.costs_at_most(32);
 }
 
-/// Uploads wait in its windows, in those of the clients and in the sockets, and nowhere else.
+/// Uploads wait in its windows, in the clients' windows and in the sockets, and nowhere else.
 #[tokio::test]
 async fn never_reads() {
     let (rig, _) = hostile(|mut peer| async move {
@@ -224,7 +224,7 @@ async fn never_reads() {
     }
 }
 
-/// Its client waits for what is final, however long that takes.
+/// Its client waits for the final response, however long that takes.
 #[tokio::test]
 async fn flood_of_informational_heads_in_http1() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

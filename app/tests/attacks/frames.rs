@@ -1,4 +1,4 @@
-//! A peer that writes what frames it likes, and reads what it gets.
+//! A peer that writes any frames, and reads its own.
 
 use crate::rig::PATIENCE;
 use std::net::SocketAddr;
@@ -45,7 +45,7 @@ pub(crate) struct Peer {
     pub(crate) to: OwnedWriteHalf,
 }
 
-/// What arrives, frame by frame.
+/// The frames that arrive.
 pub(crate) struct Frames(BufReader<OwnedReadHalf>);
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub(crate) struct Frame {
     pub(crate) payload: Vec<u8>,
 }
 
-/// What came until a connection was closed.
+/// The frames that came until a connection was closed.
 #[derive(Debug, Default)]
 pub(crate) struct End {
     /// The code of the last GOAWAY. `None`: it was closed without one.
@@ -67,7 +67,7 @@ pub(crate) struct End {
     pub(crate) heads: usize,
 }
 
-/// The connection ended before what was waited for came.
+/// The connection ended before the awaited frame came.
 #[derive(Debug)]
 pub(crate) struct Gone {
     /// The code of the GOAWAY. `None`: it was closed without one.
@@ -142,7 +142,7 @@ impl Frames {
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// The next frame of a kind on a stream; passes over all others but what ends the connection.
+    /// The next frame of a kind on a stream; passes over all others but a GOAWAY.
     pub(crate) async fn until(&mut self, kind: u8, stream: u32) -> Result<Frame, Gone> {
         let found = async {
             loop {
@@ -170,7 +170,7 @@ impl Frames {
             match kind {
                 HEADERS => end.heads += 1,
                 RST_STREAM => end.resets += 1,
-                // A drain, as at half of what h2 bears, may come before what ends the connection.
+                // A drain, as at half of h2's count, may come before the GOAWAY that ends the connection.
                 GOAWAY if code(&payload[4..]) == NO_ERROR => {}
                 GOAWAY => end.go_away = Some(code(&payload[4..])),
                 _ => {}

@@ -25,7 +25,7 @@ fn open_head(more: &[u8]) -> Vec<u8> {
     frame(HEADERS, END_STREAM, 1, &[&request(GET, "/bytes/1"), more].concat())
 }
 
-/// Sends a head and what continues it.
+/// Sends a head and its CONTINUATION frames.
 async fn flood(head: Vec<u8>, continuation: &[u8], count: usize) -> End {
     let rig = Rig::start().await;
     let client = Peer::client(rig.inbound, &[]).await;
@@ -80,7 +80,7 @@ async fn hpack_bomb() {
     rig.costs_at_most(16);
 }
 
-/// The limit is 16 KiB: what is larger is answered, and its connection goes on.
+/// The limit is 16 KiB: a larger head is answered, and its connection goes on.
 #[tokio::test]
 async fn header_lists_of_17_and_60_kib() {
     let rig = Rig::start().await;
@@ -96,7 +96,7 @@ async fn header_lists_of_17_and_60_kib() {
     rig.costs_at_most(32);
 }
 
-/// What is much larger is not even read to its end.
+/// A much larger head is not even read to its end.
 #[tokio::test]
 async fn header_lists_of_300_kib() {
     let rig = Rig::start().await;

@@ -17,7 +17,7 @@ static PAUSES: LazyLock<Option<&Mutex<Vec<Pause>>>> = LazyLock::new(|| {
 });
 
 const PERIOD: Duration = Duration::from_micros(250);
-/// Later than that is a pause; what keeps a CPU for less may be the proxy's system calls.
+/// Later than that is a pause; a shorter one may be the proxy's system calls.
 const LATE: Duration = Duration::from_micros(250);
 /// None is longer.
 const MOST: Duration = Duration::from_secs(1);

@@ -13,7 +13,7 @@ use std::{
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// A thread that has never given way: what a thread starts inherits that, and it cannot take it back.
+/// A thread that has never given way: its children inherit the priority, and it cannot take it back.
 static USUAL: LazyLock<Mutex<mpsc::Sender<Task>>> = LazyLock::new(|| {
     let (tasks, todo) = mpsc::channel::<Task>();
     thread::spawn(move || {
@@ -23,7 +23,7 @@ static USUAL: LazyLock<Mutex<mpsc::Sender<Task>>> = LazyLock::new(|| {
     Mutex::new(tasks)
 });
 
-/// The proxy's, and those for the victim and the endpoint. `None`: there is one for all.
+/// The proxy's CPU, and the CPUs of the victim and the endpoint. `None`: there is one for all.
 static CPUS: LazyLock<Option<Cpus>> = LazyLock::new(|| {
     let mut others = sched_getaffinity(None).unwrap();
     let first = (0..CpuSet::MAX_CPU).find(|&cpu| others.is_set(cpu)).filter(|_| others.count() > 1)?;
@@ -71,7 +71,7 @@ pub(crate) fn give_way() {
     run_on(|cpus| &cpus.proxy);
 }
 
-/// From now on this thread, and what it starts, runs there.
+/// From now on this thread, and its children, run there.
 fn run_on(which: impl FnOnce(&Cpus) -> &CpuSet) {
     if let Some(cpus) = &*CPUS {
         sched_setaffinity(None, which(cpus)).unwrap();

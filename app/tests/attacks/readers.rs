@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 const CONNECTIONS: usize = 10;
 const STREAMS: usize = 100;
-/// How long they read nothing. The victim meets a thousand requests at once in the beginning, and then what comes of them.
+/// How long they read nothing. The victim meets a thousand requests at once in the beginning, and then their responses.
 const STALLED: Duration = Duration::from_secs(1);
 
 /// Connections without window, on which a path is asked for by many streams whose heads have come.
@@ -38,7 +38,7 @@ async fn a_thousand_that_read_nothing() {
         clients
     };
     let mut clients = rig.beside(attack).await;
-    // A window for each, and what else a stream costs.
+    // A window for each, and the other costs of a stream.
     rig.costs_at_most((CONNECTIONS * STREAMS) as u64 * 64 / 1024 + 48);
     // One of them goes on as soon as it reads.
     let client = &mut clients[0];

@@ -74,7 +74,7 @@ async fn resets_after_the_head_of_the_response() {
     rig.costs_at_most(32);
 }
 
-/// Clients cancel what they need no longer, and a client may be a proxy that many others go through.
+/// Clients cancel requests that they need no longer, and a client may be a proxy that many others go through.
 #[tokio::test]
 async fn a_hundred_cancels_at_once_are_no_attack() {
     let rig = Rig::start().await;
@@ -90,7 +90,7 @@ async fn a_hundred_cancels_at_once_are_no_attack() {
     .await;
 }
 
-/// Streams, each with what makes the proxy reset it. It must hang up before long.
+/// Streams, each with a fault for which the proxy resets it. It must hang up before long.
 async fn made_you_reset(trigger: impl Fn(u32) -> Vec<u8>) {
     let rig = Rig::start().await;
     let client = Peer::client(rig.inbound, &[]).await;

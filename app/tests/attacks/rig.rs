@@ -1,4 +1,4 @@
-//! The binary before a well-behaved endpoint, and the victim: a well-behaved client beside whoever attacks.
+//! The binary before a well-behaved endpoint, and the victim: a well-behaved client beside the attacker.
 
 use crate::{
     endpoint::Endpoint,
@@ -34,7 +34,7 @@ pub(crate) fn factor() -> usize {
     env::var("ATTACKS_FACTOR").map_or(1, |factor| factor.parse().expect("ATTACKS_FACTOR is a number"))
 }
 
-/// What is attacked: `ATTACKS_APP`, or the debug build.
+/// The binary that is attacked: `ATTACKS_APP`, or the debug build.
 fn binary() -> String {
     env::var("ATTACKS_APP").unwrap_or_else(|_| env!("CARGO_BIN_EXE_app").to_owned())
 }
@@ -59,7 +59,7 @@ pub(crate) struct Rig {
     _alone: MutexGuard<'static, ()>,
 }
 
-/// Has the defaults of the binary, but for what a test sets.
+/// Has the defaults of the binary, but for the variables that a test sets.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Settings<'a> {
     pub(crate) hostile: Option<SocketAddr>,
@@ -102,7 +102,7 @@ impl Rig {
         let victim = Victim::start(inbound, Threads::of(child.id())).await;
         let mut rig =
             Self { child, inbound, outbound, admin, endpoint, victim, errors: seen, resident: 0, _alone: alone };
-        // The victim's connection is gone, and does not count in what follows.
+        // The victim's connection is gone, and does not count from here on.
         rig.alone().await;
         rig.resident = rig.memory("VmRSS");
         rig
@@ -118,7 +118,7 @@ impl Rig {
         came
     }
 
-    /// What the attack cost in memory at most.
+    /// Checks the most memory that the attack cost.
     #[track_caller]
     pub(crate) fn costs_at_most(&self, mib: u64) {
         let grown = self.memory("VmHWM").saturating_sub(self.resident);
@@ -155,7 +155,7 @@ impl Rig {
         }
     }
 
-    /// Waits until no more descriptors are open than there were. Who asked for a metric may still hold one.
+    /// Waits until no more descriptors are open than there were. A scrape of the metrics may still hold one.
     pub(crate) async fn descriptors_are_back_at(&self, before: usize) {
         let reached = async {
             while self.descriptors() > before {
@@ -210,7 +210,7 @@ fn command(settings: Settings<'_>, endpoint: SocketAddr) -> Command {
     set("INBOUND_ENDPOINTS", &endpoint.to_string());
     set("INBOUND_LISTEN_ADDR", "127.0.0.1:0");
     set("ADMIN_LISTEN_ADDR", "127.0.0.1:0");
-    // The victim shares its worker with who attacks.
+    // The victim shares its worker with the attacker.
     set("CORES", "1");
     set("LOG_FORMAT", "json");
     if let Some(hostile) = settings.hostile {

@@ -11,7 +11,7 @@ pub(crate) struct Threads {
     schedstats: Vec<Arc<File>>,
 }
 
-/// What came of them until now.
+/// The time that threads have run until now, and the time that they waited for a CPU.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spent {
     pub(crate) ran: Duration,
@@ -21,7 +21,7 @@ pub(crate) struct Spent {
 // === impl Threads ===
 
 impl Threads {
-    /// Those that a process has now.
+    /// The threads that a process has now.
     pub(crate) fn of(process: u32) -> Self {
         let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(process.try_into().unwrap())).unwrap();
         let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();

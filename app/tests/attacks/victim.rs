@@ -36,7 +36,7 @@ const FLOOR: Duration = Duration::from_millis(20);
 const SHARED: u32 = 2;
 /// The same where it is a debug build, in which all that the attacker asks for takes so much longer.
 const DEBUG: u32 = 5;
-/// The same by the clock, whatever else runs.
+/// The same by the clock, beside any other load.
 const WALL_FLOOR: Duration = Duration::from_millis(500);
 
 pub(crate) struct Victim {
@@ -57,12 +57,12 @@ struct Fared {
     errors: Vec<String>,
 }
 
-/// What 99 of 100 requests took at most.
+/// The time that 99 of 100 requests took at most.
 #[derive(Clone, Copy, Debug)]
 struct P99 {
     /// By the clock.
     wall: Duration,
-    /// Without what was the machine's doing.
+    /// Without the machine's part.
     own: Duration,
 }
 
@@ -70,7 +70,7 @@ struct P99 {
 struct Took {
     started: Instant,
     ended: Instant,
-    /// What came of the proxy meanwhile.
+    /// The proxy's CPU time meanwhile.
     proxy: Spent,
 }
 
@@ -134,7 +134,7 @@ impl Took {
     }
 }
 
-/// Where `ATTACKS_REPORT` is set: a line for each measurement, past what captures the output of tests.
+/// Where `ATTACKS_REPORT` is set: a line for each measurement, past the capture of tests' output.
 fn report(undisturbed: P99, beside: P99) {
     if env::var_os("ATTACKS_REPORT").is_none() {
         return;

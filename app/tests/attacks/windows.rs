@@ -64,7 +64,7 @@ async fn more_data_than_a_stream_has_window_for() {
 
 #[tokio::test]
 async fn more_data_than_a_connection_has_window_for() {
-    // Windows are not raised for those that are stuck, or it would be some time until the client is beyond them.
+    // Windows are not raised for streams that are stuck, or it would be some time until the client is beyond them.
     let rig = Rig::set(&[("INBOUND_MAX_BUFFERED_BYTES", "0")]).await;
     let client = Peer::client(rig.inbound, &[]).await;
     // The endpoint reads none of it, and each stream keeps within its own window, which is a sixteenth.
@@ -75,7 +75,7 @@ async fn more_data_than_a_connection_has_window_for() {
     rig.costs_at_most(16);
 }
 
-/// A client that has used up its ids may end what it has, and open nothing more.
+/// A client that has used up its ids may end its streams, and open no more.
 #[tokio::test]
 async fn the_last_stream_there_is() {
     let rig = Rig::start().await;

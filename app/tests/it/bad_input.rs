@@ -1,4 +1,4 @@
-//! What operators get wrong: one report, and exit code 64.
+//! Mistakes of operators: one report, and exit code 64.
 
 use crate::support::command;
 use std::{fs, net::TcpListener, path::Path, process::Output};

@@ -1,4 +1,4 @@
-//! What metrics say of endpoints.
+//! The metrics of endpoints.
 
 use crate::support::{App, Endpoint, PATIENCE, admin, body, connect, get};
 use bytes::Bytes;

@@ -1,7 +1,7 @@
 //! Which crate may depend on which.
 
 use cargo_metadata::MetadataCommand;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs};
 
 #[test]
 fn arrows_between_crates_are_the_ones_of_the_architecture() {
@@ -37,5 +37,23 @@ fn parameters_and_environment_have_next_to_no_dependencies() {
         let package = metadata.packages.iter().find(|package| package.name.as_str() == name).unwrap();
         let found: Vec<_> = package.dependencies.iter().map(|dependency| &*dependency.name).collect();
         assert_eq!(found, allowed, "{name}");
+    }
+}
+
+/// The patterns of non-exhaustive structs end in `..`, so the compiler does not say when a field is forgotten.
+#[test]
+fn every_setting_is_named_where_the_process_takes_it_apart() {
+    let read = |path: &str| fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (config, process) = (read("../app-env/src/config.rs"), read("src/process.rs"));
+    for name in ["Config", "Direction", "Connect"] {
+        let (_, fields) = config.split_once(&format!("pub struct {name} {{\n")).unwrap();
+        let (fields, _) = fields.split_once("\n}").unwrap();
+        let (_, pattern) = process.split_once(&format!("{name} {{\n")).unwrap();
+        let (pattern, _) = pattern.split_once("} = ").unwrap();
+        let named: Vec<_> = pattern.split(',').map(|field| field.split(':').next().unwrap().trim()).collect();
+        for field in fields.lines().filter_map(|line| line.trim().strip_prefix("pub ")) {
+            let (field, _) = field.split_once(':').unwrap();
+            assert!(named.contains(&field), "{name}::{field} is in no pattern of app/src/process.rs");
+        }
     }
 }

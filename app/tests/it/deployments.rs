@@ -100,7 +100,7 @@ async fn mutual_tls_both_ways() {
         assert_eq!(answer.status, status, "{answer:?}");
         assert_eq!(answer.told.is_some_and(|told| told.contains(names[0])), status == 200);
     }
-    // Who has no certificate does not get in, whether that is seen in the handshake or after it.
+    // A client without a certificate does not get in, whether that is seen in the handshake or after it.
     let asked = async {
         let stream = connect(there.inbound.unwrap(), ca.client(None)).await?;
         ask(&mut open(stream).await?, get()).await

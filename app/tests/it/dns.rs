@@ -50,14 +50,14 @@ const UNBOUNDED: Dns = Dns { min_ttl: None, max_ttl: None, negative_hold: HOLD }
 /// How long addresses are kept after the answer that there are none.
 const HOLD: Duration = Duration::from_secs(30);
 
-/// What the server says of a name.
+/// The server's answer for a name.
 #[derive(Clone, Debug)]
 enum Zone {
     Addrs {
         addrs: Vec<IpAddr>,
         ttl: u32,
     },
-    /// An alias, sent with what its target has.
+    /// An alias, sent with the records of its target.
     Alias {
         target: &'static str,
         ttl: u32,
@@ -67,7 +67,7 @@ enum Zone {
     Families(Said, Said),
 }
 
-/// What the server says of a name and a family.
+/// The server's answer for a name and a family.
 #[derive(Clone, Debug)]
 enum Said {
     Addrs(Vec<IpAddr>, u32),
@@ -696,7 +696,7 @@ async fn client_of(list: List) -> h2::client::SendRequest<Bytes> {
     client
 }
 
-/// Who answers.
+/// Sends a request; the result is the address of the endpoint that answers.
 async fn ask(client: &mut h2::client::SendRequest<Bytes>, path: &str) -> impl Future<Output = String> + use<> {
     let req = Request::get(format!("http://a.test{path}")).body(()).unwrap();
     poll_fn(|cx| client.poll_ready(cx)).await.unwrap();
@@ -735,7 +735,7 @@ async fn requests_follow_the_addresses_of_a_name_and_those_in_flight_stay() {
     timeout(PATIENCE, async { while ask(&mut client, "/").await.await != SOME[2] {} }).await.unwrap();
     check_answers(&mut client, &SOME[1..]).await;
 
-    // A name that is gone leaves what it had.
+    // A name that is gone leaves its addresses.
     server.set("a.test", Zone::Code(ResponseCode::NXDomain));
     for _ in 0..2 {
         server.asked_later().await;

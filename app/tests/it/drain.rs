@@ -38,7 +38,7 @@ async fn sigterm_lets_a_thousand_requests_finish_and_then_ends_the_process() {
     assert!(answered.elapsed() < Duration::from_secs(5), "{:?}", answered.elapsed());
 }
 
-/// Sends a request by hand and reads what comes, but never answers a PING.
+/// Sends a request by hand and reads the response, but never answers a PING.
 async fn ask_and_never_answer_ping(app: &App) -> TcpStream {
     let mut stream = TcpStream::connect(app.proxy).await.unwrap();
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();

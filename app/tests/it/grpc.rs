@@ -46,7 +46,7 @@ struct Plain;
 #[derive(Clone, Debug, Default)]
 struct Service(Arc<Seen>);
 
-/// What the server's `Hang` went through.
+/// The events of the server's `Hang`.
 #[derive(Debug, Default)]
 struct Seen {
     hanging: Notify,
@@ -129,7 +129,7 @@ impl UnaryService<Bytes> for Service {
     type Response = Bytes;
     type Future = Answer<Bytes>;
 
-    /// What it does is the message's first word.
+    /// The message's first word chooses the answer.
     fn call(&mut self, req: Request<Bytes>) -> Answer<Bytes> {
         let seen = Arc::clone(&self.0);
         Box::pin(async move {

@@ -1,4 +1,4 @@
-//! What is special to HTTP/1.1 clients of the binary.
+//! HTTP/1.1 clients of the binary.
 
 use crate::support::{App, PATIENCE, admin};
 use tokio::{

@@ -22,7 +22,7 @@ async fn running_out_of_descriptors_neither_spins_nor_ends_the_listener() {
     for _ in 0..60 {
         connections.push(TcpStream::connect(app.proxy).await.unwrap());
     }
-    // Requests of those who are in go on meanwhile; half a second of them, and little of it is the listener's.
+    // Requests on open connections go on meanwhile; half a second of them, and little of it is the listener's.
     let (before, started) = (app.cpu_time(), Instant::now());
     while started.elapsed() < Duration::from_millis(500) {
         assert_eq!(body(client.send_request(get(), true).unwrap().0).await.unwrap(), b"answer");

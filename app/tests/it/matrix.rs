@@ -33,7 +33,7 @@ type Body = BoxBody<Bytes, hyper::Error>;
 
 const MIB: usize = 1 << 20;
 
-/// An endpoint that says what became of the requests that never end.
+/// An endpoint that reports the outcomes of the requests that never end.
 struct Endpoint {
     addr: SocketAddr,
     events: mpsc::UnboundedReceiver<&'static str>,
@@ -87,7 +87,7 @@ where
     }
 }
 
-/// What each path is answered with.
+/// The answer to each path.
 async fn answer(
     req: Request<Incoming>,
     version: Version,
@@ -99,7 +99,7 @@ async fn answer(
     assert_eq!(host.as_deref(), Some("test.example"));
     let rsp = match req.uri().path() {
         "/get" => Response::new(full("got")),
-        // What comes is sent back as it comes.
+        // The body is sent back as it comes.
         "/echo" => {
             let mut rsp = Response::builder();
             for (name, told) in [("content-length", "x-content-length"), ("trailer", "trailer")] {
@@ -280,7 +280,7 @@ async fn messages(client: &mut Client, endpoint: &mut Endpoint) {
 
 #[tokio::test]
 async fn requests_are_carried_as_their_clients_came() {
-    // One port that speaks both: what answers says which it was.
+    // One port that speaks both: the answer says which it was.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {

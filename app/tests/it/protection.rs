@@ -1,4 +1,4 @@
-//! Clients that attack, and what is left of them.
+//! Clients that attack, and the proxy after them.
 
 use crate::support::{App, Endpoint, PATIENCE, admin, body, connect, get};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::{
 
 const PREFACE_AND_SETTINGS: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// Waits until what is asked for again and again comes true.
+/// Waits until a condition that is polled comes true.
 async fn until(what: &str, done: impl AsyncFn() -> bool) {
     let done = async {
         while !done().await {
@@ -30,7 +30,7 @@ async fn limit(app: &App, name: &str) -> u64 {
 /// Waits until the proxy has closed a connection.
 async fn closed(stream: &mut TcpStream) {
     let mut rest = Vec::new();
-    // What was sent and not read makes it a reset.
+    // Bytes that were sent and not read make it a reset.
     let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it is closed");
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct Endpoint {
     pub(crate) answer: watch::Sender<bool>,
 }
 
-/// The binary with nothing set but what a test sets.
+/// The binary with no variables but the test's.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_app"));
     command.env_clear();

@@ -1,4 +1,4 @@
-//! TLS on both sides: who is let in, who is believed, and what happens when files change.
+//! TLS on both sides: the certificates that each side accepts, and files that change.
 
 pub(crate) mod pki;
 
@@ -83,7 +83,7 @@ pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// What the endpoint was told of the client.
+    /// The description of the client's certificate at the endpoint.
     pub(crate) told: Option<String>,
     grpc_status: Option<String>,
     error: Option<String>,
@@ -157,7 +157,7 @@ pub(crate) async fn ask(client: &mut SendRequest<Bytes>, req: Request<()>) -> Re
     })
 }
 
-/// What a request gets that is passed on.
+/// The answer to a request that is passed on.
 pub(crate) fn served() -> Answer {
     Answer { status: 200, told: None, grpc_status: None, error: None }
 }
@@ -453,7 +453,7 @@ async fn a_certificate_that_expires_ends_the_resumption_of_its_sessions() {
 
 // === Files ===
 
-/// Makes new connections, with requests on each, until told to stop; counts what fails.
+/// Makes new connections, with requests on each, until told to stop; counts failures.
 async fn load(proxy: SocketAddr, config: Arc<ClientConfig>, stop: Arc<AtomicBool>, failed: Arc<AtomicUsize>) -> usize {
     let mut requests = 0;
     while !stop.load(Relaxed) {
@@ -585,7 +585,7 @@ async fn keys_are_pkcs8_sec1_or_pkcs1() {
     // Keys of RSA cannot be made here.
     let rsa = ca.issue_for(include_str!("tls/rsa.pem"), &[HOST]);
     let (sec1, pkcs1) = (p256.with_inner_key("EC PRIVATE KEY"), rsa.with_inner_key("RSA PRIVATE KEY"));
-    // Behind what openssl writes there.
+    // Behind the parameters that openssl writes there.
     let params = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
     let mixed = Identity { key: format!("{params}{}", sec1.key), cert: sec1.cert.clone() };
     for identity in [p256, sec1, mixed, rsa, pkcs1] {
@@ -768,7 +768,7 @@ async fn endpoints_of_another_authority_are_refused_unless_anybody_will_do() {
     let on = [("CONNECT_TLS", "on"), ("CONNECT_TIMEOUT", "1m")];
     let app = start(addr, &[on[0], on[1], ("CONNECT_TLS_CA", &other)]);
     says(&ask(&mut connect_plain(app.proxy).await, get()).await.unwrap(), "UnknownIssuer");
-    // What the system trusts does not include it either.
+    // The system does not trust it either.
     let app = start(addr, &on);
     says(&ask(&mut connect_plain(app.proxy).await, get()).await.unwrap(), "UnknownIssuer");
     let app = start(addr, &[on[0], on[1], ("CONNECT_TLS_INSECURE_SKIP_VERIFY", "true")]);

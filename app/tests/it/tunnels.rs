@@ -39,7 +39,7 @@ fn upgrade() -> String {
     )
 }
 
-/// An endpoint that agrees to WebSocket and CONNECT, and then sends back what comes.
+/// An endpoint that agrees to WebSocket and CONNECT, and then sends bytes back.
 async fn http1_endpoint() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -188,7 +188,7 @@ async fn tunnels_of_http_2_reach_an_http_1_1_endpoint() {
 async fn tunnels_of_http_1_1_reach_an_endpoint_of_either_version() {
     for (endpoint, protocol) in [(http1_endpoint().await, "http1"), (http2_endpoint().await, "http2")] {
         let app = tls::start(endpoint, &[("CONNECT_PROTOCOL", protocol)]);
-        // What an endpoint takes is known once it is connected.
+        // Whether an endpoint takes it is known once it is connected.
         while crate::support::admin(app.admin, "GET", "/ready", "").await.0 != 200 {
             tokio::task::yield_now().await;
         }

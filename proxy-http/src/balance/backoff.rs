@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-/// Pauses between attempts to connect: from `min`, doubled each time, up to `max`.
+/// Pauses between attempts to connect: from `min`, doubled each time, up to `max`, which wins if `min` is longer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
-    /// The first pause.
+    /// The first pause. Default: 100 ms.
     pub min: Duration,
-    /// The longest pause.
+    /// The longest pause, before jitter. Default: 10 s.
     pub max: Duration,
-    /// The largest part of a pause that is added to it at random: 0.1 makes 1 s last up to 1.1 s.
+    /// The largest part of a pause that is added to it at random: 0.1 makes 1 s last up to 1.1 s. Default: 0.1; below
+    /// zero counts as zero.
     pub jitter: f64,
 }
 

@@ -13,10 +13,11 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Params {
     /// Consecutive failures that eject an endpoint: lost connections, HTTP 502, 503 and 504, gRPC UNAVAILABLE. 0: never.
+    /// Default: 7.
     pub consecutive_failures: u32,
-    /// The first ejection's duration; each failed probe doubles it.
+    /// The first ejection's duration; each failed probe doubles it. Default: 1 s.
     pub min_ejection: Duration,
-    /// The longest duration of an ejection.
+    /// The longest duration of an ejection. Default: a minute.
     pub max_ejection: Duration,
 }
 

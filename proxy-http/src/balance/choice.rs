@@ -130,8 +130,8 @@ impl Choice {
         self.end_batch();
         let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
         for candidate in &*candidates {
-            least = least.min(candidate.latency.unwrap_or(f64::INFINITY));
-            most = most.max(candidate.share);
+            least = min(least, candidate.latency.unwrap_or(f64::INFINITY));
+            most = max(most, candidate.share);
         }
         let slow = LATENCY_TOLERANCE * least.max(FAST_LATENCY);
         let (mut sum, mut shares) = (0.0, 0.0);
@@ -147,10 +147,10 @@ impl Choice {
         for (place, candidate) in candidates.iter_mut().enumerate() {
             // The only division for each candidate; the terms below multiply by it.
             let step = 1.0 / candidate.share;
-            let bound = MAX_OWED_BATCHES * self.largest_batch.min(max_read * candidate.share).max(1.0) * step;
+            let bound = MAX_OWED_BATCHES * max(min(self.largest_batch, max_read * candidate.share), 1.0) * step;
             let owed = if candidate.can_be_owed(slow) { bound } else { 0.0 };
-            candidate.virtual_time =
-                candidate.virtual_time.max(self.mean_virtual_time - owed).min(self.mean_virtual_time + bound);
+            let (earliest, latest) = (self.mean_virtual_time - owed, self.mean_virtual_time + bound);
+            candidate.virtual_time = min(max(candidate.virtual_time, earliest), latest);
             let score = candidate.cost(slow) * step + candidate.virtual_time;
             if best.is_none_or(|(_, _, least)| score < least) {
                 best = Some((place, step, score));
@@ -181,7 +181,7 @@ impl Candidate {
     /// it is slow; nor is one that has been silent for longer than its latency explains, since it might not answer at all.
     fn can_be_owed(&self, slow: f64) -> bool {
         let latency = self.latency.unwrap_or(0.0);
-        latency <= slow && self.silence <= LATENCY_TOLERANCE * latency.max(FAST_LATENCY)
+        latency <= slow && self.silence <= LATENCY_TOLERANCE * max(latency, FAST_LATENCY)
     }
 
     /// Requests in flight with this one; times latency if that is much higher than the lowest.
@@ -192,6 +192,16 @@ impl Candidate {
             _ => requests,
         }
     }
+}
+
+/// The greater of two numbers, in one instruction: none is NaN, which `f64::max` tells from others in four more.
+fn max(a: f64, b: f64) -> f64 {
+    if a > b { a } else { b }
+}
+
+/// The lesser of two numbers, likewise.
+fn min(a: f64, b: f64) -> f64 {
+    if a < b { a } else { b }
 }
 
 // === impl SlowStart ===

@@ -12,8 +12,9 @@ pub struct Endpoint<A> {
     /// times the requests of one of weight 1, give or take 5 % of a few thousand, whatever the load. Default: 1.
     pub weight: NonZeroU32,
     /// Parameters of its connections; each that is set takes precedence over that of [`Connect`](crate::Connect).
+    /// Default: none is set.
     pub params: ClientParams,
-    /// Names and values that label its metrics.
+    /// Names and values that label its metrics; [`Status`] has them. Default: none.
     pub labels: Vec<(String, String)>,
 }
 
@@ -35,6 +36,8 @@ pub struct Status {
 }
 
 /// Whether requests are sent to an endpoint.
+///
+/// Exhaustive, so that a program that acts on the state, as for its own readiness, does not compile until it knows a new one.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum State {
     /// At least one connection accepts requests, or, in HTTP/1.1, connections are made as requests come.

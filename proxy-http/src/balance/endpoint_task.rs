@@ -206,6 +206,7 @@ impl EndpointTask {
                 let is_unstable = self.is_unstable;
                 self.update(|endpoint| {
                     (endpoint.is_connecting, endpoint.is_handshaking) = (is_connecting, false);
+                    endpoint.is_full = false;
                     endpoint.failed.take_if(|_| endpoint.on_demand || !is_unstable);
                     is_kept = !endpoint.on_demand || is_wanted;
                     if is_kept {
@@ -227,8 +228,10 @@ impl EndpointTask {
                 if is_at_limit {
                     tracing::debug!(endpoint = %self.addr, error = %Chain(&error), "no further connection to the endpoint");
                     self.resume_at = Some(Instant::now() + self.params.backoff.pause(0));
-                    return self
-                        .update(|endpoint| (endpoint.is_connecting, endpoint.is_handshaking) = (is_connecting, false));
+                    return self.update(|endpoint| {
+                        (endpoint.is_connecting, endpoint.is_handshaking, endpoint.is_full) =
+                            (is_connecting, false, true);
+                    });
                 }
                 self.handle_failure(LoggedState::Unreachable, error);
             }

@@ -13,12 +13,15 @@ use crate::{
         shared::{Attempt, Balancer, UNPOISONED},
         state::{AbortOnDrop, BalancerState, EndpointState, Health},
     },
+    body::source::Source as _,
     client::send_request::OutgoingRequest,
     connection::now::now,
     message::answer::Answer,
 };
 use std::{
     fmt,
+    future::{Future as _, poll_fn},
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -37,7 +40,10 @@ use tower_service::Service;
 /// A request goes to the endpoint with the fewest requests in flight for its share, less the requests that it is behind its
 /// share; an endpoint that is much slower than others counts latency times requests in flight. A share is the endpoint's
 /// weight, or less in slow start. Of many endpoints a random sample is compared. On an endpoint a request goes to the
-/// connection with the fewest streams. The connections close when the last clone is dropped and their streams have ended.
+/// connection with the fewest streams, of the ones that streams of readers which have stopped do not fill. The connections
+/// close when the last clone is dropped and their streams have ended.
+///
+/// [`proxy`](crate::proxy#examples) has an example.
 #[derive(Clone)]
 pub struct Endpoints {
     shared: Arc<Balancer>,
@@ -58,8 +64,12 @@ impl Endpoints {
     /// Connects with `connect` to the endpoints that `discovered` holds, now and whenever it changes.
     ///
     /// Endpoints are identified by address. An endpoint that is removed gets no new requests, and its open requests finish;
-    /// an endpoint whose weight, parameters or labels have changed is removed and added. Must be called in a tokio runtime;
-    /// each endpoint has a task of its own.
+    /// an endpoint whose weight, parameters or labels have changed is removed and added. Each endpoint has a task of
+    /// its own.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn spawn<A, C>(
         mut discovered: watch::Receiver<Vec<Endpoint<A>>>,
         connect: &Connect<C, Replay>,
@@ -95,7 +105,11 @@ impl Endpoints {
         Self { shared }
     }
 
-    /// Connects to each of `addrs`, a list that never changes.
+    /// Connects to each of `addrs`, a list that never changes, as [`spawn`](Self::spawn) does.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn fixed<A, C>(addrs: impl IntoIterator<Item = A>, connect: &Connect<C, Replay>, params: Params) -> Self
     where
         A: Clone + PartialEq + fmt::Display + Send + Sync + 'static,
@@ -124,7 +138,7 @@ impl Endpoints {
     /// Whether extended CONNECT (RFC 8441) can be sent: at least one endpoint is connected, and all that are enable it in
     /// their SETTINGS. To endpoints of HTTP/1.1 it always can, as a request with `upgrade`.
     #[must_use]
-    pub fn take_extended_connect(&self) -> bool {
+    pub fn is_extended_connect_enabled(&self) -> bool {
         self.shared.http1 || (self.is_ready() && !self.has_endpoint_without_extended_connect())
     }
 
@@ -148,8 +162,15 @@ impl Endpoints {
     /// has to wait.
     pub(crate) fn send(&self, req: &mut OutgoingRequest<Replay>, now: Instant, avoid: Option<u64>) -> Option<Attempt> {
         let mut state = self.shared.lock();
-        let sent = self.shared.sent_at(&state, now);
-        let index = state.choose(&self.shared.params, now, sent.unwrap_or_default(), avoid)?;
+        let (index, sent) = match state.endpoints.len() {
+            // There is no choice, and no need to know beforehand whether the endpoint has a free stream.
+            1 => (0, None),
+            _ => {
+                let nanos = self.shared.nanos(now);
+                let is_stopped = req.is_of_stopped_client();
+                (state.choose(&self.shared.params, now, nanos, avoid, is_stopped)?, Some(nanos))
+            }
+        };
         let attempt = self.shared.send(&mut state.endpoints[index], sent, req, now);
         if attempt.is_none() {
             state.undo_choice(index, &self.shared.params, now);
@@ -176,9 +197,8 @@ impl Endpoints {
                 let now = Instant::now();
                 let mut state = shared.lock();
                 let sent = shared.sent_at(&state, now);
-                if let Some(index) =
-                    state.endpoint_for(&queued.ticket, &shared.params, now, sent.unwrap_or_default(), avoid)
-                {
+                let (nanos, is_stopped) = (sent.unwrap_or_default(), req.is_of_stopped_client());
+                if let Some(index) = state.endpoint_for(&queued.ticket, &shared.params, now, nanos, avoid, is_stopped) {
                     // RFC 8441 section 3: a client may send it only after SETTINGS that enable it; an endpoint might end the
                     // connection otherwise. Other endpoints may be connected since the request was checked.
                     if req.is_extended_connect() && state.has_endpoint_without_extended_connect() {
@@ -198,7 +218,13 @@ impl Endpoints {
                     _ => recheck,
                 }
             };
-            let _ = tokio::time::timeout_at(until, queued.ticket.woken()).await;
+            let mut woken = pin!(tokio::time::timeout_at(until, queued.ticket.woken()));
+            // What comes of the request's body meanwhile is held, and the connection's other streams get window for it.
+            let _ = poll_fn(|cx| {
+                req.body_mut().buffer(cx);
+                woken.as_mut().poll(cx)
+            })
+            .await;
         }
     }
 
@@ -288,6 +314,7 @@ impl Balancer {
         let demand = Arc::<Notify>::default();
         let (on_transport, on_capacity) = (Arc::downgrade(self), Arc::downgrade(self));
         let connect = connect
+            .peer(Arc::clone(&addr))
             .on_transport(Arc::new(move || {
                 if let Some(shared) = on_transport.upgrade() {
                     shared.update(id, |connecting| connecting.is_handshaking = true);
@@ -313,6 +340,7 @@ impl Balancer {
             queue: Queue::default(),
             is_connecting: false,
             is_handshaking: false,
+            is_full: false,
             last_attempt: None,
             health: Arc::new(Health { load: Load::new(), breaker: Breaker::new() }),
             demand,

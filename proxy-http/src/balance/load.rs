@@ -68,7 +68,8 @@ impl Load {
 }
 
 fn seconds(from: u64, to: u64) -> f64 {
-    to.saturating_sub(from) as f64 / 1e9
+    // Less than 292 years, and an `i64` is converted in one instruction.
+    to.saturating_sub(from).cast_signed() as f64 / 1e9
 }
 
 /// The part of a latency's weight that is left after `seconds`.

@@ -1,4 +1,7 @@
 //! The endpoints, the state of each, and the choice among them for each request.
+//!
+//! [`Endpoints`] has the connections to a list of [`Endpoint`]s, which may change, and [`Params`] tune both. A
+//! [`Proxy`](crate::Proxy) sends requests through them; [`proxy`](crate::proxy#examples) has an example.
 
 mod backoff;
 pub mod breaker;

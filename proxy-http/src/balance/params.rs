@@ -9,13 +9,16 @@ pub struct Params {
     /// Pauses between attempts to connect to an endpoint.
     pub backoff: Backoff,
     /// Connections to one endpoint at most; another is opened when all have as many streams as they may have.
+    /// Default: 16.
     pub max_connections: NonZeroUsize,
-    /// Streams on a connection at most, if the endpoint's SETTINGS_MAX_CONCURRENT_STREAMS is higher. `None`: no other limit.
+    /// Streams on a connection at most, if the endpoint's SETTINGS_MAX_CONCURRENT_STREAMS is higher. `None`, the
+    /// default: no other limit.
     pub max_streams: Option<NonZeroUsize>,
     /// How long a connection may go without a request before it is closed. In HTTP/2 the last one stays. `None`: no limit.
+    /// Default: a minute.
     pub max_idle: Option<Duration>,
     /// Idle connections of HTTP/1.1 that are kept to one endpoint, at least one; more are closed when their requests end.
-    /// `None`: no limit.
+    /// `None`, the default: no limit.
     pub max_idle_connections: Option<usize>,
     /// Slow start: an endpoint's share grows from a tenth to all of it over this time. Default: 10 s. Zero: no slow start.
     ///

@@ -72,10 +72,10 @@ impl Balancer {
         req: &mut OutgoingRequest<Replay>,
         now: Instant,
     ) -> Option<Attempt> {
-        let (connection, last) = endpoint.connection(&self.params)?;
+        let (connection, is_short) = endpoint.connection(&self.params, req.is_of_stopped_client(), now)?;
         connection.used = now;
         connection.handle.send(req);
-        if last && !endpoint.on_demand {
+        if is_short && !endpoint.on_demand {
             endpoint.demand.notify_one();
         }
         let health = sent.map(|_| {

@@ -59,6 +59,8 @@ pub(super) struct EndpointState {
     pub(super) is_connecting: bool,
     /// Whether an attempt has a transport, and waits for SETTINGS.
     pub(super) is_handshaking: bool,
+    /// Whether the last attempt failed while other connections served: the endpoint accepts no more of them.
+    pub(super) is_full: bool,
     /// When the last attempt to connect started.
     pub(super) last_attempt: Option<Instant>,
     pub(super) health: Arc<Health>,
@@ -136,18 +138,20 @@ impl BalancerState {
         now: Instant,
         nanos: u64,
         avoid: Option<u64>,
+        is_stopped: bool,
     ) -> Option<usize> {
         if let Some(id) = ticket.endpoint_id() {
             let index = self.endpoints.iter().position(|endpoint| endpoint.id == id)?;
             let endpoint = &self.endpoints[index];
-            return (endpoint.queue.is_first(ticket) && endpoint.has_free_stream(params)).then_some(index);
+            return (endpoint.queue.is_first(ticket) && endpoint.has_free_stream(params, is_stopped, now))
+                .then_some(index);
         }
         if !self.queue.is_first(ticket) {
             return None;
         }
-        let index = self.choose(params, now, nanos, avoid)?;
+        let index = self.choose(params, now, nanos, avoid, is_stopped)?;
         let endpoint = &mut self.endpoints[index];
-        if endpoint.has_free_stream(params) {
+        if endpoint.has_free_stream(params, is_stopped, now) {
             return Some(index);
         }
         endpoint.queue.add(ticket, Some(endpoint.id));
@@ -207,19 +211,26 @@ impl BalancerState {
         queue.drain().for_each(|ticket| self.queue.add(&ticket, None));
     }
 
-    /// The endpoint to send a request to.
-    pub(super) fn choose(&mut self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>) -> Option<usize> {
+    /// The endpoint to send a request to. `is_stopped`: it is of a client that has stopped to read.
+    pub(super) fn choose(
+        &mut self,
+        params: &Params,
+        now: Instant,
+        nanos: u64,
+        avoid: Option<u64>,
+        is_stopped: bool,
+    ) -> Option<usize> {
         if self.endpoints.len() < 2 {
-            return self.endpoints.first().filter(|endpoint| endpoint.can_accept(params)).map(|_| 0);
+            return self.endpoints.first().filter(|endpoint| endpoint.can_accept(params, is_stopped, now)).map(|_| 0);
         }
         if avoid.is_none()
             && let Some((index, step)) =
-                self.choice.continue_batch(now, |index| self.endpoints[index].can_accept(params))
+                self.choice.continue_batch(now, |index| self.endpoints[index].can_accept(params, is_stopped, now))
         {
             self.endpoints[index].virtual_time += step;
             return Some(index);
         }
-        self.collect_candidates(params, now, nanos, avoid);
+        self.collect_candidates(params, now, nanos, avoid, is_stopped);
         let busy = self.candidates.iter().any(|candidate| candidate.in_flight > 0)
             || self.candidates.len() < self.endpoints.len()
                 && self.endpoints.iter().any(|endpoint| endpoint.streams() > 0);
@@ -241,7 +252,7 @@ impl BalancerState {
 
     /// Collects candidates: all endpoints that accept a request if they are few, or else a random sample weighted by share.
     /// `avoid` is a candidate only if there is no other.
-    fn collect_candidates(&mut self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>) {
+    fn collect_candidates(&mut self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>, is_stopped: bool) {
         self.candidates.clear();
         let n = self.endpoints.len();
         if n > MAX_COMPARED * self.choice.largest_batch() {
@@ -250,7 +261,7 @@ impl BalancerState {
                 let is_drawn = fastrand::f64() * self.max_weight < self.endpoints[index].share(params, now)
                     && self.candidates.iter().all(|candidate| candidate.index != index);
                 if is_drawn && Some(self.endpoints[index].id) != avoid {
-                    self.add_candidate(index, params, now, nanos);
+                    self.add_candidate(index, params, now, nanos, is_stopped);
                 }
                 if self.candidates.len() == SAMPLES {
                     return;
@@ -262,20 +273,20 @@ impl BalancerState {
         let first = fastrand::usize(..n);
         for index in (first..n).chain(0..first) {
             if Some(self.endpoints[index].id) != avoid {
-                self.add_candidate(index, params, now, nanos);
+                self.add_candidate(index, params, now, nanos, is_stopped);
             }
         }
         if self.candidates.is_empty()
             && let Some(index) = self.endpoints.iter().position(|endpoint| Some(endpoint.id) == avoid)
         {
-            self.add_candidate(index, params, now, nanos);
+            self.add_candidate(index, params, now, nanos, is_stopped);
         }
     }
 
     /// Makes an endpoint a candidate if it accepts a request.
-    fn add_candidate(&mut self, index: usize, params: &Params, now: Instant, nanos: u64) {
+    fn add_candidate(&mut self, index: usize, params: &Params, now: Instant, nanos: u64, is_stopped: bool) {
         let endpoint = &mut self.endpoints[index];
-        if endpoint.can_accept(params) && endpoint.health.breaker.can_send(&params.breaker, now) {
+        if endpoint.can_accept(params, is_stopped, now) && endpoint.health.breaker.can_send(&params.breaker, now) {
             self.candidates.push(endpoint.candidate(index, params, now, nanos));
         } else {
             // The endpoint is not owed requests for the time in which it accepted none.
@@ -338,8 +349,20 @@ impl EndpointState {
         self.connections.iter().any(|connection| !connection.handle.is_closed())
     }
 
-    pub(super) fn has_free_stream(&self, params: &Params) -> bool {
-        self.connections.iter().any(|connection| connection.free_streams(params) > 0)
+    /// Whether a stream can be opened now. Requests of clients that read leave alone a connection that is crowded, as long as
+    /// another can be made.
+    pub(super) fn has_free_stream(&self, params: &Params, is_stopped: bool, now: Instant) -> bool {
+        self.connections
+            .iter()
+            .any(|connection| connection.free_streams(params) > 0 && (is_stopped || !connection.is_crowded()))
+            || self.has_all_connections(params, now)
+                && self.connections.iter().any(|connection| connection.free_streams(params) > 0)
+    }
+
+    /// Whether no further connection can be made, or not soon.
+    fn has_all_connections(&self, params: &Params, now: Instant) -> bool {
+        let is_slow = || self.last_attempt.is_some_and(|started| started + MIN_RETRY_INTERVAL <= now);
+        self.is_full || self.connections.len() >= params.max_connections.get() || (self.is_connecting && is_slow())
     }
 
     /// Connections with a free stream.
@@ -348,8 +371,8 @@ impl EndpointState {
     }
 
     /// Whether the endpoint accepts a request now, on a connection that it has or on one that can be made for the request.
-    fn can_accept(&self, params: &Params) -> bool {
-        self.has_free_stream(params)
+    fn can_accept(&self, params: &Params, is_stopped: bool, now: Instant) -> bool {
+        self.has_free_stream(params, is_stopped, now)
             || (self.on_demand
                 && self.failed.is_none()
                 && self.connections.len() + self.queue.len() < params.max_connections.get())
@@ -361,21 +384,37 @@ impl EndpointState {
         self.connections.iter().all(|connection| connection.handle.max_streams() > 0)
     }
 
-    /// The connection with the fewest streams among the ones with a free stream, and whether its free stream is the last
-    /// one.
-    pub(super) fn connection(&mut self, params: &Params) -> Option<(&mut Connection, bool)> {
+    /// The connection with the fewest streams among the ones with a free stream, and whether another connection is needed:
+    /// the free stream is the last one, or is on a crowded connection.
+    ///
+    /// Crowded connections come last, but for requests of clients that have stopped to read they come first: such clients
+    /// share connections, so that they do not fill all of them.
+    pub(super) fn connection(
+        &mut self,
+        params: &Params,
+        is_stopped: bool,
+        now: Instant,
+    ) -> Option<(&mut Connection, bool)> {
         let mut all_free = 0_usize;
         let mut best = None;
         for (index, connection) in self.connections.iter().enumerate() {
             let free_streams = connection.free_streams(params);
+            if free_streams == 0 {
+                continue;
+            }
+            let cost = (connection.is_crowded() != is_stopped, connection.handle.streams());
             all_free = all_free.saturating_add(free_streams);
-            let streams = connection.handle.streams();
-            if free_streams > 0 && best.is_none_or(|(_, fewest)| streams < fewest) {
-                best = Some((index, streams));
+            if best.is_none_or(|(_, least)| cost < least) {
+                best = Some((index, cost));
             }
         }
         let (index, _) = best?;
-        Some((&mut self.connections[index], all_free == 1))
+        let is_crowded = !is_stopped && self.connections[index].is_crowded();
+        if is_crowded && !self.has_all_connections(params, now) {
+            return None;
+        }
+        let connection = &mut self.connections[index];
+        Some((connection, all_free == 1 || is_crowded))
     }
 
     /// The endpoint's share of the requests, relative to the other endpoints' shares.
@@ -427,6 +466,10 @@ impl EndpointState {
 }
 
 impl Connection {
+    fn is_crowded(&self) -> bool {
+        self.handle.connection_state().is_crowded()
+    }
+
     /// Streams that can still be opened on the connection now.
     pub(super) fn free_streams(&self, params: &Params) -> usize {
         if self.handle.is_closed() {

@@ -13,6 +13,8 @@ pub(crate) struct Backlog {
     whole: VecDeque<Bytes>,
     /// Small frames merged, received after all of `whole`.
     small: BytesMut,
+    /// The bytes of both.
+    bytes: usize,
     /// The error that ended the stream after the data.
     pub(crate) failed: Option<h2::Error>,
     /// The trailers that ended the stream. `None`: there were none, or they have not been received from h2.
@@ -26,6 +28,7 @@ const SMALL: usize = 8 << 10;
 
 impl Backlog {
     pub(crate) fn push(&mut self, data: Bytes) {
+        self.bytes += data.len();
         if data.len() < SMALL {
             self.small.extend_from_slice(&data);
             return;
@@ -34,6 +37,11 @@ impl Backlog {
             self.whole.push_back(self.small.split().freeze());
         }
         self.whole.push_back(data);
+    }
+
+    /// Bytes of DATA.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -46,7 +54,9 @@ impl Backlog {
     }
 
     pub(crate) fn pop(&mut self) -> Option<Bytes> {
-        self.whole.pop_front().or_else(|| (!self.small.is_empty()).then(|| self.small.split().freeze()))
+        let data = self.whole.pop_front().or_else(|| (!self.small.is_empty()).then(|| self.small.split().freeze()))?;
+        self.bytes -= data.len();
+        Some(data)
     }
 }
 

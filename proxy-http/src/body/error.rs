@@ -1,21 +1,25 @@
 //! The error of a body that ended before its message was complete.
 
-use crate::{message::reason, stats::Side};
+use crate::{
+    message::{reason, stream_error::StreamError},
+    stats::Side,
+};
 use h2::Reason;
 use std::{error::Error as StdError, fmt};
 
 /// Why a body ended before its message was complete.
 ///
-/// A body that is forwarded and yields this error resets the next hop's stream, with the code that this error carries.
+/// A body that is forwarded and yields this error resets the next hop's stream, with the code of the
+/// [`StreamError`](crate::StreamError) that is its source.
 #[derive(Debug)]
 pub struct Error {
-    pub(super) kind: ErrorKind,
+    kind: ErrorKind,
     /// The code that the other side's stream is reset with; the sender finds it by `source()`.
-    pub(super) passed_on: h2::Error,
+    passed_on: StreamError,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum ErrorKind {
+enum ErrorKind {
     Reset(Reason),
     Malformed,
     Lost,
@@ -29,24 +33,41 @@ pub(super) enum ErrorKind {
 // === impl Error ===
 
 impl Error {
-    pub(super) fn new(side: Side, error: &h2::Error) -> Self {
+    fn new(kind: ErrorKind, passed_on: Reason) -> Self {
+        Self { kind, passed_on: StreamError::of(passed_on) }
+    }
+
+    pub(super) fn engine(side: Side, error: &h2::Error) -> Self {
         match reason::remote_reset(error) {
-            Some(reason) => Self { kind: ErrorKind::Reset(reason), passed_on: side.passed_on(reason).into() },
-            None if reason::is_ours(error) => Self { kind: ErrorKind::GivenUp, passed_on: Reason::CANCEL.into() },
-            None => Self { kind: ErrorKind::Lost, passed_on: side.lost().into() },
+            Some(reason) => Self::new(ErrorKind::Reset(reason), side.passed_on(reason)),
+            None if reason::is_ours(error) => Self::given_up(),
+            None => Self::lost(side),
         }
     }
 
+    /// The connection of an HTTP/1.1 tunnel was reset.
+    pub(super) fn tunnel_reset() -> Self {
+        Self::new(ErrorKind::Reset(Reason::CANCEL), Reason::CANCEL)
+    }
+
+    pub(super) fn lost(side: Side) -> Self {
+        Self::new(ErrorKind::Lost, side.lost())
+    }
+
+    pub(super) fn given_up() -> Self {
+        Self::new(ErrorKind::GivenUp, Reason::CANCEL)
+    }
+
     pub(super) fn malformed(side: Side) -> Self {
-        Self { kind: ErrorKind::Malformed, passed_on: side.lost().into() }
+        Self::new(ErrorKind::Malformed, side.lost())
     }
 
     pub(crate) fn timed_out() -> Self {
-        Self { kind: ErrorKind::TimedOut, passed_on: Reason::CANCEL.into() }
+        Self::new(ErrorKind::TimedOut, Reason::CANCEL)
     }
 
     pub(crate) fn cut_off() -> Self {
-        Self { kind: ErrorKind::CutOff, passed_on: Reason::INTERNAL_ERROR.into() }
+        Self::new(ErrorKind::CutOff, Reason::INTERNAL_ERROR)
     }
 
     /// The code of the peer's RST_STREAM, if that ended the body; CANCEL for a tunnel of HTTP/1.1 whose connection was

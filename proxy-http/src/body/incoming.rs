@@ -2,14 +2,9 @@
 
 use crate::{
     body::{
-        backlog::Backlog,
-        channel::Http1BodyError,
-        error::{Error, ErrorKind},
-        http1::Incoming,
-        outcome::Backpressure,
-        source::Source,
+        backlog::Backlog, channel::Http1BodyError, error::Error, http1::Incoming, outcome::Backpressure, source::Source,
     },
-    connection::{state::ConnectionState, streams::OpenStream, timeouts::idle::Progress},
+    connection::{streams::OpenStream, timeouts::idle::Progress},
     message::{fields, validate},
     stats::Side,
 };
@@ -47,8 +42,6 @@ pub struct IncomingBody {
     all_received: bool,
     /// Whether the body has ended, or ends without a frame. Saves asking h2, which takes a lock.
     ended: bool,
-    /// Counts received data, for adaptive windows. `None`: windows are fixed.
-    connection_state: Option<Arc<ConnectionState>>,
     stream: Option<OpenStream>,
     /// Whether the reader may stop without a call of [`buffer`](Source::buffer), so that it counts as stopped whenever it
     /// does not wait in a poll.
@@ -67,6 +60,10 @@ pub struct IncomingBody {
     unfinished_request: Option<oneshot::Sender<()>>,
 }
 
+/// The bytes that a stream is assumed to hold whose reader may have stopped unseen: the initial window of RFC 9113 section
+/// 6.9.2.
+const ASSUMED: usize = 65_535;
+
 #[derive(Debug)]
 enum Receiver {
     Http2(RecvStream),
@@ -79,22 +76,16 @@ enum Receiver {
 // === impl IncomingBody ===
 
 impl IncomingBody {
-    /// The body of an HTTP/2 message from `side`, whose content-length is `length`. `connection_state` counts received data.
-    pub(crate) fn new(
-        side: Side,
-        length: impl FnOnce() -> Option<u64>,
-        source: RecvStream,
-        connection_state: Option<Arc<ConnectionState>>,
-    ) -> Self {
-        let ended = source.is_end_stream();
+    /// The body of an HTTP/2 message from `side`, whose content-length is `length`. `ended`: its head ended the stream.
+    pub(crate) fn new(side: Side, ended: bool, length: Option<u64>, source: RecvStream) -> Self {
         // h2 has validated it, and checks it against the data.
-        let remaining = if ended { None } else { length() };
-        Self::of(side, ended, Receiver::Http2(source), remaining, connection_state)
+        let remaining = if ended { None } else { length };
+        Self::of(side, ended, Receiver::Http2(source), remaining)
     }
 
     /// The body of an HTTP/1.1 message, or the bytes of a tunnel, from `side`.
     pub(crate) fn http1(side: Side, source: Incoming) -> Self {
-        Self::of(side, source.is_end_stream(), Receiver::Http1(Box::new(source)), None, None)
+        Self::of(side, source.is_end_stream(), Receiver::Http1(Box::new(source)), None)
     }
 
     /// Whether it is the body of an HTTP/1.1 message and not of a tunnel.
@@ -102,13 +93,7 @@ impl IncomingBody {
         matches!(&self.source, Receiver::Http1(source) if matches!(**source, Incoming::Message(_)))
     }
 
-    fn of(
-        side: Side,
-        ended: bool,
-        source: Receiver,
-        remaining: Option<u64>,
-        connection_state: Option<Arc<ConnectionState>>,
-    ) -> Self {
+    fn of(side: Side, ended: bool, source: Receiver, remaining: Option<u64>) -> Self {
         Self {
             source,
             side,
@@ -117,7 +102,6 @@ impl IncomingBody {
             data_done: false,
             all_received: false,
             ended,
-            connection_state,
             stream: None,
             assumes_backpressure: false,
             is_last_handle: false,
@@ -156,7 +140,7 @@ impl IncomingBody {
     /// [`buffer`](Source::buffer).
     pub(crate) fn assume_backpressure(mut self) -> Self {
         self.assumes_backpressure = true;
-        self.set_backpressured(!self.ended);
+        self.set_held(if self.ended { 0 } else { ASSUMED });
         self
     }
 
@@ -250,7 +234,7 @@ impl IncomingBody {
 
     fn broken(&self, error: &h2::Error) -> Error {
         // h2 resets malformed streams itself.
-        if error.is_reset() && error.is_library() { self.malformed() } else { Error::new(self.side, error) }
+        if error.is_reset() && error.is_library() { self.malformed() } else { Error::engine(self.side, error) }
     }
 
     fn release_capacity(&mut self) {
@@ -263,10 +247,15 @@ impl IncomingBody {
         }
     }
 
-    fn set_backpressured(&mut self, backpressured: bool) {
+    fn set_held(&mut self, bytes: usize) {
         if let Some(stream) = &mut self.stream {
-            stream.set_backpressured(backpressured);
+            stream.set_held(bytes);
         }
+    }
+
+    /// The bytes that are received and not read.
+    fn unread(&self) -> usize {
+        self.unreleased + self.backlog.as_ref().map_or(0, |backlog| backlog.bytes())
     }
 }
 
@@ -303,9 +292,6 @@ impl Source for IncomingBody {
         }
         let failed = self.backlog.as_ref().is_some_and(|backlog| backlog.failed.is_some());
         if !self.ended && !self.data_done && !failed {
-            if let Some(stream) = &mut self.stream {
-                stream.report_backpressure();
-            }
             while let Poll::Ready(polled) = self.receive(cx) {
                 match polled {
                     // An empty frame carries nothing but END_STREAM, which h2 reports as the end.
@@ -324,6 +310,10 @@ impl Source for IncomingBody {
             if self.data_done && self.unfinished_request.is_some() {
                 self.receive_trailers(cx);
             }
+            let unread = self.unread();
+            if let (Some(stream), Receiver::Http2(source)) = (&mut self.stream, &self.source) {
+                stream.set_held_by_stopped(unread, source.stream_id().as_u32());
+            }
         }
         let is_end = (self.ended || self.data_done) && !self.backlog.as_ref().is_some_and(|it| it.is_before_end());
         if is_end { Backpressure::End } else { Backpressure::Data }
@@ -331,7 +321,7 @@ impl Source for IncomingBody {
 
     fn finish(&mut self) {
         self.release_capacity();
-        self.set_backpressured(false);
+        self.set_held(0);
         self.data_done = true;
     }
 }
@@ -357,23 +347,22 @@ impl Body for IncomingBody {
         self.release_capacity();
         if !self.data_done || self.backlog.is_some() {
             let Poll::Ready(polled) = self.poll_data(cx) else {
-                self.set_backpressured(false);
+                self.set_held(0);
                 return Poll::Pending;
             };
             match polled {
                 Some(Ok(data)) => {
-                    let backpressured = self.assumes_backpressure;
-                    self.set_backpressured(backpressured);
                     self.unreleased = data.len();
+                    // Of a reader that goes on, just the data that came before it did is held.
+                    let held = if self.backlog.is_some() { self.unread() } else { 0 };
+                    let held = if self.assumes_backpressure { held.max(ASSUMED) } else { held };
+                    self.set_held(held);
                     if let Some(remaining) = &mut self.remaining {
                         // Fails only for a message without content; h2 checks the others.
                         let Some(less) = remaining.checked_sub(data.len() as u64) else {
                             return Poll::Ready(Some(Err(self.malformed())));
                         };
                         *remaining = less;
-                    }
-                    if let Some(connection_state) = &self.connection_state {
-                        connection_state.data(data.len());
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
@@ -410,6 +399,10 @@ impl Body for IncomingBody {
         if self.ended {
             return true;
         }
+        // h2 refuses an END_STREAM before the last byte of the content-length.
+        if self.unreleased > 0 && self.remaining.is_some_and(|remaining| remaining > 0) {
+            return false;
+        }
         match &self.source {
             Receiver::Http2(source) => {
                 self.polled && self.backlog.is_none() && (self.all_received || source.is_end_stream())
@@ -441,10 +434,8 @@ fn poll_http1(source: &mut Incoming, side: Side, cx: &mut Context<'_>) -> Poll<O
             Ok(frame)
         }
         // The reset of a tunnel's connection is RST_STREAM with CANCEL (RFC 8441 section 5).
-        Err(Http1BodyError::Reset) => {
-            Err(Error { kind: ErrorKind::Reset(Reason::CANCEL), passed_on: Reason::CANCEL.into() })
-        }
-        Err(Http1BodyError::Lost) => Err(Error { kind: ErrorKind::Lost, passed_on: side.lost().into() }),
-        Err(Http1BodyError::GivenUp) => Err(Error { kind: ErrorKind::GivenUp, passed_on: Reason::CANCEL.into() }),
+        Err(Http1BodyError::Reset) => Err(Error::tunnel_reset()),
+        Err(Http1BodyError::Lost) => Err(Error::lost(side)),
+        Err(Http1BodyError::GivenUp) => Err(Error::given_up()),
     }))
 }

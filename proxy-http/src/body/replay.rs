@@ -52,21 +52,18 @@ const SMALL: usize = 4 << 10;
 
 impl Replay {
     /// Keeps at most `limit` bytes of `inner`.
-    #[must_use]
-    pub fn new(mut inner: IncomingBody, limit: usize) -> Self {
+    pub(crate) fn new(mut inner: IncomingBody, limit: usize) -> Self {
         inner.reader_reports_backpressure();
         Self { inner, left: Some(limit), replayed: None, malformed: false, without_trailers: false }
     }
 
     /// Drops the trailers: the body ends after its data.
-    #[must_use]
-    pub fn without_trailers(self) -> Self {
-        Self { without_trailers: true, ..self }
+    pub(crate) fn drop_trailers(&mut self) {
+        self.without_trailers = true;
     }
 
     /// Starts over; false if that is not possible, because more was yielded than is kept, or the body ended with an error.
-    #[must_use]
-    pub fn rewind(&mut self) -> bool {
+    pub(crate) fn rewind(&mut self) -> bool {
         if let Some(frames) = &mut self.replayed {
             frames.next = 0;
             frames.trailers_next = frames.trailers.is_some();
@@ -80,7 +77,7 @@ impl Replay {
     }
 
     /// Drops the frames that were yielded, and keeps no more: the body cannot be replayed.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.left = None;
         if let Some(frames) = &mut self.replayed {
             frames.drop_yielded();

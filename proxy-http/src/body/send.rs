@@ -6,7 +6,7 @@ use crate::{
         backpressure::{buffer, discard_http1, finish},
         outcome::{Backpressure, SendOutcome},
     },
-    connection::timeouts::stall::Stall,
+    connection::{blocked::SendingStream, timeouts::stall::Stall},
     message::reason,
 };
 use bytes::Bytes;
@@ -28,8 +28,12 @@ pub(crate) struct Pipe<B> {
     rest: Bytes,
     /// `None`: the body is sent whole, or its sending has not begun.
     stream: Option<SendStream<Bytes>>,
+    /// Whether a chunk has been sent.
+    has_sent: bool,
     /// Whether the chunk sent last may still wait in h2 for window; the next one is not taken from the body before.
     awaits_window: bool,
+    /// `None`: nothing is being sent.
+    sending: Option<SendingStream>,
     /// The code that the stream is reset with after an error of the body that carries no code.
     default_code: Reason,
     stall: Stall,
@@ -59,7 +63,9 @@ where
             body,
             rest: Bytes::new(),
             stream: None,
+            has_sent: false,
             awaits_window: false,
+            sending: None,
             default_code,
             stall: Stall::default(),
             end_of_response: None,
@@ -73,13 +79,14 @@ where
         Self { is_request: true, ..Self::new(body, Reason::CANCEL) }
     }
 
-    /// Starts to send the body on `stream`, which is reset with CANCEL when the peer takes no data for `stall`.
-    pub(crate) fn send_to(&mut self, stream: SendStream<Bytes>, stall: Duration) {
-        (self.awaits_window, self.buffered) = (false, false);
+    /// Starts to send the body, which has not ended, on `stream`, which is reset with CANCEL when the peer takes no data for
+    /// `stall`.
+    pub(crate) fn send_to(&mut self, stream: SendStream<Bytes>, sending: SendingStream, stall: Duration) {
+        (self.has_sent, self.awaits_window, self.buffered) = (false, false, false);
         self.rest = Bytes::new();
         self.stall = Stall::new(stall);
         self.end_of_response = None;
-        self.stream = if self.body.is_end_stream() { None } else { Some(stream) };
+        (self.stream, self.sending) = (Some(stream), Some(sending));
     }
 
     /// Resets the stream, unless the body is sent whole.
@@ -91,7 +98,7 @@ where
 
     /// Stops sending and drops the stream.
     pub(crate) fn stop(&mut self) {
-        self.stream = None;
+        (self.stream, self.sending) = (None, None);
     }
 
     /// Stops sending once `end_of_response` resolves: the response has ended.
@@ -136,8 +143,8 @@ where
         loop {
             let mut waits = false;
             if self.awaits_window {
-                match wait_for_window(stream, &mut self.body, &mut self.stall, cx) {
-                    Ok(end) => waits = end,
+                match wait_for_window(stream, &mut self.body, self.sending.as_mut(), &mut self.stall, cx) {
+                    Ok(end) => (waits, self.awaits_window) = (end, end),
                     Err(polled) => return polled,
                 }
             }
@@ -155,11 +162,11 @@ where
                             self.rest = data.split_off(MAX_CHUNK);
                         }
                         let ended = self.rest.is_empty() && self.body.is_end_stream();
-                        if ended && self.is_request && self.awaits_window {
+                        if ended && self.is_request && self.has_sent {
                             stream.reserve_capacity(data.len());
                             waits = stream.capacity() < data.len();
                         }
-                        self.awaits_window = true;
+                        (self.has_sent, self.awaits_window) = (true, true);
                         stream.send_data(data, ended).map(|()| ended)
                     }
                     Err(frame) => match frame.into_trailers() {
@@ -229,10 +236,18 @@ where
 fn wait_for_window<B: 'static>(
     stream: &mut SendStream<Bytes>,
     body: &mut B,
+    sending: Option<&mut SendingStream>,
     stall: &mut Stall,
     cx: &mut Context<'_>,
 ) -> Result<bool, Poll<SendOutcome>> {
-    match poll_window(stream, cx) {
+    let polled = poll_window(stream, cx);
+    if let Some(sending) = sending {
+        match polled {
+            Poll::Pending => sending.block(|| stream.stream_id().as_u32()),
+            Poll::Ready(_) => sending.unblock(),
+        }
+    }
+    match polled {
         Poll::Ready(true) => {
             stall.clear();
             Ok(false)

@@ -11,15 +11,15 @@ use crate::{
         send_request::{Engine, SendRequest},
     },
     connection::{
+        buffer_limit::BufferLimit,
         detect::Protocol,
+        flow::Flow,
         io::Io,
-        ping::initial_windows,
-        state::ConnectionState,
-        window_credit::{BufferLimit, WindowCredit},
+        state::{ConnectionState, PeerName},
     },
-    stats::Transport,
+    stats::{Side, Transport},
 };
-use http_h2::{ClientParams, FlowControl, OutOfRange};
+use http_h2::{ClientParams, OutOfRange};
 use std::{
     fmt,
     future::Future,
@@ -41,6 +41,8 @@ use tower_service::Service;
 ///
 /// `C` is the connector, a tower service that turns a target into an `AsyncRead + AsyncWrite`. `B` is the body of the
 /// requests to be sent.
+///
+/// The [crate](crate#examples) has an example.
 pub struct Connect<C, B> {
     connector: C,
     params: ClientParams,
@@ -51,6 +53,7 @@ pub struct Connect<C, B> {
     transport: Arc<Transport>,
     buffers: Arc<BufferLimit>,
     log: Arc<EndpointLog>,
+    peer: Option<Arc<str>>,
     on_transport: OnCapacity,
     on_capacity: OnCapacity,
     body: PhantomData<fn(B)>,
@@ -79,6 +82,7 @@ impl<C, B> Connect<C, B> {
             transport: Arc::default(),
             buffers: Arc::default(),
             log: Arc::default(),
+            peer: None,
             on_transport: Arc::new(|| {}),
             on_capacity: Arc::new(|| {}),
             body: PhantomData,
@@ -90,7 +94,7 @@ impl<C, B> Connect<C, B> {
     /// # Errors
     ///
     /// The first of the params that is out of range.
-    pub fn override_from(self, overrides: &ClientParams) -> Result<Self, OutOfRange> {
+    pub(crate) fn override_from(self, overrides: &ClientParams) -> Result<Self, OutOfRange> {
         let params = self.params.override_from(overrides);
         params.validate()?;
         Ok(Self { params, builder: builder(&params), ..self })
@@ -132,6 +136,11 @@ impl<C, B> Connect<C, B> {
         &self.log
     }
 
+    /// The endpoint's name, for descriptions of its connections. Default: none.
+    pub(crate) fn peer(self, peer: Arc<str>) -> Self {
+        Self { peer: Some(peer), ..self }
+    }
+
     /// Calls `on_transport` when the transport is made, before the handshake. Default: no call.
     pub(crate) fn on_transport(self, on_transport: OnCapacity) -> Self {
         Self { on_transport, ..self }
@@ -150,7 +159,7 @@ impl<C, B> Connect<C, B> {
         Some(keep_alive.interval)
     }
 
-    /// Counts connections and their bytes in `transport`.
+    /// Counts connections, their bytes, and the resets and GOAWAYs of peers in `transport`. Default: a new one.
     #[must_use]
     pub fn count_on(self, transport: Arc<Transport>) -> Self {
         Self { transport, ..self }
@@ -197,6 +206,7 @@ where
         let write_stall = write_stall_timeout.unwrap_or(ClientParams::DEFAULT_WRITE_STALL_TIMEOUT);
         let flow_control = flow_control.unwrap_or(ClientParams::DEFAULT_FLOW_CONTROL);
         let Self { timeout, handshake_timeout, protocol, .. } = *self;
+        let peer = self.peer.clone();
         let (on_transport, on_capacity) = (Arc::clone(&self.on_transport), Arc::clone(&self.on_capacity));
         Box::pin(async move {
             let io = match timeout {
@@ -207,7 +217,10 @@ where
             };
             let io = io.map_err(ConnectError::transport)?;
             on_transport();
-            let connection_state = ConnectionState::new(flow_control == FlowControl::Adaptive);
+            let connection_state = ConnectionState::new(&transport);
+            if let Some(peer) = peer {
+                connection_state.set_peer(PeerName::Endpoint(peer));
+            }
             let (open, closed) = watch::channel(());
             let max_header_list = max_header_list_size.unwrap_or(ClientParams::DEFAULT_MAX_HEADER_LIST_SIZE);
             let max_head = usize::try_from(max_header_list).unwrap_or(usize::MAX);
@@ -216,9 +229,9 @@ where
                     connection_state.set_max_list(max_head);
                     let io = Io::new(io, &transport, &connection_state).with_http2_endpoint(max_header_list);
                     let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
-                    connection_state.start_pings(connection.ping_pong(), keep_alive);
-                    let mut credit = WindowCredit::new(buffers, initial_windows(flow_control));
-                    let settings = settings(&mut connection, &h2, &connection_state, &mut credit);
+                    let mut flow = Flow::new(buffers, flow_control, keep_alive, Side::Endpoint);
+                    flow.start(&mut connection, &connection_state);
+                    let settings = settings(&mut connection, &h2, &connection_state, &mut flow);
                     match handshake_timeout {
                         None => settings.await?,
                         Some(limit) => {
@@ -229,7 +242,7 @@ where
                     let driver = Driver {
                         connection,
                         connection_state: Arc::clone(&connection_state),
-                        credit,
+                        flow,
                         transport,
                         on_capacity,
                         max_malformed,
@@ -261,6 +274,7 @@ impl<C: Clone, B> Clone for Connect<C, B> {
             transport: Arc::clone(&self.transport),
             buffers: Arc::clone(&self.buffers),
             log: Arc::clone(&self.log),
+            peer: self.peer.clone(),
             on_transport: Arc::clone(&self.on_transport),
             on_capacity: Arc::clone(&self.on_capacity),
             body: PhantomData,

@@ -1,6 +1,11 @@
 //! Errors of requests, and of attempts to connect.
 
-use crate::{BoxError, client::failure::Failure, connection::streams::OpenStream, message::reason};
+use crate::{
+    BoxError,
+    client::failure::Failure,
+    connection::streams::OpenStream,
+    message::{reason, stream_error::StreamError},
+};
 use h2::Reason;
 use http::Request;
 use std::{error::Error as StdError, fmt, time::Duration};
@@ -31,7 +36,10 @@ pub(super) enum Fault {
 /// The error of the engine.
 #[derive(Debug)]
 pub(super) enum Source {
-    Http2(h2::Error),
+    /// An error of a stream or of its connection, with a code.
+    Http2(StreamError),
+    /// Without a code: the transport failed, or h2 refused the request.
+    Http2WithoutCode(h2::Error),
     Http1(Failure),
 }
 
@@ -58,13 +66,13 @@ impl Error {
     }
 
     pub(super) fn unsent(source: h2::Error) -> Self {
-        Self::new(Some(Source::Http2(source)), false, None)
+        Self::new(Some(Source::http2(source)), false, None)
     }
 
     pub(super) fn unanswered(source: h2::Error) -> Self {
         // h2 itself resets the stream of a malformed response.
         let fault = (source.is_reset() && source.is_library()).then_some(Fault::ResponseMalformed);
-        Self::new(Some(Source::Http2(source)), true, fault)
+        Self::new(Some(Source::http2(source)), true, fault)
     }
 
     pub(super) fn http1(source: Failure) -> Self {
@@ -75,7 +83,8 @@ impl Error {
 
     fn http2(&self) -> Option<&h2::Error> {
         match &self.source {
-            Some(Source::Http2(source)) => Some(source),
+            Some(Source::Http2(source)) => source.engine(),
+            Some(Source::Http2WithoutCode(source)) => Some(source),
             _ => None,
         }
     }
@@ -213,9 +222,18 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self.source.as_ref()? {
             Source::Http2(source) => Some(source),
+            Source::Http2WithoutCode(source) => Some(source),
             // `Display` shows the failure itself.
             Source::Http1(source) => source.source(),
         }
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    fn http2(source: h2::Error) -> Self {
+        StreamError::from_engine(source).map_or_else(Self::Http2WithoutCode, Self::Http2)
     }
 }
 

@@ -352,7 +352,7 @@ mod tests {
     /// Has the endpoint send `rsp` in pieces of `piece` bytes. `room`: whether the connection accepts another request then.
     async fn check(rsp: &str, piece: usize, room: bool) {
         let (near, mut far) = tokio::io::duplex(1 << 16);
-        let connection_state = ConnectionState::new(false);
+        let connection_state = ConnectionState::new(&Arc::default());
         let io = Io::new(near, &Arc::<Transport>::default(), &connection_state);
         let (open, closed) = watch::channel(());
         let rooms = Arc::<AtomicUsize>::default();
@@ -403,7 +403,7 @@ mod tests {
         const HEAD: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
         // The transport holds one head; the next is written only when that is read.
         let (near, mut far) = tokio::io::duplex(HEAD.len());
-        let connection_state = ConnectionState::new(false);
+        let connection_state = ConnectionState::new(&Arc::default());
         let io = Io::new(near, &Arc::<Transport>::default(), &connection_state).with_http1_endpoint(Arc::default());
         let handle = connect(io, 1 << 16, Arc::default(), watch::channel(()).0, Arc::new(|| {})).await.unwrap();
         let send = || {

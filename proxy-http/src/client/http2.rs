@@ -4,13 +4,13 @@ use crate::{
     BoxError,
     client::{capacity::OnCapacity, error::ConnectError},
     connection::{
+        flow::{Flow, KeepAliveTimedOut},
         frames::local_settings::tolerated,
         io::Io,
-        ping::{PingEvent, initial_windows},
         state::{ConnectionState, GoAway},
-        window_credit::WindowCredit,
+        windows::initial_windows,
     },
-    stats::Transport,
+    stats::{Side, Transport},
 };
 use bytes::Bytes;
 use h2::Reason;
@@ -30,7 +30,7 @@ use tokio::{
 pub(super) struct Driver<I> {
     pub(super) connection: h2::client::Connection<Io<I>, Bytes>,
     pub(super) connection_state: Arc<ConnectionState>,
-    pub(super) credit: WindowCredit,
+    pub(super) flow: Flow,
     pub(super) transport: Arc<Transport>,
     pub(super) on_capacity: OnCapacity,
     pub(super) max_malformed: usize,
@@ -63,7 +63,8 @@ pub(super) fn builder(params: &ClientParams) -> h2::client::Builder {
         write_stall_timeout: _,
     } = *params;
     let mut builder = h2::client::Builder::new();
-    let (stream, connection) = initial_windows(flow_control.unwrap_or(ClientParams::DEFAULT_FLOW_CONTROL));
+    let (stream, connection) =
+        initial_windows(flow_control.unwrap_or(ClientParams::DEFAULT_FLOW_CONTROL), Side::Endpoint);
     builder
         .enable_push(false)
         .initial_max_send_streams(INITIAL_MAX_SEND_STREAMS)
@@ -93,10 +94,10 @@ pub(super) async fn settings<I: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut h2::client::Connection<Io<I>, Bytes>,
     handle: &h2::client::SendRequest<Bytes>,
     connection_state: &ConnectionState,
-    credit: &mut WindowCredit,
+    flow: &mut Flow,
 ) -> Result<(), ConnectError> {
     poll_fn(|cx| {
-        let ended = poll_connection(connection, connection_state, credit, cx).map_err(ConnectError::handshake)?;
+        let ended = poll_connection(connection, connection_state, flow, cx).map_err(ConnectError::handshake)?;
         connection_state.set_max_streams(handle.current_max_send_streams());
         match ended {
             Poll::Ready(()) => Poll::Ready(Err(ConnectError::handshake("connection was closed before SETTINGS came"))),
@@ -146,7 +147,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        poll_connection(&mut self.connection, &self.connection_state, &mut self.credit, cx)
+        poll_connection(&mut self.connection, &self.connection_state, &mut self.flow, cx)
     }
 
     /// Notes the peer's SETTINGS_MAX_CONCURRENT_STREAMS, and signals capacity if it was raised.
@@ -187,25 +188,15 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
 fn poll_connection<I: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut h2::client::Connection<Io<I>, Bytes>,
     connection_state: &ConnectionState,
-    credit: &mut WindowCredit,
+    flow: &mut Flow,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), BoxError>> {
     connection_state.start_turn();
     // Before the connection is polled, which then sends the WINDOW_UPDATE.
-    if let Some(size) = credit.poll(connection_state.open_streams(), cx.waker()) {
-        connection.set_target_window_size(size);
-    }
+    flow.poll_windows(connection, connection_state, cx);
     if Pin::new(&mut *connection).poll(cx)?.is_ready() {
         return Poll::Ready(Ok(()));
     }
-    while let Poll::Ready(found) = connection_state.poll_pings(cx) {
-        match found {
-            PingEvent::KeepAliveTimedOut => return Poll::Ready(Err("keep-alive timed out".into())),
-            PingEvent::Window(size) => {
-                connection.set_target_window_size(credit.resize(size, size));
-                connection.set_initial_window_size(size)?;
-            }
-        }
-    }
-    Poll::Pending
+    connection_state.update_blocked();
+    flow.poll_pings(connection, connection_state, cx).map(|KeepAliveTimedOut| Err("keep-alive timed out".into()))
 }

@@ -1,4 +1,6 @@
 //! Connections to endpoints: a tower service that makes connections, each of which is a service of requests.
+//!
+//! The [crate](crate#examples) has an example.
 
 mod capacity;
 mod connect;

@@ -7,14 +7,17 @@ use crate::{
         error::{Error, SendError},
         http1::{self, BodySink},
     },
-    connection::{state::ConnectionState, streams::OpenStream},
+    connection::{
+        blocked::{SendingStream, StoppedClient},
+        state::ConnectionState,
+        streams::OpenStream,
+    },
     http1::tunnel,
-    message::{head::Head, interim::InterimBudget, validate},
+    message::{connect_protocol::ConnectProtocol, head::Head, interim::InterimBudget, validate},
     stats::Side,
 };
 use bytes::Bytes;
-use h2::ext;
-use http::{Request, Response, StatusCode, Version, request::Parts};
+use http::{Method, Request, Response, StatusCode, Version, request::Parts};
 use http_body::Body;
 use std::{
     fmt,
@@ -62,16 +65,17 @@ pub(crate) struct OutgoingRequest<B> {
     /// Where the body goes in HTTP/1.1. `None`: the request is not being sent, or in HTTP/2.
     http1: Option<BodySink>,
     interim: InterimBudget,
+    /// The client does not read other responses.
+    is_of_stopped_client: bool,
 }
 
 enum InFlight {
     Http2 {
         response: h2::client::ResponseFuture,
         stream: OpenStream,
-        /// Is told of the response's data where windows are adaptive.
-        connection_state: Option<Arc<ConnectionState>>,
     },
-    Http1(http1::PendingResponse),
+    /// Boxed to keep the enum as small as the other variant.
+    Http1(Box<http1::PendingResponse>),
 }
 
 /// The future of a response.
@@ -161,11 +165,12 @@ where
                 let sent = handle.send(head.take(), upload.body_mut(), stream, self.write_stall);
                 let (sent, to) = sent.map_err(Error::http1)?;
                 *http1 = Some(to);
-                return Ok(InFlight::Http1(sent));
+                return Ok(InFlight::Http1(Box::new(sent)));
             }
         };
         let ended = upload.body_mut().is_end_stream();
         let request = h2_request(head);
+        let path = request.uri().path_and_query().filter(|_| !ended).cloned();
         // RFC 9113 section 6.5.2: the peer's limit is advisory, but some endpoints end the connection for a larger head.
         if head.list_size().is_some_and(|size| size > self.connection_state.max_header_list()) {
             return Err(Error::REQUEST_TOO_LARGE);
@@ -179,15 +184,19 @@ where
             sent => sent,
         };
         let (response, to) = sent.map_err(Error::unsent)?;
-        upload.send_to(to, self.write_stall);
-        let (stream, connection_state) = (self.connection_state.open_stream(), self.connection_state.if_adaptive());
-        Ok(InFlight::Http2 { response, stream, connection_state })
+        if !ended {
+            upload.send_to(to, SendingStream::new(&self.connection_state, path), self.write_stall);
+        }
+        Ok(InFlight::Http2 { response, stream: self.connection_state.open_stream() })
     }
 }
 
 /// A request's head as h2 sends it.
 fn h2_request(head: &mut Head) -> Request<()> {
     let mut head = head.take();
+    if head.method == Method::CONNECT {
+        ConnectProtocol::send(&mut head.extensions);
+    }
     // h2 accepts a request without authority only if its version is HTTP/1.1, and sends it in HTTP/2 without `:authority`.
     // linkerd2-proxy does the same.
     head.version = if head.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
@@ -242,8 +251,15 @@ where
 {
     /// `strip`: see [`Head::Whole`].
     pub(crate) fn new(head: Parts, body: B, strip: bool) -> Self {
+        let is_of_stopped_client = head.extensions.get::<StoppedClient>().is_some();
         let head = Head::Whole { head, strip };
-        Self { head, upload: Pipe::request(body), sent: None, http1: None, interim: InterimBudget::new() }
+        let (upload, interim) = (Pipe::request(body), InterimBudget::new());
+        Self { head, upload, sent: None, http1: None, interim, is_of_stopped_client }
+    }
+
+    /// Whether its client does not read other responses.
+    pub(crate) fn is_of_stopped_client(&self) -> bool {
+        self.is_of_stopped_client
     }
 
     pub(crate) fn body_mut(&mut self) -> &mut B {
@@ -269,7 +285,7 @@ where
     }
 
     fn poll_http2(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
-        let Some(Ok(InFlight::Http2 { response, stream, .. })) = &mut self.sent else { unreachable!() };
+        let Some(Ok(InFlight::Http2 { response, stream })) = &mut self.sent else { unreachable!() };
         let mut responded = match self.upload.poll(cx) {
             Poll::Ready(SendOutcome::Broken) => Err(Error::REQUEST_BROKEN),
             Poll::Ready(SendOutcome::Stalled) => Err(Error::STALLED),
@@ -279,17 +295,20 @@ where
                 {
                     self.interim.pass(rsp);
                 }
-                ready!(Pin::new(response).poll(cx)).map_err(Error::unanswered).and_then(|mut rsp| {
-                    let length = validate::response(&mut rsp, stream.max_list());
-                    let length = length.map_err(|_| Error::RESPONSE_MALFORMED)?;
-                    Ok((rsp, length))
-                })
+                ready!(Pin::new(response).poll(cx)).map_err(Error::unanswered)
             }
         };
-        let Some(Ok(InFlight::Http2 { stream, connection_state, .. })) = self.sent.take() else { unreachable!() };
-        match &mut responded {
-            Ok(_) => stream.answered(),
-            Err(error) => {
+        let mut length = None;
+        if let Ok(rsp) = &mut responded {
+            match validate::response(rsp, stream.max_list()) {
+                Ok(found) => length = found,
+                Err(_) => responded = Err(Error::RESPONSE_MALFORMED),
+            }
+        }
+        let Some(Ok(InFlight::Http2 { stream, .. })) = self.sent.take() else { unreachable!() };
+        let rsp = match responded {
+            Ok(rsp) => rsp,
+            Err(mut error) => {
                 if error.is_response_malformed() {
                     stream.malformed();
                 }
@@ -297,18 +316,24 @@ where
                     stream.refused();
                 }
                 error.record_connection(&stream);
+                return Poll::Ready(Err(error));
             }
-        }
-        let is_done = self.upload.is_done();
-        Poll::Ready(responded.map(|(rsp, length)| {
-            let (head, body) = rsp.into_parts();
-            let mut body = IncomingBody::new(Side::Endpoint, || length, body, connection_state);
-            if !is_done && !self.is_tunnel(head.status) {
+        };
+        stream.answered();
+        let (status, is_done) = (rsp.status(), self.upload.is_done());
+        Poll::Ready(Ok(rsp.map(|source| {
+            let has_no_content = validate::has_no_content(status);
+            // h2 refuses a response whose content does not have its length, unless it has none by its status or the method.
+            let may_have_ended =
+                length.is_none_or(|length| length == 0) || has_no_content || *self.head.method() == Method::HEAD;
+            let ended = may_have_ended && source.is_end_stream();
+            let mut body = IncomingBody::new(Side::Endpoint, ended, length, source);
+            if !is_done && !self.is_tunnel(status) {
                 self.upload.stop_at(body.end_of_response());
             }
-            let body = if validate::has_no_content(head.status) { body.without_content() } else { body };
-            Response::from_parts(head, body.with_stream(stream).with_request_sent(is_done))
-        }))
+            let body = if has_no_content { body.without_content() } else { body };
+            body.with_stream(stream).with_request_sent(is_done)
+        })))
     }
 
     fn poll_http1(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<IncomingBody>, Error>> {
@@ -345,12 +370,12 @@ where
 
     /// Whether the request is a CONNECT, extended or not.
     pub(crate) fn is_connect(&self) -> bool {
-        self.head.is_connect()
+        *self.head.method() == Method::CONNECT
     }
 
     /// Whether the request is an extended CONNECT (RFC 8441).
     pub(crate) fn is_extended_connect(&self) -> bool {
-        self.head.is_connect() && self.head.extensions().get::<ext::Protocol>().is_some()
+        self.is_connect() && self.head.extensions().get::<ConnectProtocol>().is_some()
     }
 
     /// Whether a response with this status makes the stream a tunnel, in which each direction ends on its own.

@@ -31,8 +31,9 @@ pub(crate) struct DiscardedBodies {
 #[derive(Debug)]
 struct DiscardedBody {
     source: RecvStream,
-    /// Counts as backpressured: the data received uses up a part of the connection's window.
+    /// Holds what has been read: it uses up a part of the connection's window.
     stream: OpenStream,
+    read: usize,
     is_new: bool,
     ends_at: Instant,
 }
@@ -47,9 +48,14 @@ impl DiscardedBodies {
     /// connection.
     pub(crate) fn poll(&mut self, connection_state: &ConnectionState, cx: &mut Context<'_>) {
         for source in connection_state.open_streams().unread_bodies().take() {
-            let mut stream = connection_state.open_stream();
-            stream.report_backpressure();
-            self.bodies.push_back(DiscardedBody { source, stream, is_new: true, ends_at: now() + DISCARD_TIME });
+            let stream = connection_state.open_stream();
+            self.bodies.push_back(DiscardedBody {
+                source,
+                stream,
+                read: 0,
+                is_new: true,
+                ends_at: now() + DISCARD_TIME,
+            });
         }
         if self.bodies.is_empty() {
             return;
@@ -79,6 +85,8 @@ impl DiscardedBody {
         while let Poll::Ready(polled) = self.source.poll_data(&mut Context::from_waker(Waker::noop())) {
             let Some(Ok(data)) = polled else { return false };
             self.stream.received(data.len());
+            self.read += data.len();
+            self.stream.set_held(self.read);
             is_changed = true;
         }
         if !is_changed {

@@ -45,7 +45,11 @@ pin_project! {
 
 /// Counts a connection as open while it lives.
 #[derive(Debug)]
-struct OpenGuard(Arc<Transport>);
+struct OpenGuard {
+    transport: Arc<Transport>,
+    /// Its place among the open connections.
+    place: usize,
+}
 
 /// The direction from the peer.
 #[derive(Debug, Default)]
@@ -102,22 +106,25 @@ const BYTES_AN_INTERIM: usize = 1 << 10;
 
 impl<I> Io<I> {
     pub(crate) fn new(inner: I, transport: &Arc<Transport>, connection_state: &Arc<ConnectionState>) -> Self {
-        transport.opened();
-        let (open, connection_state) = (OpenGuard(Arc::clone(transport)), Arc::clone(connection_state));
+        let place = transport.opened(Arc::<ConnectionState>::downgrade(connection_state));
+        let open = OpenGuard { transport: Arc::clone(transport), place };
+        let connection_state = Arc::clone(connection_state);
         Self { inner, open, connection_state, incoming: Incoming::default(), outgoing: Outgoing::default() }
     }
 
     /// The same with a client of HTTP/2 as its peer, to which `max_header_list` is announced.
     pub(crate) fn with_http2_client(mut self, frames: FrameReader<FrameRates>, max_header_list: u32) -> Self {
+        self.connection_state.set_http2();
         self.incoming.peer = Peer::Http2Client(frames);
-        self.outgoing = Outgoing::new(max_header_list, 0);
+        self.outgoing = Outgoing::new(max_header_list, 0, &self.connection_state);
         self
     }
 
     /// The same with an endpoint of HTTP/2 as its peer, to which `max_header_list` is announced.
     pub(crate) fn with_http2_endpoint(mut self, max_header_list: u32) -> Self {
+        self.connection_state.set_http2();
         self.incoming.peer = Peer::Http2Endpoint(EndpointFrames::reader(&self.connection_state));
-        self.outgoing = Outgoing::new(max_header_list, PREFACE);
+        self.outgoing = Outgoing::new(max_header_list, PREFACE, &self.connection_state);
         self
     }
 
@@ -144,7 +151,8 @@ impl<I: AsyncRead> Io<I> {
                 incoming.held.pass();
                 break;
             }
-            open.0.read(count);
+            open.transport.read(count);
+            connection_state.path().read(count);
             connection_state.moved();
             let Some(frames) = incoming.peer.follow(read) else { return Poll::Pending };
             if frames.has_empty {
@@ -182,7 +190,8 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
             }
             let read = &mut buf.filled_mut()[before..];
             let count = read.len();
-            open.0.read(count);
+            open.transport.read(count);
+            connection_state.path().read(count);
             connection_state.moved();
             let Some(left) = incoming.read(read, connection_state) else {
                 // The connection is closed for them, and h2 need not see them.
@@ -202,10 +211,12 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut this = self.project();
         let local_settings = &mut this.outgoing.local_settings;
-        let count = ready!(match local_settings {
+        let polled = match local_settings {
             None => this.inner.as_mut().poll_write(cx, buf),
             Some(first) => this.inner.as_mut().poll_write(cx, first.next(buf)),
-        })?;
+        };
+        this.connection_state.set_write_blocked(polled.is_pending());
+        let count = ready!(polled)?;
         local_settings.take_if(|first| first.wrote(count));
         this.wrote(count, [buf]);
         Poll::Ready(Ok(count))
@@ -221,7 +232,9 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
             return self.poll_write(cx, first.map_or(&[], |first| first));
         }
         let mut this = self.project();
-        let count = ready!(this.inner.as_mut().poll_write_vectored(cx, bufs))?;
+        let polled = this.inner.as_mut().poll_write_vectored(cx, bufs);
+        this.connection_state.set_write_blocked(polled.is_pending());
+        let count = ready!(polled)?;
         this.wrote(count, bufs.iter().map(|buf| &**buf));
         Poll::Ready(Ok(count))
     }
@@ -242,7 +255,8 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
 impl<I> IoProject<'_, I> {
     /// Counts the first `count` bytes of `bufs`, which were written.
     fn wrote<'a>(&mut self, count: usize, bufs: impl IntoIterator<Item = &'a [u8]>) {
-        self.open.0.wrote(count);
+        self.open.transport.wrote(count);
+        self.connection_state.path().wrote(count);
         self.connection_state.moved();
         if let Peer::Http2Client(frames) = &mut self.incoming.peer {
             frames.wrote(count);
@@ -251,7 +265,7 @@ impl<I> IoProject<'_, I> {
         let mut left = count;
         for buf in bufs {
             let written = left.min(buf.len());
-            self.connection_state.engine_counted(frames.wrote(&buf[..written]));
+            frames.wrote(&buf[..written]);
             left -= written;
         }
     }
@@ -261,7 +275,7 @@ impl<I> IoProject<'_, I> {
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {
-        self.0.closed();
+        self.transport.closed(self.place);
     }
 }
 
@@ -319,9 +333,9 @@ impl Incoming {
 
 impl Outgoing {
     /// For HTTP/2, where the first frame is written after `before` bytes.
-    fn new(max_header_list: u32, before: usize) -> Self {
+    fn new(max_header_list: u32, before: usize, connection_state: &Arc<ConnectionState>) -> Self {
         let local_settings = Some(Box::new(LocalSettings::new(max_header_list, before)));
-        Self { local_settings, frames: Some(EngineCounts::reader(before)) }
+        Self { local_settings, frames: Some(EngineCounts::reader(before, connection_state)) }
     }
 }
 

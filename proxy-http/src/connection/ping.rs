@@ -1,7 +1,8 @@
-//! PINGs of a connection: keep-alive, and the bandwidth-delay product for adaptive windows.
+//! PINGs of a connection: keep-alive, and measurements of the path.
 
+use crate::connection::{now::now, path::Path, state::ConnectionState, windows::Engine};
 use h2::{Ping, PingPong};
-use http_h2::{ClientKeepAlive, FlowControl};
+use http_h2::ClientKeepAlive;
 use std::{
     future::Future,
     pin::Pin,
@@ -13,12 +14,15 @@ use tokio::time::{Instant, Sleep};
 /// The PINGs of one connection. Only one is in flight at a time, and serves both uses.
 #[derive(Debug)]
 pub(crate) struct Pings {
-    ping_pong: PingPong,
+    /// `None`: no PING has been sent.
+    ping_pong: Option<PingPong>,
     sent_at: Option<Instant>,
     /// The connection's count of reads and writes at the last poll.
     moves: u64,
+    params: Option<ClientKeepAlive>,
+    /// `None`: there is none, or the connection is not established yet.
     keep_alive: Option<KeepAlive>,
-    window: Option<BdpEstimate>,
+    estimate: PathEstimate,
 }
 
 /// A result of [`Pings::poll`].
@@ -26,8 +30,8 @@ pub(crate) struct Pings {
 pub(crate) enum PingEvent {
     /// A PING was not acknowledged in time.
     KeepAliveTimedOut,
-    /// The bandwidth-delay product has grown: windows should have this size in bytes.
-    Window(u32),
+    /// The bytes that came while a PING was in flight: the bandwidth-delay product, if the window was not the limit.
+    Measured(u32),
 }
 
 #[derive(Debug)]
@@ -39,111 +43,133 @@ struct KeepAlive {
     waiting: bool,
 }
 
-/// The estimate of the bandwidth-delay product (BDP): the bytes that arrive while a PING is in flight, doubled as long as
-/// they fill the window and the bandwidth grows.
+/// The estimate of a path's round-trip time and bandwidth. A PING is sent when DATA has come, so that idle connections, and the
+/// ones of few bytes, have none.
 #[derive(Debug)]
-struct BdpEstimate {
-    size: u32,
-    /// Bytes of DATA since the PING was sent.
-    received: usize,
-    /// The highest bandwidth measured, in bytes a second.
+struct PathEstimate {
+    /// [`Path::received_bytes`] when the PING was sent, or else when the last one was acknowledged.
+    received: u64,
+    /// The highest bandwidth measured, in bytes a second; fades.
     bandwidth: f64,
+    /// In seconds. `None`: not measured yet.
     rtt: Option<f64>,
     /// The pause between PINGs, which grows while nothing changes.
     pause: Duration,
-    next_at: Instant,
+    min_pause: Duration,
+    /// `None`: now.
+    next_at: Option<Instant>,
 }
 
-/// The initial window of RFC 9113 section 6.9.2, which adaptive windows start at.
-const INITIAL_WINDOW: u32 = 65_535;
-/// Adaptive windows stop growing here.
-const MAX_WINDOW: u32 = 16 << 20;
+/// Bytes of DATA after which a measurement is worth a PING: half of the initial window of RFC 9113 section 6.9.2.
+const MIN_RECEIVED: u64 = 32_768;
+/// The pause where windows are adaptive: short at first, since the windows may have to grow.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
+/// The least pause where they are fixed.
+const MIN_PAUSE_FIXED: Duration = Duration::from_secs(2);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// The weight of the last round trip in the moving average.
 const RTT_WEIGHT: f64 = 0.125;
-
-/// The initial windows of a stream and of a connection, in bytes.
-pub(crate) fn initial_windows(flow_control: FlowControl) -> (u32, u32) {
-    match flow_control {
-        FlowControl::Adaptive => (INITIAL_WINDOW, INITIAL_WINDOW),
-        FlowControl::Fixed { initial_stream_window_size, initial_connection_window_size } => {
-            (initial_stream_window_size, initial_connection_window_size)
-        }
-    }
-}
+/// The part of the highest bandwidth that is left after another measurement.
+const BANDWIDTH_DECAY: f64 = 0.9;
 
 // === impl Pings ===
 
 impl Pings {
-    pub(crate) fn new(ping_pong: PingPong, keep_alive: Option<ClientKeepAlive>, adaptive: bool) -> Self {
-        let now = Instant::now();
+    pub(crate) fn new(keep_alive: Option<ClientKeepAlive>, adaptive: bool) -> Self {
+        let min_pause = if adaptive { MIN_PAUSE } else { MIN_PAUSE_FIXED };
         Self {
-            ping_pong,
+            ping_pong: None,
             sent_at: None,
             moves: 0,
-            keep_alive: keep_alive.map(|params| KeepAlive {
-                params,
-                last_read: now,
-                timer: Box::pin(tokio::time::sleep(params.interval)),
-                waiting: false,
-            }),
-            window: adaptive.then_some(BdpEstimate {
-                size: INITIAL_WINDOW,
+            params: keep_alive,
+            keep_alive: None,
+            estimate: PathEstimate {
                 received: 0,
                 bandwidth: 0.0,
                 rtt: None,
-                pause: MIN_PAUSE,
-                next_at: now,
-            }),
+                pause: min_pause,
+                min_pause,
+                next_at: None,
+            },
         }
     }
 
-    /// Counts `bytes` of DATA that a body took, and sends a PING when a measurement is due.
-    pub(crate) fn data(&mut self, bytes: usize) {
-        let Some(window) = &mut self.window else { return };
-        window.received = window.received.saturating_add(bytes);
-        if self.sent_at.is_none() && Instant::now() >= window.next_at {
-            window.received = bytes;
-            self.send();
-        }
+    /// Starts keep-alive. To be called once the connection is established.
+    pub(crate) fn start(&mut self) {
+        self.keep_alive = self.params.map(|params| KeepAlive {
+            params,
+            last_read: Instant::now(),
+            timer: Box::pin(tokio::time::sleep(params.interval)),
+            waiting: false,
+        });
     }
 
-    /// Waits for a keep-alive timeout or a new window size. `moves` changes when bytes move; `idle`: no stream is open.
-    pub(crate) fn poll(&mut self, moves: u64, idle: bool, cx: &mut Context<'_>) -> Poll<PingEvent> {
-        if let Some(keep_alive) = self.keep_alive.as_mut().filter(|_| moves != self.moves) {
-            keep_alive.last_read = Instant::now();
-        }
-        self.moves = moves;
+    /// Sends PINGs; ready with a keep-alive timeout or a measurement.
+    pub(crate) fn poll(
+        &mut self,
+        engine: &mut impl Engine,
+        state: &ConnectionState,
+        cx: &mut Context<'_>,
+    ) -> Poll<PingEvent> {
         let mut found = Poll::Pending;
-        if let Some(sent_at) = self.sent_at
-            && let Poll::Ready(Ok(_)) = self.ping_pong.poll_pong(cx)
+        if self.sent_at.is_none() && self.estimate.is_due(state.path()) {
+            self.send(engine, state.path(), cx);
+        }
+        if let (Some(sent_at), Some(ping_pong)) = (self.sent_at, &mut self.ping_pong)
+            && let Poll::Ready(Ok(_)) = ping_pong.poll_pong(cx)
         {
             self.sent_at = None;
             if let Some(keep_alive) = &mut self.keep_alive {
                 keep_alive.answered();
             }
-            if let Some(size) = self.window.as_mut().and_then(|window| window.measure(sent_at)) {
-                found = Poll::Ready(PingEvent::Window(size));
-            }
+            found = self
+                .estimate
+                .measure(sent_at, state.path())
+                .map_or(Poll::Pending, |product| Poll::Ready(PingEvent::Measured(product)));
         }
-        while let Some(keep_alive) = &mut self.keep_alive
-            && keep_alive.timer.as_mut().poll(cx).is_ready()
-        {
-            if keep_alive.waiting {
-                return Poll::Ready(PingEvent::KeepAliveTimedOut);
-            }
-            if keep_alive.is_due(idle) {
-                self.send();
-            }
+        if self.keep_alive.is_some() {
+            return self.poll_keep_alive(engine, state, cx).map_or(found, Poll::Ready);
         }
         found
     }
 
-    fn send(&mut self) {
+    fn poll_keep_alive(
+        &mut self,
+        engine: &mut impl Engine,
+        state: &ConnectionState,
+        cx: &mut Context<'_>,
+    ) -> Option<PingEvent> {
+        let moves = state.moves();
+        if let Some(keep_alive) = self.keep_alive.as_mut().filter(|_| moves != self.moves) {
+            keep_alive.last_read = Instant::now();
+        }
+        self.moves = moves;
+        while let Some(keep_alive) = &mut self.keep_alive
+            && keep_alive.timer.as_mut().poll(cx).is_ready()
+        {
+            if keep_alive.waiting {
+                return Some(PingEvent::KeepAliveTimedOut);
+            }
+            if keep_alive.is_due(state.streams() == 0) {
+                self.send(engine, state.path(), cx);
+            }
+        }
+        None
+    }
+
+    fn send(&mut self, engine: &mut impl Engine, path: &Path, cx: &mut Context<'_>) {
+        if self.ping_pong.is_none() {
+            self.ping_pong = engine.ping_pong();
+            // Until its next poll the engine does not know that there are PINGs to send.
+            cx.waker().wake_by_ref();
+        }
         // A PING that is in flight already serves this use too. Sending fails only if the connection has ended.
-        if self.sent_at.is_none() && self.ping_pong.send_ping(Ping::opaque()).is_ok() {
+        if self.sent_at.is_none()
+            && let Some(ping_pong) = &mut self.ping_pong
+            && ping_pong.send_ping(Ping::opaque()).is_ok()
+        {
             self.sent_at = Some(Instant::now());
+            self.estimate.received = path.received_bytes();
         }
     }
 }
@@ -173,28 +199,33 @@ impl KeepAlive {
     }
 }
 
-// === impl BdpEstimate ===
+// === impl PathEstimate ===
 
-impl BdpEstimate {
-    /// Measures by a PING that was sent at `sent_at` and acknowledged now; returns the new window size, if it changes.
-    fn measure(&mut self, sent_at: Instant) -> Option<u32> {
+impl PathEstimate {
+    /// Whether enough has come for a measurement, and the last one is long enough ago.
+    #[inline]
+    fn is_due(&self, path: &Path) -> bool {
+        path.received_bytes().wrapping_sub(self.received) >= MIN_RECEIVED
+            && self.next_at.is_none_or(|next_at| now() >= next_at)
+    }
+
+    /// Measures by a PING that was sent at `sent_at` and acknowledged now; returns the bytes that have come meanwhile.
+    /// `None`: too few for a measurement.
+    fn measure(&mut self, sent_at: Instant, path: &Path) -> Option<u32> {
         let now = Instant::now();
         let sample = (now - sent_at).as_secs_f64();
         let rtt = self.rtt.map_or(sample, |rtt| rtt + (sample - rtt) * RTT_WEIGHT);
         self.rtt = Some(rtt);
-        // One and a half round trips: part of the time is spent at the peer and not in flight.
-        let bandwidth = self.received as f64 / (rtt * 1.5).max(f64::EPSILON);
-        let more = bandwidth > self.bandwidth;
-        self.bandwidth = bandwidth.max(self.bandwidth);
-        let full = self.received >= self.size as usize / 3 * 2;
-        let grown = u32::try_from(self.received * 2).unwrap_or(MAX_WINDOW).min(MAX_WINDOW);
-        let changes = more && full && grown > self.size;
-        self.pause = if changes { Duration::ZERO } else { (self.pause * 2).clamp(MIN_PAUSE, MAX_PAUSE) };
-        self.next_at = now + self.pause;
-        if changes {
-            self.size = grown;
-        }
-        changes.then_some(self.size)
+        let total = path.received_bytes();
+        let received = total.wrapping_sub(self.received);
+        self.received = total;
+        let bandwidth = received as f64 / sample.max(f64::EPSILON);
+        let faster = bandwidth > self.bandwidth;
+        self.bandwidth = bandwidth.max(self.bandwidth * BANDWIDTH_DECAY);
+        self.pause = if faster { self.min_pause } else { (self.pause * 2).min(MAX_PAUSE) };
+        self.next_at = Some(now + self.pause);
+        path.set_measured(Duration::from_secs_f64(rtt), self.bandwidth as u64);
+        (received >= MIN_RECEIVED).then(|| u32::try_from(received).unwrap_or(u32::MAX))
     }
 }
 
@@ -202,39 +233,30 @@ impl BdpEstimate {
 mod tests {
     use super::*;
 
-    fn window() -> BdpEstimate {
-        let next_at = Instant::now();
-        BdpEstimate { size: INITIAL_WINDOW, received: 0, bandwidth: 0.0, rtt: None, pause: MIN_PAUSE, next_at }
-    }
-
-    /// Runs 30 round trips of a link with `bandwidth` bytes a second and `rtt`; returns the window.
-    async fn settle(window: &mut BdpEstimate, bandwidth: u32, rtt: Duration) -> u32 {
+    /// Runs 30 round trips of a link with `bandwidth` bytes a second and `rtt`.
+    async fn measure(estimate: &mut PathEstimate, path: &Path, bandwidth: u32, rtt: Duration) -> Option<u32> {
+        let mut product = None;
         for _ in 0..30 {
             let sent_at = Instant::now();
+            estimate.received = path.received_bytes();
             tokio::time::advance(rtt).await;
-            window.received = ((f64::from(bandwidth) * rtt.as_secs_f64()) as usize).min(window.size as usize);
-            window.measure(sent_at);
+            path.received((f64::from(bandwidth) * rtt.as_secs_f64()) as usize);
+            product = estimate.measure(sent_at, path);
         }
-        window.size
+        product
     }
 
     #[tokio::test(start_paused = true)]
-    async fn windows_grow_to_twice_the_bandwidth_delay_product() {
-        let product = 125_000_000 / 50;
-        let size = settle(&mut window(), 125_000_000, Duration::from_millis(20)).await;
-        assert!((product..=2 * product).contains(&size), "{size} for {product}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn windows_that_are_not_filled_do_not_grow_and_the_maximum_holds() {
-        assert_eq!(settle(&mut window(), 1_000_000, Duration::from_millis(1)).await, INITIAL_WINDOW);
-        assert_eq!(settle(&mut window(), u32::MAX, Duration::from_secs(1)).await, MAX_WINDOW);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn pings_become_rare_while_the_window_does_not_change() {
-        let mut window = window();
-        settle(&mut window, 1_000, Duration::from_millis(1)).await;
-        assert_eq!(window.pause, MAX_PAUSE);
+    async fn a_path_is_measured_and_pings_become_rare() {
+        let (mut pings, path) = (Pings::new(None, true), Path::new());
+        let estimate = &mut pings.estimate;
+        assert!(!estimate.is_due(&path), "nothing has come");
+        let product = measure(estimate, &path, 125_000_000, Duration::from_millis(20)).await;
+        assert_eq!(product, Some(2_500_000));
+        let (rtt, bandwidth) = path.measured().unwrap();
+        assert_eq!(rtt, Duration::from_millis(20));
+        assert!((124_000_000..=125_000_000).contains(&bandwidth), "{bandwidth}");
+        assert_eq!(estimate.pause, MAX_PAUSE);
+        assert_eq!(measure(estimate, &path, 1_000, Duration::from_millis(20)).await, None, "too few bytes");
     }
 }

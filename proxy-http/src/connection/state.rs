@@ -1,20 +1,26 @@
 //! The state of one connection that its task, its streams and their bodies share.
 
-use crate::connection::{
-    frames::engine_counts::Counted,
-    ping::{PingEvent, Pings},
-    streams::{MAX_REFUSED, OpenStream, Streams},
-    wake,
+use crate::{
+    connection::{
+        blocked::BlockedStreams,
+        now::now,
+        path::Path,
+        streams::{MAX_REFUSED, OpenStream, Streams},
+        wake,
+    },
+    stats::{BlockedReason, BlockedStream, Connection, Describe, FlowStatus, Transport, WindowSizes},
 };
-use h2::{PingPong, Reason};
-use http_h2::ClientKeepAlive;
+use h2::Reason;
 use std::{
+    cmp::Reverse,
+    net::SocketAddr,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::Context,
 };
+use tokio::time::Instant;
 
 /// The shared state of one connection.
 #[derive(Debug)]
@@ -31,10 +37,17 @@ pub(crate) struct ConnectionState {
     moves: AtomicU64,
     /// The value of `moves` at which the task yields to other tasks.
     turn_ends_at: AtomicU64,
-    /// Set once the connection is established, if its params have keep-alive or adaptive windows.
-    pings: OnceLock<Mutex<Pings>>,
-    /// Whether windows are adaptive.
-    adaptive: bool,
+    path: Path,
+    /// `None`: it was not told.
+    peer: OnceLock<PeerName>,
+    opened: Instant,
+    is_http2: AtomicBool,
+    /// Whether streams of readers that have stopped hold so much that new streams are better opened elsewhere.
+    is_crowded: AtomicBool,
+    /// Streams on which DATA waits to be sent.
+    sending: BlockedStreams,
+    /// Whether the transport took fewer bytes than there were at the last write.
+    is_write_blocked: AtomicBool,
     /// Whether the peer's first SETTINGS have come.
     has_settings: AtomicBool,
     /// The peer's GOAWAY, with its debug data, if it named an error.
@@ -57,6 +70,15 @@ pub(crate) struct GoAway {
 
 /// Reads and writes of one connection until its task yields: tokio's budget would allow 128.
 const MOVES_A_TURN: u64 = 16;
+/// A peer as people know it.
+#[derive(Clone, Debug)]
+pub(crate) enum PeerName {
+    Addr(SocketAddr),
+    Endpoint(Arc<str>),
+}
+
+/// Blocked streams that a description of the connection names.
+const MAX_DESCRIBED: usize = 100;
 /// The number of frames that count as one more read: one read may bring a thousand frames.
 const FRAMES_A_MOVE: u64 = 16;
 /// DATA frames with only padding after which a connection accepts no more requests. h2 closes it at 101.
@@ -65,16 +87,21 @@ const MAX_PADDING_ALONE: usize = 50;
 // === impl ConnectionState ===
 
 impl ConnectionState {
-    pub(crate) fn new(adaptive: bool) -> Arc<Self> {
+    pub(crate) fn new(transport: &Arc<Transport>) -> Arc<Self> {
         Arc::new(Self {
             streams: AtomicUsize::new(0),
-            open: Arc::default(),
+            open: Arc::new(Streams::new(transport)),
             max_streams: AtomicUsize::new(usize::MAX),
             max_header_list: AtomicUsize::new(usize::MAX),
             moves: AtomicU64::new(0),
             turn_ends_at: AtomicU64::new(u64::MAX),
-            pings: OnceLock::new(),
-            adaptive,
+            path: Path::new(),
+            peer: OnceLock::new(),
+            opened: now(),
+            is_http2: AtomicBool::new(false),
+            is_crowded: AtomicBool::new(false),
+            sending: BlockedStreams::new(Arc::clone(transport), BlockedReason::StreamWindow),
+            is_write_blocked: AtomicBool::new(false),
             has_settings: AtomicBool::new(false),
             go_away: OnceLock::new(),
             padding_alone: AtomicUsize::new(0),
@@ -83,18 +110,63 @@ impl ConnectionState {
         })
     }
 
-    /// Starts to send PINGs, if keep-alive or adaptive windows are configured.
-    pub(crate) fn start_pings(&self, ping_pong: Option<PingPong>, keep_alive: Option<ClientKeepAlive>) {
-        if let Some(ping_pong) = ping_pong.filter(|_| self.adaptive || keep_alive.is_some()) {
-            self.pings.get_or_init(|| Mutex::new(Pings::new(ping_pong, keep_alive, self.adaptive)));
+    pub(crate) fn set_peer(&self, peer: PeerName) {
+        let _ = self.peer.set(peer);
+    }
+
+    pub(crate) fn set_http2(&self) {
+        self.is_http2.store(true, Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether streams of readers that have stopped hold so much that new streams are better opened elsewhere.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.is_crowded.load(Relaxed)
+    }
+
+    pub(crate) fn set_crowded(&self, is_crowded: bool) {
+        self.is_crowded.store(is_crowded, Relaxed);
+    }
+
+    /// Streams on which DATA waits to be sent.
+    pub(crate) fn sending(&self) -> &BlockedStreams {
+        &self.sending
+    }
+
+    /// Why a stream with DATA cannot send it now.
+    pub(crate) fn blocked_reason(&self) -> BlockedReason {
+        if self.is_write_blocked.load(Relaxed) {
+            BlockedReason::Socket
+        } else if self.path.peer_windows().1 <= 0 {
+            BlockedReason::ConnectionWindow
+        } else {
+            BlockedReason::StreamWindow
         }
     }
 
-    /// Waits for a keep-alive timeout or a new window size.
-    pub(crate) fn poll_pings(&self, cx: &mut Context<'_>) -> Poll<PingEvent> {
-        let Some(pings) = self.pings.get() else { return Poll::Pending };
-        let mut pings = pings.lock().expect("nothing panics with the lock held");
-        pings.poll(self.moves(), self.streams() == 0, cx)
+    /// Has the streams that wait to send the reason that holds now. To be called after the engine has been polled.
+    #[inline]
+    pub(crate) fn update_blocked(&self) {
+        if self.sending.any() {
+            self.sending.set_reason(self.blocked_reason());
+        }
+    }
+
+    /// Sets whether the transport took fewer bytes than there were.
+    #[inline]
+    pub(crate) fn set_write_blocked(&self, is_blocked: bool) {
+        if is_blocked != self.is_write_blocked.load(Relaxed) {
+            self.is_write_blocked.store(is_blocked, Relaxed);
+        }
+    }
+
+    /// Whether the peer does not read: it grants streams no window, or has left one blocked for long.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.path.peer_windows().0 == 0 || self.sending.have_stopped()
     }
 
     /// The number of streams reset because a message on them is malformed.
@@ -141,14 +213,14 @@ impl ConnectionState {
         self.padding_alone.fetch_add(1, Relaxed);
     }
 
-    /// Adds the engine's counts of frames that were written.
-    pub(crate) fn engine_counted(&self, Counted { resets, last_streams }: Counted) {
-        if resets > 0 {
-            self.engine_resets.fetch_add(resets, Relaxed);
-        }
-        if last_streams {
-            self.last_streams.store(true, Relaxed);
-        }
+    /// Counts a stream that was reset with a code that h2 resets with by itself. It may be passed on from the other side.
+    pub(crate) fn engine_reset(&self) {
+        self.engine_resets.fetch_add(1, Relaxed);
+    }
+
+    /// Records that there are few streams left to open.
+    pub(crate) fn set_last_streams(&self) {
+        self.last_streams.store(true, Relaxed);
     }
 
     /// Whether the connection has reached about half of a limit that h2 has for a connection's whole life, and at which h2
@@ -171,18 +243,6 @@ impl ConnectionState {
 
     pub(crate) fn open_streams(&self) -> &Streams {
         &self.open
-    }
-
-    /// The state for a body to count its data in. `None`: windows are fixed, and nothing needs the count.
-    pub(crate) fn if_adaptive(self: &Arc<Self>) -> Option<Arc<Self>> {
-        self.adaptive.then(|| Arc::clone(self))
-    }
-
-    /// Counts `bytes` of DATA that a body took.
-    pub(crate) fn data(&self, bytes: usize) {
-        if let Some(pings) = self.pings.get() {
-            pings.lock().expect("nothing panics with the lock held").data(bytes);
-        }
     }
 
     /// Sets the number of open streams, on a server.
@@ -248,5 +308,54 @@ impl ConnectionState {
     pub(crate) fn moved(&self) {
         // Only the connection's own task stores it, so no read-modify-write is needed.
         self.moves.store(self.moves().wrapping_add(1), Relaxed);
+    }
+}
+
+impl Describe for ConnectionState {
+    fn describe(&self) -> Connection {
+        let (read_bytes, written_bytes) = self.path.moved_bytes();
+        Connection {
+            peer: self.peer.get().map(|peer| match peer {
+                PeerName::Addr(addr) => addr.to_string(),
+                PeerName::Endpoint(addr) => addr.to_string(),
+            }),
+            age: self.opened.elapsed(),
+            streams: self.streams(),
+            read_bytes,
+            written_bytes,
+            http2: self.is_http2.load(Relaxed).then(|| self.describe_flow()),
+        }
+    }
+}
+
+impl ConnectionState {
+    fn describe_flow(&self) -> FlowStatus {
+        let now = Instant::now();
+        let sides = [self.sending.oldest(MAX_DESCRIBED), self.open.receiving().oldest(MAX_DESCRIBED)];
+        let mut blocked: Vec<_> = sides
+            .into_iter()
+            .flat_map(|(reason, streams)| streams.into_iter().map(move |stream| (reason, stream)))
+            .map(|(reason, stream)| BlockedStream {
+                id: stream.id,
+                path: stream.path.map(|path| path.path().to_owned()),
+                reason,
+                time: now.saturating_duration_since(stream.since),
+            })
+            .collect();
+        blocked.sort_by_key(|stream| Reverse(stream.time));
+        blocked.truncate(MAX_DESCRIBED);
+        let (stream, connection) = self.path.windows();
+        let (peer_stream, peer_connection) = self.path.peer_windows();
+        let measured = self.path.measured();
+        FlowStatus {
+            granted: WindowSizes { stream, connection: connection.into() },
+            granted_by_peer: WindowSizes { stream: peer_stream, connection: peer_connection },
+            held_bytes: self.open.held(),
+            is_crowded: self.is_crowded(),
+            round_trip: measured.map(|(rtt, _)| rtt),
+            bandwidth: measured.map(|(_, bandwidth)| bandwidth),
+            blocked_count: self.sending.count() + self.open.receiving().count(),
+            blocked,
+        }
     }
 }

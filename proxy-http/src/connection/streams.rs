@@ -1,22 +1,34 @@
 //! The streams of one connection, and the state that they share.
 
+use crate::{
+    connection::blocked::BlockedStreams,
+    stats::{BlockedReason, Transport},
+};
 use h2::RecvStream;
 use std::{
     mem,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
 };
 
 /// The state that the streams of one connection share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Streams {
-    /// Streams under backpressure: their readers have stopped, and received data waits.
-    backpressured: AtomicUsize,
-    /// The number of backpressured streams at which the connection's task is woken.
+    /// Bytes of DATA that streams hold because their readers have stopped.
+    held: AtomicUsize,
+    /// The streams that hold any.
+    holding: AtomicUsize,
+    /// The held bytes at which the connection's task is woken.
     wakes_at: AtomicUsize,
+    /// The window of a stream, in bytes.
+    window: AtomicU32,
+    /// Streams whose window is used up.
+    receiving: BlockedStreams,
+    /// Whether the connection's window is raised by less than is held.
+    is_short_of_buffers: AtomicBool,
     /// The connection's task.
     waker: Mutex<Option<Waker>>,
     /// Streams reset because a message on them is malformed.
@@ -42,7 +54,10 @@ pub(crate) struct Streams {
 #[derive(Debug)]
 pub(crate) struct OpenStream {
     streams: Arc<Streams>,
-    is_backpressured: bool,
+    /// Bytes of DATA that the stream holds because its reader has stopped.
+    held: usize,
+    /// `None`: its window is not used up.
+    blocked: Option<u32>,
 }
 
 /// Bodies dropped by their readers before their end, until the connection's task takes them.
@@ -54,35 +69,86 @@ pub(crate) struct UnreadBodies {
 
 /// The number of streams reset in a row, before any response, after which the connection accepts no more requests.
 pub(super) const MAX_REFUSED: usize = 4;
+/// The largest payload of DATA by default (RFC 9113 section 4.2).
+const MAX_FRAME: usize = 16_384;
 /// A DATA frame of fewer bytes is charged the difference; a larger one repays it.
 pub(super) const SMALL: usize = 256;
 
 // === impl Streams ===
 
 impl Streams {
-    /// The number of streams under backpressure.
-    pub(crate) fn backpressured(&self) -> usize {
-        self.backpressured.load(Relaxed)
+    pub(super) fn new(transport: &Arc<Transport>) -> Self {
+        Self {
+            held: AtomicUsize::new(0),
+            holding: AtomicUsize::new(0),
+            wakes_at: AtomicUsize::new(0),
+            window: AtomicU32::new(u32::MAX),
+            receiving: BlockedStreams::new(Arc::clone(transport), BlockedReason::Reader),
+            is_short_of_buffers: AtomicBool::new(false),
+            waker: Mutex::new(None),
+            malformed: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+            ended_by_error: AtomicBool::new(false),
+            has_answered: AtomicBool::new(false),
+            interim: AtomicBool::new(false),
+            unread_bodies: UnreadBodies::default(),
+            max_list: OnceLock::new(),
+            charged: AtomicU64::new(0),
+            paid: AtomicU64::new(0),
+        }
     }
 
-    pub(crate) fn add_backpressured(&self) {
-        self.backpressured.fetch_add(1, Relaxed);
+    /// Streams whose window is used up.
+    pub(crate) fn receiving(&self) -> &BlockedStreams {
+        &self.receiving
     }
 
-    pub(crate) fn remove_backpressured(&self) {
-        self.backpressured.fetch_sub(1, Relaxed);
+    /// Sets the window of a stream.
+    pub(super) fn set_window(&self, bytes: u32) {
+        self.window.store(bytes, Relaxed);
+    }
+
+    /// Sets whether the connection's window is raised by less than is held.
+    pub(super) fn set_short_of_buffers(&self, is_short: bool) {
+        if self.is_short_of_buffers.swap(is_short, Relaxed) != is_short {
+            self.receiving.set_reason(self.receiving_reason());
+        }
+    }
+
+    fn receiving_reason(&self) -> BlockedReason {
+        if self.is_short_of_buffers.load(Relaxed) { BlockedReason::Budget } else { BlockedReason::Reader }
+    }
+
+    /// Bytes of DATA that streams hold because their readers have stopped.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+
+    /// The streams that hold any.
+    pub(crate) fn holding(&self) -> usize {
+        self.holding.load(Relaxed)
+    }
+
+    /// Sets what one stream holds, which was `before`, and wakes the connection's task if it is to raise the window.
+    pub(crate) fn set_held(&self, before: usize, now: usize) {
+        if before == 0 {
+            self.holding.fetch_add(1, Relaxed);
+        } else if now == 0 {
+            self.holding.fetch_sub(1, Relaxed);
+        }
+        if now < before {
+            self.held.fetch_sub(before - now, Relaxed);
+        } else {
+            let held = self.held.fetch_add(now - before, Relaxed) + (now - before);
+            if held >= self.wakes_at.load(Relaxed) {
+                self.wake();
+            }
+        }
     }
 
     /// Records that the peer sends interim responses.
     pub(crate) fn expect_interim(&self) {
         self.interim.store(true, Relaxed);
-    }
-
-    /// Wakes the connection's task if it is to raise the window for the streams under backpressure.
-    pub(crate) fn report_backpressure(&self) {
-        if self.backpressured() >= self.wakes_at.load(Relaxed) {
-            self.wake();
-        }
     }
 
     fn wake(&self) {
@@ -114,14 +180,14 @@ impl Streams {
         &self.unread_bodies
     }
 
-    /// Sets the waker of the connection's task, which is woken when `wakes_at` streams are under backpressure.
+    /// Sets the waker of the connection's task, which is woken when streams hold `wakes_at` bytes.
     pub(crate) fn set_waker(&self, waker: &Waker, wakes_at: usize) {
         *self.waker.lock().expect("nothing panics with the lock held") = Some(waker.clone());
         self.set_wakes_at(wakes_at);
     }
 
-    pub(crate) fn set_wakes_at(&self, streams: usize) {
-        self.wakes_at.store(streams, Relaxed);
+    pub(crate) fn set_wakes_at(&self, bytes: usize) {
+        self.wakes_at.store(bytes, Relaxed);
     }
 }
 
@@ -129,14 +195,40 @@ impl Streams {
 
 impl OpenStream {
     pub(super) fn new(streams: &Arc<Streams>) -> Self {
-        Self { streams: Arc::clone(streams), is_backpressured: false }
+        Self { streams: Arc::clone(streams), held: 0, blocked: None }
     }
 
-    /// Sets whether received data waits for a reader that has stopped.
-    pub(crate) fn set_backpressured(&mut self, is_backpressured: bool) {
-        if is_backpressured != self.is_backpressured {
-            self.is_backpressured = is_backpressured;
-            if is_backpressured { self.streams.add_backpressured() } else { self.streams.remove_backpressured() }
+    /// Sets the bytes of DATA that the stream holds because its reader has stopped. Zero: it reads.
+    #[inline]
+    pub(crate) fn set_held(&mut self, bytes: usize) {
+        if bytes != self.held {
+            self.streams.set_held(self.held, bytes);
+            self.held = bytes;
+        }
+        if bytes == 0 && self.blocked.is_some() {
+            self.unblock();
+        }
+    }
+
+    /// As [`set_held`](Self::set_held), for the stream `id` of a reader that has stopped: the peer is blocked once the window
+    /// is used up, but for less than a frame.
+    pub(crate) fn set_held_by_stopped(&mut self, bytes: usize, id: u32) {
+        self.set_held(bytes);
+        let is_blocked = bytes + MAX_FRAME > self.streams.window.load(Relaxed) as usize;
+        if is_blocked != self.blocked.is_some() {
+            if is_blocked {
+                self.streams.receiving.block(id, None, self.streams.receiving_reason());
+                self.blocked = Some(id);
+            } else {
+                self.unblock();
+            }
+        }
+    }
+
+    #[cold]
+    fn unblock(&mut self) {
+        if let Some(id) = self.blocked.take() {
+            self.streams.receiving.unblock(id);
         }
     }
 
@@ -192,17 +284,11 @@ impl OpenStream {
         self.streams.unread_bodies.push(body);
         self.streams.wake();
     }
-
-    /// Counts the stream as backpressured, and wakes the connection's task if it is to raise the window.
-    pub(crate) fn report_backpressure(&mut self) {
-        self.set_backpressured(true);
-        self.streams.report_backpressure();
-    }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.set_backpressured(false);
+        self.set_held(0);
     }
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Params {
     /// How long a client may take to send a request's head once it has begun, before its connection is closed. The
-    /// time between requests does not count.
+    /// time between requests does not count. Default: 30 s.
     pub header_read_timeout: Duration,
-    /// Whether the transport is secure, so that a target without a scheme has `https`.
+    /// Whether the transport is secure, so that a target without a scheme has `https`. Default: false.
     pub https: bool,
 }
 

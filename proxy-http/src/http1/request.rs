@@ -2,9 +2,11 @@
 
 use crate::{
     http1::websocket::{self, Key, Upgrade},
-    message::fields::{self, Invalid},
+    message::{
+        connect_protocol::ConnectProtocol,
+        fields::{self, Invalid},
+    },
 };
-use h2::ext::Protocol;
 use http::{
     HeaderMap, HeaderValue, Method, Uri, Version, header,
     request::Parts,
@@ -67,7 +69,7 @@ pub(crate) fn from_client(head: &mut Parts, scheme: &Scheme, ended: bool) -> Res
         None => RequestKind::Plain,
         Some(upgrade) => {
             head.method = Method::CONNECT;
-            head.extensions.insert(Upgrade::PROTOCOL);
+            head.extensions.insert(ConnectProtocol::WEBSOCKET);
             head.extensions.insert(upgrade);
             // It can only be 0, but would then limit the tunnel's bytes.
             head.headers.remove(header::CONTENT_LENGTH);
@@ -147,7 +149,7 @@ fn is_path(method: &Method, path: &PathAndQuery) -> bool {
 pub(crate) fn to_endpoint(head: &mut Parts, ended: bool) -> Result<EndpointRequestKind, Invalid> {
     let uri::Parts { authority: uri_authority, path_and_query, .. } = mem::take(&mut head.uri).into_parts();
     let is_tunnel = head.method == Method::CONNECT;
-    let is_connect = is_tunnel && head.extensions.get::<Protocol>().is_none();
+    let is_connect = is_tunnel && head.extensions.get::<ConnectProtocol>().is_none();
     if is_tunnel && !is_connect {
         head.method = Method::GET;
     }

@@ -1,9 +1,11 @@
 //! The WebSocket handshake: in HTTP/1.1 an upgrade (RFC 6455 section 4), in HTTP/2 an extended CONNECT (RFC 8441 section 5).
 //! Between its two sides the proxy has the latter.
 
-use crate::message::fields::{self, Invalid};
+use crate::message::{
+    connect_protocol::ConnectProtocol,
+    fields::{self, Invalid},
+};
 use data_encoding::BASE64;
-use h2::ext::Protocol;
 use http::{HeaderMap, HeaderValue, Request, header};
 use sha1_smol::Sha1;
 
@@ -25,8 +27,6 @@ const KEY_BYTES: usize = 16;
 // === impl Upgrade ===
 
 impl Upgrade {
-    /// The `:protocol` of extended CONNECT.
-    pub(crate) const PROTOCOL: Protocol = Protocol::from_static(WEBSOCKET);
     /// The value in a message that the proxy converts.
     const OURS: Self = Self(HeaderValue::from_static(WEBSOCKET));
 
@@ -45,7 +45,7 @@ impl Upgrade {
 }
 
 /// Whether extended CONNECT asks for a WebSocket.
-pub(crate) fn is_websocket(protocol: &Protocol) -> bool {
+pub(crate) fn is_websocket(protocol: &ConnectProtocol) -> bool {
     protocol.as_str().eq_ignore_ascii_case(WEBSOCKET)
 }
 

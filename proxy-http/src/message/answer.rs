@@ -98,8 +98,8 @@ impl Answer {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         if grpc {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert(grpc::STATUS, HeaderValue::from(self.code as u16));
-            headers.insert(grpc::MESSAGE, grpc::encode_message(&self.reason));
+            headers.insert(&grpc::STATUS, HeaderValue::from(self.code as u16));
+            headers.insert(&grpc::MESSAGE, grpc::encode_message(&self.reason));
         }
         // Reasons are texts of the proxy and of the operating system. One that is no valid field value is left out.
         if let Ok(reason) = HeaderValue::try_from(self.reason) {

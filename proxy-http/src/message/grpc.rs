@@ -4,9 +4,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use std::time::Duration;
 
-pub(crate) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
-pub(crate) const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(crate) static STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(crate) static MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+static TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Bytes that `grpc-message` escapes: all but printable ASCII, and the per cent sign.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
@@ -34,7 +34,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 /// The timeout of a gRPC call: `grpc-timeout`, 1 to 8 digits and a unit. A malformed one is ignored here and forwarded
 /// unchanged.
 pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(TIMEOUT)?.as_bytes();
+    let value = headers.get(&TIMEOUT)?.as_bytes();
     let (unit, digits) = value.split_last()?;
     if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -53,7 +53,12 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
 
 /// The gRPC status in headers or trailers. `None`: there is none, or it is not a number up to 255.
 pub(crate) fn status(headers: &HeaderMap) -> Option<u8> {
-    headers.get(STATUS)?.to_str().ok()?.parse().ok()
+    headers.get(&STATUS).and_then(parse_status)
+}
+
+/// The value of `grpc-status`. `None`: it is not a number up to 255.
+pub(crate) fn parse_status(status: &HeaderValue) -> Option<u8> {
+    status.to_str().ok()?.parse().ok()
 }
 
 /// Percent-encodes a message for `grpc-message`.
@@ -68,7 +73,7 @@ mod tests {
 
     #[track_caller]
     fn check_timeout(value: &'static str, expect: Option<Duration>) {
-        let headers = HeaderMap::from_iter([(TIMEOUT, HeaderValue::from_static(value))]);
+        let headers = HeaderMap::from_iter([(TIMEOUT.clone(), HeaderValue::from_static(value))]);
         assert_eq!(timeout(&headers), expect, "{value:?}");
     }
 

@@ -72,12 +72,11 @@ impl Head {
         mem::replace(self, copy).into_parts()
     }
 
-    pub(crate) fn is_connect(&self) -> bool {
-        let method = match self {
+    pub(crate) fn method(&self) -> &Method {
+        match self {
             Self::Whole { head, .. } => &head.method,
             Self::Taken(copy) => &copy.method,
-        };
-        *method == Method::CONNECT
+        }
     }
 
     pub(crate) fn extensions(&self) -> &Extensions {

@@ -20,7 +20,7 @@ pub(crate) struct InterimBudget(usize);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Handoff {
-    /// No [`collect`] is on the call stack.
+    /// No stream's task is on the call stack.
     Closed,
     Open,
     /// Interim responses have been put down.
@@ -39,11 +39,14 @@ const MIN_COST: usize = 1 << 10;
 /// Bytes that each field adds to the size of a header list beside its name and value (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
-/// Polls a response future, and returns whether interim responses came meanwhile; [`take`] has them.
-pub(crate) fn collect<T>(poll: impl FnOnce() -> T) -> (T, bool) {
+/// To be called before a response future is polled, so that interim responses can be put down meanwhile.
+pub(crate) fn open() {
     HANDOFF.set(Handoff::Open);
-    let polled = poll();
-    (polled, HANDOFF.replace(Handoff::Closed) == Handoff::Filled)
+}
+
+/// To be called after a response future was polled. Returns whether interim responses came meanwhile; [`take`] has them.
+pub(crate) fn close() -> bool {
+    HANDOFF.replace(Handoff::Closed) == Handoff::Filled
 }
 
 /// Takes the interim responses, in their order.

@@ -1,9 +1,11 @@
 //! Rules for the messages of HTTP and gRPC: the meaning of heads, fields and statuses, apart from any connection.
 
 pub(crate) mod answer;
+pub(crate) mod connect_protocol;
 pub(crate) mod fields;
 pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod interim;
 pub(crate) mod reason;
+pub(crate) mod stream_error;
 pub(crate) mod validate;

@@ -1,6 +1,6 @@
 //! Translates the error code that ends a stream on one side into the code for the other side (RFC 9113 section 7).
 
-use crate::stats::Side;
+use crate::{message::stream_error::StreamError, stats::Side};
 use h2::Reason;
 use std::error::Error as StdError;
 
@@ -28,21 +28,16 @@ impl Side {
     }
 }
 
-/// The first h2 error in a chain of causes.
-fn h2_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a h2::Error> {
+/// The code of the first [`StreamError`] in a chain of causes.
+pub(crate) fn first(error: &(dyn StdError + 'static)) -> Option<Reason> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(h2) = error.downcast_ref() {
-            return Some(h2);
+        if let Some(error) = error.downcast_ref::<StreamError>() {
+            return Some(error.reason());
         }
         next = error.source();
     }
     None
-}
-
-/// The code of the first h2 error in a chain of causes.
-pub(crate) fn first(error: &(dyn StdError + 'static)) -> Option<Reason> {
-    h2_error(error).and_then(h2::Error::reason)
 }
 
 /// The code of the peer's RST_STREAM. `None`: the stream ended otherwise.

@@ -117,7 +117,10 @@ pub(crate) fn content_length(fields: &HeaderMap) -> Option<u64> {
 }
 
 fn parse_length(length: &HeaderValue) -> Option<u64> {
-    length.to_str().ok()?.parse().ok()
+    let digits = Some(length.as_bytes()).filter(|digits| !digits.is_empty())?;
+    digits
+        .iter()
+        .try_fold(0_u64, |value, digit| value.checked_mul(10)?.checked_add(char::from(*digit).to_digit(10)?.into()))
 }
 
 /// Checks trailers of either side: they must not have fields that frame or route a message (RFC 9110 section 6.5.1), and may
@@ -146,9 +149,10 @@ fn check_fields(fields: &HeaderMap) -> Result<CheckedFields<'_>, &'static str> {
         if is_padded(value.as_bytes()) {
             return Err("a field begins or ends with white space");
         }
-        checked.size += name.as_str().len() + value.len() + FIELD_OVERHEAD;
+        let name_length = name.as_str().len();
+        checked.size += name_length + value.len() + FIELD_OVERHEAD;
         // The length alone rules out most names.
-        match name.as_str().len() {
+        match name_length {
             4 if *name == HOST => {
                 checked.hosts += 1;
                 checked.host.get_or_insert(value);

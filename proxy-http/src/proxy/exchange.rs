@@ -12,7 +12,7 @@ use crate::{
     client::{error::Error as ClientError, send_request::OutgoingRequest},
     connection::now::now,
     http1::tunnel,
-    message::{answer::Answer, grpc},
+    message::{answer::Answer, grpc, stream_error::StreamError},
     proxy::{
         limits::{Deadline, Params, PendingRequest},
         retry::{self, RetryState},
@@ -22,7 +22,7 @@ use crate::{
 };
 use bytes::Bytes;
 use h2::Reason;
-use http::{Request, Response, StatusCode, header::CONTENT_LENGTH, response};
+use http::{Response, StatusCode, header::CONTENT_LENGTH, request, response};
 use http_body::{Frame, SizeHint};
 use std::{
     fmt,
@@ -38,7 +38,7 @@ use tokio::time::Instant;
 #[error("request was reset")]
 pub struct Error {
     /// Has the error code of the reset; the server finds it among the sources.
-    source: h2::Error,
+    source: StreamError,
 }
 
 /// One request and its response, counted as in flight from head to end. Boxed, the one box that a request needs, so that
@@ -77,27 +77,32 @@ const UNANSWERED: &str = "the request is kept until it is answered";
 // === impl Exchange ===
 
 impl Exchange {
-    pub(super) fn start(shared: &Arc<ProxyShared>, req: Request<IncomingBody>, strip: bool) -> Box<Self> {
+    pub(super) fn start(shared: &Arc<ProxyShared>, head: request::Parts, body: IncomingBody, strip: bool) -> Box<Self> {
         shared.stats.count_request();
         shared.limits.in_flight.fetch_add(1, Relaxed);
-        let (head, body) = req.into_parts();
         let grpc = grpc::is_grpc(&head.headers);
-        let Params { drop_request_trailers, retry: retry::Params { buffer, .. }, .. } = shared.limits.params;
-        let body = Replay::new(body, buffer);
-        let body = if drop_request_trailers { body.without_trailers() } else { body };
-        Box::new(Self {
+        // Allocated first, so that the exchange is made in the box instead of being moved there.
+        let boxed = Box::new_uninit();
+        let exchange = Self {
             shared: Arc::clone(shared),
             started: now(),
             deadline: shared.limits.deadline(grpc, &head.headers),
             grpc,
             http1: is_http1(head.version),
             retry_state: RetryState::new(&head.method, grpc),
-            request: Some(OutgoingRequest::new(head, body, strip)),
+            request: None,
             attempt: None,
             status: None,
             grpc_status: None,
             body: None,
-        })
+        };
+        let mut exchange = Box::write(boxed, exchange);
+        let Params { drop_request_trailers, retry: retry::Params { buffer, .. }, .. } = shared.limits.params;
+        let request = exchange.request.insert(OutgoingRequest::new(head, Replay::new(body, buffer), strip));
+        if drop_request_trailers {
+            request.body_mut().drop_trailers();
+        }
+        exchange
     }
 
     pub(super) fn endpoints(&self) -> &Endpoints {
@@ -279,18 +284,18 @@ impl Exchange {
         } else if self.http1 {
             Ok(self.answer(Answer::bad_gateway(error.to_string())))
         } else if let Some(reason) = error.remote_reset() {
-            Err(Error { source: Side::Endpoint.passed_on(reason).into() })
+            Err(Error { source: StreamError::of(Side::Endpoint.passed_on(reason)) })
         } else if error.is_excluded_by_go_away() {
-            Err(Error { source: Reason::REFUSED_STREAM.into() })
+            Err(Error { source: StreamError::REFUSED_STREAM })
         } else if error.is_request_broken() {
-            let reason = if self.request.as_mut().expect(UNANSWERED).body_mut().is_malformed() {
+            let source = if self.request.as_mut().expect(UNANSWERED).body_mut().is_malformed() {
                 self.shared.stats.transport(Side::Client).count_malformed();
-                Reason::PROTOCOL_ERROR
+                StreamError::PROTOCOL_ERROR
             } else {
                 // The client has reset the stream or closed the connection, so it does not see the code.
-                Reason::CANCEL
+                StreamError::CANCEL
             };
-            Err(Error { source: reason.into() })
+            Err(Error { source })
         } else {
             Ok(self.answer(Answer::bad_gateway("connection to endpoint was lost")))
         }
@@ -338,22 +343,27 @@ impl http_body::Body for Exchange {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let exchange = &mut *self;
-        let Some(body) = &mut exchange.body else { return Poll::Ready(None) };
-        let polled = match Pin::new(body).poll_frame(cx) {
-            Poll::Pending if is_expired(&mut exchange.deadline, cx) => Poll::Ready(Some(Err(body::Error::timed_out()))),
-            polled => polled,
+        // The only value that is returned, so that no frame is moved.
+        let mut polled = match &mut exchange.body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
         };
         match &polled {
+            Poll::Pending if is_expired(&mut exchange.deadline, cx) => {
+                polled = Poll::Ready(Some(Err(body::Error::timed_out())));
+            }
             Poll::Ready(Some(Ok(frame))) if exchange.grpc => {
                 if let Some(trailers) = frame.trailers_ref() {
+                    let status = trailers.get(&grpc::STATUS);
                     // h2 drops fields beyond the header list size without an error, and a gRPC call without status has no
                     // result.
-                    if exchange.grpc_status.is_none() && !trailers.contains_key(grpc::STATUS) {
-                        return Poll::Ready(Some(Err(body::Error::cut_off())));
-                    }
-                    exchange.grpc_status = grpc::status(trailers);
-                    if exchange.is_unavailable() {
-                        exchange.set_outcome(Outcome::Failure);
+                    if status.is_none() && exchange.grpc_status.is_none() {
+                        polled = Poll::Ready(Some(Err(body::Error::cut_off())));
+                    } else {
+                        exchange.grpc_status = status.and_then(grpc::parse_status);
+                        if exchange.is_unavailable() {
+                            exchange.set_outcome(Outcome::Failure);
+                        }
                     }
                 }
             }

@@ -12,22 +12,23 @@ use tokio::time::{Instant, Sleep};
 /// Limits of a proxy, and its policies for requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Params {
-    /// Requests that may wait for an endpoint at once; more are answered with 503.
+    /// Requests that may wait for an endpoint at once; more are answered with 503. Default: 10,000.
     pub queue_capacity: usize,
-    /// Requests fail at once when no endpoint has been ready for this long.
+    /// Requests fail at once when no endpoint has been ready for this long. Default: 3 s.
     pub failfast_timeout: Duration,
     /// Requests that may be in flight at once, from a request's head to its response's end; more are answered with 503.
+    /// Default: 100,000.
     pub max_in_flight: usize,
-    /// Fields in the head of a request, without pseudo-header fields; a request with more is answered with 431.
+    /// Fields in the head of a request, without pseudo-header fields; a request with more is answered with 431. Default: 100.
     pub max_headers_count: usize,
-    /// Bytes in the path and query of a request; a request with more is answered with 414.
+    /// Bytes in the path and query of a request; a request with more is answered with 414. Default: 8 KiB.
     pub max_uri_length: usize,
     /// The longest time from a request's head to its response's end. A gRPC client's `grpc-timeout` applies if it is
-    /// shorter. `None`: no limit.
+    /// shorter. `None`, the default: no limit.
     pub request_timeout: Option<Duration>,
     /// Whether trailers of requests are dropped: some servers end the connection for trailers, and with it all other
     /// requests. The body ends with END_STREAM on DATA, or with the last chunk. Malformed trailers are rejected all the
-    /// same, and the `trailer` field, which announces trailers, is passed on.
+    /// same, and the `trailer` field, which announces trailers, is passed on. Default: false.
     pub drop_request_trailers: bool,
     /// Which requests are retried.
     pub retry: retry::Params,

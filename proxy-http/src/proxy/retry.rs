@@ -18,15 +18,16 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Params {
     /// Bytes of a request's body that are kept until the response; each frame after the first counts as at least 256. A
-    /// request that has sent more is not retried.
+    /// request that has sent more is not retried. Default: 64 KiB.
     pub buffer: usize,
-    /// Retries for each request: 0.2 allows one retry for five requests.
+    /// Retries for each request: 0.2, the default, allows one retry for five requests.
     pub budget_ratio: f64,
-    /// Retries a second that are allowed in addition, so that rare requests can be retried, too.
+    /// Retries a second that are allowed in addition, so that rare requests can be retried, too. Default: 10.
     pub budget_min_per_second: u32,
-    /// Whether GET and HEAD requests are retried after 502, 503 or 504, or the loss of their connection.
+    /// Whether GET and HEAD requests are retried after 502, 503 or 504, or the loss of their connection. Default: false.
     pub gateway_errors: bool,
-    /// Whether gRPC calls are retried after UNAVAILABLE without any message, or the loss of their connection.
+    /// Whether gRPC calls are retried after UNAVAILABLE without any message, or the loss of their connection. Default:
+    /// false.
     pub unavailable: bool,
 }
 

@@ -119,7 +119,8 @@ impl Service<Request<IncomingBody>> for Proxy {
         if let Some(cert) = &client.cert {
             req.headers_mut().insert(CLIENT_CERT, cert.clone());
         }
-        let mut exchange = Exchange::start(shared, req, client.cert.is_none());
+        let (head, body) = req.into_parts();
+        let mut exchange = Exchange::start(shared, head, body, client.cert.is_none());
         if let Some(answer) = refused {
             return ResponseFuture(Progress::Later(Box::pin(future::ready(Ok(exchange.answer(answer))))));
         }

@@ -3,14 +3,13 @@
 use crate::{
     Endpoints, IncomingBody, Replay, Stats,
     http1::websocket,
-    message::{answer::Answer, grpc, validate},
+    message::{answer::Answer, connect_protocol::ConnectProtocol, grpc, validate},
     proxy::{
         limits::{Limits, Params},
         retry::{self, Budget, RetryState},
     },
     stats::{Limit, Side},
 };
-use h2::ext::Protocol;
 use http::{Method, Request, Version, uri::PathAndQuery};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -62,7 +61,7 @@ impl ProxyShared {
     fn refuse_tunnel(&self, req: &mut Request<IncomingBody>) -> Option<Answer> {
         let from_http1 = is_http1(req.version());
         let endpoints = self.endpoints(from_http1);
-        let checked = match req.extensions().get::<Protocol>() {
+        let checked = match req.extensions().get::<ConnectProtocol>() {
             None => validate::connect(req),
             Some(protocol) if endpoints.is_http1() && !websocket::is_websocket(protocol) => {
                 return Some(Answer::unimplemented("of extended CONNECT, HTTP/1.1 has a form for WebSocket alone"));

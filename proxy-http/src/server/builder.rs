@@ -2,21 +2,24 @@
 
 use crate::{
     connection::{
-        frames::local_settings::tolerated, io::Io, ping::initial_windows, rewind::ReadAhead, state::ConnectionState,
-        window_credit::BufferLimit,
+        buffer_limit::BufferLimit, detect::Protocol, frames::local_settings::tolerated, io::Io, rewind::ReadAhead,
+        state::ConnectionState, windows::initial_windows,
     },
     http1::Params,
     server::http1,
-    stats::Transport,
+    stats::{Side, Transport},
 };
 use http_h2::{
     ClientKeepAlive, FlowControl, KeepAlive, MaxConnectionAge, OutOfRange, Protection, RESET_STREAM_DURATION,
     ServerParams,
 };
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Serves HTTP/2 with prior knowledge, and HTTP/1.1, on any transport.
+///
+/// One server serves any number of connections, each by a call of [`serve`](Self::serve). The [crate](crate#examples) has an
+/// example.
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(super) builder: h2::server::Builder,
@@ -26,15 +29,23 @@ pub struct Server {
     pub(super) detect_timeout: Duration,
     pub(super) extended_connect: ExtendedConnect,
     pub(super) keep_alive: Option<ClientKeepAlive>,
-    pub(super) adaptive: bool,
     pub(super) max_age: Option<MaxConnectionAge>,
     pub(super) max_idle: Option<Duration>,
     pub(super) write_stall: Duration,
     pub(super) stream_idle: Option<Duration>,
-    pub(super) windows: (u32, u32),
+    pub(super) flow_control: FlowControl,
     pub(super) protection: Protection,
     pub(super) transport: Arc<Transport>,
     pub(super) buffers: Arc<BufferLimit>,
+}
+
+/// What is known of a connection before it is served.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Accepted {
+    /// The client's address. `None`: it is not told.
+    pub peer: Option<SocketAddr>,
+    /// The protocol. `None`: it is detected.
+    pub protocol: Option<Protocol>,
 }
 
 /// Decides once for each connection whether extended CONNECT is announced. `None`: it is not.
@@ -84,31 +95,30 @@ impl Server {
                 timeout,
                 while_idle: true,
             }),
-            adaptive: params.flow_control == Some(FlowControl::Adaptive),
             max_age: params.max_connection_age,
             max_idle: params.max_connection_idle,
             write_stall: params.write_stall_timeout.unwrap_or(ServerParams::DEFAULT_WRITE_STALL_TIMEOUT),
             stream_idle: params.stream_idle_timeout,
-            windows: initial_windows(params.flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL)),
+            flow_control: params.flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL),
             protection: params.protection,
             transport: Arc::default(),
             buffers: Arc::default(),
         })
     }
 
-    /// Counts connections, their bytes, the resets of their streams and the limits that they reach on `transport`.
+    /// Counts connections, their bytes, the resets of their streams and the limits that they reach on `transport`. Default: a new one.
     #[must_use]
     pub fn count_on(self, transport: Arc<Transport>) -> Self {
         Self { transport, ..self }
     }
 
-    /// Bounds by `buffers` the bytes that connections hold for readers that have stopped. Not set: there is no bound.
+    /// Bounds by `buffers` the bytes that connections hold for readers that have stopped. Default: no bound.
     #[must_use]
     pub fn buffer_in(self, buffers: Arc<BufferLimit>) -> Self {
         Self { buffers, ..self }
     }
 
-    /// Serves HTTP/1.1 clients as `params` say. Not set: their defaults.
+    /// Serves HTTP/1.1 clients as `params` say. Default: `Params::default()`.
     ///
     /// Of the server's params, the limits of the size of heads and of the life of connections, the write-stall timeout and
     /// the stream idle timeout hold for HTTP/1.1, too.
@@ -118,13 +128,13 @@ impl Server {
     }
 
     /// Announces extended CONNECT (RFC 8441), which WebSocket needs, to a client of HTTP/2 if `allowed` returns true when
-    /// its connection opens. Not set: to none.
+    /// its connection opens. Default: to none.
     #[must_use]
     pub fn extended_connect(self, allowed: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { extended_connect: ExtendedConnect(Some(Arc::new(allowed))), ..self }
     }
 
-    /// Closes connections whose first bytes have not told the protocol after `timeout`. Not set: 10 s.
+    /// Closes connections whose first bytes have not told the protocol after `timeout`. Default: 10 s.
     #[must_use]
     pub fn detect_timeout(self, timeout: Duration) -> Self {
         Self { detect_timeout: timeout, ..self }
@@ -153,7 +163,8 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         protection: _,
     } = *params;
     let mut builder = h2::server::Builder::new();
-    let (stream, connection) = initial_windows(flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL));
+    let (stream, connection) =
+        initial_windows(flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL), Side::Client);
     builder
         .initial_window_size(stream)
         .initial_connection_window_size(connection)

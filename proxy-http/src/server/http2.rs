@@ -4,11 +4,12 @@ use crate::{
     BoxError, IncomingBody,
     body::outcome::SendOutcome,
     connection::{
+        blocked::{SendingStream, StoppedClient},
         discard::DiscardedBodies,
+        flow::{Flow, KeepAliveTimedOut},
         frames::{rapid_reset::RapidResets, rate::FrameRates, seen::FrameCounts},
         io::Io,
         now,
-        ping::PingEvent,
         rewind::Rewind,
         state::ConnectionState,
         timeouts::{
@@ -17,9 +18,8 @@ use crate::{
             stall::Stall,
         },
         wake::DeferredWake,
-        window_credit::WindowCredit,
     },
-    message::{answer::Answer, grpc, head, validate},
+    message::{answer::Answer, connect_protocol::ConnectProtocol, grpc, head, validate},
     server::{
         builder::{DetectedConnection, MAX_UNREAD_SMALL_DATA, Server, to_usize},
         error::{Error, ErrorKind},
@@ -34,9 +34,8 @@ use h2::{
     Reason,
     server::{Connection, Handshake},
 };
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body;
-use http_h2::ClientKeepAlive;
 use std::{
     future::{Future, poll_fn},
     mem,
@@ -56,14 +55,13 @@ where
     phase: Phase<I>,
     service: S,
     streams: TaskSlots<StreamTask<S, S::Future, B>>,
-    keep_alive: Option<ClientKeepAlive>,
     lifetime: Lifetime,
     /// `None`: streams may be idle for any time.
     idle: Option<StreamIdle>,
     write_stall: Duration,
     flush: FlushTimeout,
     discarded: DiscardedBodies,
-    credit: WindowCredit,
+    flow: Flow,
     frame_counts: Arc<FrameCounts>,
     rapid_resets: RapidResets,
     max_header_list: usize,
@@ -126,7 +124,6 @@ where
             }),
             service,
             streams: TaskSlots::new(),
-            keep_alive: server.keep_alive,
             lifetime: Lifetime::new(
                 server.max_age,
                 server.max_idle,
@@ -138,7 +135,7 @@ where
             write_stall: server.write_stall,
             flush: FlushTimeout { stall: Stall::new(server.write_stall), moves: 0 },
             discarded: DiscardedBodies::default(),
-            credit: WindowCredit::new(Arc::clone(&server.buffers), server.windows),
+            flow: Flow::new(Arc::clone(&server.buffers), server.flow_control, server.keep_alive, Side::Client),
             frame_counts,
             rapid_resets: RapidResets::new(server.protection.max_premature_resets, started),
             max_header_list: to_usize(server.max_header_list),
@@ -208,6 +205,7 @@ where
         self.wake.resume();
         ready!(self.poll_handshake())?;
         let Some(accepted) = self.accept()? else { return Poll::Ready(Ok(())) };
+        self.connection_state.update_blocked();
         self.poll_pings(cx)?;
         if accepted {
             self.is_used = true;
@@ -243,7 +241,7 @@ where
         if let Phase::Handshaking(handshake) = &mut self.phase {
             let mut cx = Context::from_waker(&self.waker);
             let mut connection = ready!(Pin::new(handshake).poll(&mut cx)).map_err(ErrorKind::Failed)?;
-            self.connection_state.start_pings(connection.ping_pong(), self.keep_alive);
+            self.flow.start(&mut connection, &self.connection_state);
             if self.is_draining {
                 connection.graceful_shutdown();
             }
@@ -256,9 +254,7 @@ where
     /// connection is closed.
     fn accept(&mut self) -> Result<Option<bool>, Error> {
         let Phase::Open(connection) = &mut self.phase else { unreachable!() };
-        if let Some(size) = self.credit.poll(self.connection_state.open_streams(), &self.waker) {
-            connection.set_target_window_size(size);
-        }
+        self.flow.poll_windows(connection, &self.connection_state, &mut Context::from_waker(&self.waker));
         let mut accepted = false;
         while let Poll::Ready(next) = connection.poll_accept(&mut Context::from_waker(&self.waker)) {
             let (req, mut respond) = match next {
@@ -283,10 +279,18 @@ where
                 }
                 continue;
             }
-            let (head, body) = req.into_parts();
-            let length = || validate::content_length(&head.headers);
-            let mut body = IncomingBody::new(Side::Client, length, body, self.connection_state.if_adaptive());
-            if !body.is_end_stream() {
+            let (mut head, body) = req.into_parts();
+            if head.method == Method::CONNECT {
+                ConnectProtocol::receive(&mut head.extensions);
+            }
+            let sending = SendingStream::new(&self.connection_state, head.uri.path_and_query().cloned());
+            if self.connection_state.has_stopped() {
+                head.extensions.insert(StoppedClient);
+            }
+            let ended = body.is_end_stream();
+            let length = if ended { None } else { validate::content_length(&head.headers) };
+            let mut body = IncomingBody::new(Side::Client, ended, length, body);
+            if !ended {
                 body = body.with_stream(self.connection_state.open_stream()).assume_backpressure();
             }
             let progress = self.idle.as_ref().map(|_| Progress::new(grpc::is_grpc(&head.headers)));
@@ -300,8 +304,9 @@ where
                 let _ = respond.send_response(answer, true);
                 continue;
             }
-            let state = StreamState::call(&mut self.service, Request::from_parts(head, body), self.write_stall);
-            self.streams.push(StreamTask { started, respond, progress, state });
+            let state = StreamState::call(&mut self.service, head, body);
+            let (sending, write_stall) = (Some(sending), self.write_stall);
+            self.streams.push(StreamTask { started, respond, sending, write_stall, progress, state });
             accepted = true;
         }
         Ok(Some(accepted))
@@ -309,16 +314,10 @@ where
 
     fn poll_pings(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         let Phase::Open(connection) = &mut self.phase else { unreachable!() };
-        while let Poll::Ready(found) = self.connection_state.poll_pings(cx) {
-            match found {
-                PingEvent::KeepAliveTimedOut => return Err(ErrorKind::TimedOut.into()),
-                PingEvent::Window(size) => {
-                    connection.set_target_window_size(self.credit.resize(size, size));
-                    connection.set_initial_window_size(size).map_err(ErrorKind::Failed)?;
-                }
-            }
+        match self.flow.poll_pings(connection, &self.connection_state, cx) {
+            Poll::Ready(KeepAliveTimedOut) => Err(ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
         }
-        Ok(())
     }
 
     fn poll_streams(&mut self, cx: &mut Context<'_>) {

@@ -1,4 +1,6 @@
 //! Connections from clients, served by a tower service.
+//!
+//! The [crate](crate#examples) has an example.
 
 mod adapter;
 mod builder;
@@ -9,5 +11,8 @@ mod serve;
 mod stream;
 mod task_slots;
 
-pub use self::{builder::Server, error::Error};
+pub use self::{
+    builder::{Accepted, Server},
+    error::Error,
+};
 pub use crate::connection::detect::Protocol;

@@ -6,11 +6,11 @@ use crate::{
         detect::{Detected, Protocol, detect},
         io::Io,
         rewind::{ReadAhead, Rewind},
-        state::ConnectionState,
+        state::{ConnectionState, PeerName},
         timeouts::lifetime::{DRAIN_SILENCE, Lifetime},
     },
     server::{
-        builder::{DetectedConnection, Server},
+        builder::{Accepted, DetectedConnection, Server},
         error::{Error, ErrorKind},
         http1::Limits,
         http2::Http2Connection,
@@ -42,8 +42,8 @@ impl Server {
     /// the end of the grace after its age a connection is closed in any case, with all streams that are open and for
     /// whatever reason it is drained.
     ///
-    /// An error of `service` resets the stream, with the code of the first `h2::Error` among its sources or else with
-    /// INTERNAL_ERROR. So does a response that HTTP/2 has no form for, such as one with a `connection` field. When a
+    /// An error of `service` resets the stream, with the code of the first [`StreamError`](crate::StreamError) among it and its
+    /// sources, or else with INTERNAL_ERROR. So does a response that HTTP/2 has no form for, such as one with a `connection` field. When a
     /// client resets its stream, or is lost, the future or the body of its response is dropped.
     ///
     /// When the client takes no byte of the response for the write-stall timeout, or no frame moves on the stream for the
@@ -77,10 +77,37 @@ impl Server {
         B::Error: Into<BoxError>,
         D: Future<Output = ()>,
     {
+        self.serve_accepted(Accepted::default(), io, service, drain).await
+    }
+
+    /// Serves one connection like [`serve`](Self::serve), with what is known of it: its client's address, which
+    /// [`Transport::connections`](crate::stats::Transport::connections) tells, and its protocol, as from ALPN, which then is
+    /// not detected.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`serve`](Self::serve).
+    pub async fn serve_accepted<I, S, B, D>(&self, accepted: Accepted, io: I, service: S, drain: D) -> Result<(), Error>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+        S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: Into<BoxError>,
+        D: Future<Output = ()>,
+    {
+        let Accepted { peer, protocol } = accepted;
         let started = Instant::now();
-        let connection_state = ConnectionState::new(self.adaptive);
+        let connection_state = ConnectionState::new(&self.transport);
+        if let Some(peer) = peer {
+            connection_state.set_peer(PeerName::Addr(peer));
+        }
         let mut io = Io::new(io, &self.transport, &connection_state);
         let mut drain = pin!(maybe_done(drain));
+        if let Some(protocol) = protocol {
+            let connection = DetectedConnection { io, ahead: ReadAhead::default(), connection_state, started };
+            return self.serve_as(protocol, connection, service, drain).await;
+        }
         let detected = tokio::select! {
             biased;
             detected = tokio::time::timeout(self.detect_timeout, detect(&mut io)) => detected,
@@ -103,27 +130,6 @@ impl Server {
                 Ok(())
             }
         }
-    }
-
-    /// Serves one connection like [`serve`](Self::serve), but without detection: its protocol is known, as from ALPN.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`serve`](Self::serve).
-    pub async fn serve_protocol<I, S, B, D>(&self, protocol: Protocol, io: I, service: S, drain: D) -> Result<(), Error>
-    where
-        I: AsyncRead + AsyncWrite + Unpin,
-        S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
-        S::Error: Into<BoxError>,
-        B: Body<Data = Bytes> + Unpin + 'static,
-        B::Error: Into<BoxError>,
-        D: Future<Output = ()>,
-    {
-        let connection_state = ConnectionState::new(self.adaptive);
-        let io = Io::new(io, &self.transport, &connection_state);
-        let connection =
-            DetectedConnection { io, ahead: ReadAhead::default(), connection_state, started: Instant::now() };
-        self.serve_as(protocol, connection, service, pin!(maybe_done(drain))).await
     }
 
     async fn serve_as<I, S, B, D>(

@@ -3,12 +3,12 @@
 use crate::{
     BoxError, IncomingBody,
     body::{outcome::SendOutcome, send::Pipe},
-    connection::timeouts::idle::Progress,
+    connection::{blocked::SendingStream, timeouts::idle::Progress},
     message::{answer::Answer, interim, reason},
 };
 use bytes::Bytes;
 use h2::{Reason, server::SendResponse};
-use http::{Request, Response};
+use http::{Request, Response, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::{
@@ -27,6 +27,9 @@ pin_project! {
     pub(super) struct StreamTask<S, F, B> {
         pub(super) started: Instant,
         pub(super) respond: SendResponse<Bytes>,
+        // `None`: the response is being sent.
+        pub(super) sending: Option<SendingStream>,
+        pub(super) write_stall: Duration,
         // `None`: there is no stream idle timeout.
         pub(super) progress: Option<Arc<Progress>>,
         #[pin]
@@ -38,8 +41,8 @@ pin_project! {
     #[project = StreamStateProj]
     #[project_replace = StreamStateReplace]
     pub(super) enum StreamState<S, F, B> {
-        Unready { waiting: Option<Box<(S, Request<IncomingBody>)>>, write_stall: Duration },
-        Called { #[pin] response: F, write_stall: Duration },
+        Unready { waiting: Option<Box<(S, Request<IncomingBody>)>> },
+        Called { #[pin] response: F },
         Sending { pipe: Pipe<B> },
     }
 }
@@ -86,35 +89,37 @@ where
             progress.mark();
         }
         loop {
-            let (polled, write_stall) = match this.state.as_mut().project() {
+            let polled = match this.state.as_mut().project() {
                 StreamStateProj::Sending { pipe } => return pipe.poll(cx),
-                StreamStateProj::Called { response, write_stall } => {
-                    let (polled, interim) = interim::collect(|| response.poll(cx));
-                    if interim {
-                        send_interim(this.respond, cx);
-                    }
-                    (polled, *write_stall)
+                StreamStateProj::Called { response } => {
+                    interim::open();
+                    response.poll(cx)
                 }
-                StreamStateProj::Unready { waiting, write_stall } => {
+                StreamStateProj::Unready { waiting } => {
                     let (service, _) = &mut **waiting.as_mut().expect("a service is called once");
                     match service.poll_ready(cx) {
                         Poll::Ready(Ok(())) => {
                             let (mut service, req) = *waiting.take().expect("the service was polled with it");
-                            let (response, write_stall) = (service.call(req), *write_stall);
-                            this.state.as_mut().project_replace(StreamState::Called { response, write_stall });
+                            let response = service.call(req);
+                            this.state.as_mut().project_replace(StreamState::Called { response });
                             continue;
                         }
-                        Poll::Ready(Err(error)) => (Poll::Ready(Err(error)), *write_stall),
-                        Poll::Pending => (Poll::Pending, *write_stall),
+                        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                        Poll::Pending => Poll::Pending,
                     }
                 }
             };
+            if interim::close() {
+                send_interim(this.respond, cx);
+            }
             let sent = match polled {
                 Poll::Pending => {
                     let reset = ready!(this.respond.poll_reset(cx));
                     return Poll::Ready(reset.map_or(SendOutcome::Lost, SendOutcome::Reset));
                 }
-                Poll::Ready(Ok(rsp)) => respond(this.respond, rsp, write_stall).map_err(|error| error.reason()),
+                Poll::Ready(Ok(rsp)) => {
+                    respond(this.respond, this.sending, rsp, *this.write_stall).map_err(|error| error.reason())
+                }
                 Poll::Ready(Err(error)) => {
                     // The service may have failed because the client has reset the stream.
                     if let Poll::Ready(Ok(reason)) = this.respond.poll_reset(cx) {
@@ -138,6 +143,7 @@ where
 /// Sends the head of a response. `None`: it has no body.
 fn respond<B>(
     to: &mut SendResponse<Bytes>,
+    sending: &mut Option<SendingStream>,
     rsp: Response<B>,
     write_stall: Duration,
 ) -> Result<Option<Pipe<B>>, h2::Error>
@@ -150,7 +156,7 @@ where
     let to = to.send_response(Response::from_parts(head, ()), ended)?;
     Ok((!ended).then(|| {
         let mut pipe = Pipe::new(body, Reason::INTERNAL_ERROR);
-        pipe.send_to(to, write_stall);
+        pipe.send_to(to, sending.take().expect("a response is sent once"), write_stall);
         pipe
     }))
 }
@@ -172,13 +178,14 @@ impl<S, B> StreamState<S, S::Future, B>
 where
     S: Service<Request<IncomingBody>, Response = Response<B>> + Clone,
 {
-    pub(super) fn call(service: &mut S, req: Request<IncomingBody>, write_stall: Duration) -> Self {
+    pub(super) fn call(service: &mut S, head: Parts, body: IncomingBody) -> Self {
         // A service is nearly always ready; if not, the request waits in its stream's own task slot.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => Self::Called { response: service.call(req), write_stall },
+            Poll::Ready(Ok(())) => Self::Called { response: service.call(Request::from_parts(head, body)) },
             Poll::Ready(Err(_)) | Poll::Pending => {
                 let clone = service.clone();
-                Self::Unready { waiting: Some(Box::new((mem::replace(service, clone), req))), write_stall }
+                let req = Request::from_parts(head, body);
+                Self::Unready { waiting: Some(Box::new((mem::replace(service, clone), req))) }
             }
         }
     }

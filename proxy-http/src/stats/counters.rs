@@ -3,6 +3,8 @@
 //! Each is a plain atomic that only grows, so each worker has its own set and a reader adds the sets up.
 
 use crate::stats::{
+    blocked::{Blocked, BlockedTimes},
+    connections::{Connection, Describe, OpenConnections},
     latency::Latency,
     limit::{Limit, StreamLimit},
     retry,
@@ -12,11 +14,12 @@ use h2::Reason;
 use http::StatusCode;
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// The counters of one stack: its requests and responses, and its transports on both sides.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub struct Transport {
     malformed: AtomicU64,
     limits: [AtomicU64; Limit::ALL.len()],
     stream_limits: [AtomicU64; StreamLimit::ALL.len()],
+    blocked: BlockedTimes,
+    open: OpenConnections,
 }
 
 /// The number of responses with one combination of statuses.
@@ -62,6 +67,8 @@ pub struct Responses {
 }
 
 /// The error code that a stream was reset with, or a connection ended with.
+///
+/// Exhaustive, since RFC 9113 either defines a code or does not.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ResetCode {
     /// An error code that RFC 9113 section 7 defines, 0 to 13.
@@ -258,6 +265,20 @@ impl Transport {
         StreamLimit::ALL.into_iter().zip(&self.stream_limits).map(|(limit, count)| (limit, count.load(Relaxed)))
     }
 
+    /// The streams that flow control blocks and has blocked, by reason.
+    pub fn blocked(&self) -> impl Iterator<Item = Blocked> {
+        self.blocked.all(Instant::now())
+    }
+
+    /// The connections open now, `max` at most.
+    pub fn connections(&self, max: usize) -> Vec<Connection> {
+        self.open.describe(max)
+    }
+
+    pub(crate) fn blocked_times(&self) -> &BlockedTimes {
+        &self.blocked
+    }
+
     /// Counts a stream that a timeout ended.
     pub(crate) fn count_stream_limit(&self, limit: StreamLimit) {
         self.stream_limits[limit as usize].fetch_add(1, Relaxed);
@@ -283,12 +304,15 @@ impl Transport {
         self.malformed.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn opened(&self) {
+    /// Counts a connection that opens, and returns its place among the open ones.
+    pub(crate) fn opened(&self, connection: Weak<dyn Describe>) -> usize {
         self.opened.fetch_add(1, Relaxed);
+        self.open.add(connection)
     }
 
-    pub(crate) fn closed(&self) {
+    pub(crate) fn closed(&self, place: usize) {
         self.closed.fetch_add(1, Relaxed);
+        self.open.remove(place);
     }
 
     pub(crate) fn read(&self, bytes: usize) {

@@ -34,7 +34,10 @@ impl Latency {
 
     /// Adds a latency.
     pub fn record(&self, latency: Duration) {
-        let bucket = LATENCY_BUCKETS.partition_point(|bound| Duration::from_millis((*bound).into()) < latency);
+        // Rounded up: a bound is below the latency exactly if it is below this.
+        let ms = u64::from(latency.subsec_nanos().div_ceil(1_000_000))
+            .saturating_add(latency.as_secs().saturating_mul(1_000));
+        let bucket = LATENCY_BUCKETS.partition_point(|bound| u64::from(*bound) < ms);
         self.buckets[bucket].fetch_add(1, Relaxed);
         self.sum_us.fetch_add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), Relaxed);
     }

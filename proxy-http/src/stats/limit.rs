@@ -3,6 +3,8 @@
 use h2::Reason;
 
 /// Limits of a client's connection and of the requests on it.
+///
+/// Exhaustive, so that an exporter of metrics that has no label for a new limit does not compile.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Limit {
     /// The connection reached its maximum age and was drained.
@@ -26,7 +28,7 @@ pub enum Limit {
     ResetFrames,
     /// Too many SETTINGS frames came.
     SettingsFrames,
-    /// Too many PING frames came, or PING ACKs without a PING of ours.
+    /// Too many PING frames came; a PING ACK counts for 100.
     PingFrames,
     /// Too many WINDOW_UPDATE frames came.
     WindowUpdateFrames,
@@ -51,6 +53,8 @@ pub enum Limit {
 }
 
 /// Timeouts of a stream on which nothing moves.
+///
+/// Exhaustive, as [`Limit`] is.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum StreamLimit {
     /// The peer took none of the data that waits to be sent to it.

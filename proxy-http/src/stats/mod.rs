@@ -1,5 +1,7 @@
 //! Counters of requests, responses, connections and streams, for an exporter of metrics, and the labels they are kept by.
 
+mod blocked;
+mod connections;
 mod counters;
 mod latency;
 mod limit;
@@ -7,6 +9,8 @@ mod retry;
 mod side;
 
 pub use self::{
+    blocked::{Blocked, BlockedReason},
+    connections::{BlockedStream, Connection, FlowStatus, WindowSizes},
     counters::{ResetCode, Responses, Stats, Transport},
     latency::{LATENCY_BUCKETS, Latency},
     limit::{Limit, StreamLimit},
@@ -14,4 +18,4 @@ pub use self::{
     side::Side as Peer,
 };
 
-pub(crate) use self::side::Side;
+pub(crate) use self::{connections::Describe, side::Side};

@@ -1,4 +1,4 @@
-//! What clients get when endpoints give no answer, and what passes through untouched.
+//! The proxy's answers when endpoints give none, and the messages that pass through untouched.
 
 use crate::support::{Endpoint, PROXY, Rig, collect, endpoint_params, get, grpc, post, reset};
 use bytes::Bytes;
@@ -75,7 +75,7 @@ async fn requests_that_a_goaway_leaves_out_go_to_another_connection() {
     let mut client = rig.client().await;
     let mut io = rig.endpoint_ios.recv().await.unwrap();
     let (response, _) = client.send_request(get(), true).unwrap();
-    // SETTINGS, and then GOAWAY with last stream 0 and NO_ERROR, without a look at what came.
+    // SETTINGS, and then GOAWAY with last stream 0 and NO_ERROR, without reading anything.
     tokio::io::AsyncWriteExt::write_all(&mut io, &[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
     let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     // The request has to be on its way first, or else it would go to the next connection.
@@ -275,7 +275,7 @@ async fn requests_go_to_the_endpoint_with_fewer() {
     for _ in 0..10 {
         let (first, _) = client.send_request(get(), true).unwrap();
         in_flight(&limits, 1).await;
-        // What comes in one read, or at once with what is in flight, goes together.
+        // Requests that come in one read, or while others are in flight, go together.
         tokio::time::advance(Duration::from_millis(1)).await;
         let (second, _) = client.send_request(get(), true).unwrap();
         in_flight(&limits, 2).await;

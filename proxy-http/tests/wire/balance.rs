@@ -54,7 +54,7 @@ struct Asked {
     respond: SendResponse<Bytes>,
 }
 
-/// What an endpoint has seen.
+/// The requests that an endpoint has seen.
 #[derive(Clone, Default)]
 struct Seen {
     requests: Arc<AtomicUsize>,
@@ -213,7 +213,7 @@ async fn a_slow_endpoint_gets_little() {
     const REQUESTS: usize = 10_000;
     let seen = Arc::new(Mutex::new(BTreeMap::<Duration, usize>::new()));
     let counted = Arc::clone(&seen);
-    // Endpoints in memory, named by what they take, so that only the paused clock tells how long that is.
+    // Endpoints in memory, named by the time that they take, so that only the paused clock tells how long that is.
     let connector = tower::service_fn(move |name: &'static str| {
         let (near, far) = tokio::io::duplex(1 << 20);
         let (takes, seen) = (Duration::from_millis(name[1..].parse().unwrap()), Arc::clone(&counted));
@@ -398,7 +398,7 @@ async fn one_request_tries_whether_an_ejected_endpoint_is_back() {
         rig.send().await.unwrap();
     }
     let probes = endpoints[0].1.requests();
-    // Those that are sent while it is ejected tell how often it is tried: once in each pause.
+    // Requests that are sent while it is ejected tell how often it is tried: once in each pause.
     let (started, mut sent) = (std::time::Instant::now(), 0);
     while endpoints[0].1.requests() < probes + 3 {
         rig.send().await.unwrap();
@@ -437,7 +437,7 @@ async fn a_removed_endpoint_finishes_what_it_has() {
     assert_eq!(held.await.unwrap().unwrap(), 200);
 }
 
-/// A connector to endpoints in memory, which are there while `up` is true. What they are sent, `accepted` gets.
+/// A connector to endpoints in memory, which are there while `up` is true. `accepted` gets their requests.
 fn in_memory(
     up: watch::Receiver<bool>,
 ) -> (

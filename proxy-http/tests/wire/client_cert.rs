@@ -1,4 +1,4 @@
-//! What is known of a client: whether it may call, and what endpoints are told of it.
+//! A client's certificate: whether the client may call, and the field that describes it to endpoints.
 
 use crate::{
     answers::{is_answer, is_grpc_answer},
@@ -14,7 +14,7 @@ fn rig(known: Client) -> Rig {
     Rig::for_client(&ServerParams::DEFAULT, &ClientParams::DEFAULT, PROXY, known)
 }
 
-/// A request of one who says who it is, twice.
+/// A request that describes its client's certificate, twice.
 fn spoofed() -> Request<()> {
     let mut req = get();
     req.headers_mut().append(CLIENT_CERT, HeaderValue::from_static("URI=spiffe://example/admin"));

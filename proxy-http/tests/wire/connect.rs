@@ -26,7 +26,7 @@ async fn it_passes_from_end_to_end_of_http_1_1() {
     let mut rig = http1();
     let mut client = Raw::new(rig.client_io.take().unwrap());
     let mut endpoint = http1_endpoint(&mut rig).await;
-    // What comes before the answer is not HTTP, though it may look like it.
+    // Bytes that come before the answer are not HTTP, though they may look like it.
     client.send(CONNECT).await;
     client.send(BYTES).await;
     client.send("GET /hidden HTTP/1.1|host: a||").await;
@@ -99,7 +99,7 @@ async fn what_follows_one_that_is_refused_is_no_request() {
     }
 }
 
-/// What is no CONNECT.
+/// Malformed CONNECT requests.
 const BAD: &[(&str, &str)] = &[
     ("a length", "CONNECT a:80 HTTP/1.1|host: a:80|content-length: 5||01234"),
     ("a length of nothing", "CONNECT a:80 HTTP/1.1|host: a:80|content-length: 0||"),

@@ -1,4 +1,4 @@
-//! Responses that are whole before their requests are (RFC 9113 section 8.1), and what of those comes late.
+//! Responses that are whole before their requests are (RFC 9113 section 8.1), and the DATA of such requests that comes late.
 
 use crate::{
     frames::{DATA, Frame, GOAWAY, HEADERS, PING, POST, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE},
@@ -27,7 +27,7 @@ async fn refused(params: &ServerParams) -> (Peer, Rig) {
     let proxy = proxy::Params { max_headers_count: 0, ..PROXY };
     let mut rig = Rig::new(params, &ClientParams::DEFAULT, proxy);
     let (mut peer, _) = Peer::greet(rig.client_io.take().unwrap()).await;
-    // Windows are those that are announced from now on.
+    // From now on windows have the announced sizes.
     peer.send(SETTINGS, ACK, 0, &[]).await;
     (peer, rig)
 }
@@ -37,7 +37,7 @@ pub(crate) fn ids() -> impl Iterator<Item = u32> {
 }
 
 impl Peer {
-    /// Opens an upload, and waits for the whole response; what else comes is kept.
+    /// Opens an upload, and waits for the whole response; other frames are kept.
     async fn refused(&mut self, id: u32, seen: &mut Seen) {
         let head = [POST, &[0, 1, b'a', 1, b'b']].concat();
         self.send(HEADERS, END_HEADERS, id, &head).await;
@@ -62,7 +62,7 @@ impl Peer {
     }
 }
 
-/// What a client has got.
+/// The frames that a client has got.
 #[derive(Default)]
 pub(crate) struct Seen {
     answered: BTreeSet<u32>,
@@ -150,7 +150,7 @@ async fn an_upload_that_goes_on_for_a_second_is_reset() {
     sleep(SECOND / 2).await;
     peer.settled(&mut seen).await;
     check_reset(&seen, [1, 3]);
-    // What comes later is ignored.
+    // Later frames are ignored.
     for id in [1, 3] {
         peer.send(DATA, 0, id, b"late").await;
         peer.send(HEADERS, END_HEADERS | END_STREAM, id, &[0, 1, b'a', 1, b'b']).await;
@@ -186,7 +186,7 @@ async fn a_window_that_was_given_back_in_part_is_used_up_too() {
     let (mut peer, _, mut rig) = Peer::client(&ServerParams::DEFAULT).await;
     let mut endpoint = rig.endpoint().await;
     let mut seen = Seen::default();
-    // HTTP/2's own, since this client does not take what the server has announced.
+    // HTTP/2's own, since this client ignores the server's SETTINGS.
     let mut window = 65_535;
     peer.send(HEADERS, END_HEADERS, 1, POST).await;
     peer.send(DATA, 0, 1, &[0; 16_000]).await;

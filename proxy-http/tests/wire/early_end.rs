@@ -181,7 +181,7 @@ async fn a_reader_that_has_stopped_does_not_keep_the_upload_going() {
         respond(&mut endpoint, 1, frames).await;
         let mut response = response.await.unwrap();
         check_reset(next(&mut endpoint).await, 1);
-        // What the client has not taken yet is all there.
+        // The part that the client has not taken yet is all there.
         let (body, trailers) = collect(response.body_mut()).await.expect("the response is whole");
         assert_eq!((body.as_slice(), trailers.is_some()), (&b"hello"[..], frames[frames.len() - 1].2 == TRAILERS));
         upload.send_data("rest".into(), true).expect("it is not reset yet");
@@ -390,7 +390,7 @@ async fn an_http1_endpoints_connection_closes_with_the_response() {
             let rest = endpoint.rest().await;
             assert!(rest.is_empty() || rest == "\r\n", "{rsp}: {rest:?}");
             upload.send_data("rest".into(), true).expect("the client is read for a while");
-            // What comes next has another connection.
+            // The next request has another connection.
             let (response, _) = client.send_request(get(), true).unwrap();
             let mut endpoint = Raw::next(&rig.endpoint_ios);
             endpoint.until("\r\n\r\n").await;

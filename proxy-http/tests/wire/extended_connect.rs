@@ -8,7 +8,7 @@ use bytes::Bytes;
 use h2::{Reason, client, ext::Protocol, server};
 use http::{Method, Request, Response};
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{Connect, Endpoints, Proxy, Server, Stats, proxy::Limits};
+use proxy_http::{Connect, ConnectProtocol, Endpoints, IncomingBody, Proxy, Server, Stats, proxy::Limits};
 use std::{
     future::{pending, poll_fn},
     sync::Arc,
@@ -18,6 +18,7 @@ use tokio::{
     sync::mpsc,
     task::yield_now,
 };
+use tower::{Service as _, ServiceExt as _};
 
 /// A proxy that has been connected to its endpoint, both ends of its pipes.
 async fn proxy(endpoint_takes_it: bool) -> (DuplexStream, server::Connection<DuplexStream, Bytes>) {
@@ -33,7 +34,8 @@ async fn proxy(endpoint_takes_it: bool) -> (DuplexStream, server::Connection<Dup
         yield_now().await;
     }
     let asked = endpoints.clone();
-    let server = Server::new(&ServerParams::DEFAULT).unwrap().extended_connect(move || asked.take_extended_connect());
+    let server =
+        Server::new(&ServerParams::DEFAULT).unwrap().extended_connect(move || asked.is_extended_connect_enabled());
     let proxy = Proxy::new(endpoints, Arc::new(Limits::new(PROXY)), Arc::<Stats>::default());
     let (near, far) = tokio::io::duplex(1 << 16);
     tokio::spawn(async move { server.serve(far, proxy, pending()).await });
@@ -90,4 +92,36 @@ async fn it_is_refused_where_it_is_not_announced() {
     tokio::spawn(connection);
     let (response, _) = client.send_request(websocket(), true).unwrap();
     assert_eq!(reset(response.await), Reason::PROTOCOL_ERROR);
+}
+
+#[tokio::test]
+async fn services_see_and_send_the_protocol_as_a_type_of_this_crate() {
+    let (opened, mut ios) = mpsc::unbounded_channel();
+    let connect = Connect::<_, IncomingBody>::new(Opens(opened), &ClientParams::DEFAULT).unwrap();
+    let mut builder = server::Builder::new();
+    builder.enable_connect_protocol();
+    let accepted = async { builder.handshake::<_, Bytes>(ios.recv().await.unwrap()).await };
+    let (connected, accepted) = tokio::join!(connect.oneshot("endpoint"), accepted);
+    let (connection, mut endpoint) = (connected.unwrap(), accepted.unwrap());
+    let service = tower::service_fn(move |mut req: Request<IncomingBody>| {
+        let extensions = req.extensions_mut();
+        assert_eq!(extensions.get(), Some(&ConnectProtocol::WEBSOCKET));
+        assert!(extensions.get::<Protocol>().is_none(), "a type of h2");
+        extensions.insert(ConnectProtocol::from("echo"));
+        connection.clone().call(req)
+    });
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let server = Server::new(&ServerParams::DEFAULT).unwrap().extended_connect(|| true);
+    tokio::spawn(async move { server.serve(far, service, pending()).await });
+    let (mut client, connection) = client::handshake::<_>(near).await.unwrap();
+    tokio::spawn(connection);
+    while !client.is_extended_connect_protocol_enabled() {
+        yield_now().await;
+    }
+    let (response, _) = client.send_request(websocket(), true).unwrap();
+    let (request, mut respond) = endpoint.accept().await.unwrap().unwrap();
+    tokio::spawn(async move { while endpoint.accept().await.is_some() {} });
+    assert_eq!(request.extensions().get::<Protocol>().map(Protocol::as_str), Some("echo"));
+    respond.send_response(Response::new(()), true).unwrap();
+    assert!(response.await.unwrap().status().is_success());
 }

@@ -83,7 +83,7 @@ impl Peer {
     }
 
     pub(crate) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        // Whoever has hung up is found out by reading.
+        // A peer that has hung up is found out by reading.
         let _ = self.0.write_all(&frame(kind, flags, stream, payload)).await;
     }
 

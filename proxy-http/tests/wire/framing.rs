@@ -1,4 +1,4 @@
-//! Whatever comes in as HTTP/1.1, what goes out as HTTP/1.1 are the same requests to a reader that forgives nothing.
+//! Requests that come in as HTTP/1.1 go out as the same requests, to a reader that forgives nothing.
 
 use crate::{
     raw::Raw,
@@ -22,7 +22,7 @@ pub(crate) struct Read {
     body: Vec<u8>,
 }
 
-/// What follows the last request.
+/// The bytes that follow the last request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Rest {
     Nothing,
@@ -189,7 +189,7 @@ fn message(random: &mut fastrand::Rng) -> String {
     text += bodies[if random.u8(..4) > 0 { fitting } else { random.usize(..bodies.len()) }];
     text = text.replace('|', "\r\n");
     if random.u8(..8) == 0 {
-        // One byte is not what it was.
+        // One byte is changed.
         let at = random.usize(..text.len());
         let other = ["\n", "\r", "\0", " ", ":", ";", "0", "", "\r\n"][random.usize(..9)];
         if text.is_char_boundary(at) && text.is_char_boundary(at + 1) {
@@ -252,7 +252,7 @@ async fn what_goes_out_is_what_a_strict_reader_sees_come_in() {
         }
         // Where something is missing, nothing comes any more.
         let _ = timeout(Duration::from_secs(60), async { while client.more().await {} }).await;
-        // Whoever has a proxy keeps its connections.
+        // Each clone of the proxy keeps its connections.
         drop((client, rig.proxy, rig.server, rig.endpoints));
         timeout(Duration::from_secs(60), endpoints).await.expect("the proxy is gone").unwrap();
 
@@ -267,6 +267,6 @@ async fn what_goes_out_is_what_a_strict_reader_sees_come_in() {
         }
         hidden += seen.iter().filter(|request| request.line.contains("/hidden")).count();
     }
-    // All kinds were there; those that are hidden in no body are requests.
+    // All kinds were there; a hidden request that is in no body is a request.
     assert!(whole > 150 && refused > 150 && hidden > 50, "{whole}, {refused}, {hidden}");
 }

@@ -10,7 +10,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
 use http_h2::{ClientParams, MaxConnectionAge, ServerParams};
 use proxy_http::{
-    Protocol, Server, http1,
+    Protocol, Server, http1, server,
     stats::{Limit, Peer},
 };
 use std::{collections::HashMap, future::pending, time::Duration};
@@ -182,12 +182,17 @@ async fn what_is_known_is_not_detected() {
     let server = Server::new(&ServerParams::DEFAULT).unwrap().http1(&params);
     let service = tower::service_fn(|req: http::Request<proxy_http::IncomingBody>| async move {
         let rsp = Response::builder().header("x-uri", req.uri().to_string());
-        Ok::<_, h2::Error>(rsp.body(req.into_body()).unwrap())
+        Ok::<_, std::convert::Infallible>(rsp.body(req.into_body()).unwrap())
     });
     for protocol in [Protocol::Http1, Protocol::Http2] {
         let (near, far) = tokio::io::duplex(1 << 16);
         let server = server.clone();
-        let served = tokio::spawn(async move { server.serve_protocol(protocol, far, service, pending()).await });
+        let served = tokio::spawn(async move {
+            {
+                let accepted = server::Accepted { protocol: Some(protocol), ..Default::default() };
+                server.serve_accepted(accepted, far, service, pending()).await
+            }
+        });
         let mut client = Raw::new(near);
         client.send("GET /x HTTP/1.1|host: a||").await;
         if protocol == Protocol::Http1 {
@@ -270,7 +275,7 @@ async fn trailers_are_whole_however_they_are_taken() {
                     trailers.append("x-sum", "8".parse().unwrap());
                     trailers.insert("grpc-status", "0".parse().unwrap());
                     trailers.insert("x-large", large.parse().unwrap());
-                    // What has no place among them.
+                    // A field that has no place among them.
                     trailers.insert("trailer", "x-sum".parse().unwrap());
                     trailers.insert("set-cookie", "a=b".parse().unwrap());
                     to.send_trailers(trailers).unwrap();
@@ -544,8 +549,11 @@ async fn age_and_idle_time_end_connections() {
 
 #[tokio::test]
 async fn drained_connections_close_after_the_request_that_is_answered() {
-    let echo =
-        || tower::service_fn(|req: http::Request<_>| async { Ok::<_, h2::Error>(Response::new(req.into_body())) });
+    let echo = || {
+        tower::service_fn(|req: http::Request<_>| async {
+            Ok::<_, std::convert::Infallible>(Response::new(req.into_body()))
+        })
+    };
     let server = Server::new(&ServerParams::DEFAULT).unwrap();
     // Drained before the first byte, in the middle of a request, and between two.
     for sent_before in
@@ -583,7 +591,7 @@ async fn drained_connections_close_after_the_request_that_is_answered() {
 #[tokio::test(start_paused = true)]
 async fn a_response_that_waits_for_its_reader_is_not_cut_off_by_a_drain() {
     let service = tower::service_fn(|_: http::Request<proxy_http::IncomingBody>| async {
-        Ok::<_, h2::Error>(Response::new(Full::new(Bytes::from(vec![b'x'; 20_000]))))
+        Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(vec![b'x'; 20_000]))))
     });
     let (near, far) = tokio::io::duplex(1_000);
     let mut client = Raw::new(near);
@@ -596,7 +604,7 @@ async fn a_response_that_waits_for_its_reader_is_not_cut_off_by_a_drain() {
     served.await.unwrap().unwrap();
 }
 
-/// What is answered with 400 and ends the connection, without a word to the endpoint.
+/// Requests that are answered with 400 and end the connection, without a word to the endpoint.
 const BAD: &[(&str, &str)] = &[
     ("CL.TE", "POST / HTTP/1.1|host: a|content-length: 5|transfer-encoding: chunked||0||GET /x HTTP/1.1|host: a||"),
     ("TE.CL", "POST / HTTP/1.1|host: a|transfer-encoding: chunked|content-length: 5||0||GET /x HTTP/1.1|host: a||"),
@@ -698,7 +706,7 @@ async fn responses_that_http_1_1_has_no_form_for_are_502() {
         let head = head.body(()).unwrap();
         let service = tower::service_fn(move |req: http::Request<proxy_http::IncomingBody>| {
             let rsp = head.clone();
-            async move { Ok::<_, h2::Error>(rsp.map(|()| req.into_body())) }
+            async move { Ok::<_, std::convert::Infallible>(rsp.map(|()| req.into_body())) }
         });
         let (near, far) = tokio::io::duplex(1 << 16);
         let served = tokio::spawn(async move { server.serve(far, service, std::future::pending()).await });
@@ -712,7 +720,9 @@ async fn responses_that_http_1_1_has_no_form_for_are_502() {
 #[tokio::test]
 async fn tls_is_told_apart_and_closed() {
     let server = Server::new(&ServerParams::DEFAULT).unwrap();
-    let echo = tower::service_fn(|req: http::Request<_>| async { Ok::<_, h2::Error>(Response::new(req.into_body())) });
+    let echo = tower::service_fn(|req: http::Request<_>| async {
+        Ok::<_, std::convert::Infallible>(Response::new(req.into_body()))
+    });
     let (near, far) = tokio::io::duplex(1 << 16);
     let served = tokio::spawn(async move { server.serve(far, echo, std::future::pending()).await });
     let mut client = Raw::new(near);

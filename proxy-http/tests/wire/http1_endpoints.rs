@@ -146,7 +146,7 @@ async fn a_response_that_is_broken_off_never_looks_whole() {
     }
 }
 
-/// What no response is made of.
+/// Malformed responses.
 const BAD: &[(&str, &str)] = &[
     ("nothing", ""),
     ("half a head", "HTTP/1.1 200 OK|content-length: 4|"),
@@ -227,10 +227,10 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// What it is, its fields, and DATA behind them.
+/// A name, fields, and DATA behind them.
 type Smuggled = (&'static str, &'static [(&'static str, &'static str)], &'static str);
 
-/// What HTTP/2 can carry and HTTP/1.1 cannot.
+/// Messages that HTTP/2 can carry and HTTP/1.1 cannot.
 const SMUGGLED: &[Smuggled] = &[
     ("H2.TE", &[("transfer-encoding", "chunked")], "0\r\n\r\nGET /hidden HTTP/1.1\r\nhost: a\r\n\r\n"),
     ("H2.CL, too short", &[("content-length", "4")], "bodyGET /hidden HTTP/1.1\r\nhost: a\r\n\r\n"),
@@ -516,7 +516,7 @@ async fn websockets_pass_from_end_to_end() {
     {
         assert!(head.contains(field), "{head}");
     }
-    // What no head may have; and the first of it comes with the head.
+    // Bytes that no head may have; the first of them come with the head.
     let bytes = "\n\0content-length: 5\r\ncontent-length: 6\n\r\n\r\n";
     endpoint.send(&format!("{SWITCHED}{bytes}")).await;
     let head = client.until("\r\n\r\n").await;

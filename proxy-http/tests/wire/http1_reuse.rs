@@ -27,12 +27,12 @@ use tokio::{
 use tower::{Service as _, ServiceExt as _};
 
 const OK: &str = "HTTP/1.1 200 OK|content-length: 2||ok";
-/// What the next client must not get.
+/// A response that the next client must not get.
 const POISON: &str = "HTTP/1.1 200 OK|content-length: 6||POISON";
 const CHUNKED: &str = "HTTP/1.1 200 OK|transfer-encoding: chunked|";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A client of HTTP/2, and an endpoint that answers on whatever connection it is asked on.
+/// A client of HTTP/2, and an endpoint that answers on each of its connections.
 struct Pool {
     rig: Rig,
     client: SendRequest<bytes::Bytes>,
@@ -69,7 +69,7 @@ impl Pool {
         .expect("an endpoint is asked")
     }
 
-    /// Takes new connections, and what comes on all of them.
+    /// Takes new connections, and the bytes that come on all of them.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut polled = Poll::Pending;
         while let Poll::Ready(Some(io)) = self.rig.endpoint_ios.poll_recv(cx) {
@@ -93,7 +93,7 @@ impl Pool {
         self.client.send_request(req, true).unwrap().0
     }
 
-    /// Asks for another client, and tells on which connection. What that client gets was written for it.
+    /// Asks for another client, and tells on which connection. That client gets the response that was written for it.
     async fn next(&mut self) -> usize {
         let mut req = get();
         *req.uri_mut() = "http://test.example/next".parse().unwrap();
@@ -115,7 +115,7 @@ async fn received(response: ResponseFuture) -> (u16, Option<String>) {
     }
 }
 
-/// A row: what it is, the method of the request, what the endpoint sends, and what the client gets of it.
+/// A row: its name, the method of the request, the bytes of the endpoint, and the client's status and body.
 type Row<'a> = (&'a str, Method, &'a str, u16, Option<&'a str>);
 
 const GET: Method = Method::GET;
@@ -222,7 +222,7 @@ async fn a_connection_is_closed_after_a_response_that_has_two_meanings() {
             None,
         ),
         ("no HTTP", GET, "hello||", 502, None),
-        // Those that are, as some clients would read them.
+        // Accepted, as some clients accept them.
         ("CL twice", GET, "HTTP/1.1 200 OK|content-length: 2|content-length: 2||ok", 200, Some("ok")),
         ("CL twice for HEAD", HEAD, "HTTP/1.1 200 OK|content-length: 2|content-length: 2||", 200, Some("")),
         ("LF", GET, "HTTP/1.1 200 OK\ncontent-length: 2\n\nok", 200, Some("ok")),
@@ -264,7 +264,7 @@ async fn a_connection_is_closed_after_a_response_that_has_two_meanings() {
             200,
             Some("ok"),
         ),
-        // What is behind the end.
+        // Bytes behind the end.
         ("two responses", GET, &format!("{OK}{POISON}"), 200, Some("ok")),
         ("an empty line behind", GET, &format!("{OK}|"), 200, Some("ok")),
         ("one byte behind", GET, &format!("{OK}x"), 200, Some("ok")),
@@ -337,7 +337,7 @@ async fn a_connection_is_closed_for_bytes_that_come_while_it_waits() {
     }
 }
 
-/// The length of the upload, what the client sends before the response and behind it, and whether the request ended first.
+/// The length of the upload, the client's bytes before the response and behind it, and whether the request ended first.
 type Uploaded = (Option<u64>, &'static str, &'static str, bool);
 
 #[tokio::test]

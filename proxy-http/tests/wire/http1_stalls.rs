@@ -9,7 +9,7 @@ use h2::SendStream;
 use http::{HeaderMap, HeaderName, StatusCode};
 use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
-    Protocol,
+    BufferLimit, Protocol,
     stats::{Peer as Side, StreamLimit},
 };
 use std::{future::poll_fn, time::Duration};
@@ -27,7 +27,7 @@ fn stopped(rig: &Rig, side: Side, limit: StreamLimit) -> u64 {
     rig.stats.transport(side).stream_limits().find(|(other, _)| *other == limit).unwrap().1
 }
 
-/// A client over a pipe of a few bytes, so that what it does not read is soon too much.
+/// A client over a pipe of a few bytes, so that it soon holds up its sender when it does not read.
 fn narrow(rig: &Rig) -> Raw {
     Raw::new(rig.connect(1_000).0)
 }
@@ -123,7 +123,7 @@ async fn small_frames_that_nobody_reads_end_no_connection_of_others() {
 
 #[tokio::test(start_paused = true)]
 async fn readers_that_stop_do_not_starve_others() {
-    let mut rig = Rig::defaults();
+    let mut rig = Rig::with_one_connection(&ClientParams::DEFAULT, BufferLimit::default());
     let mut endpoint = rig.endpoint().await;
     let mut stopped = Vec::new();
     // Their windows come to more than twice the connection's.

@@ -1,4 +1,4 @@
-//! Messages that HTTP does not allow, and odd ones that it does: what the other side sees of each, and what its sender.
+//! Messages that HTTP does not allow, and odd ones that it does, as the other side and their sender see them.
 
 use crate::{
     frames::{DATA, GOAWAY, HEADERS, Peer, RST_STREAM},
@@ -70,7 +70,7 @@ impl Peer {
         }
     }
 
-    /// What the other end makes of a request.
+    /// The other end's answer to a request.
     async fn answer(&mut self, stream: u32) -> String {
         loop {
             let Some(frame) = self.frame().await else { return "closed".to_owned() };
@@ -106,7 +106,7 @@ pub(crate) fn line(start: String, fields: &HeaderMap) -> String {
     })
 }
 
-/// What is seen of a body, on the same line.
+/// Adds the body that was received to the line.
 pub(crate) async fn whole(mut line: String, body: &mut RecvStream) -> String {
     match collect(body).await {
         Ok((data, trailers)) => {
@@ -168,7 +168,7 @@ async fn served(endpoint: &mut Endpoint) -> String {
     line
 }
 
-/// Runs to its end what must not hang.
+/// Runs a test that must not hang to its end.
 pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), test).await.expect("nothing hangs") })

@@ -13,7 +13,7 @@ use proxy_http::{Endpoints, Protocol, proxy};
 use std::{future::poll_fn, time::Duration};
 use tokio::time::{Instant, interval};
 
-/// What comes of a request, in turn: status and fields of each interim response, and the status of the one at the end.
+/// The responses to a request, in turn: status and fields of each interim response, and the status of the one at the end.
 async fn seen(mut response: ResponseFuture) -> (Vec<String>, u16) {
     let mut interim = Vec::new();
     while let Some(rsp) = poll_fn(|cx| response.poll_informational(cx)).await {
@@ -84,7 +84,7 @@ async fn a_client_of_http_2_that_waits_for_100_sends_nothing_where_the_endpoint_
     }
 }
 
-/// What the client gets where an endpoint's interim response has these fields, and 200 follows.
+/// The client's responses where an endpoint's interim response has these fields, and 200 follows.
 async fn passed(fields: &[u8]) -> (Vec<String>, u16) {
     let (mut peer, _, mut rig) = Peer::server(&ClientParams::DEFAULT).await;
     let mut client = rig.client().await;
@@ -182,7 +182,7 @@ async fn they_pass_from_http_1_1_to_http_2() {
     endpoint.send("HTTP/1.1 103 Early Hints|Link: x|Connection: X-Hop|X-Hop: 1|Keep-Alive: 5||").await;
     endpoint.send("HTTP/1.1 103 Early Hints|link: y||HTTP/1.1 200 OK|content-length: 4||done").await;
     assert_eq!(seen(response).await, (vec!["103 link=x".to_owned(), "103 link=y".to_owned()], 200));
-    // Another request on the same connection has those of its own.
+    // Another request on the same connection has interim responses of its own.
     let (response, _) = client.send_request(get(), true).unwrap();
     endpoint.until("\r\n\r\n").await;
     // A length, which none may have, does not pass; and the connection is not used again.
@@ -233,7 +233,7 @@ async fn a_client_of_http_1_1_is_told_to_go_on_only_once_its_request_is_on_its_w
         Endpoints::fixed(["endpoint"], &connect.handshake_timeout(Duration::from_secs(10)), endpoint_params())
     });
     let mut client = Raw::new(rig.client_io.take().unwrap());
-    // Nobody accepts what the proxy opens.
+    // Nobody accepts the connections that the proxy opens.
     client.send("POST / HTTP/1.1|host: a|content-length: 4|expect: 100-continue||").await;
     assert!(client.rest().await.starts_with("HTTP/1.1 504 Gateway Timeout\r\n"));
 }

@@ -1,4 +1,4 @@
-//! What comes on streams that were reset some time ago.
+//! Frames that come on streams that were reset some time ago.
 
 use crate::{
     early::{END_HEADERS, END_STREAM, PATIENCE, PIECE, SECOND, STREAMS, Seen, ids},

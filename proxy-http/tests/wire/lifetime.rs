@@ -100,7 +100,7 @@ async fn age_lets_open_streams_finish_and_takes_no_new_ones() {
     let mut download = asked.answer();
     download.send_data("first ".into(), false).unwrap();
 
-    // Into the grace, whatever the jitter.
+    // Into the grace, with any jitter.
     sleep(AGE + AGE / 10 + SECOND).await;
     assert_eq!(limits(&rig), [1, 0, 0]);
     assert!(client.clone().ready().await.is_err(), "no new stream");

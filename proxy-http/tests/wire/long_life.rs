@@ -1,4 +1,4 @@
-//! Connections that live long: what h2 counts over a connection's life ends none that peers use as they may.
+//! Connections that live long: h2's counts over a connection's life end none that peers use as they may.
 
 use crate::{
     early::{END_HEADERS, END_STREAM, PATIENCE, ids},
@@ -31,7 +31,7 @@ fn requests() -> u32 {
 }
 
 impl Peer {
-    /// The next frame that is of a stream. What it takes of the connection's window is given back.
+    /// The next frame that is of a stream. Its part of the connection's window is given back.
     async fn of_any(&mut self) -> Frame {
         loop {
             let frame = timeout(PATIENCE, self.frame()).await.expect("it comes").expect("it is open");
@@ -152,7 +152,7 @@ async fn requests_of_all_kinds() {
     assert_eq!(drained(&rig), 0);
 }
 
-/// Connections of clients that were drained for what h2 counts.
+/// Connections of clients that were drained for h2's counts.
 fn drained(rig: &Rig) -> u64 {
     rig.stats.transport(Side::Client).limits().find(|(known, _)| *known == Limit::EngineLifetime).unwrap().1
 }
@@ -211,7 +211,7 @@ impl Clients {
         }
     }
 
-    /// What was open all the time ends well.
+    /// The stream that was open all the time ends well.
     async fn finish(mut self, connections: u32) {
         assert_eq!(self.connections, connections);
         assert_eq!(drained(&self.rig), u64::from(connections) - 1);
@@ -329,7 +329,7 @@ async fn a_connection_whose_streams_are_used_up_is_replaced() {
     let used = (1 << 31) - (1 << 20) - 9;
     first.send(HEADERS, END_HEADERS | END_STREAM, used, &[OK, &[0, 10], b"connection", &[0]].concat()).await;
     assert_eq!(first.ends(used).await, Some(Reason::PROTOCOL_ERROR));
-    // All at once: those behind the first, with which the last streams begin, have some left.
+    // All at once: requests behind the first, with which the last streams begin, have some left.
     let responses: Vec<_> = (0..20).map(|_| client.send_request(post(), true).unwrap().0).collect();
     for index in 1..=20 {
         assert_eq!(first.asked().await, used + 2 * index);

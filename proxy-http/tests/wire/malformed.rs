@@ -1,4 +1,4 @@
-//! Malformed responses: what the client gets for each, and that the streams beside it go on, or are told at once.
+//! Malformed responses: the client's answer to each, and that the streams beside it go on, or are told at once.
 
 use crate::{
     frames::{DATA, GOAWAY, HEADERS, Peer},
@@ -37,7 +37,7 @@ fn last(bytes: &[u8]) -> Part {
     (DATA, END_STREAM, bytes.to_vec())
 }
 
-/// What a client sees of a response.
+/// A response as the client sees it.
 async fn seen(response: ResponseFuture) -> String {
     match response.await {
         Ok(mut rsp) => {

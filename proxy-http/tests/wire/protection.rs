@@ -76,7 +76,7 @@ impl Scene {
         self.rig.stats.transport(Side::Client).limits().find(|(known, _)| *known == limit).unwrap().1
     }
 
-    /// A client was closed that has not shown what it speaks.
+    /// A client was closed that has not shown its protocol.
     async fn undetected(self, served: JoinHandle<Result<(), Error>>) {
         timeout(PATIENCE, served).await.expect("it is closed").unwrap().unwrap();
         assert_eq!(self.limit(Limit::Detect), 1);
@@ -86,7 +86,7 @@ impl Scene {
     /// An attacker was closed for one limit; of it nothing is left, and the others go on.
     async fn closed_for(mut self, served: JoinHandle<Result<(), Error>>, limit: Limit) {
         let error = timeout(PATIENCE, served).await.expect("it is closed").unwrap().unwrap_err();
-        // What h2 closes it for has no name of ours.
+        // A connection that h2 closes has no limit in its error.
         assert_eq!(error.limit(), Some(limit).filter(|limit| *limit != Limit::Engine), "{error:?}");
         assert_eq!(self.limit(limit), 1, "{limit:?}");
         if limit != Limit::Engine {
@@ -94,7 +94,7 @@ impl Scene {
             assert_eq!(lost, Some((ResetCode::Other, 0)), "the client has lost nothing");
         }
         self.others.finish().await;
-        // What the attacker has asked for is still on its way out of the queue.
+        // The attacker's requests are still on their way out of the queue.
         let (response, _) = self.bystander.send_request(mark(), true).unwrap();
         let mut asked = self.endpoint.asked().await;
         while asked.request.uri().path() != "/mark" {
@@ -252,7 +252,7 @@ async fn who_has_greeted_in_time_may_be_silent() {
 #[tokio::test(start_paused = true)]
 async fn a_header_block_has_ten_seconds() {
     let headers = frame(HEADERS, END_STREAM, 3, GET);
-    // How much of what comes when; nothing of it ends the block.
+    // When a frame comes, and its size; no frame ends the block.
     let trickle = (0..5).map(|n| (2 * n * SECOND, frame(CONTINUATION, 0, 3, &[])));
     let shapes = [
         vec![(Duration::ZERO, headers.clone())],

@@ -1,9 +1,18 @@
-//! Who resets a stream with which code, and what the other side sees.
+//! The code that a stream is reset with on one side, and the code on the other side.
 
-use crate::support::{Others, Rig, codes, collect, get, post, reset};
+use crate::support::{Endpoint, Opens, Others, Rig, codes, collect, get, post, reset};
+use bytes::Bytes;
 use h2::Reason;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use http_h2::{ClientParams, ServerParams};
+use proxy_http::{BoxError, Connect, IncomingBody, Server, StreamError};
+use std::future::pending;
+use tokio::sync::mpsc;
+use tower::{ServiceExt as _, service_fn};
 
-/// What a client sees of an endpoint's code.
+/// The client's code for an endpoint's code.
 fn from_endpoint(code: Reason) -> Reason {
     match code {
         Reason::NO_ERROR | Reason::PROTOCOL_ERROR | Reason::HTTP_1_1_REQUIRED => Reason::INTERNAL_ERROR,
@@ -113,4 +122,67 @@ async fn client_that_is_lost_cancels_its_streams() {
     let seen = std::future::poll_fn(|cx| waiting.respond.poll_reset(cx)).await.unwrap();
     assert_eq!(seen, Reason::CANCEL);
     assert_eq!(reset(collect(uploading.request.body_mut()).await), Reason::CANCEL);
+}
+
+/// An error whose source has the code.
+#[derive(Debug, thiserror::Error)]
+#[error("failed")]
+struct Failed(#[source] BoxError);
+
+/// The error for a path, and the code that it chooses.
+fn error_for(path: &str) -> (Failed, Reason) {
+    let (source, code): (BoxError, _) = match path {
+        "/refused" => (StreamError::REFUSED_STREAM.into(), Reason::REFUSED_STREAM),
+        "/unknown" => (StreamError::new(77).into(), 77.into()),
+        // A type of the engine has no meaning here.
+        "/h2" => (h2::Error::from(Reason::CANCEL).into(), Reason::INTERNAL_ERROR),
+        _ => ("other".into(), Reason::INTERNAL_ERROR),
+    };
+    (Failed(source), code)
+}
+
+const PATHS: [&str; 4] = ["/refused", "/unknown", "/h2", "/other"];
+
+#[tokio::test]
+async fn errors_of_services_and_of_bodies_choose_the_code() {
+    let service = service_fn(|req: Request<IncomingBody>| async move {
+        let (error, _) = error_for(req.uri().path());
+        // For POST it is the body of the response that fails.
+        if req.method() == "GET" {
+            return Err(error);
+        }
+        Ok(Response::new(StreamBody::new(futures_util::stream::iter([Err::<Frame<Bytes>, _>(error)]))))
+    });
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let server = Server::new(&ServerParams::DEFAULT).unwrap();
+    tokio::spawn(async move { server.serve(far, service, pending()).await });
+    let mut client = crate::support::client(near).await;
+    for path in PATHS {
+        let (_, code) = error_for(path);
+        let uri = format!("http://test.example{path}");
+        for method in ["GET", "POST"] {
+            let req = Request::builder().method(method).uri(&uri).body(()).unwrap();
+            let (response, _) = client.send_request(req, true).unwrap();
+            let ended = async { collect(response.await?.body_mut()).await };
+            assert_eq!(reset(ended.await), code, "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_as_a_service_passes_codes_on() {
+    let (opened, mut ios) = mpsc::unbounded_channel();
+    let connect = Connect::<_, IncomingBody>::new(Opens(opened), &ClientParams::DEFAULT).unwrap();
+    let accepted = async { Endpoint::accept(ios.recv().await.unwrap()).await };
+    let (connected, mut endpoint) = tokio::join!(connect.oneshot("endpoint"), accepted);
+    let connection = connected.unwrap();
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let server = Server::new(&ServerParams::DEFAULT).unwrap();
+    tokio::spawn(async move { server.serve(far, connection, pending()).await });
+    let mut client = crate::support::client(near).await;
+    for code in codes() {
+        let (response, _) = client.send_request(get(), true).unwrap();
+        endpoint.asked().await.respond.send_reset(code);
+        assert_eq!(reset(response.await), code);
+    }
 }

@@ -14,6 +14,7 @@ use proxy_http::{
 use std::{
     future::{Ready, pending, ready},
     io,
+    num::NonZeroUsize,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -107,7 +108,16 @@ impl Rig {
         Self::build(server, client, params, buffers, proxy::Client::default(), one())
     }
 
-    /// With what is known of the client.
+    /// One that opens one connection to its endpoint at most.
+    pub(crate) fn with_one_connection(client: &ClientParams, buffers: BufferLimit) -> Self {
+        let (server, known) = (&ServerParams::DEFAULT, proxy::Client::default());
+        Self::build(server, client, PROXY, buffers, known, |connect| {
+            let params = balance::Params { max_connections: NonZeroUsize::MIN, ..endpoint_params() };
+            Endpoints::fixed(["endpoint"], &connect, params)
+        })
+    }
+
+    /// With the client's certificate, or without.
     pub(crate) fn for_client(
         server: &ServerParams,
         client: &ClientParams,
@@ -155,7 +165,7 @@ impl Rig {
         let proxy = Proxy::new(endpoints.clone(), Arc::clone(&limits), Arc::clone(&stats)).for_client(known);
         let server = Server::new(server)
             .unwrap()
-            .extended_connect(move || asked.take_extended_connect())
+            .extended_connect(move || asked.is_extended_connect_enabled())
             .count_on(Arc::clone(stats.transport(Peer::Client)))
             .buffer_in(Arc::clone(&buffers));
         let mut rig = Self { client_io: None, endpoint_ios, stats, buffers, limits, endpoints, server, proxy };
@@ -212,7 +222,7 @@ impl Endpoint {
         self.asked.recv().await.expect("the proxy sends a request")
     }
 
-    /// Says GOAWAY and serves what is open.
+    /// Sends GOAWAY and serves the open streams.
     pub(crate) fn go_away(&self) {
         self.goaway.send(()).unwrap();
     }

@@ -186,7 +186,7 @@ async fn ends_need_no_window() {
     }
 }
 
-/// h2 leaves out what is above the limit, and all that follows it.
+/// h2 leaves out the fields above the limit, and all that follow.
 #[tokio::test]
 async fn trailers_that_are_cut_never_look_whole() {
     let limit = 64 << 10;

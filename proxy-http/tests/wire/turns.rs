@@ -1,4 +1,4 @@
-//! A connection with much to read lets others have their turn, and the system tell what else there is to do.
+//! A connection with much to read lets others have their turn, and has the system asked for events.
 
 use crate::{
     frames::{PING, Peer},
@@ -22,7 +22,7 @@ async fn check(mut peer: Peer, rig: &Rig, side: Side, frames: &[u8]) {
             let read = stats.transport(side).read_bytes();
             seen.fetch_max(read - before, Relaxed);
             before = read;
-            // Behind all that may run now, and what the system tells.
+            // Behind all tasks that may run now, and the system's events.
             yield_now().await;
         }
     });
@@ -31,7 +31,7 @@ async fn check(mut peer: Peer, rig: &Rig, side: Side, frames: &[u8]) {
     peer.send(PING, 0, 0, &[0; 8]).await;
     while peer.frame().await.unwrap().kind != PING {}
     let largest = largest.load(Relaxed);
-    // The first read of 8 KiB, and a short one or two, as those who let others go first come to be in a row.
+    // The first read of 8 KiB, and a short one or two, as tasks that let others go first come to be in a row.
     assert!((1_000..=13_000).contains(&largest), "{largest} bytes in a turn");
     other.abort();
 }

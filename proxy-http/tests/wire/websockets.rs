@@ -32,7 +32,7 @@ const UPGRADE: &str = "GET /chat?x HTTP/1.1|host: test.example|connection: keep-
                        sec-websocket-protocol: chat|sec-websocket-extensions: permessage-deflate||";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// What no head and no body of HTTP/1.1 may have.
+/// Bytes that no head and no body of HTTP/1.1 may have.
 pub(crate) const BYTES: &str = "\n\0content-length: 5\r\ncontent-length: 6\n\r\n\r\n";
 
 /// An HTTP/2 endpoint that takes extended CONNECT.
@@ -336,7 +336,7 @@ async fn they_are_idle_for_as_long_as_is_set() {
         let mut rig = Rig::new(&params, &ClientParams::DEFAULT, PROXY);
         let io = rig.client_io.take().unwrap();
         let (mut client, mut asked, mut to, _endpoint) = accepted(&mut rig, io).await;
-        // What moves either way is enough.
+        // A byte either way is enough.
         for _ in 0..3 {
             sleep(IDLE * 9 / 10).await;
             client.send("ping").await;
@@ -407,7 +407,7 @@ fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.split("\r\n").find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
 }
 
-/// What answers to the key of a request.
+/// The answer to the key of a request.
 fn accept(head: &str) -> String {
     let key = field(head, "sec-websocket-key").expect("a key");
     assert_eq!(BASE64.decode(key.as_bytes()).unwrap().len(), 16, "{key}");
@@ -518,7 +518,7 @@ async fn what_an_http_1_1_endpoint_answers_is_passed_on_unless_it_looks_like_suc
         let mut received = response.await.unwrap();
         assert_eq!(received.status().as_u16(), status, "{rsp}");
         assert_eq!(collect(received.body_mut()).await.unwrap().0, body.as_bytes(), "{rsp}");
-        // What was meant for the tunnel goes nowhere.
+        // Bytes that were meant for the tunnel go nowhere.
         let _ = to.send_data("GET /hidden HTTP/1.1\r\nhost: a\r\n\r\n".into(), true);
         assert_eq!(statuses(&rig).await, [status]);
         assert!(endpoint.read.is_empty(), "{rsp}");
@@ -562,7 +562,7 @@ async fn an_http_1_1_endpoint_that_takes_nothing_is_given_up() {
     let mut rig = http1();
     let (rsp, mut to, _endpoint) = accepted_by_http1(&mut rig).await;
     let started = Instant::now();
-    // The pipe's worth, and what is on the way.
+    // The size of the pipe, and the bytes on the way.
     let sent = pump(&mut to).await;
     assert!(sent < 1 << 22, "it is held up after {sent} bytes");
     let reason = timeout(2 * STALL, poll_fn(|cx| to.poll_reset(cx))).await.expect("it is given up").unwrap();

@@ -18,7 +18,7 @@ use std::{
     },
 };
 
-/// Who issues certificates.
+/// An authority that issues certificates.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
@@ -103,7 +103,7 @@ impl Authority {
         config
     }
 
-    /// An endpoint that speaks what `alpn` says. With `clients` it asks for certificates of theirs.
+    /// An endpoint with the protocols of `alpn`. With `clients` it asks for certificates of theirs.
     pub(crate) fn server(identity: &Identity, alpn: &[&str], clients: Option<&Self>) -> Arc<ServerConfig> {
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
         let builder = match clients {
@@ -128,7 +128,7 @@ impl Identity {
         PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
     }
 
-    /// The same with what PKCS#8 has inside: SEC1 or PKCS#1, as `label` says.
+    /// The same with the key inside of PKCS#8: SEC1 or PKCS#1, as `label` says.
     pub(crate) fn with_inner_key(&self, label: &str) -> Self {
         let key = self.key();
         let (whole, _) = element(key.secret_der());
@@ -139,7 +139,7 @@ impl Identity {
     }
 }
 
-/// The content of a DER element, and what follows it.
+/// The content of a DER element, and the bytes that follow it.
 fn element(der: &[u8]) -> (&[u8], &[u8]) {
     let (header, length) = match usize::from(der[1]) {
         short @ ..0x80 => (2, short),
@@ -164,7 +164,7 @@ impl Files {
         self.0.join(name).to_str().unwrap().to_owned()
     }
 
-    /// Writes a file as a whole, as those do who care, and returns where it is.
+    /// Writes a file by a rename, so that it is seen as a whole, and returns where it is.
     pub(crate) fn write(&self, name: &str, text: &str) -> String {
         let (new, path) = (self.path("new"), self.path(name));
         fs::write(&new, text).unwrap();

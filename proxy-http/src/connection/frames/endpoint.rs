@@ -3,8 +3,10 @@
 use crate::connection::{
     frames::{
         empty_data::{EmptyDataFilter, FramesRead},
-        head::{CONTINUATION, DATA, FrameHead, GOAWAY, HEADERS, SETTING, SETTINGS, SETTINGS_MAX_HEADER_LIST_SIZE},
-        interim,
+        head::{
+            CONTINUATION, DATA, FrameHead, GOAWAY, HEADERS, SETTINGS, SETTINGS_MAX_HEADER_LIST_SIZE, WINDOW_UPDATE,
+        },
+        interim, peer_windows,
         reader::{FrameObserver, FrameReader},
         small_data::SmallDataBudget,
     },
@@ -28,8 +30,8 @@ pub(crate) struct EndpointFrames {
     empty: u32,
 }
 
-/// The first frame, which is SETTINGS (RFC 9113 section 3.4). Later ones are not read: endpoints announce a header list size
-/// once.
+/// The first frame, which is SETTINGS (RFC 9113 section 3.4). Later ones are not read for a header list size, which endpoints
+/// announce once.
 #[derive(Clone, Copy, Debug)]
 enum FirstSettings {
     Awaited,
@@ -146,9 +148,8 @@ impl FrameObserver for EndpointFrames {
                 self.empty_data.continuation(head);
                 0
             }
-            SETTINGS if matches!(self.settings, FirstSettings::Reading(_)) => SETTING,
             GOAWAY if head.length >= GOAWAY_FIELDS => GOAWAY_FIELDS,
-            _ => 0,
+            _ => peer_windows::wanted(head),
         })
     }
 
@@ -162,14 +163,15 @@ impl FrameObserver for EndpointFrames {
                     self.connection_state.open_streams().expect_interim();
                 }
             }
-            SETTINGS => {
-                if let [a, b, value @ ..] = bytes
+            SETTINGS | WINDOW_UPDATE => {
+                if let FirstSettings::Reading(max_header_list) = &mut self.settings
+                    && let [a, b, value @ ..] = bytes
                     && [*a, *b] == SETTINGS_MAX_HEADER_LIST_SIZE
                     && let Ok(value) = value.try_into()
                 {
-                    self.settings = FirstSettings::Reading(Some(u32::from_be_bytes(value)));
+                    *max_header_list = Some(u32::from_be_bytes(value));
                 }
-                return SETTING;
+                return peer_windows::note(head, bytes, self.connection_state.path());
             }
             // The last stream that it leaves in. 0: none.
             GOAWAY if bytes[..4] != [0; 4] => self.connection_state.set_answered(),
@@ -207,6 +209,7 @@ impl EmptyRate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::frames::head::SETTING;
 
     #[test]
     fn the_first_settings_are_noted_once_they_are_whole() {
@@ -221,7 +224,7 @@ mod tests {
         ] {
             let all = [first.clone(), frame(SETTINGS, &[0, 6, 0, 0, 0, 1])].concat();
             for piece in 1..=all.len() {
-                let connection_state = ConnectionState::new(false);
+                let connection_state = ConnectionState::new(&Arc::default());
                 let mut frames = EndpointFrames::reader(&connection_state);
                 let mut read = 0;
                 for bytes in all.chunks(piece) {

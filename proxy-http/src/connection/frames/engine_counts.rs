@@ -4,25 +4,19 @@
 //! on it. It tells neither the number nor each of them: a frame that comes late on a stream that it has forgotten belongs to
 //! no stream. And the numbers of streams end at 2^31 (RFC 9113 section 5.1.1): requests that find none left fail.
 
-use crate::connection::frames::{
-    head::{FrameHead, HEADERS, RST_STREAM},
-    reader::{FrameObserver, FrameReader},
+use crate::connection::{
+    frames::{
+        head::{DATA, FrameHead, HEADERS, RST_STREAM},
+        reader::{FrameObserver, FrameReader},
+    },
+    state::ConnectionState,
 };
-use std::{convert::Infallible, mem};
+use std::{convert::Infallible, sync::Arc};
 
-/// Observes the frames that are written on one connection.
-#[derive(Debug, Default)]
+/// Notes the frames that are written on one connection on its state.
+#[derive(Debug)]
 pub(crate) struct EngineCounts {
-    counted: Counted,
-}
-
-/// The counts of one write.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Counted {
-    /// Streams that were reset with a code that h2 resets with by itself. Some may be passed on from the other side.
-    pub(crate) resets: usize,
-    /// There are few streams left to open.
-    pub(crate) last_streams: bool,
+    connection_state: Arc<ConnectionState>,
 }
 
 /// Streams that are opened above this one are among the last: as many as requests may need while a connection is replaced.
@@ -38,22 +32,23 @@ const STREAM_CLOSED: u8 = 0x5;
 
 impl EngineCounts {
     /// A reader for a connection whose first frame is written after `before` bytes.
-    pub(crate) fn reader(before: usize) -> FrameReader<Self> {
-        FrameReader::new(before, Self::default())
+    pub(crate) fn reader(before: usize, connection_state: &Arc<ConnectionState>) -> FrameReader<Self> {
+        FrameReader::new(before, Self { connection_state: Arc::clone(connection_state) })
     }
 }
 
 impl FrameReader<EngineCounts> {
     /// Counts the frames in `bytes`, which were written.
     #[inline]
-    pub(crate) fn wrote(&mut self, bytes: &[u8]) -> Counted {
-        if self.pass_over(bytes.len()) { Counted::default() } else { self.wrote_frames(bytes) }
+    pub(crate) fn wrote(&mut self, bytes: &[u8]) {
+        if !self.pass_over(bytes.len()) {
+            self.wrote_frames(bytes);
+        }
     }
 
     #[inline(never)]
-    fn wrote_frames(&mut self, bytes: &[u8]) -> Counted {
+    fn wrote_frames(&mut self, bytes: &[u8]) {
         let Ok(()) = self.follow(bytes);
-        mem::take(&mut self.observer.counted)
     }
 }
 
@@ -63,8 +58,14 @@ impl FrameObserver for EngineCounts {
     #[inline(always)]
     fn head(&mut self, head: FrameHead, _: usize) -> Result<usize, Infallible> {
         Ok(match head.kind {
+            DATA => {
+                self.connection_state.path().add_peer_connection_window(-(head.length as i64));
+                0
+            }
             HEADERS => {
-                self.counted.last_streams |= head.stream > LAST_STREAMS;
+                if head.stream > LAST_STREAMS {
+                    self.connection_state.set_last_streams();
+                }
                 0
             }
             RST_STREAM => CODE,
@@ -75,7 +76,7 @@ impl FrameObserver for EngineCounts {
     #[inline(always)]
     fn payload(&mut self, _: FrameHead, code: &[u8]) -> usize {
         if let [_, _, _, PROTOCOL_ERROR | FLOW_CONTROL_ERROR | STREAM_CLOSED] = code {
-            self.counted.resets += 1;
+            self.connection_state.engine_reset();
         }
         0
     }
@@ -95,10 +96,12 @@ mod tests {
         let all = [b"preface".to_vec(), frame(0, &[RST_STREAM; 20]), reset(8), frame(4, &[]), reset(1), reset(3)];
         let all = [all.concat(), frame(1, &[1]), reset(5), frame(0, &[]), reset(7), reset(1)].concat();
         for size in 1..=all.len() {
-            let mut counts = EngineCounts::reader("preface".len());
-            let counted: Vec<_> = all.chunks(size).map(|chunk| counts.wrote(chunk)).collect();
-            assert_eq!(counted.iter().map(|counted| counted.resets).sum::<usize>(), 4, "{size}");
-            assert!(counted.iter().all(|counted| !counted.last_streams));
+            let connection_state = ConnectionState::new(&Arc::default());
+            let mut counts = EngineCounts::reader("preface".len(), &connection_state);
+            all.chunks(size).for_each(|chunk| counts.wrote(chunk));
+            let nears = [3, 4].map(|resets| connection_state.nears_engine_limit(resets, u64::MAX));
+            assert_eq!(nears, [true, false], "{size}");
+            assert!(!connection_state.has_few_streams_left());
         }
     }
 
@@ -111,7 +114,9 @@ mod tests {
             (HEADERS, u32::MAX >> 1, true),
         ] {
             let frame = [&[0, 0, 0, kind, 4][..], &stream.to_be_bytes()].concat();
-            assert_eq!(EngineCounts::reader(0).wrote(&frame), Counted { resets: 0, last_streams: last });
+            let connection_state = ConnectionState::new(&Arc::default());
+            EngineCounts::reader(0, &connection_state).wrote(&frame);
+            assert_eq!(connection_state.has_few_streams_left(), last);
         }
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod head;
 mod interim;
 mod kinds;
 pub(crate) mod local_settings;
+mod peer_windows;
 pub(crate) mod rapid_reset;
 pub(crate) mod rate;
 pub(crate) mod reader;

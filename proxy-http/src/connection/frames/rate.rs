@@ -13,6 +13,7 @@ use crate::connection::{
             ANSWERS, EMPTY_DATA_FRAMES, OTHER_FRAMES, PING_FRAMES, PRIORITY_FRAMES, RESET_FRAMES, RateWindow,
             SETTINGS_FRAMES, WINDOW_UPDATE_FRAMES,
         },
+        peer_windows,
         reader::{FrameObserver, FrameReader},
         seen::FrameCounts,
         small_data::SmallDataBudget,
@@ -222,12 +223,15 @@ impl FrameObserver for FrameRates {
             WINDOW_UPDATE => (WINDOW_UPDATE_FRAMES, 1),
             _ => (OTHER_FRAMES, 1),
         };
-        self.count(kind, weight).map(|()| 0)
+        self.count(kind, weight).map(|()| peer_windows::wanted(head))
     }
 
-    /// The first byte of padded DATA.
+    /// The first byte of padded DATA, or a piece of WINDOW_UPDATE or SETTINGS.
     #[inline(always)]
     fn payload(&mut self, head: FrameHead, bytes: &[u8]) -> usize {
+        if head.kind != DATA {
+            return peer_windows::note(head, bytes, self.connection_state.path());
+        }
         SmallDataBudget::padding(head, bytes[0], &self.connection_state);
         0
     }
@@ -272,7 +276,7 @@ mod tests {
 
     fn greeted() -> (FrameReader<FrameRates>, Arc<FrameCounts>) {
         let seen = Arc::<FrameCounts>::default();
-        let mut frame_rates = FrameRates::reader(MAX, &seen, &ConnectionState::new(false));
+        let mut frame_rates = FrameRates::reader(MAX, &seen, &ConnectionState::new(&Arc::default()));
         frame_rates.read(PREFACE_AND_SETTINGS);
         assert!(seen.has_greeted());
         (frame_rates, seen)
@@ -393,7 +397,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_has_greeted_after_its_first_frame() {
         let seen = Arc::<FrameCounts>::default();
-        let mut frame_rates = FrameRates::reader(MAX, &seen, &ConnectionState::new(false));
+        let mut frame_rates = FrameRates::reader(MAX, &seen, &ConnectionState::new(&Arc::default()));
         for byte in PREFACE_AND_SETTINGS {
             assert!(!seen.has_greeted());
             frame_rates.read(&[*byte]);

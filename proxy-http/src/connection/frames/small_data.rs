@@ -21,7 +21,9 @@ pub(crate) struct SmallDataBudget {
 
 impl SmallDataBudget {
     /// A DATA frame begins. Returns the number of bytes of its payload that [`padding`](Self::padding) needs.
+    #[inline]
     pub(super) fn data(&mut self, head: FrameHead, connection_state: &ConnectionState) -> usize {
+        connection_state.path().received(head.length);
         self.add(head.length, connection_state.open_streams());
         usize::from(head.has_padding())
     }
@@ -48,7 +50,7 @@ mod tests {
 
     #[test]
     fn reading_and_large_frames_pay() {
-        let (mut small_data, streams) = (SmallDataBudget::default(), Streams::default());
+        let (mut small_data, streams) = (SmallDataBudget::default(), Streams::new(&std::sync::Arc::default()));
         for _ in 0..10 {
             small_data.add(6, &streams);
         }

@@ -72,7 +72,7 @@ async fn floods_that_are_read_close_the_connection() {
 async fn floods_that_are_not_read_stop() {
     for (index, (limit, bytes)) in floods().into_iter().enumerate() {
         let mut scene = Scene::new(&ServerParams::DEFAULT).await;
-        // What a socket holds, so that it fills.
+        // The buffer of a socket, so that it fills.
         let (io, served) = scene.rig.connect(16 << 10);
         let mut attacker = Attacker::new(Peer::greet(io).await.0, served);
         past_stream(&mut scene, &mut attacker).await;
@@ -131,7 +131,7 @@ async fn frames_are_counted_by_the_second() {
         }
         sleep(SECOND).await;
         assert_eq!(attacker.alive().await, Ok(()), "{limit:?}");
-        // Those that end the last second, those of a new one, and what the answers to the first allow.
+        // The frames that end the last second, the frames of a new one, and the ones that the answers to the first allow.
         attacker.peer.0.write_all(&bytes.repeat(300)).await.unwrap();
         assert_eq!(attacker.settled().await, Err(Reason::ENHANCE_YOUR_CALM), "{limit:?}");
         scene.closed_for(attacker.served, limit).await;
@@ -154,7 +154,7 @@ async fn what_comes_with_too_many_frames_is_not_looked_at() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_may_give_window_back_for_each_frame() {
-    // Far fewer than 20,000 WINDOW_UPDATEs would be too many without what they are for.
+    // Far fewer than 20,000 WINDOW_UPDATEs would be too many without the DATA that they are for.
     let params = with(Protection { max_control_frames: 100, ..Protection::DEFAULT });
     let mut scene = Scene::new(&params).await;
     let mut client = scene.attacker().await;

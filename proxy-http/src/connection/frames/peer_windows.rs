@@ -1,0 +1,36 @@
+//! The windows that the peer grants, of which h2 tells nothing but what is left of a stream's.
+
+use crate::connection::{
+    frames::head::{ACK, FrameHead, SETTING, SETTINGS, SETTINGS_INITIAL_WINDOW_SIZE, WINDOW_UPDATE},
+    path::Path,
+};
+
+/// The length of an increment, which is the payload of WINDOW_UPDATE (RFC 9113 section 6.9).
+const INCREMENT: usize = 4;
+
+/// The number of bytes of a frame's payload that [`note`] needs next.
+#[inline]
+pub(super) fn wanted(head: FrameHead) -> usize {
+    match head.kind {
+        WINDOW_UPDATE if head.stream == 0 => INCREMENT,
+        SETTINGS if head.flags & ACK == 0 => SETTING,
+        _ => 0,
+    }
+}
+
+/// Notes a piece of the payload of WINDOW_UPDATE or SETTINGS. Returns the number of bytes that are needed next.
+pub(super) fn note(head: FrameHead, bytes: &[u8], path: &Path) -> usize {
+    match *bytes {
+        [a, b, c, d] if head.kind == WINDOW_UPDATE => {
+            path.add_peer_connection_window((u32::from_be_bytes([a, b, c, d]) & (u32::MAX >> 1)).into());
+            0
+        }
+        [high, low, a, b, c, d] if head.kind == SETTINGS => {
+            if [high, low] == SETTINGS_INITIAL_WINDOW_SIZE {
+                path.set_peer_stream_window(u32::from_be_bytes([a, b, c, d]));
+            }
+            SETTING
+        }
+        _ => 0,
+    }
+}

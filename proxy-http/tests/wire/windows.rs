@@ -1,0 +1,240 @@
+//! Windows under pressure, the connections that requests go to meanwhile, and what the counters say of it.
+
+use crate::{
+    stalls::{SECOND, endpoint, fast, fixed, stall, toward_endpoints, unwilling},
+    support::{Asked, Endpoint, PROXY, Rig, collect, get},
+};
+use bytes::Bytes;
+use h2::{SendStream, client::SendRequest};
+use http_h2::{ClientParams, FlowControl, ServerParams};
+use proxy_http::{
+    BufferLimit,
+    stats::{BlockedReason, Peer},
+};
+use std::{future::poll_fn, time::Duration};
+use tokio::time::{sleep, timeout};
+
+const MIB: usize = 1 << 20;
+
+/// The window of a new stream of a response, as the endpoint has it.
+async fn window(client: &mut SendRequest<Bytes>, endpoint: &mut Endpoint) -> usize {
+    poll_fn(|cx| client.poll_ready(cx)).await.unwrap();
+    let (response, _) = client.send_request(get(), true).unwrap();
+    let mut body = endpoint.asked().await.answer();
+    body.reserve_capacity(64 * MIB);
+    // Capacity comes in parts.
+    while timeout(SECOND, poll_fn(|cx| body.poll_capacity(cx))).await.is_ok() {}
+    let window = body.capacity();
+    body.send_data(Bytes::new(), true).unwrap();
+    collect(response.await.unwrap().body_mut()).await.unwrap();
+    window
+}
+
+#[tokio::test(start_paused = true)]
+async fn adaptive_windows_are_full_at_once_small_under_pressure_and_full_again() {
+    // A sixteenth of it is for readers that have stopped.
+    let mut rig = Rig::with_one_connection(&toward_endpoints(FlowControl::Adaptive), BufferLimit::new(64 * MIB));
+    let (mut slow, _grant) = unwilling(&rig).await;
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    // A quarter of half of the limit is reserved, beside the default params' window.
+    assert_eq!(window(&mut client, &mut endpoint).await, 9 * MIB);
+    let (stalled, sent) = stall(&mut slow, &mut endpoint, 64).await;
+    assert!(sent.iter().sum::<usize>() <= 24 * MIB, "{sent:?}");
+    assert!(rig.buffers.held() <= 24 * MIB, "{}", rig.buffers.held());
+    assert_eq!(window(&mut client, &mut endpoint).await, 65_535);
+    drop((stalled, slow));
+    sleep(2 * SECOND).await;
+    assert_eq!(window(&mut client, &mut endpoint).await, 9 * MIB);
+    assert_eq!(rig.buffers.held(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_go_past_a_connection_that_readers_which_have_stopped_fill() {
+    for flow_control in [FlowControl::Adaptive, fixed(16 << 20, 24 << 20), fixed(65_535, 1 << 20)] {
+        let client = toward_endpoints(flow_control);
+        let mut rig = Rig::buffering(&ServerParams::DEFAULT, &client, PROXY, BufferLimit::new(64 * MIB));
+        let (mut slow, _grant) = unwilling(&rig).await;
+        let (mut client, mut first) = (rig.client().await, endpoint(&mut rig).await);
+        assert_eq!(fast(&mut client, &mut first).await.await, 256 << 10);
+        let (_stalled, _) = stall(&mut slow, &mut first, 16).await;
+        poll_fn(|cx| client.poll_ready(cx)).await.unwrap();
+        let (response, _) = client.send_request(get(), true).unwrap();
+        let mut second = endpoint(&mut rig).await;
+        second.asked().await.answer().send_data(vec![7; MIB].into(), true).unwrap();
+        assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0.len(), MIB);
+        // Clients that do not read stay with their like.
+        let mut more = Vec::new();
+        for _ in 0..8 {
+            poll_fn(|cx| slow.poll_ready(cx)).await.unwrap();
+            more.push(slow.send_request(get(), true).unwrap());
+            timeout(SECOND, first.asked()).await.expect("it comes on the first connection");
+        }
+        assert!(rig.endpoint_ios.try_recv().is_err(), "two connections are enough");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_other_connection_can_be_had_requests_use_the_one_there_is() {
+    let client = toward_endpoints(FlowControl::Adaptive);
+    let mut rig = Rig::buffering(&ServerParams::DEFAULT, &client, PROXY, BufferLimit::new(64 * MIB));
+    let (mut slow, _grant) = unwilling(&rig).await;
+    let (mut client, mut first) = (rig.client().await, endpoint(&mut rig).await);
+    let (_stalled, _) = stall(&mut slow, &mut first, 64).await;
+    // The endpoint leaves further connections without SETTINGS.
+    assert_eq!(timeout(2 * SECOND, fast(&mut client, &mut first).await).await.expect("it is answered"), 256 << 10);
+    let at_once = timeout(SECOND / 10, fast(&mut client, &mut first).await).await;
+    assert_eq!(at_once.expect("it does not wait again"), 256 << 10);
+    assert!(rig.endpoint_ios.try_recv().is_ok(), "another one was tried");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_stops_and_goes_on_gets_all_in_order() {
+    let client = toward_endpoints(FlowControl::Adaptive);
+    let mut rig = Rig::buffering(&ServerParams::DEFAULT, &client, PROXY, BufferLimit::new(4 * MIB));
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    let (response, _) = client.send_request(get(), true).unwrap();
+    let mut body = endpoint.asked().await.answer();
+    let sending = tokio::spawn(async move {
+        for number in 0..20_000_u32 {
+            let chunk = Bytes::from(number.to_be_bytes().repeat(250));
+            send(&mut body, chunk).await;
+        }
+        body.send_data(Bytes::new(), true).unwrap();
+    });
+    let mut response = response.await.unwrap().into_body();
+    let mut received = Vec::new();
+    for _ in 0..1_000 {
+        // As much as is left of the window is buffered meanwhile.
+        sleep(Duration::from_millis(10)).await;
+        let more = received.len() + 20_000;
+        while received.len() < more
+            && let Some(data) = response.data().await
+        {
+            let data = data.unwrap();
+            response.flow_control().release_capacity(data.len()).unwrap();
+            received.extend_from_slice(&data);
+        }
+    }
+    sending.await.unwrap();
+    let rest = collect(&mut response).await.unwrap().0;
+    received.extend_from_slice(&rest);
+    let expected: Vec<u8> = (0..20_000_u32).flat_map(|number| number.to_be_bytes().repeat(250)).collect();
+    assert!(received == expected, "{} of {}", received.len(), expected.len());
+}
+
+/// Sends a chunk as window for it comes.
+async fn send(to: &mut SendStream<Bytes>, mut chunk: Bytes) {
+    while !chunk.is_empty() {
+        to.reserve_capacity(chunk.len());
+        while to.capacity() == 0 {
+            poll_fn(|cx| to.poll_capacity(cx)).await.unwrap().unwrap();
+        }
+        let len = to.capacity().min(chunk.len());
+        to.send_data(chunk.split_to(len), false).unwrap();
+    }
+}
+
+/// Checks that of one peer's streams so many are blocked for this reason, and none for another, for as long as that is so.
+async fn check_blocked(rig: &Rig, peer: Peer, reason: BlockedReason, streams: u64) {
+    let blocked = || rig.stats.transport(peer).blocked().collect::<Vec<_>>();
+    sleep(SECOND).await;
+    let before = blocked();
+    sleep(10 * SECOND).await;
+    for (before, now) in before.into_iter().zip(blocked()) {
+        let expected = if now.reason == reason { streams } else { 0 };
+        let grown = (now.time - before.time).as_secs_f64();
+        assert_eq!((now.streams, grown.round() as u64), (expected, 10 * expected), "{peer:?} {:?}", now.reason);
+    }
+}
+
+/// Checks that nothing is blocked any more, and that the times stand still.
+async fn check_free(rig: &Rig) {
+    sleep(SECOND).await;
+    for peer in [Peer::Client, Peer::Endpoint] {
+        let blocked = || rig.stats.transport(peer).blocked().collect::<Vec<_>>();
+        let before = blocked();
+        sleep(10 * SECOND).await;
+        assert_eq!(blocked(), before);
+        assert!(before.iter().all(|blocked| blocked.streams == 0), "{before:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn blocked_by_a_streams_window() {
+    let mut rig = Rig::defaults();
+    let (mut slow, grant) = unwilling(&rig).await;
+    let mut endpoint = endpoint(&mut rig).await;
+    let (response, _) = slow.send_request(get(), true).unwrap();
+    endpoint.asked().await.answer().send_data(vec![0; 40_000].into(), true).unwrap();
+    let mut response = response.await.unwrap();
+    check_blocked(&rig, Peer::Client, BlockedReason::StreamWindow, 1).await;
+    grant.send(65_535).unwrap();
+    collect(response.body_mut()).await.unwrap();
+    check_free(&rig).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn blocked_by_the_connections_window() {
+    let mut rig = Rig::defaults();
+    let io = rig.client_io.take().unwrap();
+    let (mut client, connection) =
+        h2::client::Builder::new().initial_window_size(1 << 20).handshake::<_, Bytes>(io).await.unwrap();
+    tokio::spawn(connection);
+    let mut endpoint = endpoint(&mut rig).await;
+    let (response, _) = client.send_request(get(), true).unwrap();
+    endpoint.asked().await.answer().send_data(vec![0; 100_000].into(), true).unwrap();
+    let mut response = response.await.unwrap();
+    check_blocked(&rig, Peer::Client, BlockedReason::ConnectionWindow, 1).await;
+    collect(response.body_mut()).await.unwrap();
+    check_free(&rig).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn blocked_by_the_socket() {
+    let mut rig = Rig::defaults();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(1 << 24).initial_connection_window_size(1 << 24);
+    let (mut client, mut connection) = builder.handshake::<_, Bytes>(rig.connect(1 << 10).0).await.unwrap();
+    let mut endpoint = endpoint(&mut rig).await;
+    let (response, _) = client.send_request(get(), true).unwrap();
+    let asking = async {
+        tokio::select! {
+            _ = &mut connection => unreachable!("it goes on"),
+            asked = endpoint.asked() => asked,
+        }
+    };
+    let mut body = Asked::answer(&mut asking.await);
+    // More than the engine keeps. From here on nobody reads the pipe.
+    let sending = tokio::spawn(async move {
+        send(&mut body, vec![0; 4 * MIB].into()).await;
+        body.send_data(Bytes::new(), true).unwrap();
+    });
+    check_blocked(&rig, Peer::Client, BlockedReason::Socket, 1).await;
+    tokio::spawn(connection);
+    assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0.len(), 4 * MIB);
+    sending.await.unwrap();
+    check_free(&rig).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn blocked_by_a_reader() {
+    let mut rig = Rig::defaults();
+    let (mut slow, _grant) = unwilling(&rig).await;
+    let mut endpoint = endpoint(&mut rig).await;
+    let (stalled, _) = stall(&mut slow, &mut endpoint, 3).await;
+    check_blocked(&rig, Peer::Endpoint, BlockedReason::Reader, 3).await;
+    drop((stalled, slow));
+    check_free(&rig).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn blocked_by_the_budget() {
+    let client = ClientParams { flow_control: Some(fixed(65_535, 4 * 65_535)), ..ClientParams::DEFAULT };
+    let mut rig = Rig::with_one_connection(&client, BufferLimit::new(0));
+    let (mut slow, _grant) = unwilling(&rig).await;
+    let mut endpoint = endpoint(&mut rig).await;
+    let (stalled, _) = stall(&mut slow, &mut endpoint, 4).await;
+    check_blocked(&rig, Peer::Endpoint, BlockedReason::Budget, 4).await;
+    drop((stalled, slow));
+    check_free(&rig).await;
+}
