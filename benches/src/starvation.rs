@@ -52,7 +52,7 @@ pub struct Scene {
     pub rtt_ms: u64,
     /// The link's bandwidth, in Mbit/s each way.
     pub mbits: u64,
-    /// Whether stopped readers come to a new proxy, instead of the one whose windows the traffic without them has grown.
+    /// Whether stopped readers come to a new proxy, instead of the one that the traffic without them went through.
     pub cold: bool,
     /// More variables for the proxy, without the `LINKERD2_PROXY_` that all have.
     pub env: Vec<(String, String)>,
@@ -552,6 +552,11 @@ impl Table {
     /// Whether nothing was measured.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// The scenes, each with its measurements.
+    pub fn rows(&self) -> impl Iterator<Item = (&Scene, &[Beside])> {
+        self.rows.iter().map(|(scene, samples)| (scene, samples.as_slice()))
     }
 
     /// Markdown: a row for each scene, of medians.

@@ -41,7 +41,7 @@ pub enum Windows {
         /// Of a connection.
         connection: u32,
     },
-    /// Windows that grow; fixed ones mean nothing then.
+    /// Windows that the proxy sets by itself; fixed ones mean nothing then.
     Adaptive,
 }
 
@@ -84,15 +84,14 @@ impl Cell {
         words.split_whitespace().all(|word| name.split(' ').any(|part| part == word))
     }
 
-    /// How long to let the load run before it counts: adaptive windows take round trips to grow.
+    /// How long to let the load run before it counts.
     pub fn warm_up(&self) -> Duration {
         if self.profile != Profile::Steady {
             // The same for all, so that all see the same part of it.
             return Duration::from_secs(1);
         }
         let links = if self.side == Side::Both { 2 } else { 1 };
-        let round_trips = if self.windows == Windows::Adaptive { 40 } else { 10 };
-        Duration::from_millis(250 + round_trips * self.rtt_ms * links)
+        Duration::from_millis(250 + 10 * self.rtt_ms * links)
     }
 
     /// How long to measure, where a steady cell is to take `time`.
