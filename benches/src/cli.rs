@@ -82,7 +82,7 @@ struct OutsideArgs {
 
 #[derive(Args, Debug)]
 struct ReportArgs {
-    /// The results of `matrix`; of several, a later one replaces cells of those before [default: the newest in
+    /// The results of `matrix` and `starvation`; of several, a later one replaces what those before measured [default: the newest in
     /// target/benches]
     #[arg(long, value_name = "FILE")]
     results: Vec<PathBuf>,
@@ -157,7 +157,7 @@ struct StarvationArgs {
     /// How clients stop reading
     #[arg(long, value_enum, default_value_t)]
     stop: starvation::Stop,
-    /// Let readers come to a new proxy, instead of one whose windows have grown
+    /// Let readers come to a new proxy, instead of one that has had the traffic without them
     #[arg(long)]
     cold: bool,
     /// The link's round trip, in milliseconds
@@ -335,7 +335,9 @@ fn variable(text: &str) -> Result<(String, String), String> {
 fn write_report(args: ReportArgs) -> Outcome {
     let mut results = args.results;
     if results.is_empty() {
-        results.push(newest_results().ok_or("there are no results: call `benches matrix` before")?);
+        results.push(
+            newest_results().ok_or("there are no results: call `benches matrix` or `benches starvation` before")?,
+        );
     }
     // The repository holds a full run's report, which a quick one should not replace.
     let out = args.out.unwrap_or_else(|| {
@@ -346,9 +348,13 @@ fn write_report(args: ReportArgs) -> Outcome {
     for path in &results {
         data.add_run(Results::read(path)?);
     }
-    report::write(&data, &out)?;
-    let results: Vec<_> = results.iter().map(|path| path.display().to_string()).collect();
-    println!("{} says what {} holds", out.join("README.md").display(), results.join(" and "));
+    let pages = report::write(&data, &out)?;
+    if pages.is_empty() {
+        return Err("nothing was measured in these results".into());
+    }
+    let names =
+        |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ");
+    println!("{}: the report of {}", names(&pages), names(&results));
     Ok(())
 }
 
@@ -383,7 +389,7 @@ async fn run_outside(args: OutsideArgs) -> Outcome {
 }
 
 fn newest_results() -> Option<PathBuf> {
-    let paths = [FULL, QUICK].map(|name| Path::new(RESULTS).join(name));
+    let paths = [FULL, QUICK, FRESH, STARVATION].map(|name| Path::new(RESULTS).join(name));
     paths
         .into_iter()
         .filter(|path| path.exists())

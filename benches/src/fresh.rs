@@ -262,6 +262,25 @@ impl Table {
         Spread::median_of(samples.iter().map(|sample| sample.megabytes_per_second))
     }
 
+    /// The windows that transfers were measured with, the smallest first.
+    pub fn windows(&self) -> Vec<Windows> {
+        let mut all: Vec<Windows> = Vec::new();
+        for windows in self.rows.values().filter_map(|(transfer, _)| transfer.windows) {
+            if !all.contains(&windows) {
+                all.push(windows);
+            }
+        }
+        all.sort_by_key(|windows| size(*windows));
+        all
+    }
+
+    /// The transfers with these windows, and the median rate of each as a share of that without a proxy.
+    pub fn shares(&self, windows: Windows) -> Vec<(&Transfer, f64)> {
+        let of = self.rows.values().map(|(transfer, _)| transfer).filter(|transfer| transfer.windows == Some(windows));
+        of.filter_map(|transfer| Some((transfer, self.median(transfer)? / self.median(&transfer.without_proxy())?)))
+            .collect()
+    }
+
     /// Markdown: MB/s without a proxy and with each windows, and in brackets the share of the rate without one.
     pub fn markdown(&self) -> String {
         let mut columns: Vec<(Windows, &[(String, String)])> = Vec::new();
@@ -277,10 +296,7 @@ impl Table {
                 rows.push(row);
             }
         }
-        columns.sort_by_key(|(windows, env)| match *windows {
-            Windows::Fixed { stream, connection } => (connection.max(stream), stream, *env),
-            Windows::Adaptive => (u32::MAX, u32::MAX, *env),
-        });
+        columns.sort_by_key(|(windows, env)| (size(*windows), *env));
         let streaming = |row: &Transfer| row.workload == Workload::ServerStreaming;
         rows.sort_by_key(|row| (row.side.name(), streaming(row), row.workload, row.streams, row.rtt_ms));
         let mut text = "| transfer, RTT | no proxy |".to_owned();
@@ -307,6 +323,14 @@ impl Table {
             text.push('\n');
         }
         text
+    }
+}
+
+/// The order of windows in tables: adaptive ones are the last.
+fn size(windows: Windows) -> (u32, u32) {
+    match windows {
+        Windows::Fixed { stream, connection } => (connection.max(stream), stream),
+        Windows::Adaptive => (u32::MAX, u32::MAX),
     }
 }
 
@@ -352,6 +376,8 @@ mod tests {
         let text = table.markdown();
         assert!(text.contains("| no proxy | 64K / 1M | adaptive |"), "{text}");
         assert!(text.contains("| download, 2 x 1 MB, 10 ms | 90.0 | 9.0 (0.10) | 45.0 (0.50) |"), "{text}");
+        assert_eq!(table.windows(), [Windows::DEFAULT, Windows::Adaptive]);
+        assert_eq!(table.shares(Windows::Adaptive), [(&transfer(Some(Windows::Adaptive)), 0.5)]);
         // Another run replaces what it measured again.
         table.add_run([record(None, 0, 50.0)]);
         assert!(table.markdown().contains("| 50.0 | 9.0 (0.18) | 45.0 (0.90) |"), "{}", table.markdown());
