@@ -74,6 +74,7 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
         env.warn_without_effect(scope, &ENDPOINTS);
         return None;
     }
+    http2::warn_of_large_windows(env, scope, &direction);
     Some(direction)
 }
 

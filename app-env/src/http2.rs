@@ -1,7 +1,7 @@
 //! HTTP/2 toward clients and toward endpoints.
 
 use crate::{
-    Config, Error, Origin,
+    Config, Direction, Error, Origin,
     grammar::{Bool, Number, Time},
     reader::Reader,
     table::{
@@ -9,13 +9,13 @@ use crate::{
         CONNECT_INITIAL_STREAM_WINDOW_SIZE, CONNECT_KEEP_ALIVE_INTERVAL, CONNECT_KEEP_ALIVE_TIMEOUT,
         CONNECT_KEEP_ALIVE_WHILE_IDLE, CONNECT_MAX_CONCURRENT_RESET_STREAMS, CONNECT_MAX_FRAME_SIZE,
         CONNECT_MAX_HEADER_LIST_SIZE, CONNECT_MAX_LOCAL_ERROR_RESET_STREAMS, CONNECT_MAX_SEND_BUF_SIZE,
-        CONNECT_WRITE_STALL_TIMEOUT, SERVER_ADAPTIVE_FLOW_CONTROL, SERVER_HANDSHAKE_TIMEOUT, SERVER_HEADER_TABLE_SIZE,
-        SERVER_HEADER_TIMEOUT, SERVER_INITIAL_CONNECTION_WINDOW_SIZE, SERVER_INITIAL_STREAM_WINDOW_SIZE,
-        SERVER_KEEP_ALIVE_INTERVAL, SERVER_KEEP_ALIVE_TIMEOUT, SERVER_MAX_CONCURRENT_RESET_STREAMS,
-        SERVER_MAX_CONCURRENT_STREAMS, SERVER_MAX_CONNECTION_AGE, SERVER_MAX_CONNECTION_AGE_GRACE,
-        SERVER_MAX_CONNECTION_IDLE, SERVER_MAX_CONTROL_FRAMES, SERVER_MAX_FRAME_SIZE, SERVER_MAX_HEADER_LIST_SIZE,
-        SERVER_MAX_LOCAL_ERROR_RESET_STREAMS, SERVER_MAX_PENDING_ACCEPT_RESET_STREAMS, SERVER_MAX_PREMATURE_RESETS,
-        SERVER_MAX_SEND_BUF_SIZE, SERVER_STREAM_IDLE_TIMEOUT, SERVER_WRITE_STALL_TIMEOUT,
+        CONNECT_WRITE_STALL_TIMEOUT, MAX_BUFFERED_BYTES, SERVER_ADAPTIVE_FLOW_CONTROL, SERVER_HANDSHAKE_TIMEOUT,
+        SERVER_HEADER_TABLE_SIZE, SERVER_HEADER_TIMEOUT, SERVER_INITIAL_CONNECTION_WINDOW_SIZE,
+        SERVER_INITIAL_STREAM_WINDOW_SIZE, SERVER_KEEP_ALIVE_INTERVAL, SERVER_KEEP_ALIVE_TIMEOUT,
+        SERVER_MAX_CONCURRENT_RESET_STREAMS, SERVER_MAX_CONCURRENT_STREAMS, SERVER_MAX_CONNECTION_AGE,
+        SERVER_MAX_CONNECTION_AGE_GRACE, SERVER_MAX_CONNECTION_IDLE, SERVER_MAX_CONTROL_FRAMES, SERVER_MAX_FRAME_SIZE,
+        SERVER_MAX_HEADER_LIST_SIZE, SERVER_MAX_LOCAL_ERROR_RESET_STREAMS, SERVER_MAX_PENDING_ACCEPT_RESET_STREAMS,
+        SERVER_MAX_PREMATURE_RESETS, SERVER_MAX_SEND_BUF_SIZE, SERVER_STREAM_IDLE_TIMEOUT, SERVER_WRITE_STALL_TIMEOUT,
         SHARED_INITIAL_CONNECTION_WINDOW_SIZE, SHARED_INITIAL_STREAM_WINDOW_SIZE,
     },
     variable::{Scope, Var},
@@ -34,6 +34,9 @@ struct Window {
     size: u32,
     origin: Origin,
 }
+
+/// A fixed window of a connection is large from this part of `MAX_BUFFERED_BYTES` on.
+const LARGE: usize = 6;
 
 pub(crate) fn read_shared(env: &mut Reader) -> Shared {
     Shared {
@@ -116,6 +119,33 @@ pub(crate) fn warn_of_unused_shared(env: &mut Reader, config: &Config) {
             .any(|(_, scope)| matches!(env.origin(own, *scope), Some(Origin::Inherited(_))));
         if env.is_set(shared, Scope::Process) && !is_used {
             env.warn(shared.name(Scope::Process), "has no effect, no direction that is on uses it");
+        }
+    }
+}
+
+/// Warns of fixed windows of connections of which six use up what may be buffered: a peer may fill each with DATA for readers that
+/// have stopped, and the connection is given as much again for the other streams.
+pub(crate) fn warn_of_large_windows(env: &mut Reader, scope: Scope, direction: &Direction) {
+    let max = direction.max_buffered_bytes;
+    for (var, flow_control) in [
+        (&SERVER_INITIAL_CONNECTION_WINDOW_SIZE, direction.server.flow_control),
+        (&CONNECT_INITIAL_CONNECTION_WINDOW_SIZE, direction.connect.http2.flow_control),
+    ] {
+        let Some(FlowControl::Fixed { initial_connection_window_size: window, .. }) = flow_control else { continue };
+        if size(window) <= max / LARGE {
+            continue;
+        }
+        let (name, max_name) = (var.name(scope), MAX_BUFFERED_BYTES.name(scope));
+        let why = "a few connections whose readers stop use it up, and then streams beside them stall";
+        // The variable that is set is the one to change.
+        let set = match env.origin(var, scope) {
+            Some(Origin::Environment) => Some(name.clone()),
+            Some(Origin::Inherited(name)) => Some(name.clone()),
+            _ => None,
+        };
+        match set {
+            Some(set) => env.warn(set, format!("is {window}, more than a sixth of {max_name} ({max}): {why}")),
+            None => env.warn(max_name, format!("is {max}, less than six times {name} ({window}): {why}")),
         }
     }
 }

@@ -113,15 +113,15 @@ declare! {
 
     linkerd SERVER_ADAPTIVE_FLOW_CONTROL: Bool = ServerHttp2 "ADAPTIVE_FLOW_CONTROL" {
         Bool, default: Is("false"),
-        "windows toward clients that grow with the measured bandwidth, instead of fixed ones"
+        "windows that fill long paths, instead of fixed ones: 16 MiB a stream and up to 24 MiB a connection that a client may send unread; they grow with the path, and streams' shrink, to 65535 at least, while readers that stopped hold more than 1/32 of MAX_BUFFERED_BYTES"
     }
     linkerd SERVER_INITIAL_STREAM_WINDOW_SIZE: Number = ServerHttp2 "INITIAL_STREAM_WINDOW_SIZE" {
         Number::Of(Setting::InitialStreamWindowSize), default: Is("65535"),
-        "bytes a client may send unread on one stream"
+        "bytes a client may send unread on one stream, and so in one round trip"
     }
     linkerd SERVER_INITIAL_CONNECTION_WINDOW_SIZE: Number = ServerHttp2 "INITIAL_CONNECTION_WINDOW_SIZE" {
         Number::Of(Setting::InitialConnectionWindowSize), default: Is("1048576"),
-        "bytes a client may send unread on one connection"
+        "bytes a client may send unread on one connection, and so in one round trip"
     }
     linkerd SERVER_KEEP_ALIVE_INTERVAL: Time = ServerHttp2 "KEEP_ALIVE_INTERVAL" {
         Time::Of(Setting::KeepAliveInterval), default: Unset,
@@ -210,25 +210,25 @@ declare! {
 
     linkerd SHARED_INITIAL_STREAM_WINDOW_SIZE: Number = SharedHttp2 "INITIAL_STREAM_WINDOW_SIZE" {
         Number::Of(Setting::InitialStreamWindowSize), default: Is("65535"),
-        "bytes an endpoint may send unread on one stream, in both directions"
+        "bytes an endpoint may send unread on one stream, and so in one round trip; in both directions"
     }
     linkerd SHARED_INITIAL_CONNECTION_WINDOW_SIZE: Number = SharedHttp2 "INITIAL_CONNECTION_WINDOW_SIZE" {
         Number::Of(Setting::InitialConnectionWindowSize), default: Is("1048576"),
-        "bytes an endpoint may send unread on one connection, in both directions"
+        "bytes an endpoint may send unread on one connection, and so in one round trip; in both directions"
     }
 
     ours CONNECT_ADAPTIVE_FLOW_CONTROL: Bool = ConnectHttp2 "ADAPTIVE_FLOW_CONTROL" {
         Bool, default: Is("false"),
-        "windows toward endpoints that grow with the measured bandwidth, instead of fixed ones"
+        "windows that fill long paths, instead of fixed ones: 16 MiB a stream and up to 24 MiB a connection that an endpoint may send unread; they grow with the path, and streams' shrink, to 65535 at least, while readers that stopped hold more than 1/32 of MAX_BUFFERED_BYTES"
     }
     ours CONNECT_INITIAL_STREAM_WINDOW_SIZE: Number = ConnectHttp2 "INITIAL_STREAM_WINDOW_SIZE" {
         Number::Of(Setting::InitialStreamWindowSize), default: Computed("that of HTTP2_INITIAL_STREAM_WINDOW_SIZE"),
-        "bytes an endpoint may send unread on one stream"
+        "bytes an endpoint may send unread on one stream, and so in one round trip"
     }
     ours CONNECT_INITIAL_CONNECTION_WINDOW_SIZE: Number = ConnectHttp2 "INITIAL_CONNECTION_WINDOW_SIZE" {
         Number::Of(Setting::InitialConnectionWindowSize),
         default: Computed("that of HTTP2_INITIAL_CONNECTION_WINDOW_SIZE"),
-        "bytes an endpoint may send unread on one connection"
+        "bytes an endpoint may send unread on one connection, and so in one round trip"
     }
     ours CONNECT_KEEP_ALIVE_INTERVAL: Time = ConnectHttp2 "KEEP_ALIVE_INTERVAL" {
         Time::Of(Setting::KeepAliveInterval), default: Unset,
@@ -435,7 +435,7 @@ declare! {
     ours MAX_BUFFERED_BYTES: Number = Direction "MAX_BUFFERED_BYTES" {
         // 4,096 readers that have stopped, at the default windows; the rest of a small sidecar's memory.
         Number::ANY, default: Is("268435456"),
-        "bytes held for readers that have stopped, beside connections' windows; at the limit reading stalls"
+        "bytes held for readers that have stopped, beside connections' windows; at the limit reading stalls; adaptive windows above 1 MiB a connection are reserved from half of it, a quarter of what is left each"
     }
 
     linkerd DNS_MIN_TTL: Time = Process "DNS_MIN_TTL" {

@@ -1,5 +1,8 @@
-//! The admin server: health, metrics, settings, log level and shutdown, over HTTP/1.1.
+//! The admin server: health, metrics, connections, settings, log level and shutdown, over HTTP/1.1.
 
+mod connections;
+
+use self::connections::{Format, Page};
 use crate::{
     LogLevel,
     dns::{NameState, Names},
@@ -15,7 +18,11 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proxy_http::Endpoints;
 use std::{convert::Infallible, sync::Arc};
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{
+    net::TcpListener,
+    sync::{Mutex, Notify},
+    task::spawn_blocking,
+};
 
 /// The state that the admin server shows and changes.
 #[derive(Debug)]
@@ -27,6 +34,8 @@ pub(crate) struct State {
     pub(crate) names: Vec<(&'static str, Names)>,
     pub(crate) workers: Arc<[Worker]>,
     pub(crate) shutdown: Notify,
+    /// Held while a page about all connections is made.
+    pub(crate) large_page: Arc<Mutex<()>>,
 }
 
 /// The longest log filter that is read, in bytes.
@@ -54,15 +63,16 @@ pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
 // === impl State ===
 
 impl State {
-    async fn answer(&self, req: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(self: &Arc<Self>, req: Request<Incoming>) -> Response<Full<Bytes>> {
         let allowed = match req.uri().path() {
-            "/live" | "/ready" | "/metrics" | "/config" => [Method::GET, Method::HEAD].as_slice(),
+            "/live" | "/ready" | "/metrics" | "/connections" | "/config" => [Method::GET, Method::HEAD].as_slice(),
             "/proxy-log-level" => &[Method::GET, Method::PUT],
             "/shutdown" => &[Method::POST],
             _ => {
                 return text(
                     StatusCode::NOT_FOUND,
-                    "no such page; there are /live, /ready, /metrics, /config, /proxy-log-level and /shutdown\n",
+                    "no such page; there are /live, /ready, /metrics, /connections, /config, /proxy-log-level and \
+                     /shutdown\n",
                 );
             }
         };
@@ -75,7 +85,11 @@ impl State {
         match req.uri().path() {
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" => self.ready(),
-            "/metrics" => self.metrics(),
+            "/metrics" => self.large_page(Self::metrics).await,
+            "/connections" => match Format::asked(req.uri(), req.headers()) {
+                Some(format) => self.large_page(move |state| state.connections(format)).await,
+                None => text(StatusCode::BAD_REQUEST, "format must be json or text\n"),
+            },
             "/config" => typed("application/json", self.config()),
             "/proxy-log-level" if req.method() == Method::PUT => self.set_log_level(req.into_body()).await,
             "/proxy-log-level" => match self.log.show() {
@@ -86,6 +100,30 @@ impl State {
                 self.shutdown.notify_one();
                 text(StatusCode::ACCEPTED, "draining\n")
             }
+        }
+    }
+
+    /// Makes a page that has to look at all connections on a thread of its own, since this one accepts connections. One at a
+    /// time, however many are asked for.
+    async fn large_page<F>(self: &Arc<Self>, make: F) -> Response<Full<Bytes>>
+    where
+        F: FnOnce(&Self) -> Response<Full<Bytes>> + Send + 'static,
+    {
+        let (state, turn) = (Arc::clone(self), Arc::clone(&self.large_page).lock_owned().await);
+        let made = spawn_blocking(move || {
+            let page = make(&state);
+            drop(turn);
+            page
+        });
+        made.await.unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))
+    }
+
+    fn connections(&self, format: Format) -> Response<Full<Bytes>> {
+        let directions: Vec<_> = self.names.iter().map(|(direction, _)| *direction).collect();
+        let page = Page::new(&directions, &self.workers);
+        match format {
+            Format::Json => typed("application/json", page.json()),
+            Format::Text => text(StatusCode::OK, page.text()),
         }
     }
 

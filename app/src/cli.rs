@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{LogLevel, Process, demo, log, tls, worker};
+use crate::{LogLevel, Process, demo, log, tls, window_limits, worker};
 use app_env::{Config, Loaded};
 use clap::{Parser, Subcommand};
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -52,6 +52,9 @@ pub fn main(collect: fn()) -> ExitCode {
         Command::Check => load().map(|loaded| {
             for setting in &loaded.settings {
                 println!("{setting}");
+            }
+            if let Some(note) = window_limits::note(&loaded.config) {
+                println!("{note}");
             }
         }),
         Command::Env { markdown: true } => {

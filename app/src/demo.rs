@@ -8,6 +8,7 @@ use crate::{
     connector::TcpConnector,
     dns::Target,
     tls::{self, Accepted, TlsConnector},
+    window_limits,
 };
 use app_env::TcpParams;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -93,7 +94,9 @@ pub(crate) async fn run(once: bool, tls: bool, time: Duration) -> Result<(), Box
             ("LINKERD2_PROXY_OUTBOUND_CONNECT_TLS_CA", cert),
         ]);
     }
-    let process = Process::start(app_env::load(&env)?, LogLevel::fixed())?;
+    let loaded = app_env::load(&env)?;
+    let note = window_limits::note(&loaded.config);
+    let process = Process::start(loaded, LogLevel::fixed())?;
     let (proxy, admin) = process.outbound_addr().zip(process.admin_addr()).ok_or("the proxy has no address")?;
     let (stop, stopped) = oneshot::channel::<()>();
     let proxy_task = tokio::spawn(process.run(async { _ = stopped.await }));
@@ -108,6 +111,10 @@ pub(crate) async fn run(once: bool, tls: bool, time: Duration) -> Result<(), Box
         }
     };
     print_table(&outcomes, time);
+    if let Some(note) = note {
+        println!("{note}");
+        println!();
+    }
     let errors: u64 = outcomes.iter().map(|(_, outcome)| outcome.errors).sum();
     if !once {
         print_commands(proxy, admin, certificate.as_ref());
@@ -220,6 +227,7 @@ fn print_commands(proxy: SocketAddr, admin: SocketAddr, certificate: Option<&Cer
          -H 'te: trailers' --data-binary @- --output - {scheme}://{proxy}/demo.Echo/Unary"
     );
     println!("  curl http://{admin}/metrics");
+    println!("  curl 'http://{admin}/connections?format=text'");
     println!();
     println!("Ctrl-C ends the demo.");
 }

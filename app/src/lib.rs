@@ -25,6 +25,7 @@ mod log;
 mod metrics;
 mod process;
 mod tls;
+mod window_limits;
 mod worker;
 
 pub use listener::BindError;

@@ -6,6 +6,7 @@ use crate::{
     listener::{self, BindError, Refusals},
     metrics::Metrics,
     tls::{self, Tls},
+    window_limits,
     worker::{Accepted, Plan, Worker},
 };
 use app_env::{Config, Direction, Loaded};
@@ -120,6 +121,7 @@ impl Process {
             names: names.iter().zip(&plans).map(|(name, plan)| (*name, plan.names.clone())).collect(),
             workers: Arc::clone(&workers.workers),
             shutdown: Notify::new(),
+            large_page: Arc::default(),
         });
         let tls = plans.into_iter().map(|plan| plan.tls).collect();
         let reload = Reloader::default();
@@ -166,6 +168,8 @@ impl Process {
         let admin_task = tokio::spawn(admin::serve(admin, Arc::clone(&admin_state)));
         let sources = tls.iter().flat_map(Tls::reloads).collect();
         let reload_task = tokio::spawn(tls::watch(sources, reload.0));
+        let names = listeners.iter().map(|listener| listener.name).collect();
+        let limits_task = tokio::spawn(window_limits::watch(names, Arc::clone(&workers.workers)));
         let accepting: Vec<_> = listeners
             .into_iter()
             .enumerate()
@@ -188,6 +192,7 @@ impl Process {
         }
         admin_task.abort();
         reload_task.abort();
+        limits_task.abort();
     }
 }
 

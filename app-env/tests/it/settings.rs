@@ -98,7 +98,7 @@ fn everything() -> Vars {
             ("SERVER_HTTP2_WRITE_STALL_TIMEOUT", format!("{tens}48ms")),
             ("SERVER_HTTP2_STREAM_IDLE_TIMEOUT", format!("{tens}49ms")),
             ("CONNECT_HTTP2_WRITE_STALL_TIMEOUT", format!("{tens}50ms")),
-            ("MAX_BUFFERED_BYTES", format!("{tens}51")),
+            ("MAX_BUFFERED_BYTES", format!("{tens}00000051")),
             ("MAX_CONNECTIONS", format!("{tens}60")),
             ("SERVER_HTTP2_HANDSHAKE_TIMEOUT", format!("{tens}61ms")),
             ("SERVER_HTTP2_HEADER_TIMEOUT", format!("{tens}62ms")),
@@ -229,7 +229,7 @@ fn everything_of(tens: u8) -> Direction {
     direction.http_max_headers_count = size(65);
     direction.http_max_uri_length = size(66);
     direction.max_in_flight = size(34);
-    direction.max_buffered_bytes = size(51);
+    direction.max_buffered_bytes = usize::from(tens) * 100_000_000 + 51;
     direction
 }
 

@@ -1,6 +1,6 @@
 //! Settings that are probably not meant, but are no reason not to start.
 
-use crate::support::{config, effective, loaded, on, vars, warnings};
+use crate::support::{config, effective, full, loaded, on, vars, warnings};
 
 #[test]
 fn an_unknown_name_is_a_warning_with_the_nearest_known_one() {
@@ -56,6 +56,34 @@ fn repeated_endpoints_are_a_warning_and_count_once() {
     let endpoints: Vec<_> = loaded(&vars).config.inbound.unwrap().endpoints.iter().map(ToString::to_string).collect();
     assert_eq!(endpoints, ["a:1", "b:1", "a:2"]);
     assert_eq!(effective(&vars, "INBOUND_ENDPOINTS").value.as_deref(), Some("a:1,b:1,a:2"));
+}
+
+#[test]
+fn a_fixed_window_above_a_sixth_of_what_may_be_buffered_is_a_warning() {
+    let why = "a few connections whose readers stop use it up, and then streams beside them stall";
+    let check = |more: &[(&str, &str)], expect: &[String]| {
+        let mut vars = on([]);
+        vars.extend(more.iter().map(|(name, value)| (full(name), (*value).to_owned())));
+        assert_eq!(warnings(&vars), expect, "{more:?}");
+    };
+    let (server, connect, shared) = (
+        "INBOUND_SERVER_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE",
+        "OUTBOUND_CONNECT_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE",
+        "HTTP2_INITIAL_CONNECTION_WINDOW_SIZE",
+    );
+    let above = |name, direction| {
+        format!("{name}: is 44739243, more than a sixth of {direction}_MAX_BUFFERED_BYTES (268435456): {why}")
+    };
+    check(&[(server, "44739242"), (connect, "44739242")], &[]);
+    check(&[(server, "44739243")], &[above(server, "INBOUND")]);
+    check(&[(connect, "44739243")], &[above(connect, "OUTBOUND")]);
+    check(&[(shared, "44739243")], &[above(shared, "INBOUND"), above(shared, "OUTBOUND")]);
+    let adaptive = [("INBOUND_MAX_BUFFERED_BYTES", "0"), ("INBOUND_SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL", "true")];
+    let less = format!(
+        "INBOUND_MAX_BUFFERED_BYTES: is 0, less than six times {} (1048576): {why}",
+        connect.replace("OUT", "IN")
+    );
+    check(&adaptive, &[less]);
 }
 
 #[test]

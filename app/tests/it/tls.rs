@@ -425,6 +425,8 @@ fn demo_has_tls_on_both_sides() {
         let row = table.lines().find_map(|line| line.strip_prefix(traffic)).unwrap();
         assert!(row.split_whitespace().next().unwrap().parse::<u64>().unwrap() > 0, "{table}");
     }
+    let note = table.lines().find(|line| line.starts_with("note: ")).unwrap();
+    assert!(note.contains("LINKERD2_PROXY_OUTBOUND_CONNECT_HTTP2_ADAPTIVE_FLOW_CONTROL=true"), "{note}");
 }
 
 #[tokio::test]

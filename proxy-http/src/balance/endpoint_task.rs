@@ -4,9 +4,9 @@ use crate::{
     BoxError, Connect, Replay, SendRequest,
     balance::{
         chain::Chain,
+        endpoint_state::{Connection, EndpointState, MIN_RETRY_INTERVAL},
         params::Params,
         shared::Balancer,
-        state::{Connection, EndpointState, MIN_RETRY_INTERVAL},
     },
     client::{
         error::ConnectError,

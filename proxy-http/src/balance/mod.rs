@@ -8,6 +8,7 @@ pub mod breaker;
 mod chain;
 mod choice;
 pub mod endpoint;
+mod endpoint_state;
 mod endpoint_task;
 mod endpoints;
 mod load;

@@ -4,8 +4,9 @@ use crate::{
     Replay,
     balance::{
         breaker::Outcome,
+        endpoint_state::{AbortOnDrop, Connection, EndpointState, Health},
         params::Params,
-        state::{AbortOnDrop, BalancerState, Connection, EndpointState, Health},
+        state::BalancerState,
     },
     client::{error::ConnectError, log::EndpointLog, send_request::OutgoingRequest},
     connection::now::now,

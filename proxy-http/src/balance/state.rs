@@ -1,21 +1,17 @@
-//! The state of the balancer and of each endpoint.
+//! The state of the balancer: its endpoints, the requests that wait, and the choice of an endpoint for each.
 
 use crate::{
-    Replay, SendRequest,
     balance::{
-        breaker::Breaker,
         chain::Chain,
         choice::{Candidate, Choice, SlowStart},
-        endpoint::{self, Status},
-        load::Load,
+        endpoint_state::{EndpointState, MIN_RETRY_INTERVAL},
         params::Params,
         queue::{Queue, Ticket},
     },
-    client::error::ConnectError,
     message::answer::Answer,
 };
-use std::{mem, num::NonZeroUsize, sync::Arc, time::Duration};
-use tokio::{sync::Notify, task::AbortHandle, time::Instant};
+use std::{mem, sync::Arc};
+use tokio::time::Instant;
 
 /// The state of the whole balancer.
 #[derive(Debug)]
@@ -34,60 +30,6 @@ pub(super) struct BalancerState {
     next_ticket: u64,
 }
 
-/// The state of one endpoint.
-#[derive(Debug)]
-pub(super) struct EndpointState {
-    pub(super) id: u64,
-    pub(super) addr: Arc<str>,
-    pub(super) labels: Vec<(String, String)>,
-    pub(super) weight: f64,
-    /// Slow start, during which the share grows.
-    pub(super) slow_start: SlowStart,
-    /// The sum of 1 / share over the endpoint's requests; see [`Choice`].
-    pub(super) virtual_time: f64,
-    /// When the first request since the last response was sent, as [`Load`] has times. See [`Load::silence`].
-    pub(super) silent_since: u64,
-    pub(super) connections: Vec<Connection>,
-    /// The error of the last attempt to connect, or that of a connection lost before any response. In HTTP/2 the latter stays
-    /// until a connection that has answered or was stable closes.
-    pub(super) failed: Option<Arc<ConnectError>>,
-    /// Whether connections are made for requests that wait, as in HTTP/1.1: then the endpoint is ready without any.
-    pub(super) on_demand: bool,
-    /// Requests for each of which a connection is being made.
-    pub(super) queue: Queue,
-    /// Whether an attempt to connect is under way or requested.
-    pub(super) is_connecting: bool,
-    /// Whether an attempt has a transport, and waits for SETTINGS.
-    pub(super) is_handshaking: bool,
-    /// Whether the last attempt failed while other connections served: the endpoint accepts no more of them.
-    pub(super) is_full: bool,
-    /// When the last attempt to connect started.
-    pub(super) last_attempt: Option<Instant>,
-    pub(super) health: Arc<Health>,
-    /// Requests another connection from the endpoint's task.
-    pub(super) demand: Arc<Notify>,
-    pub(super) _task: AbortOnDrop,
-}
-
-#[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) handle: SendRequest<Replay>,
-    pub(super) used: Instant,
-}
-
-/// An endpoint's latency and failures, as measured on its requests.
-#[derive(Debug)]
-pub(super) struct Health {
-    pub(super) load: Load,
-    pub(super) breaker: Breaker,
-}
-
-/// A task that is aborted when this is dropped.
-#[derive(Debug)]
-pub(super) struct AbortOnDrop(pub(super) AbortHandle);
-
-/// A request that waits starts another attempt to connect this long after the last one, even during a backoff pause.
-pub(super) const MIN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Endpoints that a choice compares at most, for each request of a batch. Of more endpoints, [`SAMPLES`] are drawn at
 /// random.
 const MAX_COMPARED: usize = 8;
@@ -328,162 +270,5 @@ impl BalancerState {
             }
             Some(error) => Answer::bad_gateway(format!("no endpoint can be reached: {}", Chain(&***error))),
         }
-    }
-}
-
-// === impl EndpointState ===
-
-impl EndpointState {
-    /// Whether requests can be sent to the endpoint, now or once a connection has been made for them.
-    pub(super) fn is_ready(&self) -> bool {
-        (self.on_demand && self.failed.is_none()) || self.is_connected()
-    }
-
-    /// Whether the endpoint is ready, and either has not failed or has answered on one of its connections.
-    fn is_up(&self) -> bool {
-        let has_answered = || self.connections.iter().any(|connection| connection.handle.has_answered());
-        self.is_ready() && (self.failed.is_none() || has_answered())
-    }
-
-    fn is_connected(&self) -> bool {
-        self.connections.iter().any(|connection| !connection.handle.is_closed())
-    }
-
-    /// Whether a stream can be opened now. Requests of clients that read leave alone a connection that is crowded, as long as
-    /// another can be made.
-    pub(super) fn has_free_stream(&self, params: &Params, is_stopped: bool, now: Instant) -> bool {
-        self.connections
-            .iter()
-            .any(|connection| connection.free_streams(params) > 0 && (is_stopped || !connection.is_crowded()))
-            || self.has_all_connections(params, now)
-                && self.connections.iter().any(|connection| connection.free_streams(params) > 0)
-    }
-
-    /// Whether no further connection can be made, or not soon.
-    fn has_all_connections(&self, params: &Params, now: Instant) -> bool {
-        let is_slow = || self.last_attempt.is_some_and(|started| started + MIN_RETRY_INTERVAL <= now);
-        self.is_full || self.connections.len() >= params.max_connections.get() || (self.is_connecting && is_slow())
-    }
-
-    /// Connections with a free stream.
-    pub(super) fn idle_connections(&self, params: &Params) -> usize {
-        self.connections.iter().filter(|connection| connection.free_streams(params) > 0).count()
-    }
-
-    /// Whether the endpoint accepts a request now, on a connection that it has or on one that can be made for the request.
-    fn can_accept(&self, params: &Params, is_stopped: bool, now: Instant) -> bool {
-        self.has_free_stream(params, is_stopped, now)
-            || (self.on_demand
-                && self.failed.is_none()
-                && self.connections.len() + self.queue.len() < params.max_connections.get())
-    }
-
-    /// Whether another connection can help. It cannot while a connection's SETTINGS_MAX_CONCURRENT_STREAMS is zero: the
-    /// endpoint accepts no streams for now.
-    fn can_use_more_connections(&self) -> bool {
-        self.connections.iter().all(|connection| connection.handle.max_streams() > 0)
-    }
-
-    /// The connection with the fewest streams among the ones with a free stream, and whether another connection is needed:
-    /// the free stream is the last one, or is on a crowded connection.
-    ///
-    /// Crowded connections come last, but for requests of clients that have stopped to read they come first: such clients
-    /// share connections, so that they do not fill all of them.
-    pub(super) fn connection(
-        &mut self,
-        params: &Params,
-        is_stopped: bool,
-        now: Instant,
-    ) -> Option<(&mut Connection, bool)> {
-        let mut all_free = 0_usize;
-        let mut best = None;
-        for (index, connection) in self.connections.iter().enumerate() {
-            let free_streams = connection.free_streams(params);
-            if free_streams == 0 {
-                continue;
-            }
-            let cost = (connection.is_crowded() != is_stopped, connection.handle.streams());
-            all_free = all_free.saturating_add(free_streams);
-            if best.is_none_or(|(_, least)| cost < least) {
-                best = Some((index, cost));
-            }
-        }
-        let (index, _) = best?;
-        let is_crowded = !is_stopped && self.connections[index].is_crowded();
-        if is_crowded && !self.has_all_connections(params, now) {
-            return None;
-        }
-        let connection = &mut self.connections[index];
-        Some((connection, all_free == 1 || is_crowded))
-    }
-
-    /// The endpoint's share of the requests, relative to the other endpoints' shares.
-    fn share(&self, params: &Params, now: Instant) -> f64 {
-        self.weight * self.slow_start.factor(params.slow_start, now)
-    }
-
-    fn candidate(&self, index: usize, params: &Params, now: Instant, nanos: u64) -> Candidate {
-        let (load, in_flight) = (&self.health.load, self.streams() + self.queue.len());
-        Candidate {
-            index,
-            share: self.share(params, now),
-            in_flight,
-            latency: load.cost(nanos),
-            silence: if in_flight > 0 { load.silence(self.silent_since, nanos) } else { 0.0 },
-            virtual_time: self.virtual_time,
-        }
-    }
-
-    /// Notes that a request is about to be sent.
-    fn record_request(&mut self, now: u64) {
-        if self.streams() == 0 || self.health.load.has_answered(self.silent_since) {
-            self.silent_since = now;
-        }
-    }
-
-    pub(super) fn streams(&self) -> usize {
-        self.connections.iter().map(|connection| connection.handle.streams()).sum()
-    }
-
-    pub(super) fn status(&self, now: u64) -> Status {
-        let open = || self.connections.iter().filter(|connection| !connection.handle.is_closed());
-        let state = match (open().next(), &self.failed) {
-            (Some(_), _) if !self.health.breaker.is_closed() => endpoint::State::Ejected,
-            (Some(_), _) => endpoint::State::Ready,
-            (None, Some(_)) => endpoint::State::Failed,
-            (None, None) if self.on_demand => endpoint::State::Ready,
-            (None, None) => endpoint::State::Connecting,
-        };
-        Status {
-            addr: self.addr.to_string(),
-            labels: self.labels.clone(),
-            state,
-            connections: open().count(),
-            streams: self.streams(),
-            latency: self.health.load.cost(now),
-        }
-    }
-}
-
-impl Connection {
-    fn is_crowded(&self) -> bool {
-        self.handle.connection_state().is_crowded()
-    }
-
-    /// Streams that can still be opened on the connection now.
-    pub(super) fn free_streams(&self, params: &Params) -> usize {
-        if self.handle.is_closed() {
-            return 0;
-        }
-        let max = params.max_streams.map_or(usize::MAX, NonZeroUsize::get);
-        self.handle.max_streams().min(max).saturating_sub(self.handle.streams())
-    }
-}
-
-// === impl AbortOnDrop ===
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

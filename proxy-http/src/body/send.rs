@@ -6,7 +6,7 @@ use crate::{
         backpressure::{buffer, discard_http1, finish},
         outcome::{Backpressure, SendOutcome},
     },
-    connection::{blocked::SendingStream, timeouts::stall::Stall},
+    connection::{sending::SendingStream, timeouts::stall::Stall},
     message::reason,
 };
 use bytes::Bytes;

@@ -8,7 +8,7 @@ use crate::{
         http1::{self, BodySink},
     },
     connection::{
-        blocked::{SendingStream, StoppedClient},
+        sending::{SendingStream, StoppedClient},
         state::ConnectionState,
         streams::OpenStream,
     },

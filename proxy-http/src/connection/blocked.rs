@@ -4,7 +4,7 @@
 //! from the connection. So its change is one step, however many they are, and no stream needs a timer.
 
 use crate::{
-    connection::{now::now, state::ConnectionState},
+    connection::now::now,
     stats::{BlockedReason, Transport},
 };
 use http::uri::PathAndQuery;
@@ -42,19 +42,6 @@ pub(crate) struct BlockedStream {
     pub(crate) path: Option<PathAndQuery>,
     pub(crate) since: Instant,
 }
-
-/// A stream on which DATA is sent, and whether it is blocked.
-#[derive(Debug)]
-pub(crate) struct SendingStream {
-    connection_state: Arc<ConnectionState>,
-    path: Option<PathAndQuery>,
-    /// `None`: it is not blocked.
-    blocked: Option<u32>,
-}
-
-/// Marks a request of a client that does not read other responses.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct StoppedClient;
 
 /// A client with a stream that is blocked for this long has stopped to read.
 const STOPPED: Duration = Duration::from_secs(1);
@@ -137,38 +124,5 @@ impl Drop for BlockedStreams {
             let reason = self.lock().reason;
             self.change(reason, |streams, _| streams.clear());
         }
-    }
-}
-
-// === impl SendingStream ===
-
-impl SendingStream {
-    pub(crate) fn new(connection_state: &Arc<ConnectionState>, path: Option<PathAndQuery>) -> Self {
-        Self { connection_state: Arc::clone(connection_state), path, blocked: None }
-    }
-
-    /// Notes that the stream has DATA and cannot send it.
-    #[inline]
-    pub(crate) fn block(&mut self, id: impl FnOnce() -> u32) {
-        if self.blocked.is_none() {
-            let id = id();
-            self.blocked = Some(id);
-            let state = &self.connection_state;
-            state.sending().block(id, self.path.clone(), state.blocked_reason());
-        }
-    }
-
-    /// Notes that it can, or has nothing to send.
-    #[inline]
-    pub(crate) fn unblock(&mut self) {
-        if let Some(id) = self.blocked.take() {
-            self.connection_state.sending().unblock(id);
-        }
-    }
-}
-
-impl Drop for SendingStream {
-    fn drop(&mut self) {
-        self.unblock();
     }
 }

@@ -12,7 +12,7 @@ use std::{
 /// A limit of the bytes that connections buffer for readers that have stopped, beyond their windows.
 ///
 /// All connections that are given the same limit share it. Connections from clients whose windows are adaptive take the part
-/// of their window above 1 MiB from one half of it, so that what clients have been promised has a bound, too. When the
+/// of their window above 1 MiB from it, up to three quarters, so that what clients have been promised has a bound, too. When the
 /// limit is used up, connections get no more window: a connection whose window is used up by streams whose readers have
 /// stopped stalls, and memory does not grow.
 #[derive(Debug)]
@@ -40,7 +40,11 @@ const TARGET: usize = 16;
 const SHARE: usize = 8;
 /// The part of the limit that is used when pressure is severe.
 const SEVERE: usize = 4;
-/// The part of what is left to reserve that one connection gets at most.
+/// The part of the limit that is never reserved: a half by connections of which nothing is known yet, a quarter by the ones
+/// whose path has been measured.
+const KEPT: usize = 2;
+const KEPT_FROM_MEASURED: usize = 4;
+/// The part that one connection gets at most of what is left to reserve.
 const PART: usize = 4;
 
 // === impl BufferLimit ===
@@ -70,10 +74,10 @@ impl BufferLimit {
         self.reserved.load(Relaxed)
     }
 
-    /// Reserves as much of `wanted` as a connection gets now.
-    pub(super) fn reserve(&self, wanted: u32) -> u32 {
-        let get = |reserved: usize| (wanted as usize).min((self.max / 2).saturating_sub(reserved) / PART);
-        take(&self.reserved, get)
+    /// Reserves as much of `wanted` as a connection gets now. `is_measured`: it is known to need that.
+    pub(super) fn reserve(&self, wanted: u32, is_measured: bool) -> u32 {
+        let kept = self.max / if is_measured { KEPT_FROM_MEASURED } else { KEPT };
+        take(&self.reserved, |reserved| (wanted as usize).min((self.max - kept).saturating_sub(reserved) / PART))
     }
 
     pub(super) fn unreserve(&self, bytes: u32) {
@@ -115,6 +119,11 @@ impl BufferLimit {
         } else {
             self.holding.fetch_sub(before - now, Relaxed);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn holding(&self) -> usize {
+        self.holding.load(Relaxed)
     }
 
     /// Whether so much is held that connections are to shrink the windows of their streams.

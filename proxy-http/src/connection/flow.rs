@@ -3,7 +3,7 @@
 use crate::{
     connection::{
         buffer_limit::BufferLimit,
-        ping::{PingEvent, Pings},
+        ping::{MIN_RECEIVED, PingEvent, Pings},
         state::ConnectionState,
         windows::{Engine, Windows},
     },
@@ -40,6 +40,11 @@ impl Flow {
         Self { windows, pings }
     }
 
+    /// The window of a stream, for the engine's builder.
+    pub(crate) fn stream_window(&self) -> u32 {
+        self.windows.stream()
+    }
+
     /// To be called once the connection is established.
     pub(crate) fn start(&mut self, engine: &mut impl Engine, state: &ConnectionState) {
         self.windows.start(engine, state);
@@ -62,7 +67,12 @@ impl Flow {
         while let Poll::Ready(event) = self.pings.poll(engine, state, cx) {
             match event {
                 PingEvent::KeepAliveTimedOut => return Poll::Ready(KeepAliveTimedOut),
-                PingEvent::Measured(product) => self.windows.fit_path(product, engine, state),
+                PingEvent::Measured(received) if self.windows.is_adaptive() => {
+                    if received >= MIN_RECEIVED {
+                        self.windows.fit_path(received, engine, state);
+                    }
+                }
+                PingEvent::Measured(received) => state.measured_fixed(received),
             }
         }
         Poll::Pending

@@ -30,7 +30,8 @@ pub(crate) struct Pings {
 pub(crate) enum PingEvent {
     /// A PING was not acknowledged in time.
     KeepAliveTimedOut,
-    /// The bytes that came while a PING was in flight: the bandwidth-delay product, if the window was not the limit.
+    /// The bytes of DATA that came while a PING was in flight: the bandwidth-delay product, if they are at least [`MIN_RECEIVED`]
+    /// and the window was not the limit.
     Measured(u32),
 }
 
@@ -61,7 +62,7 @@ struct PathEstimate {
 }
 
 /// Bytes of DATA after which a measurement is worth a PING: half of the initial window of RFC 9113 section 6.9.2.
-const MIN_RECEIVED: u64 = 32_768;
+pub(super) const MIN_RECEIVED: u32 = 32_768;
 /// The pause where windows are adaptive: short at first, since the windows may have to grow.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The least pause where they are fixed.
@@ -122,10 +123,7 @@ impl Pings {
             if let Some(keep_alive) = &mut self.keep_alive {
                 keep_alive.answered();
             }
-            found = self
-                .estimate
-                .measure(sent_at, state.path())
-                .map_or(Poll::Pending, |product| Poll::Ready(PingEvent::Measured(product)));
+            found = Poll::Ready(PingEvent::Measured(self.estimate.measure(sent_at, state.path())));
         }
         if self.keep_alive.is_some() {
             return self.poll_keep_alive(engine, state, cx).map_or(found, Poll::Ready);
@@ -205,13 +203,12 @@ impl PathEstimate {
     /// Whether enough has come for a measurement, and the last one is long enough ago.
     #[inline]
     fn is_due(&self, path: &Path) -> bool {
-        path.received_bytes().wrapping_sub(self.received) >= MIN_RECEIVED
+        path.received_bytes().wrapping_sub(self.received) >= u64::from(MIN_RECEIVED)
             && self.next_at.is_none_or(|next_at| now() >= next_at)
     }
 
     /// Measures by a PING that was sent at `sent_at` and acknowledged now; returns the bytes that have come meanwhile.
-    /// `None`: too few for a measurement.
-    fn measure(&mut self, sent_at: Instant, path: &Path) -> Option<u32> {
+    fn measure(&mut self, sent_at: Instant, path: &Path) -> u32 {
         let now = Instant::now();
         let sample = (now - sent_at).as_secs_f64();
         let rtt = self.rtt.map_or(sample, |rtt| rtt + (sample - rtt) * RTT_WEIGHT);
@@ -225,7 +222,7 @@ impl PathEstimate {
         self.pause = if faster { self.min_pause } else { (self.pause * 2).min(MAX_PAUSE) };
         self.next_at = Some(now + self.pause);
         path.set_measured(Duration::from_secs_f64(rtt), self.bandwidth as u64);
-        (received >= MIN_RECEIVED).then(|| u32::try_from(received).unwrap_or(u32::MAX))
+        u32::try_from(received).unwrap_or(u32::MAX)
     }
 }
 
@@ -234,8 +231,8 @@ mod tests {
     use super::*;
 
     /// Runs 30 round trips of a link with `bandwidth` bytes a second and `rtt`.
-    async fn measure(estimate: &mut PathEstimate, path: &Path, bandwidth: u32, rtt: Duration) -> Option<u32> {
-        let mut product = None;
+    async fn measure(estimate: &mut PathEstimate, path: &Path, bandwidth: u32, rtt: Duration) -> u32 {
+        let mut product = 0;
         for _ in 0..30 {
             let sent_at = Instant::now();
             estimate.received = path.received_bytes();
@@ -252,11 +249,11 @@ mod tests {
         let estimate = &mut pings.estimate;
         assert!(!estimate.is_due(&path), "nothing has come");
         let product = measure(estimate, &path, 125_000_000, Duration::from_millis(20)).await;
-        assert_eq!(product, Some(2_500_000));
+        assert_eq!(product, 2_500_000);
         let (rtt, bandwidth) = path.measured().unwrap();
         assert_eq!(rtt, Duration::from_millis(20));
         assert!((124_000_000..=125_000_000).contains(&bandwidth), "{bandwidth}");
         assert_eq!(estimate.pause, MAX_PAUSE);
-        assert_eq!(measure(estimate, &path, 1_000, Duration::from_millis(20)).await, None, "too few bytes");
+        assert_eq!(measure(estimate, &path, 1_000, Duration::from_millis(20)).await, 20);
     }
 }

@@ -7,6 +7,7 @@ use crate::{
         path::Path,
         streams::{MAX_REFUSED, OpenStream, Streams},
         wake,
+        window_limit::LimitedMeasurements,
     },
     stats::{BlockedReason, BlockedStream, Connection, Describe, FlowStatus, Transport, WindowSizes},
 };
@@ -38,6 +39,7 @@ pub(crate) struct ConnectionState {
     /// The value of `moves` at which the task yields to other tasks.
     turn_ends_at: AtomicU64,
     path: Path,
+    limited: LimitedMeasurements,
     /// `None`: it was not told.
     peer: OnceLock<PeerName>,
     opened: Instant,
@@ -79,6 +81,8 @@ pub(crate) enum PeerName {
 
 /// Blocked streams that a description of the connection names.
 const MAX_DESCRIBED: usize = 100;
+/// Bytes of their paths.
+const MAX_DESCRIBED_PATH: usize = 200;
 /// The number of frames that count as one more read: one read may bring a thousand frames.
 const FRAMES_A_MOVE: u64 = 16;
 /// DATA frames with only padding after which a connection accepts no more requests. h2 closes it at 101.
@@ -96,6 +100,7 @@ impl ConnectionState {
             moves: AtomicU64::new(0),
             turn_ends_at: AtomicU64::new(u64::MAX),
             path: Path::new(),
+            limited: LimitedMeasurements::default(),
             peer: OnceLock::new(),
             opened: now(),
             is_http2: AtomicBool::new(false),
@@ -121,6 +126,12 @@ impl ConnectionState {
     #[inline]
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Notes a round trip in which `received` bytes of DATA came, while the windows are fixed.
+    pub(crate) fn measured_fixed(&self, received: u32) {
+        let (streams, held) = (self.open_streams_count(), self.open.held());
+        self.limited.measured(received, &self.path, streams, held, self.opened.elapsed());
     }
 
     /// Whether streams of readers that have stopped hold so much that new streams are better opened elsewhere.
@@ -312,7 +323,7 @@ impl ConnectionState {
 }
 
 impl Describe for ConnectionState {
-    fn describe(&self) -> Connection {
+    fn describe(&self, max_blocked: usize) -> Connection {
         let (read_bytes, written_bytes) = self.path.moved_bytes();
         Connection {
             peer: self.peer.get().map(|peer| match peer {
@@ -320,30 +331,42 @@ impl Describe for ConnectionState {
                 PeerName::Endpoint(addr) => addr.to_string(),
             }),
             age: self.opened.elapsed(),
-            streams: self.streams(),
+            // A server counts a stream whose body it receives twice.
+            streams: self.streams.load(Relaxed).max(self.open_streams_count()),
             read_bytes,
             written_bytes,
-            http2: self.is_http2.load(Relaxed).then(|| self.describe_flow()),
+            http2: self.is_http2.load(Relaxed).then(|| self.describe_flow(max_blocked)),
         }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.sending.any() || self.open.receiving().any()
+    }
+
+    fn is_limited_by_window(&self) -> bool {
+        self.limited.limit(self.opened.elapsed()).is_some()
     }
 }
 
 impl ConnectionState {
-    fn describe_flow(&self) -> FlowStatus {
+    fn describe_flow(&self, max_blocked: usize) -> FlowStatus {
         let now = Instant::now();
-        let sides = [self.sending.oldest(MAX_DESCRIBED), self.open.receiving().oldest(MAX_DESCRIBED)];
+        let max_blocked = max_blocked.min(MAX_DESCRIBED);
+        let sides = [&self.sending, self.open.receiving()];
         let mut blocked: Vec<_> = sides
             .into_iter()
+            .filter(|streams| max_blocked > 0 && streams.any())
+            .map(|streams| streams.oldest(max_blocked))
             .flat_map(|(reason, streams)| streams.into_iter().map(move |stream| (reason, stream)))
             .map(|(reason, stream)| BlockedStream {
                 id: stream.id,
-                path: stream.path.map(|path| path.path().to_owned()),
+                path: stream.path.map(|path| cut(path.path()).to_owned()),
                 reason,
                 time: now.saturating_duration_since(stream.since),
             })
             .collect();
         blocked.sort_by_key(|stream| Reverse(stream.time));
-        blocked.truncate(MAX_DESCRIBED);
+        blocked.truncate(max_blocked);
         let (stream, connection) = self.path.windows();
         let (peer_stream, peer_connection) = self.path.peer_windows();
         let measured = self.path.measured();
@@ -356,6 +379,12 @@ impl ConnectionState {
             bandwidth: measured.map(|(_, bandwidth)| bandwidth),
             blocked_count: self.sending.count() + self.open.receiving().count(),
             blocked,
+            limited_by_window: self.limited.limit(self.opened.elapsed()),
         }
     }
+}
+
+/// The first [`MAX_DESCRIBED_PATH`] bytes of a path, or a few less: it may have characters of several bytes.
+fn cut(path: &str) -> &str {
+    &path[..path.floor_char_boundary(MAX_DESCRIBED_PATH)]
 }

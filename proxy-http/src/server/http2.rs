@@ -4,13 +4,13 @@ use crate::{
     BoxError, IncomingBody,
     body::outcome::SendOutcome,
     connection::{
-        blocked::{SendingStream, StoppedClient},
         discard::DiscardedBodies,
         flow::{Flow, KeepAliveTimedOut},
         frames::{rapid_reset::RapidResets, rate::FrameRates, seen::FrameCounts},
         io::Io,
         now,
         rewind::Rewind,
+        sending::{SendingStream, StoppedClient},
         state::ConnectionState,
         timeouts::{
             idle::{Progress, StreamIdle},
@@ -116,12 +116,14 @@ where
         connection_state.set_max_list(to_usize(server.max_header_list));
         let io = Rewind::new(io.with_http2_client(frame_rates, server.max_header_list), ahead);
         let wake = Arc::<DeferredWake>::default();
+        let flow = Flow::new(Arc::clone(&server.buffers), server.flow_control, server.keep_alive, Side::Client);
+        let mut builder = server.builder.clone();
+        builder.initial_window_size(flow.stream_window());
+        if server.extended_connect.is_allowed() {
+            builder.enable_connect_protocol();
+        }
         Self {
-            phase: Phase::Handshaking(if server.extended_connect.is_allowed() {
-                server.builder.clone().enable_connect_protocol().handshake(io)
-            } else {
-                server.builder.handshake(io)
-            }),
+            phase: Phase::Handshaking(builder.handshake(io)),
             service,
             streams: TaskSlots::new(),
             lifetime: Lifetime::new(
@@ -135,7 +137,7 @@ where
             write_stall: server.write_stall,
             flush: FlushTimeout { stall: Stall::new(server.write_stall), moves: 0 },
             discarded: DiscardedBodies::default(),
-            flow: Flow::new(Arc::clone(&server.buffers), server.flow_control, server.keep_alive, Side::Client),
+            flow,
             frame_counts,
             rapid_resets: RapidResets::new(server.protection.max_premature_resets, started),
             max_header_list: to_usize(server.max_header_list),

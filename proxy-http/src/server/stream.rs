@@ -3,7 +3,7 @@
 use crate::{
     BoxError, IncomingBody,
     body::{outcome::SendOutcome, send::Pipe},
-    connection::{blocked::SendingStream, timeouts::idle::Progress},
+    connection::{sending::SendingStream, timeouts::idle::Progress},
     message::{answer::Answer, interim, reason},
 };
 use bytes::Bytes;

@@ -3,7 +3,7 @@
 use crate::stats::blocked::BlockedReason;
 use std::{
     fmt,
-    sync::{Mutex, MutexGuard, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::Duration,
 };
 
@@ -45,6 +45,28 @@ pub struct FlowStatus {
     pub blocked_count: usize,
     /// The streams blocked for the longest time, 100 at most.
     pub blocked: Vec<BlockedStream>,
+    /// The window that limits what the peer sends, although readers keep up, where windows are fixed. `None`: none does, or
+    /// not for ten seconds yet.
+    pub limited_by_window: Option<WindowLimit>,
+}
+
+/// A window granted to the peer that is smaller than the bandwidth times the round-trip time of its path.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct WindowLimit {
+    /// Which window.
+    pub window: LimitingWindow,
+    /// For how long all measurements have found it so.
+    pub time: Duration,
+}
+
+/// A window of [`WindowSizes`].
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum LimitingWindow {
+    /// That of each stream.
+    Stream,
+    /// The connection's.
+    Connection,
 }
 
 /// The windows of a stream and of a connection, in bytes.
@@ -63,7 +85,7 @@ pub struct WindowSizes {
 pub struct BlockedStream {
     /// The stream's identifier.
     pub id: u32,
-    /// The path of its request, without a query. `None`: this side receives, or the request has no path.
+    /// The first 200 bytes of the path of its request, without a query. `None`: this side receives, or the request has no path.
     pub path: Option<String>,
     /// Why.
     pub reason: BlockedReason,
@@ -73,7 +95,14 @@ pub struct BlockedStream {
 
 /// A connection that can describe itself.
 pub(crate) trait Describe: fmt::Debug + Send + Sync {
-    fn describe(&self) -> Connection;
+    /// With the names of `max_blocked` blocked streams at most.
+    fn describe(&self, max_blocked: usize) -> Connection;
+
+    /// Whether any of its streams is blocked.
+    fn is_blocked(&self) -> bool;
+
+    /// Whether [`FlowStatus::limited_by_window`] is set.
+    fn is_limited_by_window(&self) -> bool;
 }
 
 /// The open connections.
@@ -85,6 +114,9 @@ struct Slots {
     connections: Vec<Option<Weak<dyn Describe>>>,
     free: Vec<usize>,
 }
+
+/// Blocked streams that one list of connections names.
+const MAX_BLOCKED: usize = 10_000;
 
 // === impl OpenConnections ===
 
@@ -113,8 +145,30 @@ impl OpenConnections {
     }
 
     pub(super) fn describe(&self, max: usize) -> Vec<Connection> {
-        let connections: Vec<_> = self.lock().connections.iter().flatten().take(max).cloned().collect();
-        connections.iter().filter_map(Weak::upgrade).map(|connection| connection.describe()).collect()
+        let (mut connections, others): (Vec<_>, Vec<_>) = self.all().partition(|connection| connection.is_blocked());
+        connections.extend(others);
+        let mut left = MAX_BLOCKED;
+        let describe = |connection: Arc<dyn Describe>| {
+            let connection = connection.describe(left);
+            left -= connection.http2.as_ref().map_or(0, |http2| http2.blocked.len());
+            connection
+        };
+        connections.into_iter().take(max).map(describe).collect()
+    }
+
+    pub(super) fn describe_limited(&self, max: usize) -> Vec<Connection> {
+        let limited = self.all().filter(|connection| connection.is_limited_by_window());
+        limited.take(max).map(|connection| connection.describe(0)).collect()
+    }
+
+    pub(super) fn each(&self, visit: impl FnMut(Connection)) {
+        self.all().map(|connection| connection.describe(0)).for_each(visit);
+    }
+
+    /// All of them. Connections may open and close meanwhile.
+    fn all(&self) -> impl Iterator<Item = Arc<dyn Describe>> + use<> {
+        let connections: Vec<_> = self.lock().connections.iter().flatten().cloned().collect();
+        connections.into_iter().filter_map(|connection| connection.upgrade())
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {

@@ -270,9 +270,21 @@ impl Transport {
         self.blocked.all(Instant::now())
     }
 
-    /// The connections open now, `max` at most.
+    /// The connections open now, `max` at most, the ones that have blocked streams first. 10,000 blocked streams at most are
+    /// named in all.
     pub fn connections(&self, max: usize) -> Vec<Connection> {
         self.open.describe(max)
+    }
+
+    /// The connections open now that have a [`limited_by_window`](crate::stats::FlowStatus::limited_by_window), `max` at most, without the names of blocked
+    /// streams.
+    pub fn connections_limited_by_window(&self, max: usize) -> Vec<Connection> {
+        self.open.describe_limited(max)
+    }
+
+    /// Calls `visit` with each connection open now, without the names of blocked streams.
+    pub fn each_connection(&self, visit: impl FnMut(Connection)) {
+        self.open.each(visit);
     }
 
     pub(crate) fn blocked_times(&self) -> &BlockedTimes {

@@ -10,7 +10,7 @@ mod side;
 
 pub use self::{
     blocked::{Blocked, BlockedReason},
-    connections::{BlockedStream, Connection, FlowStatus, WindowSizes},
+    connections::{BlockedStream, Connection, FlowStatus, LimitingWindow, WindowLimit, WindowSizes},
     counters::{ResetCode, Responses, Stats, Transport},
     latency::{LATENCY_BUCKETS, Latency},
     limit::{Limit, StreamLimit},

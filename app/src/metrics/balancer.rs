@@ -1,0 +1,139 @@
+//! Metrics of endpoints, and of the names among them.
+
+use super::{Direction, Directions, Get};
+use crate::dns::NameState;
+use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
+use proxy_http::{
+    Endpoints, Stats,
+    balance::endpoint::{State, Status},
+};
+use std::{collections::BTreeMap, fmt};
+
+/// One endpoint, as all workers see it.
+#[derive(Debug)]
+struct Merged {
+    /// Requests go to it from all workers where they go to it from one.
+    state: State,
+    connections: usize,
+    streams: usize,
+    /// Workers that leave it alone.
+    ejected: usize,
+    /// In seconds, on the worker where it is the highest; it fades where nothing is asked, so that a mean would tell of
+    /// idle workers. `None`: none was measured.
+    latency: Option<f64>,
+}
+
+impl Directions {
+    pub(super) fn balancer(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Seconds that requests waited for an endpoint that had to, in vain or not";
+        let mut family =
+            encoder.encode_descriptor("http_balancer_queue_latency_seconds", help, None, MetricType::Histogram)?;
+        for direction in &self.0 {
+            let labels = [("direction", direction.name)];
+            direction.histogram(Stats::queued, 1e3, family.encode_family(&labels)?)?;
+        }
+        let merged = |direction: &Direction| merge(direction.endpoints.iter().flat_map(Endpoints::status));
+        let directions: Vec<_> = self.0.iter().map(|direction| (direction.name, merged(direction))).collect();
+        let help = "Endpoints by state";
+        let mut family = encoder.encode_descriptor("http_balancer_endpoints", help, None, MetricType::Gauge)?;
+        for (name, endpoints) in &directions {
+            for state in [State::Ready, State::Connecting, State::Failed, State::Ejected] {
+                let count = endpoints.values().filter(|endpoint| endpoint.state == state).count();
+                let labels = [("direction", *name), ("endpoint_state", state_name(state))];
+                family.encode_family(&labels)?.encode_gauge(&(count as u64))?;
+            }
+        }
+        let gauges: [(_, _, Get<Merged, Option<f64>>); 4] = [
+            ("connections", "Connections that take requests", |endpoint| Some(endpoint.connections as f64)),
+            ("streams", "Requests in flight", |endpoint| Some(endpoint.streams as f64)),
+            ("ejections", "Workers that leave the endpoint alone", |endpoint| Some(endpoint.ejected as f64)),
+            ("latency_seconds", "Moving average of the latency, if there are several endpoints", |endpoint| {
+                endpoint.latency
+            }),
+        ];
+        for (name, help, value) in gauges {
+            let name = format!("http_balancer_endpoint_{name}");
+            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+            for (direction, endpoints) in &directions {
+                for (addr, endpoint) in endpoints {
+                    let Some(value) = value(endpoint) else { continue };
+                    let labels = [("direction", *direction), ("endpoint", addr)];
+                    family.encode_family(&labels)?.encode_gauge(&value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn names(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let directions: Vec<_> = self.0.iter().map(|direction| (direction.name, direction.names.status())).collect();
+        let help = "Endpoints that are names, by what name servers say of them";
+        let mut family = encoder.encode_descriptor("dns_names", help, None, MetricType::Gauge)?;
+        for (name, names) in directions.iter().filter(|(_, names)| !names.is_empty()) {
+            for state in NameState::ALL {
+                let count = names.iter().filter(|(_, status)| status.state == state).count();
+                let labels = [("direction", *name), ("name_state", state.as_str())];
+                family.encode_family(&labels)?.encode_gauge(&(count as u64))?;
+            }
+        }
+        let help = "Addresses of a name that are in use";
+        let mut family = encoder.encode_descriptor("dns_name_addresses", help, None, MetricType::Gauge)?;
+        for (name, names) in &directions {
+            for (endpoint, status) in names {
+                let labels = [("direction", *name), ("endpoint", &endpoint.to_string())];
+                family.encode_family(&labels)?.encode_gauge(&(status.addresses as u64))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The endpoints of all workers by address.
+fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, Merged> {
+    let mut endpoints = BTreeMap::<_, Merged>::new();
+    for Status { addr, state, connections, streams, latency, .. } in statuses {
+        let endpoint =
+            endpoints.entry(addr).or_insert(Merged { state, connections: 0, streams: 0, ejected: 0, latency: None });
+        if state == State::Ready {
+            endpoint.state = state;
+        }
+        endpoint.connections += connections;
+        endpoint.streams += streams;
+        endpoint.ejected += usize::from(state == State::Ejected);
+        endpoint.latency = endpoint.latency.into_iter().chain(latency).reduce(f64::max);
+    }
+    endpoints
+}
+
+/// linkerd2-proxy's names, and two for states that it does not tell apart.
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Ready => "ready",
+        State::Connecting => "pending",
+        State::Failed => "failed",
+        State::Ejected => "ejected",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_workers_do_not_make_an_endpoint_look_fast() {
+        let status = |state, latency| Status {
+            addr: "127.0.0.1:80".to_owned(),
+            labels: Vec::new(),
+            state,
+            connections: 1,
+            streams: 2,
+            latency,
+        };
+        let statuses = [(State::Ejected, None), (State::Ready, Some(0.1)), (State::Ready, Some(0.0001))];
+        let endpoints = merge(statuses.into_iter().map(|(state, latency)| status(state, latency)));
+        let Merged { state, connections, streams, ejected, latency } = &endpoints["127.0.0.1:80"];
+        assert_eq!((*state, *connections, *streams, *ejected), (State::Ready, 3, 6, 1));
+        assert_eq!(*latency, Some(0.1));
+        assert_eq!(merge([status(State::Failed, None)].into_iter())["127.0.0.1:80"].latency, None);
+    }
+}
