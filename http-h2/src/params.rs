@@ -105,8 +105,8 @@ pub struct ClientParams {
 /// Windows of received data: how much a peer may send before it is told that it may go on.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum FlowControl {
-    /// Windows start at 65,535 bytes and grow with the measured bandwidth-delay product, up to 16 MiB. They never
-    /// shrink.
+    /// Windows that fill long paths from the start: 16 MiB a stream, and more if the measured bandwidth-delay product is
+    /// larger. They shrink while readers that have stopped hold too much, and become full again.
     Adaptive,
     /// Windows of a fixed size, each in 1..=2147483647 bytes.
     Fixed {
