@@ -206,7 +206,7 @@ impl Advice {
     }
 
     /// What the default windows, the advised ones, large fixed ones and adaptive ones reach.
-    pub fn outlooks(&self) -> [Outlook; 5] {
+    pub fn outlooks(&self) -> [Outlook; 4] {
         let long = (self.path.product() * 3.0).min(f64::from(MOST_ADAPTIVE)) as u32;
         let adaptive = (ADAPTIVE.0.max(long), ADAPTIVE.1.max(long));
         let of = |name, (stream, connection): (u32, u32)| {
@@ -219,7 +219,6 @@ impl Advice {
             of("fixed, as above", (self.stream, self.connection)),
             of("fixed, 16 / 24 MiB", ADAPTIVE),
             of("adaptive", adaptive),
-            of("adaptive, uploads of many clients", (adaptive.0, DEFAULT.1)),
         ]
     }
 }
@@ -245,7 +244,7 @@ impl fmt::Display for Advice {
         let mbits = |bits: f64| bits / 1e6;
         let kib = |bytes: u32| bytes.div_ceil(1 << 10);
         let outlooks = self.outlooks();
-        let [default, _, _, adaptive, _] = &outlooks;
+        let [default, _, _, adaptive] = &outlooks;
         let name = |peer| format!("LINKERD2_PROXY_OUTBOUND_{peer}_HTTP2");
         if default.fills(path) {
             writeln!(f, "The default windows fill this path. Fixed windows for it:\n")?;
@@ -312,8 +311,9 @@ impl fmt::Display for Advice {
         )?;
         write!(
             f,
-            "- uploads: a client's connection has 1 MiB, and up to 24 MiB as far as half of D_MAX_BUFFERED_BYTES is not \
-             reserved: each gets no more than a quarter of what is left, so that of many clients the last get 1 MiB"
+            "- uploads: a client's connection has up to that, as far as D_MAX_BUFFERED_BYTES has as much to reserve; each gets no \
+             more than a quarter of what is left of one half of it, so that of very many clients the last start with the \
+             default windows"
         )
     }
 }
@@ -376,11 +376,10 @@ mod tests {
     #[test]
     fn adaptive_fills_paths_that_the_default_does_not() {
         let advice = Advice::new(path(40, 1_000.0), NEEDS);
-        let [default, _, fixed, adaptive, clients] = advice.outlooks();
+        let [default, _, fixed, adaptive] = advice.outlooks();
         // Two thirds of 64 KiB, and of 1 MiB, in 40 ms.
         assert!((default.one / 1e6 - 8.7).abs() < 0.1 && (default.all / 1e6 - 139.8).abs() < 0.1, "{default:?}");
         assert_eq!((fixed.one, adaptive.one, adaptive.all), (1e9, 1e9, 1e9));
-        assert_eq!(clients.all, default.all);
         let text = advice.to_string();
         assert!(
             text.contains("8.7 Mbit/s with the default windows") && text.contains("CONNECT_HTTP2_ADAPTIVE_"),

@@ -22,8 +22,8 @@ pub(super) fn markdown(data: &Data) -> String {
                     one of 64 KiB\nfor each stream and of 1 MiB for the connection, the proxy's default; each setting is that of \
                     both sides, toward clients and\ntoward the endpoint.\n\n\
                     Adaptive windows are 16 MiB for a stream and 24 MiB for a connection to an endpoint from the start: a window \
-                    costs nothing\nas long as readers read. A connection from a client has 1 MiB, and up to 24 MiB as far as half of \
-                    `D_MAX_BUFFERED_BYTES` can be\nreserved, of which each gets a quarter of what is left. Where PING finds a longer \
+                    costs nothing\nas long as readers read. A connection from a client has up to that, as far as half of `D_MAX_BUFFERED_BYTES` \
+                    can be reserved: each gets a\nquarter of what is left, and the default windows at least. Where PING finds a longer \
                     path, windows are up to 64 MiB. While readers\nthat stopped hold more than a thirty-second of \
                     `D_MAX_BUFFERED_BYTES`, the streams of their connections have smaller windows, down\nto 65,535 bytes.\n\n"
         .to_owned();
