@@ -298,7 +298,7 @@ impl Table {
         }
         columns.sort_by_key(|(windows, env)| (size(*windows), *env));
         let streaming = |row: &Transfer| row.workload == Workload::ServerStreaming;
-        rows.sort_by_key(|row| (row.side.name(), streaming(row), row.workload, row.streams, row.rtt_ms));
+        rows.sort_by_key(|row| (row.side == Side::Client, streaming(row), row.workload, row.streams, row.rtt_ms));
         let mut text = "| transfer, RTT | no proxy |".to_owned();
         for (windows, env) in &columns {
             let env: String = env.iter().map(|(name, value)| format!(", {name}={value}")).collect();

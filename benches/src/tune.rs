@@ -311,7 +311,7 @@ impl fmt::Display for Advice {
         )?;
         write!(
             f,
-            "- uploads: a client's connection has up to that, as far as D_MAX_BUFFERED_BYTES has as much to reserve; each gets no \
+            "- uploads: a client's connection has up to 24 MiB, as far as D_MAX_BUFFERED_BYTES has as much to reserve; each gets no \
              more than a quarter of what is left of one half of it, so that of very many clients the last start with the \
              default windows"
         )

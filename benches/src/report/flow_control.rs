@@ -4,7 +4,7 @@ use super::Data;
 use crate::{
     fresh::Transfer,
     load::Workload,
-    matrix::{Machine, Windows},
+    matrix::{Machine, Side, Windows},
     starvation::{Beside, Scene},
 };
 
@@ -50,17 +50,22 @@ fn transfers(data: &Data) -> String {
     text += &data.transfers.markdown();
     text.push('\n');
     for windows in data.transfers.windows() {
-        text += &shares(windows, &data.transfers.shares(windows));
+        for side in [Side::Endpoint, Side::Client] {
+            let mut shares = data.transfers.shares(windows);
+            shares.retain(|(transfer, _)| transfer.side == side);
+            text += &summary(windows, side, &shares);
+        }
     }
     text + &origin(&data.transfer_runs)
 }
 
 /// One line: how many transfers are as good as without a proxy, and which is the worst.
-fn shares(windows: Windows, shares: &[(&Transfer, f64)]) -> String {
+fn summary(windows: Windows, side: Side, shares: &[(&Transfer, f64)]) -> String {
     let Some((worst, least)) = shares.iter().min_by(|(_, a), (_, b)| a.total_cmp(b)) else { return String::new() };
     let whole = shares.iter().filter(|(_, share)| *share >= WHOLE).count();
     format!(
-        "- {}: at least {WHOLE} of the rate without a proxy in {whole} of {}; the least is {least:.2} (`{worst}`).\n",
+        "- {}, link before the {side}: at least {WHOLE} of the rate without a proxy in {whole} of {}; the least is {least:.2} \
+         (`{worst}`).\n",
         windows.label(),
         shares.len(),
     )

@@ -126,7 +126,7 @@ fn transfers_and_a_scene() -> Data {
 fn flow_control_is_told_at_its_worst() {
     let text = flow_control::markdown(&transfers_and_a_scene());
     for words in [
-        "- adaptive: at least 0.95 of the rate without a proxy in 27 of 28; the least is 0.80",
+        "- adaptive, link before the endpoint: at least 0.95 of the rate without a proxy in 27 of 28; the least is 0.80",
         "- adaptive, 64 stopped readers, at worst: transfers at 0.93 of their rate without",
         "1 of them not answered, 40 MiB at most, 3 MiB more than",
         "- `first`: 2 rounds, commit def",
