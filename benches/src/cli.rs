@@ -1,11 +1,13 @@
 //! The command line.
 
 use benches::{
-    matrix::{self, Cell, Results, Windows, plan},
+    fresh,
+    load::Workload,
+    matrix::{self, Cell, Results, Side, Windows, plan},
     outside,
     process::find_app,
     report::{self, Data},
-    tune,
+    starvation, tune,
 };
 use clap::{Args, Parser, Subcommand};
 use std::{
@@ -27,6 +29,8 @@ struct Cli {
 enum Command {
     /// Measure cells of windows, streams, links and workloads
     Matrix(MatrixArgs),
+    /// Measure stopped readers beside a transfer and small requests
+    Starvation(StarvationArgs),
     /// Turn results into Markdown and charts
     Report(ReportArgs),
     /// Measure the path to a server, and print the windows to set for it
@@ -78,7 +82,7 @@ struct OutsideArgs {
 
 #[derive(Args, Debug)]
 struct ReportArgs {
-    /// The results of `matrix`; of several, a later one replaces cells of those before [default: the newest in
+    /// The results of `matrix` and `starvation`; of several, a later one replaces what those before measured [default: the newest in
     /// target/benches]
     #[arg(long, value_name = "FILE")]
     results: Vec<PathBuf>,
@@ -92,6 +96,18 @@ struct MatrixArgs {
     /// A few cells, once, in under a minute
     #[arg(long, conflicts_with = "cross")]
     quick: bool,
+    /// Single transfers, each through a new proxy and on new connections, and the same without a proxy
+    #[arg(long, conflicts_with_all = ["quick", "cross", "seconds"])]
+    fresh: bool,
+    /// The proxy's windows in fresh transfers: default, adaptive, fixed (16M/24M), or sizes as 256K/4M
+    #[arg(long, value_delimiter = ',', requires = "fresh", default_value = "default,adaptive,fixed")]
+    settings: Vec<Windows>,
+    /// Which side of the proxy the link of fresh transfers is on
+    #[arg(long, requires = "fresh", value_enum, default_value_t = FreshSide::Endpoint)]
+    side: FreshSide,
+    /// More variables for the proxy of fresh transfers, without LINKERD2_PROXY_; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", requires = "fresh", value_parser = variable)]
+    env: Vec<(String, String)>,
     /// Everything with everything, instead of the plan; takes hours
     #[arg(long)]
     cross: bool,
@@ -115,15 +131,81 @@ struct MatrixArgs {
     app: Option<PathBuf>,
 }
 
+/// Where the link of a fresh transfer is.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum FreshSide {
+    /// Between proxy and endpoint
+    Endpoint,
+    /// Between client and proxy
+    Client,
+}
+
+#[derive(Args, Debug)]
+struct StarvationArgs {
+    /// How many clients have stopped reading, or how many uploads the endpoint does not read
+    #[arg(long, value_delimiter = ',', default_value = "64,1000")]
+    readers: Vec<usize>,
+    /// The proxy's windows: default, adaptive, fixed (16M/24M), or sizes as 256K/4M
+    #[arg(long, value_delimiter = ',', default_value = "default,adaptive,fixed")]
+    settings: Vec<Windows>,
+    /// What is not read: downloads by clients, uploads by the endpoint, or one after the other
+    #[arg(long, value_enum, default_value_t = Direction::Download)]
+    direction: Direction,
+    /// How many readers share a connection
+    #[arg(long, default_value_t = 1)]
+    streams_each: usize,
+    /// How clients stop reading
+    #[arg(long, value_enum, default_value_t)]
+    stop: starvation::Stop,
+    /// Let readers come to a new proxy, instead of one that has had the traffic without them
+    #[arg(long)]
+    cold: bool,
+    /// The link's round trip, in milliseconds
+    #[arg(long, default_value_t = 20)]
+    rtt_ms: u64,
+    /// Small requests while the traffic is measured, at an even rate
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..))]
+    requests: u32,
+    /// How long to measure the traffic, without readers and with them, in seconds
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// After how long the proxy's memory is looked at again when all have gone, in seconds
+    #[arg(long, default_value_t = 60.0)]
+    after: f64,
+    /// How often to measure
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+    /// More variables for the proxy, without LINKERD2_PROXY_; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// Where results go, as JSON lines; a run that was stopped is resumed [default: in target/benches]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// The proxy's binary [default: beside this program]
+    #[arg(long, value_name = "PATH")]
+    app: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum Direction {
+    Download,
+    Upload,
+    Both,
+}
+
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
 const RESULTS: &str = "target/benches";
 const PATIENCE: Duration = Duration::from_secs(10);
 const QUICK: &str = "quick.jsonl";
 const FULL: &str = "full.jsonl";
+const FRESH: &str = "fresh.jsonl";
+const STARVATION: &str = "starvation.jsonl";
 
 pub(crate) fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Matrix(args) if args.fresh => block_on(run_fresh(args)),
+        Command::Starvation(args) => block_on(run_starvation(args)),
         Command::Matrix(args) => block_on(run_matrix(args)),
         Command::Report(args) => write_report(args),
         Command::Tune(args) => block_on(run_tune(args)),
@@ -178,10 +260,84 @@ async fn run_matrix(args: MatrixArgs) -> Outcome {
     if failed > 0 { Err(format!("{failed} cells could not be measured").into()) } else { Ok(()) }
 }
 
+async fn run_fresh(args: MatrixArgs) -> Outcome {
+    let side = match args.side {
+        FreshSide::Endpoint => Side::Endpoint,
+        FreshSide::Client => Side::Client,
+    };
+    let mut transfers = fresh::plan(&args.settings, side, &args.env);
+    if !args.filter.is_empty() {
+        transfers.retain(|transfer| args.filter.iter().any(|words| transfer.matches(words)));
+    }
+    if transfers.is_empty() {
+        return Err("no transfer has all of these words; --list prints their names".into());
+    }
+    let rounds = args.rounds.unwrap_or(3);
+    let time: Duration = transfers.iter().map(fresh::Transfer::estimate).sum();
+    let minutes = (time * rounds as u32).as_secs_f64() / 60.0;
+    if args.list {
+        transfers.iter().for_each(|transfer| println!("{transfer}"));
+    }
+    println!("{} transfers, {rounds} rounds, about {minutes:.1} minutes", transfers.len());
+    if args.list {
+        return Ok(());
+    }
+    let out = args.out.unwrap_or_else(|| [RESULTS, FRESH].iter().collect());
+    let options = fresh::Options { app: find_app(args.app)?, transfers, rounds, out };
+    let table = fresh::run(&options).await?;
+    println!("\nMB/s, medians; in brackets the share of the same transfer without a proxy\n\n{}", table.markdown());
+    Ok(())
+}
+
+async fn run_starvation(args: StarvationArgs) -> Outcome {
+    let mut scenes = Vec::new();
+    for (direction, workload) in [(Direction::Download, Workload::Download), (Direction::Upload, Workload::Upload)] {
+        if args.direction != direction && args.direction != Direction::Both {
+            continue;
+        }
+        for windows in &args.settings {
+            scenes.extend(args.readers.iter().map(|readers| starvation::Scene {
+                workload,
+                windows: *windows,
+                readers: *readers,
+                streams_each: args.streams_each,
+                stop: args.stop,
+                rtt_ms: args.rtt_ms,
+                mbits: 1_000,
+                cold: args.cold,
+                env: args.env.clone(),
+            }));
+        }
+    }
+    let params = starvation::Params {
+        time: Duration::try_from_secs_f64(args.seconds)?,
+        requests: args.requests,
+        after: Duration::try_from_secs_f64(args.after)?,
+    };
+    let options = starvation::Options {
+        app: find_app(args.app)?,
+        scenes,
+        rounds: args.rounds,
+        params,
+        out: args.out.unwrap_or_else(|| [RESULTS, STARVATION].iter().collect()),
+    };
+    let table = starvation::run(&options).await?;
+    println!("\n{}", table.markdown());
+    Ok(())
+}
+
+/// `NAME=VALUE`.
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 fn write_report(args: ReportArgs) -> Outcome {
     let mut results = args.results;
     if results.is_empty() {
-        results.push(newest_results().ok_or("there are no results: call `benches matrix` before")?);
+        results.push(
+            newest_results().ok_or("there are no results: call `benches matrix` or `benches starvation` before")?,
+        );
     }
     // The repository holds a full run's report, which a quick one should not replace.
     let out = args.out.unwrap_or_else(|| {
@@ -192,9 +348,13 @@ fn write_report(args: ReportArgs) -> Outcome {
     for path in &results {
         data.add_run(Results::read(path)?);
     }
-    report::write(&data, &out)?;
-    let results: Vec<_> = results.iter().map(|path| path.display().to_string()).collect();
-    println!("{} says what {} holds", out.join("README.md").display(), results.join(" and "));
+    let pages = report::write(&data, &out)?;
+    if pages.is_empty() {
+        return Err("nothing was measured in these results".into());
+    }
+    let names =
+        |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ");
+    println!("{}: the report of {}", names(&pages), names(&results));
     Ok(())
 }
 
@@ -229,7 +389,7 @@ async fn run_outside(args: OutsideArgs) -> Outcome {
 }
 
 fn newest_results() -> Option<PathBuf> {
-    let paths = [FULL, QUICK].map(|name| Path::new(RESULTS).join(name));
+    let paths = [FULL, QUICK, FRESH, STARVATION].map(|name| Path::new(RESULTS).join(name));
     paths
         .into_iter()
         .filter(|path| path.exists())

@@ -18,12 +18,14 @@ use tokio::io::DuplexStream;
 use tower::MakeService as _;
 use tower_service::Service;
 
+pub mod fresh;
 pub mod link;
 pub mod load;
 pub mod matrix;
 pub mod outside;
 pub mod process;
 pub mod report;
+pub mod starvation;
 pub mod timer;
 pub mod tune;
 

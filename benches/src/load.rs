@@ -2,7 +2,8 @@
 
 mod body;
 mod end;
-mod endpoint;
+pub(crate) mod endpoint;
+mod exchange;
 mod outcome;
 mod workload;
 
@@ -14,12 +15,12 @@ pub use self::{
     workload::Workload,
 };
 
+pub(crate) use self::exchange::Exchange;
+
 use self::outcome::Recorder;
 use crate::timer::{Clock, Timer};
-use http::Response;
-use http_body_util::BodyExt as _;
 use http_h2::{ClientParams, FlowControl};
-use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy_http::hyper::client_builder;
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -53,10 +54,10 @@ pub struct Load {
 }
 
 /// Windows that never bind: the proxy's windows are measured.
-const STREAM_WINDOW: u32 = 16 << 20;
-const CONNECTION_WINDOW: u32 = 1 << 30;
+pub(crate) const STREAM_WINDOW: u32 = 64 << 20;
+pub(crate) const CONNECTION_WINDOW: u32 = 1 << 30;
 
-type Client = SendRequest<Payload>;
+pub(crate) type Client = SendRequest<Payload>;
 
 // === impl Load ===
 
@@ -76,7 +77,8 @@ impl Load {
         // Aborts all of them when the run is over.
         let mut tasks = JoinSet::new();
         for _ in 0..self.connections.max(1) {
-            clients.push(self.connect(&mut tasks).await?);
+            let stream_window = self.workload.client_window().unwrap_or(STREAM_WINDOW);
+            clients.push(connect(self.target, stream_window, &mut tasks).await?);
         }
         match self.rate {
             None => self.spawn_closed_loop(&clients, &recorder, &mut tasks),
@@ -90,21 +92,6 @@ impl Load {
         Ok((outcome, before, sample()))
     }
 
-    async fn connect(&self, tasks: &mut JoinSet<()>) -> io::Result<Client> {
-        let io = TcpStream::connect(self.target).await?;
-        io.set_nodelay(true)?;
-        let flow_control = Some(FlowControl::Fixed {
-            initial_stream_window_size: self.workload.client_window().unwrap_or(STREAM_WINDOW),
-            initial_connection_window_size: CONNECTION_WINDOW,
-        });
-        let params = ClientParams { flow_control, ..ClientParams::DEFAULT };
-        let builder = client_builder(&params, TokioExecutor::new()).map_err(io::Error::other)?;
-        let (client, connection) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
-        // How a connection ends shows in its streams.
-        tasks.spawn(async move { connection.await.unwrap_or_default() });
-        Ok(client)
-    }
-
     fn spawn_closed_loop(&self, clients: &[Client], recorder: &Arc<Recorder>, tasks: &mut JoinSet<()>) {
         for (client, _) in clients.iter().cycle().zip(0..self.streams) {
             tasks.spawn(closed_loop(*self, client.clone(), Arc::clone(recorder)));
@@ -116,6 +103,22 @@ impl Load {
             }
         }
     }
+}
+
+/// A connection whose streams have windows of `stream_window`, as long as `tasks` live.
+pub(crate) async fn connect(target: SocketAddr, stream_window: u32, tasks: &mut JoinSet<()>) -> io::Result<Client> {
+    let io = TcpStream::connect(target).await?;
+    io.set_nodelay(true)?;
+    let flow_control = Some(FlowControl::Fixed {
+        initial_stream_window_size: stream_window,
+        initial_connection_window_size: CONNECTION_WINDOW,
+    });
+    let params = ClientParams { flow_control, ..ClientParams::DEFAULT };
+    let builder = client_builder(&params, TokioExecutor::new()).map_err(io::Error::other)?;
+    let (client, connection) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
+    // How a connection ends shows in its streams.
+    tasks.spawn(async move { connection.await.unwrap_or_default() });
+    Ok(client)
 }
 
 async fn closed_loop(load: Load, client: Client, recorder: Arc<Recorder>) {
@@ -145,48 +148,11 @@ async fn open_loop(load: Load, rate: f64, clients: Vec<Client>, recorder: Arc<Re
 
 /// One stream, from its start to its end.
 async fn one(load: &Load, client: Client, recorder: &Recorder, start: Instant) {
-    let end = match timeout(load.timeout, exchange(load.workload, client, recorder)).await {
-        Ok(Ok(end)) => end,
-        Ok(Err(error)) => End::of_error(&error),
-        Err(_) => End::Timeout,
-    };
+    let exchange = Exchange::of(load.workload).run(client, |bytes| recorder.received(bytes));
+    let end = timeout(load.timeout, exchange).await.unwrap_or(End::Timeout);
     if load.workload.is_measured() || !end.is_ok() {
         recorder.record(end, start.elapsed());
     }
-}
-
-async fn exchange(workload: Workload, mut client: Client, recorder: &Recorder) -> Result<End, hyper::Error> {
-    client.ready().await?;
-    let rsp = client.send_request(workload.request()).await?;
-    if rsp.status() != http::StatusCode::OK {
-        return Ok(End::Status(rsp.status().as_u16()));
-    }
-    drain(workload, rsp, recorder).await
-}
-
-/// Reads the answer to its end, as fast as the workload does.
-async fn drain(workload: Workload, rsp: Response<Incoming>, recorder: &Recorder) -> Result<End, hyper::Error> {
-    let mut status = rsp.headers().get("grpc-status").cloned();
-    let mut body = rsp.into_body();
-    let mut bytes = 0;
-    while let Some(frame) = body.frame().await {
-        match frame?.into_data() {
-            Ok(data) => {
-                bytes += data.len() as u64;
-                recorder.received(data.len() as u64);
-                if let Some(pause) = workload.pause() {
-                    sleep(pause).await;
-                }
-            }
-            Err(frame) => status = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status")).cloned(),
-        }
-    }
-    Ok(match status {
-        _ if bytes != workload.answer_bytes() => End::Truncated,
-        None if workload.is_grpc() => End::Truncated,
-        Some(status) if status != "0" => End::Grpc(status.to_str().ok().and_then(|s| s.parse().ok()).unwrap_or(2)),
-        _ => End::Ok,
-    })
 }
 
 /// The first error of a chain that is a `T`.

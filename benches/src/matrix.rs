@@ -7,8 +7,8 @@ mod results;
 mod run;
 
 pub use self::{
-    cell::{Cell, Side, Windows, size_name},
-    measure::{Sample, measure},
+    cell::{Cell, Side, Windows, settings, size_name},
+    measure::{Latency, Sample, measure},
     results::{Machine, Record, Results},
     run::{Options, run},
 };

@@ -42,6 +42,21 @@ pub struct Advice {
     pub connection: u32,
 }
 
+/// Windows of the proxy, and the rates that they allow on a path.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outlook {
+    /// Their name.
+    pub name: &'static str,
+    /// Of a stream, in bytes.
+    pub stream: u32,
+    /// Of a connection, in bytes.
+    pub connection: u32,
+    /// Bits a second of one stream, at least.
+    pub one: f64,
+    /// Bits a second of all streams of the connection together, at least.
+    pub all: f64,
+}
+
 /// The options of a measurement.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -64,6 +79,16 @@ const MOST: u32 = 1 << 30;
 /// after the last third wait.
 const SHARE: f64 = 2.0 / 3.0;
 const PINGS: usize = 11;
+/// The sides of the proxy, as the names of variables have them.
+const PEERS: [&str; 2] = ["CONNECT", "SERVER"];
+/// The default windows of a stream and of a connection.
+const DEFAULT: (u32, u32) = (LEAST, 1 << 20);
+/// The adaptive windows of a stream and of a connection to an endpoint, at the start.
+const ADAPTIVE: (u32, u32) = (16 << 20, 24 << 20);
+/// The largest that adaptive windows become, at three times what is on the way.
+const MOST_ADAPTIVE: u32 = 64 << 20;
+/// A path counts as full from this share of its bandwidth on.
+const FULL: f64 = 0.95;
 
 // === impl Path ===
 
@@ -123,6 +148,11 @@ impl Path {
     pub fn product(&self) -> f64 {
         self.bits_per_second / 8.0 * self.rtt.as_secs_f64()
     }
+
+    /// The bits a second that a window of so many bytes allows at least.
+    fn bits_per_second_with(&self, window: u32) -> f64 {
+        (f64::from(window) * 8.0 * SHARE / self.rtt.as_secs_f64()).min(self.bits_per_second)
+    }
 }
 
 /// Downloads again and again, and says how many bytes came.
@@ -172,8 +202,31 @@ impl Advice {
 
     /// The bits a second that one stream gets at least.
     pub fn bits_per_second(&self) -> f64 {
-        let window = f64::from(self.stream) * 8.0;
-        (window * SHARE / self.path.rtt.as_secs_f64()).min(self.path.bits_per_second)
+        self.path.bits_per_second_with(self.stream)
+    }
+
+    /// What the default windows, the advised ones, large fixed ones and adaptive ones reach.
+    pub fn outlooks(&self) -> [Outlook; 4] {
+        let long = (self.path.product() * 3.0).min(f64::from(MOST_ADAPTIVE)) as u32;
+        let adaptive = (ADAPTIVE.0.max(long), ADAPTIVE.1.max(long));
+        let of = |name, (stream, connection): (u32, u32)| {
+            let all = stream.saturating_mul(self.needs.streams).min(connection);
+            let one = self.path.bits_per_second_with(stream.min(connection));
+            Outlook { name, stream, connection, one, all: self.path.bits_per_second_with(all) }
+        };
+        [
+            of("default", DEFAULT),
+            of("fixed, as above", (self.stream, self.connection)),
+            of("fixed, 16 / 24 MiB", ADAPTIVE),
+            of("adaptive", adaptive),
+        ]
+    }
+}
+
+impl Outlook {
+    /// Whether one stream alone fills a path.
+    fn fills(&self, path: &Path) -> bool {
+        self.one >= path.bits_per_second * FULL
     }
 }
 
@@ -190,12 +243,29 @@ impl fmt::Display for Advice {
         let Self { path, needs, stream, connection } = self;
         let mbits = |bits: f64| bits / 1e6;
         let kib = |bytes: u32| bytes.div_ceil(1 << 10);
-        for peer in ["CONNECT", "SERVER"] {
-            let name = format!("LINKERD2_PROXY_OUTBOUND_{peer}_HTTP2_INITIAL");
-            writeln!(f, "{name}_STREAM_WINDOW_SIZE={stream}")?;
-            writeln!(f, "{name}_CONNECTION_WINDOW_SIZE={connection}")?;
+        let outlooks = self.outlooks();
+        let [default, _, _, adaptive] = &outlooks;
+        let name = |peer| format!("LINKERD2_PROXY_OUTBOUND_{peer}_HTTP2");
+        if default.fills(path) {
+            writeln!(f, "The default windows fill this path. Fixed windows for it:\n")?;
+        } else {
+            writeln!(f, "One stream gets {:.1} Mbit/s with the default windows. Set\n", mbits(default.one))?;
+            for peer in PEERS {
+                writeln!(f, "{}_ADAPTIVE_FLOW_CONTROL=true", name(peer))?;
+            }
+            writeln!(f, "\nfor {:.1} Mbit/s, or instead of that fixed windows:\n", mbits(adaptive.one))?;
         }
-        writeln!(f)?;
+        for peer in PEERS {
+            writeln!(f, "{}_INITIAL_STREAM_WINDOW_SIZE={stream}", name(peer))?;
+            writeln!(f, "{}_INITIAL_CONNECTION_WINDOW_SIZE={connection}", name(peer))?;
+        }
+        let all = format!("{} streams", needs.streams);
+        writeln!(f, "\n{:33} {:>10} {:>12} {:>12} {all:>12}", "windows", "stream KiB", "connect. KiB", "one stream")?;
+        for Outlook { name, stream, connection, one, all } in &outlooks {
+            let (stream, connection) = (kib(*stream), kib(*connection));
+            writeln!(f, "{name:33} {stream:>10} {connection:>12} {:>12.1} {:>12.1}", mbits(*one), mbits(*all))?;
+        }
+        writeln!(f, "\nRates are Mbit/s, at least. Why:\n")?;
         writeln!(
             f,
             "- path: {:.2} ms and {:.1} Mbit/s, so {:.0} KiB are on the way when it is full",
@@ -232,9 +302,18 @@ impl fmt::Display for Advice {
         if f64::from(*stream) < path.product() {
             writeln!(f, "- the memory bounds the stream window below what the path could carry")?;
         }
+        writeln!(
+            f,
+            "- adaptive: a stream has {} KiB at once, and more on a path that PING finds to need it, up to 64 MiB. While readers \
+             that stopped hold more than 1/32 of D_MAX_BUFFERED_BYTES, the windows of their connections' streams shrink, down to \
+             65535",
+            kib(ADAPTIVE.0),
+        )?;
         write!(
             f,
-            "- adaptive windows grow by themselves, up to 16 MiB, which is what each reader that stops may hold then"
+            "- uploads: a client's connection has up to 24 MiB, as far as D_MAX_BUFFERED_BYTES has as much to reserve; each gets no \
+             more than a quarter of what is left of one half of it, so that of very many clients the last start with the \
+             default windows"
         )
     }
 }
@@ -292,6 +371,31 @@ mod tests {
                 assert!((advice.stream..=MOST).contains(&advice.connection), "{advice:?}");
             }
         }
+    }
+
+    #[test]
+    fn adaptive_fills_paths_that_the_default_does_not() {
+        let advice = Advice::new(path(40, 1_000.0), NEEDS);
+        let [default, _, fixed, adaptive] = advice.outlooks();
+        // Two thirds of 64 KiB, and of 1 MiB, in 40 ms.
+        assert!((default.one / 1e6 - 8.7).abs() < 0.1 && (default.all / 1e6 - 139.8).abs() < 0.1, "{default:?}");
+        assert_eq!((fixed.one, adaptive.one, adaptive.all), (1e9, 1e9, 1e9));
+        let text = advice.to_string();
+        assert!(
+            text.contains("8.7 Mbit/s with the default windows") && text.contains("CONNECT_HTTP2_ADAPTIVE_"),
+            "{text}"
+        );
+        let text = Advice::new(path(0, 1_000.0), NEEDS).to_string();
+        assert!(text.starts_with("The default windows fill") && !text.contains("ADAPTIVE_FLOW_CONTROL=true"), "{text}");
+    }
+
+    #[test]
+    fn adaptive_follows_the_path_up_to_64_mib() {
+        let adaptive = |ms, mbits| Advice::new(path(ms, mbits), NEEDS).outlooks()[3];
+        assert_eq!((adaptive(20, 1_000.0).stream, adaptive(20, 1_000.0).connection), (16 << 20, 24 << 20));
+        assert_eq!((adaptive(80, 1_000.0).stream, adaptive(80, 1_000.0).connection), (30_000_000, 30_000_000));
+        assert_eq!(adaptive(80, 1_000.0).one, 1e9);
+        assert_eq!((adaptive(80, 10_000.0).stream, adaptive(80, 10_000.0).connection), (64 << 20, 64 << 20));
     }
 
     #[tokio::test(start_paused = true)]

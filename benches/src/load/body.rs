@@ -38,6 +38,11 @@ impl Payload {
         Self { left: count * piece.len() as u64, piece, status: false }
     }
 
+    /// Bytes that are left to send.
+    pub(crate) fn remaining(&self) -> u64 {
+        self.left
+    }
+
     /// The same, with `grpc-status: 0` behind it.
     #[must_use]
     pub fn with_status(self) -> Self {

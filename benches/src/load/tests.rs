@@ -33,7 +33,7 @@ async fn only_end(target: SocketAddr, workload: Workload, timeout: Duration) -> 
     let recorder = Recorder::new();
     recorder.begin();
     let mut tasks = JoinSet::new();
-    let client = load.connect(&mut tasks).await.unwrap();
+    let client = connect(target, STREAM_WINDOW, &mut tasks).await.unwrap();
     one(&load, client, &recorder, Instant::now()).await;
     let outcome = recorder.finish();
     assert_eq!(outcome.ends.values().sum::<u64>(), 1);

@@ -34,8 +34,8 @@ pub enum Workload {
 const SMALL: u64 = 128;
 const FAST: u64 = 64 << 10;
 const LARGE: u64 = 16 << 20;
-const MESSAGES: u64 = 64;
-const MESSAGE: u32 = 4 << 10;
+pub(super) const MESSAGES: u64 = 64;
+pub(super) const MESSAGE: u32 = 4 << 10;
 /// Flag and length before each gRPC message.
 const PREFIX: u64 = 5;
 /// A slow reader's wait after each frame.
@@ -143,8 +143,8 @@ impl Workload {
     }
 
     /// The response of `bench.Echo/Repeat`.
-    pub(super) fn repeated() -> Payload {
-        Payload::messages(MESSAGES, MESSAGE)
+    pub(super) fn repeated(messages: u64) -> Payload {
+        Payload::messages(messages, MESSAGE)
     }
 
     /// The response of `bench.Echo/Collect`.

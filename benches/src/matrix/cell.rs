@@ -5,7 +5,7 @@ use crate::{
     load::Workload,
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 /// The unit of measurement: one workload through one proxy over one link.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ pub enum Windows {
         /// Of a connection.
         connection: u32,
     },
-    /// Windows that grow; fixed ones mean nothing then.
+    /// Windows that the proxy sets by itself; fixed ones mean nothing then.
     Adaptive,
 }
 
@@ -84,15 +84,14 @@ impl Cell {
         words.split_whitespace().all(|word| name.split(' ').any(|part| part == word))
     }
 
-    /// How long to let the load run before it counts: adaptive windows take round trips to grow.
+    /// How long to let the load run before it counts.
     pub fn warm_up(&self) -> Duration {
         if self.profile != Profile::Steady {
             // The same for all, so that all see the same part of it.
             return Duration::from_secs(1);
         }
         let links = if self.side == Side::Both { 2 } else { 1 };
-        let round_trips = if self.windows == Windows::Adaptive { 40 } else { 10 };
-        Duration::from_millis(250 + round_trips * self.rtt_ms * links)
+        Duration::from_millis(250 + 10 * self.rtt_ms * links)
     }
 
     /// How long to measure, where a steady cell is to take `time`.
@@ -108,10 +107,7 @@ impl Cell {
 
     /// The variables that set up the proxy, without the `LINKERD2_PROXY_` that all have.
     pub fn settings(&self) -> Vec<(String, String)> {
-        let mut settings = self.windows.settings();
-        // Unset, a client could have 200.
-        settings.push(("OUTBOUND_SERVER_HTTP2_MAX_CONCURRENT_STREAMS".to_owned(), "10000".to_owned()));
-        settings
+        settings(self.windows)
     }
 }
 
@@ -130,6 +126,14 @@ impl fmt::Display for Cell {
     }
 }
 
+/// The variables that set up a proxy with these windows, without the `LINKERD2_PROXY_` that all have.
+pub fn settings(windows: Windows) -> Vec<(String, String)> {
+    let mut settings = windows.settings();
+    // Unset, a client could have 200.
+    settings.push(("OUTBOUND_SERVER_HTTP2_MAX_CONCURRENT_STREAMS".to_owned(), "10000".to_owned()));
+    settings
+}
+
 // === impl Windows ===
 
 impl Windows {
@@ -137,6 +141,16 @@ impl Windows {
     pub const DEFAULT: Self = Self::Fixed { stream: 65_535, connection: 1 << 20 };
     /// The largest of the plan.
     pub const LARGEST: Self = Self::Fixed { stream: 1 << 20, connection: 16 << 20 };
+    /// Windows that fill long paths.
+    pub const FIXED: Self = Self::Fixed { stream: 16 << 20, connection: 24 << 20 };
+
+    /// `64K / 1M`, or `adaptive`.
+    pub fn label(self) -> String {
+        match self {
+            Self::Fixed { stream, connection } => format!("{} / {}", size_name(stream), size_name(connection)),
+            Self::Adaptive => self.to_string(),
+        }
+    }
 
     /// The variables that set them, without the `LINKERD2_PROXY_` that all have.
     pub fn settings(self) -> Vec<(String, String)> {
@@ -162,6 +176,34 @@ impl fmt::Display for Windows {
             Self::Fixed { stream, connection } => write!(f, "w{} c{}", size_name(stream), size_name(connection)),
         }
     }
+}
+
+impl FromStr for Windows {
+    type Err = String;
+
+    /// `default`, `adaptive`, `fixed` for 16M/24M, or sizes of a stream and a connection as `256K/4M`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "default" => return Ok(Self::DEFAULT),
+            "adaptive" => return Ok(Self::Adaptive),
+            "fixed" => return Ok(Self::FIXED),
+            _ => {}
+        }
+        let sizes = text.split_once('/').and_then(|(stream, connection)| Some((size(stream)?, size(connection)?)));
+        let (stream, connection) = sizes.ok_or("must be default, adaptive, fixed, or sizes as 256K/4M")?;
+        Ok(Self::Fixed { stream, connection })
+    }
+}
+
+/// The bytes of `256K`, `4M` or `65535`.
+fn size(text: &str) -> Option<u32> {
+    let (number, shift) = match text.split_at_checked(text.len().checked_sub(1)?)? {
+        (number, "K") => (number, 10),
+        (number, "M") => (number, 20),
+        _ => (text, 0),
+    };
+    let bytes = number.parse::<u32>().ok()?.checked_mul(1 << shift)?;
+    (1..1 << 31).contains(&bytes).then_some(bytes)
 }
 
 /// `64K` and the like; 65535, the window of RFC 9113, is one of them.

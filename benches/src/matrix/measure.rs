@@ -6,6 +6,7 @@ use crate::{
     load::{Endpoint, Load},
     process::{Proxy, Usage},
 };
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, io, path::Path, time::Duration};
 
@@ -98,17 +99,11 @@ pub async fn measure(cell: &Cell, app: &Path, endpoint: &Endpoint, time: Duratio
     let cpu = used.cpu.saturating_sub(used_before.cpu).as_secs_f64();
     let ended: u64 = outcome.ends.values().sum();
     let carried = to.carried.into_iter().zip(from.carried).map(|(to, from)| to - from).max().unwrap_or_default();
-    let latency = &outcome.latency_us;
     Ok(Sample {
         rps: outcome.ok() as f64 / seconds,
         down_mbits: mbits(outcome.received),
         up_mbits: mbits(to.received - from.received),
-        latency_us: (outcome.ok() > 0).then(|| Latency {
-            p50: latency.value_at_quantile(0.5),
-            p95: latency.value_at_quantile(0.95),
-            p99: latency.value_at_quantile(0.99),
-            max: latency.max(),
-        }),
+        latency_us: Latency::of(&outcome.latency_us),
         error_rate: if ended > 0 { outcome.failed() as f64 / ended as f64 } else { 0.0 },
         ends: outcome.ends.iter().map(|(end, count)| (end.to_string(), *count)).collect(),
         cpu_us_per_request: (ended > 0).then(|| cpu * 1e6 / ended as f64),
@@ -117,4 +112,18 @@ pub async fn measure(cell: &Cell, app: &Path, endpoint: &Endpoint, time: Duratio
         final_rss_kib: used.rss_kib,
         utilisation: (cell.side != Side::Direct).then(|| mbits(carried) / cell.mbits as f64),
     })
+}
+
+// === impl Latency ===
+
+impl Latency {
+    /// `None`: nothing was recorded.
+    pub(crate) fn of(us: &Histogram<u64>) -> Option<Self> {
+        (!us.is_empty()).then(|| Self {
+            p50: us.value_at_quantile(0.5),
+            p95: us.value_at_quantile(0.95),
+            p99: us.value_at_quantile(0.99),
+            max: us.max(),
+        })
+    }
 }

@@ -1,10 +1,15 @@
 //! Results as JSON lines: the machine first, then a line for each cell and round.
 
 use super::{Cell, Sample};
+use crate::{
+    fresh::{Transfer, Transferred},
+    starvation::{Beside, Scene},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashSet,
     fs::{self, File, OpenOptions},
+    hash::{DefaultHasher, Hasher as _},
     io::{self, Write as _},
     path::Path,
     process::Command,
@@ -21,6 +26,9 @@ pub struct Machine {
     pub kernel: String,
     /// The commit that was measured, with `+` behind it if files were changed.
     pub commit: String,
+    /// The proxy's binary, by a hash of its bytes. Empty: there was none.
+    #[serde(default)]
+    pub app: String,
     /// The command line.
     pub command: String,
     /// Streams were measured for so long in each cell, in seconds.
@@ -44,6 +52,24 @@ pub enum Record {
         /// `Err`: why it could not be measured.
         sample: Result<Sample, String>,
     },
+    /// A measurement of a transfer on a fresh connection.
+    Transfer {
+        /// Of which transfer.
+        transfer: Transfer,
+        /// In which round, from 0.
+        round: usize,
+        /// `Err`: why it could not be measured.
+        sample: Result<Transferred, String>,
+    },
+    /// A measurement beside readers that have stopped.
+    Starvation {
+        /// Of which readers, and beside which traffic.
+        scene: Scene,
+        /// In which round, from 0.
+        round: usize,
+        /// `Err`: why it could not be measured.
+        sample: Result<Beside, String>,
+    },
 }
 
 /// A file of results that grows.
@@ -57,7 +83,7 @@ pub struct Results {
 
 impl Machine {
     /// This machine and this call.
-    pub fn here(seconds: f64, rounds: usize) -> Self {
+    pub fn here(app: &Path, seconds: f64, rounds: usize) -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
             let line = text.lines().find(|line| line.starts_with(name))?;
@@ -75,6 +101,7 @@ impl Machine {
             memory_gib: kib.div_ceil(1 << 20),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             commit: git(&["describe", "--always", "--dirty=+", "--exclude=*"]),
+            app: fs::read(app).map(|bytes| fingerprint(&bytes)).unwrap_or_default(),
             command: std::iter::once(program).chain(args.map(quoted)).collect::<Vec<_>>().join(" "),
             seconds,
             rounds,
@@ -83,8 +110,14 @@ impl Machine {
 
     /// Whether measurements of this run can stand beside earlier ones.
     fn continues(&self, before: &Self) -> bool {
-        (&self.cpu, &self.commit, self.seconds) == (&before.cpu, &before.commit, before.seconds)
+        (&self.cpu, &self.commit, &self.app, self.seconds) == (&before.cpu, &before.commit, &before.app, before.seconds)
     }
+}
+
+fn fingerprint(bytes: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    format!("{:016x}", hasher.finish())
 }
 
 /// As it would be typed.
@@ -96,6 +129,20 @@ fn git(args: &[&str]) -> String {
     let output = Command::new("git").args(args).output();
     let output = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
     if output.is_empty() { "unknown".to_owned() } else { output }
+}
+
+// === impl Record ===
+
+impl Record {
+    /// The name and the round of a cell that could be measured.
+    fn done(&self) -> Option<(String, usize)> {
+        match self {
+            Self::Sample { cell, round, sample: Ok(_) } => Some((cell.to_string(), *round)),
+            Self::Transfer { transfer, round, sample: Ok(_) } => Some((transfer.to_string(), *round)),
+            Self::Starvation { scene, round, sample: Ok(_) } => Some((scene.to_string(), *round)),
+            _ => None,
+        }
+    }
 }
 
 // === impl Results ===
@@ -117,8 +164,7 @@ impl Results {
             for record in Self::read(path)? {
                 match record {
                     Record::Machine(before) => same &= machine.continues(&before),
-                    Record::Sample { cell, round, sample: Ok(_) } => _ = done.insert((cell.to_string(), round)),
-                    Record::Sample { sample: Err(_), .. } => {}
+                    record => done.extend(record.done()),
                 }
             }
             if !same || planned.into_iter().all(|key| done.contains(&key)) {
@@ -157,9 +203,9 @@ impl Results {
         Ok(records)
     }
 
-    /// Whether the cell was measured in that round.
-    pub fn has(&self, cell: &Cell, round: usize) -> bool {
-        self.done.contains(&(cell.to_string(), round))
+    /// Whether the cell of that name was measured in that round.
+    pub fn has(&self, cell: &str, round: usize) -> bool {
+        self.done.contains(&(cell.to_owned(), round))
     }
 
     /// Adds a line.

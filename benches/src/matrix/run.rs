@@ -53,13 +53,13 @@ impl Options {
 /// When results cannot be read or written, or the run is interrupted.
 pub async fn run(options: &Options) -> io::Result<usize> {
     let planned = (0..options.rounds).flat_map(|round| options.cells.iter().map(move |cell| (cell.to_string(), round)));
-    let machine = Machine::here(options.time.as_secs_f64(), options.rounds);
+    let machine = Machine::here(&options.app, options.time.as_secs_f64(), options.rounds);
     let mut results = Results::open(&options.out, &machine, planned)?;
     let endpoint = Endpoint::spawn().await?;
 
     let mut left: Vec<(usize, &Cell)> = Vec::new();
     for round in 0..options.rounds {
-        let mut cells: Vec<_> = options.cells.iter().filter(|cell| !results.has(cell, round)).collect();
+        let mut cells: Vec<_> = options.cells.iter().filter(|cell| !results.has(&cell.to_string(), round)).collect();
         // Another order each time, the same in each run: the cell before a cell is left to chance.
         fastrand::Rng::with_seed(round as u64).shuffle(&mut cells);
         left.extend(cells.into_iter().map(|cell| (round, cell)));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{link::Profile, load::Workload};
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, path::Path, time::Duration};
 
 fn estimate(cells: Vec<Cell>, rounds: usize, seconds: f64) -> Duration {
     let time = Duration::from_secs_f64(seconds);
@@ -100,7 +100,7 @@ fn results_go_on_where_they_stopped() {
     let planned = || cells.iter().map(|cell| (cell.to_string(), 0));
     let sample = |n: usize, sample| Record::Sample { cell: cells[n].clone(), round: 0, sample };
 
-    let machine = Machine { commit: "a".to_owned(), ..Machine::here(1.0, 1) };
+    let machine = Machine { commit: "a".to_owned(), ..Machine::here(Path::new("app"), 1.0, 1) };
     let mut results = Results::open(&path, &machine, planned()).unwrap();
     results.add(&sample(0, Ok(Sample::default()))).unwrap();
     results.add(&sample(1, Err("no".to_owned()))).unwrap();
@@ -108,8 +108,12 @@ fn results_go_on_where_they_stopped() {
     std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + "{\"sample\":{\"cell\":").unwrap();
 
     let mut results = Results::open(&path, &machine, planned()).unwrap();
-    assert!(results.has(&cells[0], 0));
-    assert!(!results.has(&cells[0], 1) && !results.has(&cells[1], 0) && !results.has(&cells[2], 0));
+    assert!(results.has(&cells[0].to_string(), 0));
+    assert!(
+        !results.has(&cells[0].to_string(), 1)
+            && !results.has(&cells[1].to_string(), 0)
+            && !results.has(&cells[2].to_string(), 0)
+    );
     for n in 1..cells.len() {
         results.add(&sample(n, Ok(Sample::default()))).unwrap();
     }
@@ -117,14 +121,32 @@ fn results_go_on_where_they_stopped() {
 
     // All is there: the next run is a new one.
     let results = Results::open(&path, &machine, planned()).unwrap();
-    assert!(!results.has(&cells[0], 0));
+    assert!(!results.has(&cells[0].to_string(), 0));
     assert!(dir.join("out.jsonl.old").exists());
 
     // Nor is a run of another commit gone on with.
     let mut results = Results::open(&path, &machine, planned()).unwrap();
     results.add(&sample(0, Ok(Sample::default()))).unwrap();
-    assert!(Results::open(&path, &machine, planned()).unwrap().has(&cells[0], 0));
+    assert!(Results::open(&path, &machine, planned()).unwrap().has(&cells[0].to_string(), 0));
     let other = Machine { commit: "b".to_owned(), ..machine };
-    assert!(!Results::open(&path, &other, planned()).unwrap().has(&cells[0], 0));
+    assert!(!Results::open(&path, &other, planned()).unwrap().has(&cells[0].to_string(), 0));
     std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn windows_are_read_as_they_are_named() {
+    for (text, expected) in [
+        ("default", Some(Windows::DEFAULT)),
+        ("adaptive", Some(Windows::Adaptive)),
+        ("fixed", Some(Windows::Fixed { stream: 16 << 20, connection: 24 << 20 })),
+        ("256K/4M", Some(Windows::Fixed { stream: 256 << 10, connection: 4 << 20 })),
+        ("65535/1048576", Some(Windows::DEFAULT)),
+        ("", None),
+        ("4M", None),
+        ("0/1M", None),
+        ("2048M/1M", None),
+        ("9999999M/1M", None),
+    ] {
+        assert_eq!(text.parse::<Windows>().ok(), expected, "{text:?}");
+    }
 }

@@ -3,7 +3,7 @@
 use super::{
     Advice, Chart, Data, Spread,
     chart::short,
-    charts::{self, CHOICE, PROFILES, down, download, slow_readers, varied, windows_name},
+    charts::{self, CHOICE, PROFILES, down, download, slow_readers, varied},
     table::table,
 };
 use crate::{
@@ -180,7 +180,7 @@ fn connection_window(data: &Data) -> String {
     let mut rows = Vec::new();
     for windows in plan::windows() {
         let each = |streams| figure(data.spread(&download(windows, streams, 20), down));
-        rows.push([windows_name(windows), each(1), each(8), each(64), each(256)]);
+        rows.push([windows.label(), each(1), each(8), each(64), each(256)]);
     }
     rows.retain(|row| row[1..].iter().any(|cell| cell != "-"));
     if rows.is_empty() {
@@ -201,7 +201,7 @@ fn sides(data: &Data) -> String {
             let goodput = |sample: &Sample| Some(sample.down_mbits.max(sample.up_mbits));
             let each = |side| figure(data.spread(&Cell::new(workload, windows, 8, rtt_ms, side), goodput));
             let [endpoint, client, both] = [Side::Endpoint, Side::Client, Side::Both].map(each);
-            rows.push([format!("{workload}, {rtt_ms} ms, {}", windows_name(windows)), endpoint, client, both]);
+            rows.push([format!("{workload}, {rtt_ms} ms, {}", windows.label()), endpoint, client, both]);
         }
     }
     // One side alone is in other sections, too.
@@ -226,7 +226,7 @@ fn latency(data: &Data) -> String {
             figure(data.spread(&cell, p99))
         };
         rows.push([
-            windows_name(windows),
+            windows.label(),
             each(Workload::ServerStreaming),
             each(Workload::ClientStreaming),
             each(Workload::Bidi),
@@ -288,7 +288,7 @@ fn varying(data: &Data) -> String {
     let mut rows = Vec::new();
     for windows in CHOICE {
         let [steady, step, sine, dip] = PROFILES.map(|profile| figure(data.spread(&varied(windows, profile), down)));
-        rows.push([windows_name(windows), steady, step, sine, dip]);
+        rows.push([windows.label(), steady, step, sine, dip]);
     }
     rows.retain(|row| row[1..].iter().any(|cell| cell != "-"));
     if rows.is_empty() {
@@ -310,13 +310,13 @@ fn varying(data: &Data) -> String {
             }
         }
         let list = |names: Vec<String>| if names.is_empty() { "nowhere".to_owned() } else { names.join(", ") };
-        format!("against {}, adaptive is faster: {}; slower: {}", windows_name(other), list(faster), list(slower))
+        format!("against {}, adaptive is faster: {}; slower: {}", other.label(), list(faster), list(slower))
     };
-    let text = format!(
-        "- {}.\n- {}.\n\nMbit/s of 8 downloads over a link of 20 ms and 1 Gbit/s, and over ones that vary from there:\n\n",
-        against(Windows::DEFAULT),
-        against(Windows::LARGEST),
-    );
+    let mut text = String::new();
+    if PROFILES.into_iter().any(|profile| median(Windows::Adaptive, profile).is_some()) {
+        text += &format!("- {}.\n- {}.\n\n", against(Windows::DEFAULT), against(Windows::LARGEST));
+    }
+    text += "Mbit/s of 8 downloads over a link of 20 ms and 1 Gbit/s, and over ones that vary from there:\n\n";
     text + &table(["windows", "steady", "step", "sine", "dip"], rows)
 }
 
@@ -329,7 +329,7 @@ fn starvation(data: &Data) -> String {
             Some(format!("{}{mark}", short(got.median)))
         };
         let each = |streams| each(streams).unwrap_or_else(|| "-".to_owned());
-        rows.push([windows_name(windows), each(1), each(8), each(64), each(256)]);
+        rows.push([windows.label(), each(1), each(8), each(64), each(256)]);
     }
     rows.retain(|row| row[1..].iter().any(|cell| cell != "-"));
     if rows.is_empty() {
@@ -365,8 +365,8 @@ fn starvation(data: &Data) -> String {
 fn fills(windows: Windows, streams: usize) -> bool {
     match windows {
         Windows::Fixed { stream, connection } => streams as u64 * u64::from(stream) >= u64::from(connection),
-        // Both windows are the same.
-        Windows::Adaptive => true,
+        // 16 MiB of 24, while windows are full.
+        Windows::Adaptive => streams > 1,
     }
 }
 
@@ -377,7 +377,7 @@ fn memory(data: &Data) -> String {
         let slow = |streams| figure(data.spread(&slow_readers(windows, streams), mib));
         let fast = figure(data.spread(&download(windows, 64, 20), mib));
         let loopback = figure(data.spread(&download(windows, 64, 0), mib));
-        rows.push([windows_name(windows), slow(1), slow(8), slow(64), slow(256), fast, loopback]);
+        rows.push([windows.label(), slow(1), slow(8), slow(64), slow(256), fast, loopback]);
     }
     rows.retain(|row| row[1..].iter().any(|cell| cell != "-"));
     if rows.is_empty() {

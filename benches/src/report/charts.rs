@@ -4,7 +4,7 @@ use super::{Chart, Data, Kind, Series, Spread};
 use crate::{
     link::Profile,
     load::Workload,
-    matrix::{Cell, Sample, Side, Windows, plan, size_name},
+    matrix::{Cell, Sample, Side, Windows, plan},
 };
 
 const LINK_RTTS: [u64; 3] = [1, 20, 80];
@@ -30,14 +30,6 @@ pub(super) fn all(data: &Data) -> Vec<Chart> {
     }
     charts.retain(|chart| !chart.is_empty());
     charts
-}
-
-/// `64K / 1M`.
-pub(super) fn windows_name(windows: Windows) -> String {
-    match windows {
-        Windows::Fixed { stream, connection } => format!("{} / {}", size_name(stream), size_name(connection)),
-        Windows::Adaptive => "adaptive".to_owned(),
-    }
 }
 
 pub(super) fn down(sample: &Sample) -> Option<f64> {
@@ -108,8 +100,8 @@ fn over_connection_window(data: &Data) -> Chart {
 }
 
 fn over_streams(data: &Data) -> Chart {
-    let of = |windows| {
-        series(windows_name(windows), plan::STREAMS, |streams| data.spread(&download(windows, streams, 20), down))
+    let of = |windows: Windows| {
+        series(windows.label(), plan::STREAMS, |streams| data.spread(&download(windows, streams, 20), down))
     };
     Chart {
         name: "throughput-streams",
@@ -155,8 +147,8 @@ fn latency(data: &Data) -> Chart {
 
 fn tail(data: &Data) -> Chart {
     let workloads = [Workload::ServerStreaming, Workload::ClientStreaming, Workload::Bidi];
-    let of = |windows| {
-        series(windows_name(windows), workloads, |workload| {
+    let of = |windows: Windows| {
+        series(windows.label(), workloads, |workload| {
             let cell = Cell::new(workload, windows, 8, 20, plan::telling_side(workload));
             data.spread(&cell, |sample| Some(sample.latency_us?.p99 as f64 / 1e3))
         })
@@ -175,7 +167,8 @@ fn tail(data: &Data) -> Chart {
 }
 
 fn varying(data: &Data) -> Chart {
-    let of = |windows| series(windows_name(windows), PROFILES, |profile| data.spread(&varied(windows, profile), down));
+    let of =
+        |windows: Windows| series(windows.label(), PROFILES, |profile| data.spread(&varied(windows, profile), down));
     Chart {
         name: "adaptive-varying",
         title: "Adaptive against fixed windows where the link changes: 8 downloads".to_owned(),
@@ -197,8 +190,8 @@ fn memory(data: &Data) -> Chart {
         Windows::LARGEST,
         Windows::Adaptive,
     ];
-    let of = |windows| {
-        series(windows_name(windows), plan::STREAMS, |streams| {
+    let of = |windows: Windows| {
+        series(windows.label(), plan::STREAMS, |streams| {
             data.spread(&slow_readers(windows, streams), |sample| Some(sample.peak_rss_kib as f64 / 1024.0))
         })
     };
@@ -217,7 +210,7 @@ fn memory(data: &Data) -> Chart {
 
 fn starvation(data: &Data) -> Chart {
     let of = |streams: usize| {
-        series(streams.to_string(), plan::windows(), |windows| {
+        series(streams.to_string(), plan::windows(), |windows: Windows| {
             data.spread(&slow_readers(windows, streams), |sample| Some(sample.rps))
         })
     };
@@ -227,7 +220,7 @@ fn starvation(data: &Data) -> Chart {
         x: "stream window / connection window",
         y: "answers of 64 KiB a second on the fast stream (RTT 1 ms)",
         legend: "slow readers:",
-        categories: plan::windows().map(windows_name).collect(),
+        categories: plan::windows().map(Windows::label).collect(),
         series: plan::STREAMS.map(of).to_vec(),
         kind: Kind::Bars,
         log: false,

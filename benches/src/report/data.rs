@@ -1,15 +1,27 @@
 //! The measurements of a run, by cell.
 
-use crate::matrix::{Cell, Machine, Record, Sample};
+use crate::{
+    fresh,
+    matrix::{Cell, Machine, Record, Sample},
+    starvation,
+};
 use std::collections::{HashMap, HashSet};
 
 /// All that was measured.
 #[derive(Clone, Debug, Default)]
 pub struct Data {
-    /// Where and how, last.
+    /// Where and how cells were measured, last.
     pub machine: Machine,
-    /// The commands of the runs, first to last.
+    /// The commands of the runs that measured cells, first to last.
     pub commands: Vec<String>,
+    /// Transfers on fresh connections.
+    pub transfers: fresh::Table,
+    /// Where and how they were measured, run by run.
+    pub transfer_runs: Vec<Machine>,
+    /// Stopped readers beside traffic.
+    pub scenes: starvation::Table,
+    /// Where and how they were measured, run by run.
+    pub scene_runs: Vec<Machine>,
     cells: Vec<Measured>,
     by_name: HashMap<String, usize>,
 }
@@ -46,21 +58,34 @@ impl Data {
         data
     }
 
-    /// Adds another run, which replaces earlier measurements of its cells.
+    /// Adds another run, which replaces earlier measurements of its cells, transfers and scenes.
     pub fn add_run(&mut self, records: impl IntoIterator<Item = Record>) {
         let mut new = HashSet::new();
+        let mut run = Machine::default();
+        let (mut transfers, mut scenes) = (Vec::new(), Vec::new());
         for record in records {
             match record {
-                Record::Machine(machine) => {
-                    if !self.commands.contains(&machine.command) {
-                        self.commands.push(machine.command.clone());
+                Record::Machine(machine) => run = machine,
+                Record::Sample { cell, sample: Ok(sample), .. } => {
+                    if !self.commands.contains(&run.command) {
+                        self.commands.push(run.command.clone());
                     }
-                    self.machine = machine;
+                    self.machine.clone_from(&run);
+                    self.add(cell, sample, &mut new);
                 }
-                Record::Sample { cell, sample: Ok(sample), .. } => self.add(cell, sample, &mut new),
                 Record::Sample { sample: Err(_), .. } => {}
+                Record::Transfer { .. } => {
+                    add_machine(&mut self.transfer_runs, &run);
+                    transfers.push(record);
+                }
+                Record::Starvation { .. } => {
+                    add_machine(&mut self.scene_runs, &run);
+                    scenes.push(record);
+                }
             }
         }
+        self.transfers.add_run(transfers);
+        self.scenes.add_run(scenes);
     }
 
     /// `new`: the cells that this run has added already.
@@ -109,6 +134,13 @@ impl Data {
     }
 }
 
+/// Adds a run, unless it is there: one that was stopped and resumed has two lines.
+fn add_machine(runs: &mut Vec<Machine>, run: &Machine) {
+    if !runs.contains(run) {
+        runs.push(run.clone());
+    }
+}
+
 // === impl Measured ===
 
 impl Measured {
@@ -126,6 +158,11 @@ impl Measured {
 // === impl Spread ===
 
 impl Spread {
+    /// The value in the middle; of an even number, the lower one.
+    pub(crate) fn median_of(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+        Some(Self::of(values.into_iter().collect())?.median)
+    }
+
     fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let median = *values.get(values.len().checked_sub(1)? / 2)?;
