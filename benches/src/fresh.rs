@@ -174,7 +174,7 @@ impl Transfer {
     pub async fn measure(&self, app: &Path, endpoint: &Endpoint) -> io::Result<Transferred> {
         let both = Direction::of_round_trip(Duration::from_millis(self.rtt_ms), self.mbits);
         let link = Link::new(both, both, Clock::Kernel);
-        let (proxy, relay) = match (self.windows, self.side) {
+        let (mut proxy, relay) = match (self.windows, self.side) {
             (None, _) => (None, Relay::spawn(link, endpoint.addr()).await?),
             (Some(windows), Side::Client) => {
                 let proxy = Proxy::spawn(app, endpoint.addr(), &[settings(windows), self.env.clone()].concat())?;
@@ -190,6 +190,9 @@ impl Transfer {
             (Some(proxy), Side::Endpoint) => proxy.addr(),
             _ => relay.addr(),
         };
+        if let Some(proxy) = &mut proxy {
+            proxy.ready().await?;
+        }
         let before = proxy.as_ref().map(Proxy::usage).transpose()?;
 
         let start = Instant::now();

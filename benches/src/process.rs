@@ -12,12 +12,15 @@ use std::{
     thread,
     time::Duration,
 };
+use tokio::{sync::oneshot, time::timeout};
 
 /// A proxy with one worker, on free ports of loopback. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Proxy {
     child: Child,
     addr: SocketAddr,
+    /// Told when the proxy has a connection to the endpoint.
+    has_reached: oneshot::Receiver<()>,
 }
 
 /// A process's use of CPU and memory.
@@ -93,12 +96,23 @@ impl Proxy {
             .spawn()?;
         let stdout = child.stdout.take();
         // From here on a failure ends the process.
-        let mut proxy = Self { child, addr: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let (reached, has_reached) = oneshot::channel();
+        let mut proxy = Self { child, addr: SocketAddr::from(([127, 0, 0, 1], 0)), has_reached };
         let (tx, rx) = mpsc::channel();
         // Ends with the process; reads on, so that it never waits for its log.
-        thread::spawn(move || stdout.map(|stdout| read_log(stdout, &tx)));
+        thread::spawn(move || stdout.map(|stdout| read_log(stdout, &tx, reached)));
         proxy.addr = rx.recv_timeout(START).map_err(|_| io::Error::other("the proxy did not start"))?;
         Ok(proxy)
+    }
+
+    /// Waits until the connection to the endpoint that is made ahead is there: requests would wait for it. To be called once.
+    ///
+    /// # Errors
+    ///
+    /// When the endpoint is not reached.
+    pub async fn ready(&mut self) -> io::Result<()> {
+        let ready = timeout(START, &mut self.has_reached).await;
+        ready.ok().and_then(Result::ok).ok_or_else(|| io::Error::other("the proxy did not reach its endpoint"))
     }
 
     /// Where clients connect to.
@@ -133,10 +147,16 @@ impl Drop for Proxy {
     }
 }
 
-fn read_log(stdout: ChildStdout, tx: &mpsc::Sender<SocketAddr>) {
+fn read_log(stdout: ChildStdout, tx: &mpsc::Sender<SocketAddr>, reached: oneshot::Sender<()>) {
+    let mut reached = Some(reached);
     for line in BufReader::new(stdout).lines().map_while(Result::ok) {
         if let Some(addr) = listening(&line) {
             let _ = tx.send(addr);
+        }
+        if line.contains(r#""message":"endpoint is ready""#)
+            && let Some(reached) = reached.take()
+        {
+            let _ = reached.send(());
         }
     }
 }
