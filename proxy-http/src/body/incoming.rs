@@ -60,10 +60,6 @@ pub struct IncomingBody {
     unfinished_request: Option<oneshot::Sender<()>>,
 }
 
-/// The bytes that a stream is assumed to hold whose reader may have stopped unseen: the initial window of RFC 9113 section
-/// 6.9.2.
-const ASSUMED: usize = 65_535;
-
 #[derive(Debug)]
 enum Receiver {
     Http2(RecvStream),
@@ -140,7 +136,8 @@ impl IncomingBody {
     /// [`buffer`](Source::buffer).
     pub(crate) fn assume_backpressure(mut self) -> Self {
         self.assumes_backpressure = true;
-        self.set_held(if self.ended { 0 } else { ASSUMED });
+        let held = if self.ended { 0 } else { self.assumed() };
+        self.set_held(held);
         self
     }
 
@@ -253,6 +250,11 @@ impl IncomingBody {
         }
     }
 
+    /// The bytes that the stream is assumed to hold while its reader may have stopped unseen: all that its window lets come.
+    fn assumed(&self) -> usize {
+        self.stream.as_ref().map_or(0, OpenStream::window)
+    }
+
     /// The bytes that are received and not read.
     fn unread(&self) -> usize {
         self.unreleased + self.backlog.as_ref().map_or(0, |backlog| backlog.bytes())
@@ -355,7 +357,7 @@ impl Body for IncomingBody {
                     self.unreleased = data.len();
                     // Of a reader that goes on, just the data that came before it did is held.
                     let held = if self.backlog.is_some() { self.unread() } else { 0 };
-                    let held = if self.assumes_backpressure { held.max(ASSUMED) } else { held };
+                    let held = if self.assumes_backpressure { held.max(self.assumed()) } else { held };
                     self.set_held(held);
                     if let Some(remaining) = &mut self.remaining {
                         // Fails only for a message without content; h2 checks the others.

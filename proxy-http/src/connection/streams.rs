@@ -69,6 +69,8 @@ pub(crate) struct UnreadBodies {
 
 /// The number of streams reset in a row, before any response, after which the connection accepts no more requests.
 pub(super) const MAX_REFUSED: usize = 4;
+/// The window of a stream before SETTINGS (RFC 9113 section 6.9.2).
+const INITIAL_WINDOW: u32 = 65_535;
 /// The largest payload of DATA by default (RFC 9113 section 4.2).
 const MAX_FRAME: usize = 16_384;
 /// A DATA frame of fewer bytes is charged the difference; a larger one repays it.
@@ -82,7 +84,7 @@ impl Streams {
             held: AtomicUsize::new(0),
             holding: AtomicUsize::new(0),
             wakes_at: AtomicUsize::new(0),
-            window: AtomicU32::new(u32::MAX),
+            window: AtomicU32::new(INITIAL_WINDOW),
             receiving: BlockedStreams::new(Arc::clone(transport), BlockedReason::Reader),
             is_short_of_buffers: AtomicBool::new(false),
             waker: Mutex::new(None),
@@ -214,7 +216,7 @@ impl OpenStream {
     /// is used up, but for less than a frame.
     pub(crate) fn set_held_by_stopped(&mut self, bytes: usize, id: u32) {
         self.set_held(bytes);
-        let is_blocked = bytes + MAX_FRAME > self.streams.window.load(Relaxed) as usize;
+        let is_blocked = bytes + MAX_FRAME > self.window();
         if is_blocked != self.blocked.is_some() {
             if is_blocked {
                 self.streams.receiving.block(id, None, self.streams.receiving_reason());
@@ -223,6 +225,11 @@ impl OpenStream {
                 self.unblock();
             }
         }
+    }
+
+    /// The window of a stream, in bytes.
+    pub(crate) fn window(&self) -> usize {
+        self.streams.window.load(Relaxed) as usize
     }
 
     #[cold]

@@ -1,0 +1,214 @@
+//! The windows of connections against a peer that follows RFC 9113.
+
+use super::*;
+use crate::connection::streams::OpenStream;
+use std::task::Waker;
+
+/// An engine and its peer, which follow RFC 9113 as h2 does: what the peer may still send, of the connection and of each
+/// stream, and what is received and not read.
+#[derive(Debug)]
+struct Peer {
+    /// The window that the engine was told to have: what may be sent and what is not read.
+    target: i64,
+    window: i64,
+    stream_window: i64,
+    /// SETTINGS on their way to the peer, which has not applied them.
+    unacknowledged: Option<i64>,
+    streams: Vec<Stream>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    open: OpenStream,
+    window: i64,
+    unread: i64,
+    stops: bool,
+}
+
+impl Engine for Peer {
+    fn set_connection_window(&mut self, bytes: u32) {
+        self.target = bytes.into();
+    }
+
+    fn set_stream_window(&mut self, bytes: u32) -> bool {
+        if self.unacknowledged.is_some() {
+            return false;
+        }
+        self.unacknowledged = Some(bytes.into());
+        true
+    }
+
+    fn ping_pong(&mut self) -> Option<PingPong> {
+        None
+    }
+}
+
+impl Peer {
+    fn held(&self) -> i64 {
+        self.streams.iter().map(|stream| stream.unread).sum()
+    }
+
+    /// Sends WINDOW_UPDATE for the connection, as the engine does when it is polled. What was granted is not taken back.
+    fn grant(&mut self) {
+        self.window = self.window.max(self.target - self.held());
+    }
+
+    fn acknowledge(&mut self) {
+        if let Some(window) = self.unacknowledged.take() {
+            self.streams.iter_mut().for_each(|stream| stream.window += window - self.stream_window);
+            self.stream_window = window;
+        }
+    }
+
+    fn open(&mut self, state: &ConnectionState) {
+        let window = self.stream_window;
+        self.streams.push(Stream { open: state.open_stream(), window, unread: 0, stops: false });
+    }
+
+    /// Sends as much as it may, at most `bytes`.
+    fn send(&mut self, index: usize, bytes: i64) -> i64 {
+        let stream = &mut self.streams[index];
+        let sent = bytes.min(self.window).min(stream.window).max(0);
+        self.window -= sent;
+        stream.window -= sent;
+        stream.unread += sent;
+        self.report(index);
+        sent
+    }
+
+    fn read(&mut self, index: usize, bytes: i64) {
+        let stream = &mut self.streams[index];
+        let read = bytes.min(stream.unread);
+        stream.unread -= read;
+        stream.window += read;
+        self.report(index);
+    }
+
+    fn report(&mut self, index: usize) {
+        let Stream { open, unread, stops, .. } = &mut self.streams[index];
+        open.set_held(if *stops { usize::try_from(*unread).unwrap() } else { 0 });
+    }
+}
+
+const MIB: usize = 1 << 20;
+const SIDES: [(FlowControl, Side); 4] = [
+    (FlowControl::Adaptive, Side::Client),
+    (FlowControl::Adaptive, Side::Endpoint),
+    (
+        FlowControl::Fixed { initial_stream_window_size: 65_535, initial_connection_window_size: MIB as u32 },
+        Side::Client,
+    ),
+    (
+        FlowControl::Fixed { initial_stream_window_size: 16 << 20, initial_connection_window_size: 24 << 20 },
+        Side::Endpoint,
+    ),
+];
+
+/// Connections with random streams that share a limit: DATA, reads, readers that stop and go on, SETTINGS and their
+/// acknowledgement, resets, and time, in any order.
+#[tokio::test(start_paused = true)]
+async fn what_is_promised_has_its_bound_and_readers_that_read_are_never_blocked() {
+    for seed in 0..300 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let max = random.choice([0, MIB, 16 * MIB, 256 * MIB]).unwrap();
+        let buffers = Arc::new(BufferLimit::new(max));
+        let mut connections: Vec<_> = (0..random.usize(1..6))
+            .map(|_| {
+                let (flow_control, side) = random.choice(SIDES).unwrap();
+                let state = ConnectionState::new(&Arc::default());
+                let mut windows = Windows::new(Arc::clone(&buffers), flow_control, side);
+                let (stream, connection) = (windows.stream.into(), windows.connection.into());
+                let mut peer = Peer {
+                    target: connection,
+                    window: connection,
+                    stream_window: stream,
+                    unacknowledged: None,
+                    streams: Vec::new(),
+                };
+                windows.start(&mut peer, &state);
+                (windows, peer, state)
+            })
+            .collect();
+        for _ in 0..400 {
+            step(&mut connections, &mut random).await;
+            let given: i64 = connections.iter().map(|(windows, ..)| i64::from(windows.given)).sum();
+            assert!(given as usize <= max && buffers.held() == given as usize, "{seed}");
+            assert!(buffers.reserved() <= max - max / 4, "{seed}");
+            for (windows, peer, _) in &connections {
+                let promised = peer.window + peer.held();
+                let most = i64::from(windows.connection) + peer.held().min(max as i64) + i64::from(windows.slack());
+                assert!(promised <= most, "{seed}: {promised} of {most}");
+            }
+        }
+        finish(&mut connections, seed).await;
+        assert_eq!((buffers.held(), connections.len()), (0, connections.len()), "{seed}");
+        drop(connections);
+        assert_eq!((buffers.held(), buffers.reserved(), buffers.holding()), (0, 0, 0), "{seed}");
+    }
+}
+
+type Connections = Vec<(Windows, Peer, Arc<ConnectionState>)>;
+
+async fn step(connections: &mut Connections, random: &mut fastrand::Rng) {
+    let index = random.usize(..connections.len());
+    let (windows, peer, state) = &mut connections[index];
+    let count = peer.streams.len();
+    match random.u8(..10) {
+        0 | 1 => peer.open(state),
+        2..=4 if count > 0 => _ = peer.send(random.usize(..count), random.i64(1..16 << 20)),
+        5 | 6 if count > 0 => peer.read(random.usize(..count), random.i64(1..16 << 20)),
+        7 if count > 0 => {
+            let index = random.usize(..count);
+            peer.streams[index].stops ^= true;
+            peer.report(index);
+        }
+        8 if count > 0 => drop(peer.streams.swap_remove(random.usize(..count))),
+        9 => tokio::time::advance(Duration::from_millis(random.u64(1..2_000))).await,
+        _ => peer.acknowledge(),
+    }
+    poll(windows, peer, state);
+}
+
+fn poll(windows: &mut Windows, peer: &mut Peer, state: &ConnectionState) {
+    windows.poll(peer, state, &mut Context::from_waker(Waker::noop()));
+    peer.grant();
+}
+
+/// All readers go on: each stream gets any number of bytes, and windows become full again.
+async fn finish(connections: &mut Connections, seed: u64) {
+    for (windows, peer, state) in &mut *connections {
+        for index in 0..peer.streams.len() {
+            peer.streams[index].stops = false;
+            peer.read(index, i64::MAX);
+        }
+        poll(windows, peer, state);
+    }
+    for _ in 0..4 {
+        tokio::time::advance(Duration::from_secs(2)).await;
+        for (windows, peer, state) in &mut *connections {
+            peer.acknowledge();
+            poll(windows, peer, state);
+            for index in 0..peer.streams.len() {
+                assert!(peer.send(index, 1_000_000) > 0, "{seed}: a stream is blocked for good");
+                peer.read(index, i64::MAX);
+                poll(windows, peer, state);
+            }
+        }
+    }
+    for (windows, _, state) in connections {
+        assert!(!windows.is_small() && !state.is_crowded(), "{seed}");
+    }
+}
+
+#[tokio::test]
+async fn clients_get_less_the_more_they_are() {
+    let buffers = Arc::new(BufferLimit::new(256 * MIB));
+    let client = || Windows::new(Arc::clone(&buffers), FlowControl::Adaptive, Side::Client);
+    let first = client();
+    assert_eq!((first.stream, first.connection), (16 << 20, 24 << 20));
+    let others: Vec<_> = (0..100).map(|_| client()).collect();
+    let last = others.last().unwrap();
+    assert_eq!((last.stream, last.connection >> 20), (MIN_STREAM_WINDOW, 1));
+    let endpoint = Windows::new(Arc::clone(&buffers), FlowControl::Adaptive, Side::Endpoint);
+    assert_eq!((endpoint.stream, endpoint.connection), (STREAM_WINDOW, CONNECTION_WINDOW));
+}
