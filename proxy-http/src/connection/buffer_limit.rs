@@ -1,10 +1,10 @@
-//! The bound of what connections buffer for readers that have stopped, which connections share.
+//! The bound that connections share of DATA that is buffered for readers which have stopped.
 
 use std::{
     mem,
     sync::{
         Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
 };
@@ -12,7 +12,7 @@ use std::{
 /// A limit of the bytes that connections buffer for readers that have stopped, beyond their windows.
 ///
 /// All connections that are given the same limit share it. Connections from clients whose windows are adaptive take the part
-/// of their window above 1 MiB from it, up to three quarters, so that what clients have been promised has a bound, too. When the
+/// of their window above 1 MiB from it, up to three quarters, so that promises to clients have a bound, too. When the
 /// limit is used up, connections get no more window: a connection whose window is used up by streams whose readers have
 /// stopped stalls, and memory does not grow.
 #[derive(Debug)]
@@ -20,15 +20,22 @@ pub struct BufferLimit {
     max: usize,
     /// Window above [`MIN_CONNECTION_WINDOW`] of connections whose windows are adaptive.
     reserved: AtomicUsize,
-    /// Window that connections have been given for what their streams hold.
+    /// Window that connections have been given for DATA that their streams hold.
     given: AtomicUsize,
     /// Streams that hold data for readers that have stopped, of the connections that have been given window.
     holding: AtomicUsize,
-    /// Connections that have less window than they want.
-    waiting: Mutex<Vec<Waker>>,
-    /// How often they were woken.
-    wakes: AtomicU64,
+    waiting: Mutex<Waiting>,
 }
+
+/// Connections that have less window than they want.
+#[derive(Debug)]
+struct Waiting {
+    wakers: Vec<Waker>,
+    /// How often they were woken.
+    wakes: u64,
+}
+
+const UNPOISONED: &str = "nothing panics with the lock held";
 
 /// The least window of a connection whose windows are adaptive: that of the default params.
 pub(crate) const MIN_CONNECTION_WINDOW: u32 = 1 << 20;
@@ -44,7 +51,7 @@ const SEVERE: usize = 4;
 /// whose path has been measured.
 const KEPT: usize = 2;
 const KEPT_FROM_MEASURED: usize = 4;
-/// The part that one connection gets at most of what is left to reserve.
+/// One connection gets at most one part in this many of the bytes left to reserve.
 const PART: usize = 4;
 
 // === impl BufferLimit ===
@@ -58,12 +65,11 @@ impl BufferLimit {
             reserved: AtomicUsize::new(0),
             given: AtomicUsize::new(0),
             holding: AtomicUsize::new(0),
-            waiting: Mutex::new(Vec::new()),
-            wakes: AtomicU64::new(0),
+            waiting: Mutex::new(Waiting { wakers: Vec::new(), wakes: 0 }),
         }
     }
 
-    /// Bytes of window that connections have been given for what they hold for readers that have stopped.
+    /// Bytes of window that connections have been given for DATA held for readers that have stopped.
     pub fn held(&self) -> usize {
         self.given.load(Relaxed)
     }
@@ -86,30 +92,42 @@ impl BufferLimit {
 
     /// Gives as many of `wanted` bytes as are left.
     pub(super) fn give(&self, wanted: u32) -> u32 {
-        let left = self.max.saturating_sub(self.reserved());
+        let left = self.left();
         take(&self.given, |given| (wanted as usize).min(left.saturating_sub(given)))
     }
 
-    /// Takes back what a connection was given, and wakes the ones that want more.
+    /// Takes back bytes that a connection was given, and wakes the connections that want more.
     pub(super) fn take_back(&self, bytes: u32) {
         if bytes == 0 {
             return;
         }
         self.given.fetch_sub(bytes as usize, Relaxed);
-        let waiting = mem::take(&mut *self.waiting.lock().expect("nothing panics with the lock held"));
-        if !waiting.is_empty() {
-            self.wakes.fetch_add(1, Relaxed);
-            waiting.into_iter().for_each(Waker::wake);
+        let mut waiting = self.waiting.lock().expect(UNPOISONED);
+        if waiting.wakers.is_empty() {
+            return;
         }
+        waiting.wakes += 1;
+        let wakers = mem::take(&mut waiting.wakers);
+        drop(waiting);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Has `waker` woken when bytes are taken back, unless it waits since `since`. Returns since when it waits.
-    pub(super) fn wait(&self, waker: &Waker, since: Option<u64>) -> u64 {
-        let wakes = self.wakes.load(Relaxed);
-        if since != Some(wakes) {
-            self.waiting.lock().expect("nothing panics with the lock held").push(waker.clone());
+    /// Has `waker` woken when bytes are taken back, unless it waits since `since`. Returns since when it waits. `is_short`: it
+    /// wants more bytes, and is woken at once if another connection, on another thread, has given some back meanwhile.
+    pub(super) fn wait(&self, waker: &Waker, since: Option<u64>, is_short: bool) -> u64 {
+        let mut waiting = self.waiting.lock().expect(UNPOISONED);
+        if since != Some(waiting.wakes) {
+            waiting.wakers.push(waker.clone());
         }
-        wakes
+        if is_short && self.left() > self.held() {
+            waker.wake_by_ref();
+        }
+        waiting.wakes
+    }
+
+    /// The bytes that may be given to all connections together.
+    fn left(&self) -> usize {
+        self.max.saturating_sub(self.reserved())
     }
 
     /// Sets the number of a connection's streams that hold data, which was `before`.
@@ -155,8 +173,47 @@ impl Default for BufferLimit {
     }
 }
 
-/// Adds what `get` says to `sum`, and returns it.
+/// Adds the result of `get` to `sum`, and returns it.
 fn take(sum: &AtomicUsize, get: impl Fn(usize) -> usize) -> u32 {
     let before = sum.try_update(Relaxed, Relaxed, |sum| Some(sum + get(sum)).filter(|_| get(sum) > 0));
     before.map_or(0, |before| u32::try_from(get(before)).expect("no more than was wanted"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, atomic::AtomicBool};
+
+    struct Flag(AtomicBool);
+
+    impl std::task::Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Relaxed);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_given_back_wake_the_connections_that_want_them() {
+        let flag = Arc::new(Flag(AtomicBool::new(false)));
+        let (waker, woken) = (Waker::from(Arc::clone(&flag)), || flag.0.swap(false, Relaxed));
+        let buffers = BufferLimit::new(10);
+        assert_eq!((buffers.give(8), buffers.give(8)), (8, 2));
+        let since = buffers.wait(&waker, None, true);
+        assert_eq!(buffers.wait(&waker, Some(since), true), since);
+        assert_eq!(buffers.waiting.lock().unwrap().wakers.len(), 1);
+        assert!(!woken());
+        buffers.take_back(3);
+        assert!(woken());
+        // These came back before it waits.
+        let since = buffers.wait(&waker, Some(since), true);
+        assert!(woken());
+        assert_eq!(buffers.give(8), 3);
+        buffers.wait(&waker, Some(since), true);
+        assert!(!woken());
+        buffers.take_back(1);
+        assert!(woken());
+        // Other connections wait for the pressure to end.
+        buffers.wait(&waker, None, false);
+        assert!(!woken());
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! The streams of a connection share its window, and data that is received but not read uses up its part of it (RFC 9113
 //! section 5.2). Streams whose readers have stopped would use up all of it, and then the others could not receive. So the
-//! connection's window is raised by what such streams hold: the others always have the window that is configured, or three
+//! connection's window is raised by what such streams hold: the others always have the configured window, or three
 //! quarters of it at worst. The price is memory, which [`BufferLimit`] bounds.
 //!
 //! Adaptive windows start so large that they fill long paths, since a window costs nothing as long as readers read. When too
@@ -40,7 +40,7 @@ pub(crate) struct Windows {
     adaptive: Option<Adaptive>,
     /// The window of a stream, as the engine has it.
     stream: u32,
-    /// The window of the connection without what it is raised by.
+    /// The window of the connection, not raised.
     connection: u32,
     /// Bytes by which it is raised.
     given: u32,
@@ -67,7 +67,7 @@ struct Adaptive {
 
 /// An engine of HTTP/2, as far as windows concern it.
 pub(crate) trait Engine {
-    /// Sets the connection's window: what the peer may send and what is not read yet, in bytes.
+    /// Sets the connection's window: bytes that the peer may send, with the bytes that are not read yet.
     fn set_connection_window(&mut self, bytes: u32);
 
     /// Sets the window of all streams by SETTINGS. Returns whether it did: not while other SETTINGS wait to be acknowledged.
@@ -198,7 +198,8 @@ impl Windows {
         let stays_crowded = state.is_crowded() && wanted > self.connection / 4;
         state.set_crowded(is_crowded || stays_crowded);
         self.publish(state);
-        self.waits_since = (is_short || self.is_small()).then(|| self.buffers.wait(cx.waker(), self.waits_since));
+        self.waits_since =
+            (is_short || self.is_small()).then(|| self.buffers.wait(cx.waker(), self.waits_since, is_short));
     }
 
     /// Sets the window of streams as the pressure has it.
