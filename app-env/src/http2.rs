@@ -123,7 +123,7 @@ pub(crate) fn warn_of_unused_shared(env: &mut Reader, config: &Config) {
     }
 }
 
-/// Warns of fixed windows of connections of which six use up what may be buffered: a peer may fill each with DATA for readers that
+/// Warns of fixed windows of connections of which six use up the bytes that may be buffered: a peer may fill each with DATA for readers that
 /// have stopped, and the connection is given as much again for the other streams.
 pub(crate) fn warn_of_large_windows(env: &mut Reader, scope: Scope, direction: &Direction) {
     let max = direction.max_buffered_bytes;

@@ -196,7 +196,7 @@ impl Process {
     }
 }
 
-/// Binds a direction's listener, and turns its settings into those of the workers' stacks.
+/// Binds a direction's listener, and turns its settings into settings of the workers' stacks.
 fn plan(
     name: &'static str,
     direction: Direction,

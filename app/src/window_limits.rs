@@ -1,4 +1,4 @@
-//! Windows of ours that are too small for a path: which variable to set, and to what.
+//! Windows of ours that are too small for a path: which variable to set, and its value.
 
 use crate::{metrics::PEERS, worker::Worker};
 use app_env::{Config, PREFIX};

@@ -95,7 +95,8 @@ const WAITING: usize = 8;
 
 /// Returns a thread's free memory to the system. Not set: the allocator does as it likes.
 static COLLECT: OnceLock<fn()> = OnceLock::new();
-/// The interval of that. After a burst of streams whose readers had stopped, much of what they held stays with the allocator.
+/// The interval in which free memory is returned. After a burst of streams whose readers had stopped, much of it stays with the
+/// allocator.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Has workers that are started from now on call `collect` now and then.

@@ -82,7 +82,7 @@ struct OutsideArgs {
 
 #[derive(Args, Debug)]
 struct ReportArgs {
-    /// The results of `matrix` and `starvation`; of several, a later one replaces what those before measured [default: the newest in
+    /// The results of `matrix` and `starvation`; of several, a later one replaces the cells of earlier ones [default: the newest in
     /// target/benches]
     #[arg(long, value_name = "FILE")]
     results: Vec<PathBuf>,
@@ -148,7 +148,7 @@ struct StarvationArgs {
     /// The proxy's windows: default, adaptive, fixed (16M/24M), or sizes as 256K/4M
     #[arg(long, value_delimiter = ',', default_value = "default,adaptive,fixed")]
     settings: Vec<Windows>,
-    /// What is not read: downloads by clients, uploads by the endpoint, or one after the other
+    /// The bodies that are not read: downloads by clients, uploads by the endpoint, or one after the other
     #[arg(long, value_enum, default_value_t = Direction::Download)]
     direction: Direction,
     /// How many readers share a connection

@@ -381,7 +381,7 @@ mod tests {
         assert!(text.contains("| download, 2 x 1 MB, 10 ms | 90.0 | 9.0 (0.10) | 45.0 (0.50) |"), "{text}");
         assert_eq!(table.windows(), [Windows::DEFAULT, Windows::Adaptive]);
         assert_eq!(table.shares(Windows::Adaptive), [(&transfer(Some(Windows::Adaptive)), 0.5)]);
-        // Another run replaces what it measured again.
+        // Another run replaces the transfers that it measured again.
         table.add_run([record(None, 0, 50.0)]);
         assert!(table.markdown().contains("| 50.0 | 9.0 (0.18) | 45.0 (0.90) |"), "{}", table.markdown());
     }

@@ -1,4 +1,4 @@
-//! Stopped readers beside a transfer and small requests: what a proxy's other clients get, and what memory it takes.
+//! Stopped readers beside a transfer and small requests: the rates of a proxy's other clients, and its memory.
 //!
 //! Each stopped reader is a client that asks for 8 MB and takes none of it. In the mirror of this, each uploads 8 MB to an
 //! endpoint that reads none of it. Beside them one client transfers 16 MB again and again, and others send small
@@ -76,7 +76,7 @@ pub struct Beside {
     pub without: Traffic,
     /// Beside them.
     pub with: Traffic,
-    /// Stopped readers that got a response's head. None does of uploads, and of those that read no socket.
+    /// Stopped readers that got a response's head. None does of uploads, and none that reads no socket.
     pub answered: usize,
     /// Stopped readers that were still there at the end.
     pub stayed: usize,
@@ -95,7 +95,7 @@ pub struct Traffic {
     pub requests: u64,
     /// How many of them ended how.
     pub ends: BTreeMap<String, u64>,
-    /// Latencies of those that ended well, from when they were to be sent. `None`: none did.
+    /// Latencies of requests that ended well, from when they were to be sent. `None`: none did.
     pub latency_us: Option<Latency>,
 }
 
@@ -189,7 +189,7 @@ pub async fn run(options: &Options) -> io::Result<Table> {
 // === impl Scene ===
 
 impl Scene {
-    /// Where the link is: the proxy's own windows govern what comes over it.
+    /// Where the link is: the proxy's own windows govern DATA that comes over it.
     pub fn side(&self) -> Side {
         if self.workload == Workload::Upload { Side::Client } else { Side::Endpoint }
     }
@@ -322,7 +322,7 @@ impl Readers {
                     sleep(Duration::from_millis(10)).await;
                 }
             };
-            // Those that are not answered in time are counted.
+            // Readers that are not answered in time are counted.
             timeout(ASKING, all).await.unwrap_or_default();
         }
         Ok(Self { answered, gone, readers, _connections: connections })
@@ -380,7 +380,7 @@ async fn ask(client: h2::client::SendRequest<Bytes>, answered: &AtomicUsize) -> 
     let (rsp, _) = client.send_request(req, true)?;
     let mut body = rsp.await?.into_body();
     answered.fetch_add(1, Relaxed);
-    // What the proxy could send without a window is nothing; with one the window is not given back.
+    // Without a window the proxy can send nothing; with one the window is not given back.
     while poll_fn(|cx| body.poll_data(cx)).await.transpose()?.is_some() {}
     Ok(())
 }
@@ -426,7 +426,7 @@ async fn traffic(workload: Workload, target: SocketAddr, endpoint: &Endpoint, pa
     sleep(params.time).await;
     let rate = (received() - before) as f64 / 1e6 / start.elapsed().as_secs_f64();
     let transfers = counts.ends().transfers.clone();
-    // Those that were sent last may take their time.
+    // The requests that were sent last may take their time.
     requests.join_all().await;
     let ends = counts.ends();
     Ok(Traffic {

@@ -85,7 +85,7 @@ const PEERS: [&str; 2] = ["CONNECT", "SERVER"];
 const DEFAULT: (u32, u32) = (LEAST, 1 << 20);
 /// The adaptive windows of a stream and of a connection to an endpoint, at the start.
 const ADAPTIVE: (u32, u32) = (16 << 20, 24 << 20);
-/// The largest that adaptive windows become, at three times what is on the way.
+/// The largest that adaptive windows become, at three times the bytes on the way.
 const MOST_ADAPTIVE: u32 = 64 << 20;
 /// A path counts as full from this share of its bandwidth on.
 const FULL: f64 = 0.95;
@@ -205,7 +205,7 @@ impl Advice {
         self.path.bits_per_second_with(self.stream)
     }
 
-    /// What the default windows, the advised ones, large fixed ones and adaptive ones reach.
+    /// The rates that the default windows, the advised ones, large fixed ones and adaptive ones reach.
     pub fn outlooks(&self) -> [Outlook; 4] {
         let long = (self.path.product() * 3.0).min(f64::from(MOST_ADAPTIVE)) as u32;
         let adaptive = (ADAPTIVE.0.max(long), ADAPTIVE.1.max(long));

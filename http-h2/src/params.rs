@@ -105,7 +105,7 @@ pub struct ClientParams {
 /// Windows of received data: how much a peer may send before it is told that it may go on.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum FlowControl {
-    /// Windows that fill long paths: 16 MiB a stream at once, or what a client's connection can reserve, up to 64 MiB with the
+    /// Windows that fill long paths: 16 MiB a stream at once, or as much as a client's connection can reserve, up to 64 MiB with the
     /// measured bandwidth-delay product, and less, as far as 65,535 bytes, while readers that have stopped hold much. hyper's,
     /// as `proxy_http::hyper` builds them, start at 65,535 bytes, grow up to 16 MiB, and never shrink.
     Adaptive,

@@ -347,7 +347,7 @@ fn everything_means_every_variable() {
 fn each_variable_alone_changes_the_config() {
     let base = config(&on([]));
     for (name, value) in everything() {
-        // They have the default's value; `flow_control` and `tls` test what `true` does.
+        // They have the default's value; `flow_control` and `tls` test `true`.
         if value == "false" {
             continue;
         }

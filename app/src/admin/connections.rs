@@ -91,7 +91,7 @@ impl Page {
                     open += transport.open_connections();
                     let all = transport.connections(MAX_CONNECTIONS).into_iter();
                     connections.extend(all.map(|connection| Row { direction, peer: name, connection }));
-                    // After each, so that what is not shown is not kept for long.
+                    // After each, so that lines which are not shown are not kept for long.
                     bound(&mut connections);
                 }
             }

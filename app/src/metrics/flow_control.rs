@@ -8,10 +8,10 @@ use proxy_http::{
 };
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-/// The connections to one endpoint, or those of all clients.
+/// The connections to one endpoint, or from all clients.
 #[derive(Debug, Default, PartialEq)]
 struct Paths {
-    /// The longest, and the highest; of those that were measured.
+    /// The longest, and the highest. `None`: no connection was measured.
     round_trip: Option<Duration>,
     bandwidth: Option<u64>,
     /// The smallest: that of a stream, and of a connection. `None`: no connection is of HTTP/2.
@@ -126,7 +126,7 @@ impl Directions {
 }
 
 impl Direction {
-    /// The open connections of one side by endpoint. Those of clients are one entry without a name, however many they are.
+    /// The open connections of one side by endpoint. Clients' connections are one entry without a name, however many they are.
     fn paths(&self, peer: Peer) -> BTreeMap<String, Paths> {
         let mut all = BTreeMap::<_, Paths>::new();
         for stats in &self.stats {

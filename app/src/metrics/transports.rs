@@ -1,4 +1,4 @@
-//! Metrics of connections: how many, what they carry, and how they and their streams end.
+//! Metrics of connections: their number, their bytes, and how they and their streams end.
 
 use super::{Directions, Get, NO_EXEMPLAR, PEERS, peer_name};
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};

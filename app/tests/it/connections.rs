@@ -1,4 +1,4 @@
-//! What the admin server says of connections and of the streams that wait on them.
+//! The admin server's page of connections and of the streams that wait on them.
 
 use crate::support::{App, PATIENCE, admin, command, get};
 use bytes::Bytes;

@@ -87,7 +87,7 @@ fn stopped_readers(data: &Data) -> String {
     text + &origin(&data.scene_runs)
 }
 
-/// One line: what traffic and memory are beside these readers, at worst.
+/// One line: traffic and memory beside these readers, at worst.
 fn beside(scene: &Scene, samples: &[Beside]) -> String {
     let kind = if scene.workload == Workload::Upload { "uploads" } else { "readers" };
     let least = samples.iter().map(Beside::share).fold(f64::INFINITY, f64::min);

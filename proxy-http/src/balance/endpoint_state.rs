@@ -91,11 +91,9 @@ impl EndpointState {
     /// Whether a stream can be opened now. Requests of clients that read leave alone a connection that is crowded, as long as
     /// another can be made.
     pub(super) fn has_free_stream(&self, params: &Params, is_stopped: bool, now: Instant) -> bool {
-        self.connections
-            .iter()
-            .any(|connection| connection.free_streams(params) > 0 && (is_stopped || !connection.is_crowded()))
-            || self.has_all_connections(params, now)
-                && self.connections.iter().any(|connection| connection.free_streams(params) > 0)
+        let may_crowd = || is_stopped || self.has_all_connections(params, now);
+        let mut connections = self.connections.iter();
+        connections.any(|connection| connection.free_streams(params) > 0 && (!connection.is_crowded() || may_crowd()))
     }
 
     /// Whether no further connection can be made, or not soon.

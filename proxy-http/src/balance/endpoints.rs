@@ -220,7 +220,7 @@ impl Endpoints {
                 }
             };
             let mut woken = pin!(tokio::time::timeout_at(until, queued.ticket.woken()));
-            // What comes of the request's body meanwhile is held, and the connection's other streams get window for it.
+            // DATA of the request that comes meanwhile is held, and the connection's other streams get window for it.
             let _ = poll_fn(|cx| {
                 req.body_mut().buffer(cx);
                 woken.as_mut().poll(cx)

@@ -31,7 +31,7 @@ pub(crate) struct DiscardedBodies {
 #[derive(Debug)]
 struct DiscardedBody {
     source: RecvStream,
-    /// Holds what has been read: it uses up a part of the connection's window.
+    /// Holds the DATA that has been read: it uses up a part of the connection's window.
     stream: OpenStream,
     read: usize,
     is_new: bool,

@@ -1,4 +1,4 @@
-//! What is known of the path to a peer: windows in force, DATA that has come, and measurements by PING.
+//! The path to a peer: windows in force, DATA that has come, and measurements by PING.
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -12,10 +12,10 @@ pub(crate) struct Path {
     written: AtomicU64,
     /// Bytes of DATA that have begun to come, with their padding.
     received: AtomicU64,
-    /// The windows granted to the peer: a stream's and the connection's, with what is held.
+    /// The windows granted to the peer: a stream's and the connection's, raised by the DATA that is held.
     stream_window: AtomicU32,
     connection_window: AtomicU32,
-    /// The windows that the peer grants: a new stream's, and what is left of the connection's.
+    /// The windows that the peer grants: a new stream's, and the rest of the connection's.
     peer_stream_window: AtomicU32,
     peer_connection_window: AtomicI64,
     /// In microseconds. Zero: not measured.
@@ -92,7 +92,7 @@ impl Path {
         self.peer_connection_window.store(window, Relaxed);
     }
 
-    /// The window of a new stream, and what is left of the connection's, that the peer grants, in bytes.
+    /// The window of a new stream, and the rest of the connection's, that the peer grants, in bytes.
     pub(crate) fn peer_windows(&self) -> (u32, i64) {
         (self.peer_stream_window.load(Relaxed), self.peer_connection_window.load(Relaxed))
     }

@@ -131,7 +131,7 @@ impl Streams {
         self.holding.load(Relaxed)
     }
 
-    /// Sets what one stream holds, which was `before`, and wakes the connection's task if it is to raise the window.
+    /// Sets the bytes that one stream holds, `before` until now, and wakes the connection's task if it is to raise the window.
     pub(crate) fn set_held(&self, before: usize, now: usize) {
         if before == 0 {
             self.holding.fetch_add(1, Relaxed);

@@ -1,4 +1,4 @@
-//! Whether the windows that a peer is granted limit what it sends.
+//! Whether the windows that a peer is granted limit its sending.
 //!
 //! A sender that is limited by a window sends one window a round trip. So if the bytes of DATA that came in a round trip are
 //! about as many, and no reader has stopped, a larger window would let more come. One measurement may be chance; a limit is

@@ -39,7 +39,7 @@ pub struct Server {
     pub(super) buffers: Arc<BufferLimit>,
 }
 
-/// What is known of a connection before it is served.
+/// A connection that was accepted, as far as it is known before it is served.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Accepted {
     /// The client's address. `None`: it is not told.

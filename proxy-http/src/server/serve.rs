@@ -80,7 +80,7 @@ impl Server {
         self.serve_accepted(Accepted::default(), io, service, drain).await
     }
 
-    /// Serves one connection like [`serve`](Self::serve), with what is known of it: its client's address, which
+    /// Serves one connection like [`serve`](Self::serve), with the facts that are known of it: its client's address, which
     /// [`Transport::connections`](crate::stats::Transport::connections) tells, and its protocol, as from ALPN, which then is
     /// not detected.
     ///

@@ -21,12 +21,12 @@ pub enum BlockedReason {
     Socket,
     /// Our window of the stream is used up, because its reader on the other side of the proxy has stopped.
     Reader,
-    /// As [`Reader`](Self::Reader), and the connection got no window for what its streams hold, because the
+    /// As [`Reader`](Self::Reader), and the connection got no window for DATA that its streams hold, because the
     /// [`BufferLimit`](crate::BufferLimit) is used up.
     Budget,
 }
 
-/// The streams that were blocked, for one reason, and those that are.
+/// The streams that were and are blocked for one reason.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Blocked {

@@ -1,4 +1,4 @@
-//! The open connections of one side, and what each is doing.
+//! The open connections of one side, with their streams, bytes and windows.
 
 use crate::stats::blocked::BlockedReason;
 use std::{
@@ -21,7 +21,7 @@ pub struct Connection {
     pub read_bytes: u64,
     /// Bytes written so far.
     pub written_bytes: u64,
-    /// What HTTP/2 has beside that. `None`: it is of HTTP/1.1, or its protocol is not known yet.
+    /// Flow control, which only HTTP/2 has. `None`: it is of HTTP/1.1, or its protocol is not known yet.
     pub http2: Option<FlowStatus>,
 }
 
@@ -31,7 +31,7 @@ pub struct Connection {
 pub struct FlowStatus {
     /// The windows that the peer is granted.
     pub granted: WindowSizes,
-    /// The windows that the peer grants: a new stream's, and what is left of the connection's.
+    /// The windows that the peer grants: a new stream's, and the rest of the connection's.
     pub granted_by_peer: WindowSizes,
     /// Bytes that streams hold because their readers have stopped.
     pub held_bytes: usize,
@@ -45,7 +45,7 @@ pub struct FlowStatus {
     pub blocked_count: usize,
     /// The streams blocked for the longest time, 100 at most.
     pub blocked: Vec<BlockedStream>,
-    /// The window that limits what the peer sends, although readers keep up, where windows are fixed. `None`: none does, or
+    /// The window that limits the peer's sending, although readers keep up, where windows are fixed. `None`: none does, or
     /// not for ten seconds yet.
     pub limited_by_window: Option<WindowLimit>,
 }

@@ -1,4 +1,4 @@
-//! Windows under pressure, the connections that requests go to meanwhile, and what the counters say of it.
+//! Windows under pressure, the connections that requests go to meanwhile, and the counters of blocked streams.
 
 use crate::{
     stalls::{SECOND, endpoint, fast, fixed, stall, toward_endpoints, unwilling},

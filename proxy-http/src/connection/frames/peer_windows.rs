@@ -1,4 +1,4 @@
-//! The windows that the peer grants, of which h2 tells nothing but what is left of a stream's.
+//! The windows that the peer grants. h2 tells the rest of a stream's, and nothing else.
 
 use crate::connection::{
     frames::head::{ACK, FrameHead, SETTING, SETTINGS, SETTINGS_INITIAL_WINDOW_SIZE, WINDOW_UPDATE},

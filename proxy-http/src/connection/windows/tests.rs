@@ -4,11 +4,11 @@ use super::*;
 use crate::connection::streams::OpenStream;
 use std::task::Waker;
 
-/// An engine and its peer, which follow RFC 9113 as h2 does: what the peer may still send, of the connection and of each
-/// stream, and what is received and not read.
+/// An engine and its peer, which follow RFC 9113 as h2 does: the bytes that the peer may still send, of the connection and of each
+/// stream, and the bytes that are not read yet.
 #[derive(Debug)]
 struct Peer {
-    /// The window that the engine was told to have: what may be sent and what is not read.
+    /// The window that the engine was told to have, with the bytes that are not read yet.
     target: i64,
     window: i64,
     stream_window: i64,
@@ -48,7 +48,7 @@ impl Peer {
         self.streams.iter().map(|stream| stream.unread).sum()
     }
 
-    /// Sends WINDOW_UPDATE for the connection, as the engine does when it is polled. What was granted is not taken back.
+    /// Sends WINDOW_UPDATE for the connection, as the engine does when it is polled. Granted window is not taken back.
     fn grant(&mut self) {
         self.window = self.window.max(self.target - self.held());
     }
