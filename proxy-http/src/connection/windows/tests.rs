@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::connection::streams::OpenStream;
+use proptest::{collection::vec, prelude::*, sample::Index};
 use std::task::Waker;
 
 /// An engine and its peer, which follow RFC 9113 as h2 does: the bytes that the peer may still send, of the connection and of each
@@ -104,69 +105,103 @@ const SIDES: [(FlowControl, Side); 4] = [
     ),
 ];
 
-/// Connections with random streams that share a limit: DATA, reads, readers that stop and go on, SETTINGS and their
-/// acknowledgement, resets, and time, in any order.
-#[tokio::test(start_paused = true)]
-async fn what_is_promised_has_its_bound_and_readers_that_read_are_never_blocked() {
-    for seed in 0..300 {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let max = random.choice([0, MIB, 16 * MIB, 256 * MIB]).unwrap();
-        let buffers = Arc::new(BufferLimit::new(max));
-        let mut connections: Vec<_> = (0..random.usize(1..6))
-            .map(|_| {
-                let (flow_control, side) = random.choice(SIDES).unwrap();
-                let state = ConnectionState::new(&Arc::default());
-                let mut windows = Windows::new(Arc::clone(&buffers), flow_control, side);
-                let (stream, connection) = (windows.stream.into(), windows.connection.into());
-                let mut peer = Peer {
-                    target: connection,
-                    window: connection,
-                    stream_window: stream,
-                    unacknowledged: None,
-                    streams: Vec::new(),
-                };
-                windows.start(&mut peer, &state);
-                (windows, peer, state)
-            })
-            .collect();
-        for _ in 0..400 {
-            step(&mut connections, &mut random).await;
-            let given: i64 = connections.iter().map(|(windows, ..)| i64::from(windows.given)).sum();
-            assert!(given as usize <= max && buffers.held() == given as usize, "{seed}");
-            assert!(buffers.reserved() <= max - max / 4, "{seed}");
-            for (windows, peer, _) in &connections {
-                let promised = peer.window + peer.held();
-                let most = i64::from(windows.connection) + peer.held().min(max as i64) + i64::from(windows.slack());
-                assert!(promised <= most, "{seed}: {promised} of {most}");
+/// What happens to one of the connections. Bytes and indices are taken as far as there are any.
+#[derive(Clone, Debug)]
+enum Step {
+    Open,
+    Send(Index, i64),
+    Read(Index, i64),
+    StopOrGoOn(Index),
+    Reset(Index),
+    Acknowledge,
+    Wait(Duration),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let bytes = || 1..16_i64 << 20;
+    prop_oneof![
+        2 => Just(Step::Open),
+        3 => (any::<Index>(), bytes()).prop_map(|(stream, bytes)| Step::Send(stream, bytes)),
+        2 => (any::<Index>(), bytes()).prop_map(|(stream, bytes)| Step::Read(stream, bytes)),
+        1 => any::<Index>().prop_map(Step::StopOrGoOn),
+        1 => any::<Index>().prop_map(Step::Reset),
+        1 => Just(Step::Acknowledge),
+        1 => (1..2_000_u64).prop_map(|millis| Step::Wait(Duration::from_millis(millis))),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Connections that share a limit: DATA, reads, readers that stop and go on, SETTINGS and their acknowledgement, resets, and
+    /// time, in any order.
+    #[test]
+    fn what_is_promised_has_its_bound_and_readers_that_read_are_never_blocked(
+        max in prop::sample::select(vec![0, MIB, 16 * MIB, 256 * MIB]),
+        sides in vec(prop::sample::select(&SIDES[..]), 1..6),
+        steps in vec((any::<Index>(), step()), 0..400),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let buffers = Arc::new(BufferLimit::new(max));
+            let mut connections: Vec<_> = sides.into_iter().map(|side| connect(&buffers, side)).collect();
+            for (connection, step) in steps {
+                let connection = connection.index(connections.len());
+                take(&mut connections[connection], step).await;
+                check(&connections, &buffers, max);
             }
-        }
-        finish(&mut connections, seed).await;
-        assert_eq!((buffers.held(), connections.len()), (0, connections.len()), "{seed}");
-        drop(connections);
-        assert_eq!((buffers.held(), buffers.reserved(), buffers.holding()), (0, 0, 0), "{seed}");
+            finish(&mut connections).await;
+            assert_eq!(buffers.held(), 0);
+            drop(connections);
+            assert_eq!((buffers.held(), buffers.reserved(), buffers.holding()), (0, 0, 0));
+        });
     }
 }
 
-type Connections = Vec<(Windows, Peer, Arc<ConnectionState>)>;
+type Connection = (Windows, Peer, Arc<ConnectionState>);
 
-async fn step(connections: &mut Connections, random: &mut fastrand::Rng) {
-    let index = random.usize(..connections.len());
-    let (windows, peer, state) = &mut connections[index];
+fn connect(buffers: &Arc<BufferLimit>, (flow_control, side): (FlowControl, Side)) -> Connection {
+    let state = ConnectionState::new(&Arc::default());
+    let mut windows = Windows::new(Arc::clone(buffers), flow_control, side);
+    let (stream, connection) = (windows.stream.into(), windows.connection.into());
+    let mut peer = Peer {
+        target: connection,
+        window: connection,
+        stream_window: stream,
+        unacknowledged: None,
+        streams: Vec::new(),
+    };
+    windows.start(&mut peer, &state);
+    (windows, peer, state)
+}
+
+async fn take((windows, peer, state): &mut Connection, step: Step) {
     let count = peer.streams.len();
-    match random.u8(..10) {
-        0 | 1 => peer.open(state),
-        2..=4 if count > 0 => _ = peer.send(random.usize(..count), random.i64(1..16 << 20)),
-        5 | 6 if count > 0 => peer.read(random.usize(..count), random.i64(1..16 << 20)),
-        7 if count > 0 => {
-            let index = random.usize(..count);
-            peer.streams[index].stops ^= true;
-            peer.report(index);
+    match step {
+        Step::Open => peer.open(state),
+        Step::Acknowledge => peer.acknowledge(),
+        Step::Wait(time) => tokio::time::advance(time).await,
+        _ if count == 0 => {}
+        Step::Send(stream, bytes) => _ = peer.send(stream.index(count), bytes),
+        Step::Read(stream, bytes) => peer.read(stream.index(count), bytes),
+        Step::StopOrGoOn(stream) => {
+            peer.streams[stream.index(count)].stops ^= true;
+            peer.report(stream.index(count));
         }
-        8 if count > 0 => drop(peer.streams.swap_remove(random.usize(..count))),
-        9 => tokio::time::advance(Duration::from_millis(random.u64(1..2_000))).await,
-        _ => peer.acknowledge(),
+        Step::Reset(stream) => drop(peer.streams.swap_remove(stream.index(count))),
     }
     poll(windows, peer, state);
+}
+
+fn check(connections: &[Connection], buffers: &BufferLimit, max: usize) {
+    let given: i64 = connections.iter().map(|(windows, ..)| i64::from(windows.given)).sum();
+    assert!(given as usize <= max && buffers.held() == given as usize);
+    assert!(buffers.reserved() <= max - max / 4);
+    for (windows, peer, _) in connections {
+        let promised = peer.window + peer.held();
+        let most = i64::from(windows.connection) + peer.held().min(max as i64) + i64::from(windows.slack());
+        assert!(promised <= most, "{promised} of {most}");
+    }
 }
 
 fn poll(windows: &mut Windows, peer: &mut Peer, state: &ConnectionState) {
@@ -175,7 +210,7 @@ fn poll(windows: &mut Windows, peer: &mut Peer, state: &ConnectionState) {
 }
 
 /// All readers go on: each stream gets any number of bytes, and windows become full again.
-async fn finish(connections: &mut Connections, seed: u64) {
+async fn finish(connections: &mut [Connection]) {
     for (windows, peer, state) in &mut *connections {
         for index in 0..peer.streams.len() {
             peer.streams[index].stops = false;
@@ -189,15 +224,13 @@ async fn finish(connections: &mut Connections, seed: u64) {
             peer.acknowledge();
             poll(windows, peer, state);
             for index in 0..peer.streams.len() {
-                assert!(peer.send(index, 1_000_000) > 0, "{seed}: a stream is blocked for good");
+                assert!(peer.send(index, 1_000_000) > 0, "a stream is blocked for good");
                 peer.read(index, i64::MAX);
                 poll(windows, peer, state);
             }
         }
     }
-    for (windows, _, state) in connections {
-        assert!(!windows.is_small() && !state.is_crowded(), "{seed}");
-    }
+    assert!(connections.iter().all(|(windows, _, state)| !windows.is_small() && !state.is_crowded()));
 }
 
 #[tokio::test]
