@@ -175,7 +175,7 @@ impl IncomingBody {
             if let Some(progress) = &self.progress {
                 progress.mark();
             }
-            if let Some(stream) = &self.stream {
+            if let Some(stream) = &mut self.stream {
                 stream.received(data.len());
             }
         }
@@ -350,6 +350,10 @@ impl Body for IncomingBody {
         if !self.data_done || self.backlog.is_some() {
             let Poll::Ready(polled) = self.poll_data(cx) else {
                 self.set_held(0);
+                let this = &mut *self;
+                if let (Some(stream), Receiver::Http2(source)) = (&mut this.stream, &mut this.source) {
+                    stream.waits(source, cx);
+                }
                 return Poll::Pending;
             };
             match polled {

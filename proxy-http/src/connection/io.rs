@@ -168,6 +168,9 @@ impl<I: AsyncRead> Io<I> {
 
 impl<I: AsyncRead> AsyncRead for Io<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.connection_state.path().is_acknowledged() {
+            self.connection_state.settings_applied();
+        }
         loop {
             let IoProject { inner, open, connection_state, incoming, .. } = self.as_mut().project();
             if !incoming.may_read(connection_state, cx) {

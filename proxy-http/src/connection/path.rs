@@ -1,7 +1,7 @@
 //! The path to a peer: windows in force, DATA that has come, and measurements by PING.
 
 use std::{
-    sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -15,6 +15,8 @@ pub(crate) struct Path {
     /// The windows granted to the peer: a stream's and the connection's, raised by the DATA that is held.
     stream_window: AtomicU32,
     connection_window: AtomicU32,
+    /// Whether the peer has acknowledged SETTINGS in the bytes that were read last.
+    acknowledged: AtomicBool,
     /// The windows that the peer grants: a new stream's, and the rest of the connection's.
     peer_stream_window: AtomicU32,
     peer_connection_window: AtomicI64,
@@ -37,6 +39,7 @@ impl Path {
             received: AtomicU64::new(0),
             stream_window: AtomicU32::new(0),
             connection_window: AtomicU32::new(0),
+            acknowledged: AtomicBool::new(false),
             peer_stream_window: AtomicU32::new(INITIAL_WINDOW),
             peer_connection_window: AtomicI64::new(INITIAL_WINDOW.into()),
             rtt: AtomicU32::new(0),
@@ -79,6 +82,16 @@ impl Path {
     /// The windows of a stream and of the connection that the peer is granted, in bytes.
     pub(crate) fn windows(&self) -> (u32, u32) {
         (self.stream_window.load(Relaxed), self.connection_window.load(Relaxed))
+    }
+
+    pub(crate) fn set_acknowledged(&self, acknowledged: bool) {
+        self.acknowledged.store(acknowledged, Relaxed);
+    }
+
+    /// Whether the peer has acknowledged SETTINGS in the bytes that were read last.
+    #[inline]
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        self.acknowledged.load(Relaxed)
     }
 
     pub(crate) fn set_peer_stream_window(&self, bytes: u32) {

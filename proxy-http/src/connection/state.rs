@@ -115,6 +115,13 @@ impl ConnectionState {
         })
     }
 
+    /// h2 reads on, so it has applied the SETTINGS whose acknowledgement was in the bytes read last.
+    #[cold]
+    pub(crate) fn settings_applied(&self) {
+        self.path.set_acknowledged(false);
+        self.open.settings_applied();
+    }
+
     pub(crate) fn set_peer(&self, peer: Option<PeerName>) {
         if let Some(peer) = peer {
             let _ = self.peer.set(peer);

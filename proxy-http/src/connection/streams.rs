@@ -1,17 +1,18 @@
 //! The streams of one connection, and the state that they share.
 
 use crate::{
-    connection::blocked::BlockedStreams,
+    connection::{blocked::BlockedStreams, buffer_limit::MIN_STREAM_WINDOW},
     stats::{BlockedReason, Transport},
 };
 use h2::RecvStream;
 use std::{
+    collections::BTreeMap,
     mem,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::Waker,
+    task::{Context, Waker},
 };
 
 /// The state that the streams of one connection share.
@@ -25,6 +26,10 @@ pub(crate) struct Streams {
     wakes_at: AtomicUsize,
     /// The window of a stream, in bytes.
     window: AtomicU32,
+    /// How often the peer has acknowledged SETTINGS, which may make windows smaller.
+    acknowledged: AtomicU32,
+    /// The readers of streams that smaller windows may block.
+    readers: Mutex<BTreeMap<u32, Waker>>,
     /// Streams whose window is used up.
     receiving: BlockedStreams,
     /// Whether the connection's window is raised by less than is held.
@@ -58,6 +63,19 @@ pub(crate) struct OpenStream {
     held: usize,
     /// `None`: its window is not used up.
     blocked: Option<u32>,
+    /// The most that can have come of it with padding, in bytes.
+    received: usize,
+    /// `None`: smaller windows cannot block it.
+    reader: Option<Reader>,
+}
+
+/// A reader that waits for DATA, as [`Streams::readers`] has it.
+#[derive(Debug)]
+struct Reader {
+    id: u32,
+    waker: Waker,
+    /// [`Streams::acknowledged`] when h2 was last asked for a WINDOW_UPDATE.
+    acknowledged: u32,
 }
 
 /// Bodies dropped by their readers before their end, until the connection's task takes them.
@@ -67,12 +85,16 @@ pub(crate) struct UnreadBodies {
     bodies: Mutex<Vec<RecvStream>>,
 }
 
+const UNPOISONED: &str = "nothing panics with the lock held";
+
 /// The number of streams reset in a row, before any response, after which the connection accepts no more requests.
 pub(super) const MAX_REFUSED: usize = 4;
 /// The window of a stream before SETTINGS (RFC 9113 section 6.9.2).
 const INITIAL_WINDOW: u32 = 65_535;
 /// The largest payload of DATA by default (RFC 9113 section 4.2).
 const MAX_FRAME: usize = 16_384;
+/// The most that padding takes of a DATA frame, with its length (RFC 9113 section 6.1).
+const MAX_PADDING: usize = 256;
 /// A DATA frame of fewer bytes is charged the difference; a larger one repays it.
 pub(super) const SMALL: usize = 256;
 
@@ -85,6 +107,8 @@ impl Streams {
             holding: AtomicUsize::new(0),
             wakes_at: AtomicUsize::new(0),
             window: AtomicU32::new(INITIAL_WINDOW),
+            acknowledged: AtomicU32::new(0),
+            readers: Mutex::default(),
             receiving: BlockedStreams::new(Arc::clone(transport), BlockedReason::Reader),
             is_short_of_buffers: AtomicBool::new(false),
             waker: Mutex::new(None),
@@ -108,6 +132,13 @@ impl Streams {
     /// Sets the window of a stream.
     pub(super) fn set_window(&self, bytes: u32) {
         self.window.store(bytes, Relaxed);
+    }
+
+    /// The engine has applied SETTINGS that the peer has acknowledged. Those that make windows smaller may leave a stream
+    /// without any although all of its DATA is read: h2 sends WINDOW_UPDATE when DATA is read, and not then.
+    pub(super) fn settings_applied(&self) {
+        self.acknowledged.fetch_add(1, Relaxed);
+        self.readers.lock().expect(UNPOISONED).values().for_each(Waker::wake_by_ref);
     }
 
     /// Sets whether the connection's window is raised by less than is held.
@@ -154,7 +185,7 @@ impl Streams {
     }
 
     fn wake(&self) {
-        if let Some(waker) = &*self.waker.lock().expect("nothing panics with the lock held") {
+        if let Some(waker) = &*self.waker.lock().expect(UNPOISONED) {
             waker.wake_by_ref();
         }
     }
@@ -184,7 +215,7 @@ impl Streams {
 
     /// Sets the waker of the connection's task, which is woken when streams hold `wakes_at` bytes.
     pub(crate) fn set_waker(&self, waker: &Waker, wakes_at: usize) {
-        *self.waker.lock().expect("nothing panics with the lock held") = Some(waker.clone());
+        *self.waker.lock().expect(UNPOISONED) = Some(waker.clone());
         self.set_wakes_at(wakes_at);
     }
 
@@ -197,7 +228,7 @@ impl Streams {
 
 impl OpenStream {
     pub(super) fn new(streams: &Arc<Streams>) -> Self {
-        Self { streams: Arc::clone(streams), held: 0, blocked: None }
+        Self { streams: Arc::clone(streams), held: 0, blocked: None, received: 0, reader: None }
     }
 
     /// Sets the bytes of DATA that the stream holds because its reader has stopped. Zero: it reads.
@@ -279,10 +310,41 @@ impl OpenStream {
     }
 
     /// Repays the charge of a DATA frame of `length` bytes, which was read.
-    pub(crate) fn received(&self, length: usize) {
+    pub(crate) fn received(&mut self, length: usize) {
+        self.received = self.received.saturating_add(length + MAX_PADDING);
         let charge = charge(length);
         if charge > 0 {
             self.streams.pay(charge);
+        }
+    }
+
+    /// The reader waits for DATA of `source`. Should SETTINGS have made windows smaller, or do so before any comes, the stream
+    /// may be left without window although all of its DATA is read; then h2 is asked for a WINDOW_UPDATE.
+    #[inline]
+    pub(crate) fn waits(&mut self, source: &mut RecvStream, cx: &Context<'_>) {
+        // Of a window that has shrunk, at least what was left of the smallest one is left.
+        if self.received >= MIN_STREAM_WINDOW as usize {
+            self.ask_for_window(source, cx);
+        }
+    }
+
+    fn ask_for_window(&mut self, source: &mut RecvStream, cx: &Context<'_>) {
+        let streams = &self.streams;
+        let reader = match &mut self.reader {
+            Some(reader) if reader.waker.will_wake(cx.waker()) => reader,
+            reader => {
+                let id = source.stream_id().as_u32();
+                let waker = cx.waker().clone();
+                streams.readers.lock().expect(UNPOISONED).insert(id, waker.clone());
+                let acknowledged = reader.as_ref().map_or(0, |reader| reader.acknowledged);
+                reader.insert(Reader { id, waker, acknowledged })
+            }
+        };
+        let acknowledged = streams.acknowledged.load(Relaxed);
+        if reader.acknowledged != acknowledged {
+            reader.acknowledged = acknowledged;
+            // Sends WINDOW_UPDATE if one is due. Fails only if the stream has ended.
+            let _ = source.flow_control().release_capacity(0);
         }
     }
 
@@ -296,6 +358,9 @@ impl OpenStream {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.set_held(0);
+        if let Some(reader) = &self.reader {
+            self.streams.readers.lock().expect(UNPOISONED).remove(&reader.id);
+        }
     }
 }
 
@@ -303,7 +368,7 @@ impl Drop for OpenStream {
 
 impl UnreadBodies {
     pub(crate) fn push(&self, body: RecvStream) {
-        self.bodies.lock().expect("nothing panics with the lock held").push(body);
+        self.bodies.lock().expect(UNPOISONED).push(body);
         self.any.store(true, Relaxed);
     }
 
@@ -313,7 +378,7 @@ impl UnreadBodies {
             return Vec::new();
         }
         self.any.store(false, Relaxed);
-        mem::take(&mut *self.bodies.lock().expect("nothing panics with the lock held"))
+        mem::take(&mut *self.bodies.lock().expect(UNPOISONED))
     }
 }
 

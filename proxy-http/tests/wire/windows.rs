@@ -2,7 +2,7 @@
 
 use crate::{
     stalls::{SECOND, endpoint, fast, fixed, stall, toward_endpoints, unwilling},
-    support::{Asked, Endpoint, PROXY, Rig, collect, get},
+    support::{Asked, Endpoint, PROXY, Rig, collect, get, post},
 };
 use bytes::Bytes;
 use h2::{SendStream, client::SendRequest};
@@ -119,6 +119,56 @@ async fn a_reader_that_stops_and_goes_on_gets_all_in_order() {
     received.extend_from_slice(&rest);
     let expected: Vec<u8> = (0..20_000_u32).flat_map(|number| number.to_be_bytes().repeat(250)).collect();
     assert!(received == expected, "{} of {}", received.len(), expected.len());
+}
+
+/// All of the stream's DATA is read, but so little has come that no WINDOW_UPDATE was due. Less window than that is left of
+/// the small one.
+#[tokio::test(start_paused = true)]
+async fn a_response_goes_on_though_windows_shrink_while_it_waits() {
+    let mut rig = Rig::with_one_connection(&toward_endpoints(FlowControl::Adaptive), BufferLimit::new(64 * MIB));
+    let (mut slow, _grant) = unwilling(&rig).await;
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    let (response, _) = client.send_request(get(), true).unwrap();
+    let mut body = endpoint.asked().await.answer();
+    let reading = tokio::spawn(async move { collect(response.await.unwrap().body_mut()).await.unwrap().0.len() });
+    send(&mut body, vec![0; 5 * MIB].into()).await;
+    let (_stalled, _) = stall(&mut slow, &mut endpoint, 64).await;
+    assert_eq!(window(&mut client, &mut endpoint).await, 65_535);
+    timeout(SECOND, send(&mut body, vec![0; MIB].into())).await.expect("it gets window");
+    body.send_data(Bytes::new(), true).unwrap();
+    assert_eq!(reading.await.unwrap(), 6 * MIB);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_goes_on_though_windows_shrink_while_it_waits() {
+    let server = ServerParams { flow_control: Some(FlowControl::Adaptive), ..ServerParams::DEFAULT };
+    let mut rig = Rig::buffering(&server, &ClientParams::DEFAULT, PROXY, BufferLimit::new(64 * MIB));
+    let (mut client, mut endpoint) = (rig.client().await, endpoint(&mut rig).await);
+    let mut upload = async || {
+        poll_fn(|cx| client.poll_ready(cx)).await.unwrap();
+        let (response, upload) = client.send_request(post(), false).unwrap();
+        (response, upload, endpoint.asked().await)
+    };
+    let (response, mut body, mut asked) = upload().await;
+    let reading = tokio::spawn(async move {
+        let read = collect(asked.request.body_mut()).await.unwrap().0.len();
+        asked.answer().send_data(Bytes::new(), true).unwrap();
+        read
+    });
+    send(&mut body, vec![0; 2 * MIB].into()).await;
+    let mut stopped = Vec::new();
+    for _ in 0..32 {
+        let (response, mut body, asked) = upload().await;
+        stopped.push((response, asked));
+        tokio::spawn(async move { send(&mut body, vec![0; 8 * MIB].into()).await });
+    }
+    sleep(10 * SECOND).await;
+    let connection = &rig.stats.transport(Peer::Client).connections(1)[0];
+    assert_eq!(connection.http2.as_ref().unwrap().granted.stream, 65_535);
+    timeout(SECOND, send(&mut body, vec![0; MIB].into())).await.expect("it gets window");
+    body.send_data(Bytes::new(), true).unwrap();
+    assert_eq!(reading.await.unwrap(), 3 * MIB);
+    assert_eq!(response.await.unwrap().status(), 200);
 }
 
 /// Sends a chunk as window for it comes.

@@ -149,7 +149,7 @@ impl FrameObserver for EndpointFrames {
                 0
             }
             GOAWAY if head.length >= GOAWAY_FIELDS => GOAWAY_FIELDS,
-            _ => peer_windows::wanted(head),
+            _ => peer_windows::wanted(head, self.connection_state.path()),
         })
     }
 

@@ -1,4 +1,5 @@
-//! The windows that the peer grants. h2 tells the rest of a stream's, and nothing else.
+//! The windows that the peer grants, and its acknowledgement of ours. h2 tells the rest of a stream's window, and nothing
+//! else.
 
 use crate::connection::{
     frames::head::{ACK, FrameHead, SETTING, SETTINGS, SETTINGS_INITIAL_WINDOW_SIZE, WINDOW_UPDATE},
@@ -8,12 +9,16 @@ use crate::connection::{
 /// The length of an increment, which is the payload of WINDOW_UPDATE (RFC 9113 section 6.9).
 const INCREMENT: usize = 4;
 
-/// The number of bytes of a frame's payload that [`note`] needs next.
+/// Notes the head of a frame. Returns the number of bytes of its payload that [`note`] needs next.
 #[inline]
-pub(super) fn wanted(head: FrameHead) -> usize {
+pub(super) fn wanted(head: FrameHead, path: &Path) -> usize {
     match head.kind {
         WINDOW_UPDATE if head.stream == 0 => INCREMENT,
         SETTINGS if head.flags & ACK == 0 => SETTING,
+        SETTINGS => {
+            path.set_acknowledged(true);
+            0
+        }
         _ => 0,
     }
 }

@@ -223,7 +223,7 @@ impl FrameObserver for FrameRates {
             WINDOW_UPDATE => (WINDOW_UPDATE_FRAMES, 1),
             _ => (OTHER_FRAMES, 1),
         };
-        self.count(kind, weight).map(|()| peer_windows::wanted(head))
+        self.count(kind, weight).map(|()| peer_windows::wanted(head, self.connection_state.path()))
     }
 
     /// The first byte of padded DATA, or a piece of WINDOW_UPDATE or SETTINGS.
