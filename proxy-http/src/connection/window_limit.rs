@@ -2,7 +2,7 @@
 //!
 //! A sender that is limited by a window sends one window a round trip. So if the bytes of DATA that came in a round trip are
 //! about as many, and no reader has stopped, a larger window would let more come. One measurement may be chance; a limit is
-//! told once all measurements of ten seconds agree.
+//! told once no measurement of ten seconds denies it.
 
 use crate::{
     connection::path::Path,
@@ -40,12 +40,15 @@ impl LimitedMeasurements {
         let streams = u64::try_from(streams).unwrap_or(u64::MAX).max(1);
         let (all_streams, connection) = (u64::from(stream).saturating_mul(streams), u64::from(connection));
         let window = all_streams.min(connection);
-        let is_limit = u64::from(received) >= window / 3 * 2
-            && held == 0
-            && path.measured().is_some_and(|(round_trip, _)| round_trip >= MIN_ROUND_TRIP);
+        let received = u64::from(received);
+        let may_limit = held == 0 && path.measured().is_some_and(|(round_trip, _)| round_trip >= MIN_ROUND_TRIP);
+        // h2 gives window back in halves, and a measurement may begin and end between the two: one of a half tells nothing.
+        if may_limit && (window / 9 * 4..window / 3 * 2).contains(&received) {
+            return;
+        }
         let now = millis(age);
         let is_stale = age.saturating_sub(Duration::from_millis(self.last.load(Relaxed))) > MAX_AGE;
-        if !is_limit {
+        if !may_limit || received < window / 3 * 2 {
             self.first.store(0, Relaxed);
         } else if self.first.load(Relaxed) == 0 || is_stale {
             self.first.store(now, Relaxed);
@@ -105,6 +108,8 @@ mod tests {
         assert_eq!(after([60_000; 5], 1, lan), None, "the path is short");
         assert_eq!(after([60_000, 60_000, 60_000, 0, 60_000], 1, wan), None, "not all of ten seconds");
         assert_eq!(after([0, 60_000, 60_000, 60_000, 60_000], 1, wan), Some(LimitingWindow::Stream));
+        assert_eq!(after([60_000, 30_000, 60_000, 30_000, 60_000], 1, wan), Some(LimitingWindow::Stream), "halves");
+        assert_eq!(after([30_000; 5], 1, wan), None, "a half and no more");
     }
 
     #[test]

@@ -9,10 +9,14 @@ use h2::{SendStream, client::SendRequest};
 use http_h2::{ClientParams, FlowControl, ServerParams};
 use proxy_http::{
     BufferLimit,
-    stats::{BlockedReason, Peer},
+    stats::{BlockedReason, LimitingWindow, Peer},
 };
 use std::{future::poll_fn, time::Duration};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf},
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 const MIB: usize = 1 << 20;
 
@@ -286,4 +290,70 @@ async fn blocked_by_the_budget() {
     check_blocked(&rig, Peer::Endpoint, BlockedReason::Budget, 4).await;
     drop((stalled, slow));
     check_free(&rig).await;
+}
+
+/// The other end of a path that takes `delay` in each direction, and any number of bytes at a time.
+fn long_path(io: DuplexStream, delay: Duration) -> DuplexStream {
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let ((from_proxy, to_proxy), (from_peer, to_peer)) = (tokio::io::split(io), tokio::io::split(far));
+    tokio::spawn(carry(from_proxy, to_peer, delay));
+    tokio::spawn(carry(from_peer, to_proxy, delay));
+    near
+}
+
+async fn carry(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>, delay: Duration) {
+    let (sent, mut under_way) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    tokio::spawn(async move {
+        while let Some((at, bytes)) = under_way.recv().await {
+            sleep_until(at).await;
+            to.write_all(&bytes).await.unwrap();
+        }
+    });
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let _ = sent.send((Instant::now() + delay, buffer[..count].to_vec()));
+    }
+}
+
+/// The window that limits downloads of so many streams over a path of 40 ms, each of 16 KiB and a pause at a time, as they go on.
+async fn limiting(flow_control: FlowControl, streams: usize, pause: Duration) -> Option<LimitingWindow> {
+    let mut rig = Rig::with_one_connection(&toward_endpoints(flow_control), BufferLimit::default());
+    let mut client = rig.client().await;
+    let io = tokio::spawn({
+        let mut opened = rig.endpoint_ios.clone();
+        async move { opened.recv().await.unwrap() }
+    });
+    let mut responses = Vec::new();
+    for _ in 0..streams {
+        poll_fn(|cx| client.poll_ready(cx)).await.unwrap();
+        responses.push(client.send_request(get(), true).unwrap().0);
+    }
+    let mut endpoint = Endpoint::accept(long_path(io.await.unwrap(), Duration::from_millis(20))).await;
+    let mut downloads = Vec::new();
+    for response in responses {
+        let mut body = endpoint.asked().await.answer();
+        let sending = async move {
+            loop {
+                send(&mut body, vec![0; 16 << 10].into()).await;
+                sleep(pause).await;
+            }
+        };
+        downloads.push(tokio::spawn(sending));
+        tokio::spawn(async move { collect(response.await.unwrap().body_mut()).await });
+    }
+    sleep(18 * SECOND).await;
+    downloads.iter().for_each(|download| download.abort());
+    let limited = rig.stats.transport(Peer::Endpoint).connections_limited_by_window(10);
+    assert!(limited.len() <= 1, "{limited:?}");
+    limited.first().map(|connection| connection.http2.as_ref().unwrap().limited_by_window.as_ref().unwrap().window)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_that_limits_a_long_path_is_named() {
+    let (short, long) = (Duration::from_millis(1), Duration::from_millis(10));
+    assert_eq!(limiting(fixed(65_535, 1 << 20), 1, short).await, Some(LimitingWindow::Stream));
+    assert_eq!(limiting(fixed(65_535, 65_535), 2, short).await, Some(LimitingWindow::Connection));
+    // 64 KiB a round trip.
+    assert_eq!(limiting(fixed(1 << 20, 2 << 20), 1, long).await, None);
+    assert_eq!(limiting(FlowControl::Adaptive, 1, long).await, None);
 }
