@@ -106,7 +106,8 @@ fn load() -> Result<Loaded, ExitCode> {
 
 fn run(loaded: Loaded) -> Result<(), ExitCode> {
     let Config { log, log_format, .. } = &loaded.config;
-    let level = LogLevel::init(log, *log_format).map_err(|error| fail(&*Box::<dyn Error>::from(error)))?;
+    // The guard is dropped last.
+    let (level, _guard) = LogLevel::init(log, *log_format).map_err(|error| fail(&*Box::<dyn Error>::from(error)))?;
     block_on(async {
         let process = Process::start(loaded, level)?;
         let mut terminate = signal(SignalKind::terminate())?;

@@ -29,5 +29,5 @@ mod window_limits;
 mod worker;
 
 pub use listener::BindError;
-pub use log::LogLevel;
+pub use log::{LogGuard, LogLevel};
 pub use process::{Process, Reloader, StartError};

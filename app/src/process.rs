@@ -113,7 +113,7 @@ impl Process {
             .into_iter()
             .unzip();
         let workers = Workers { workers: workers.into(), connections: connections.into() };
-        let metrics = Metrics::new(&names, &plans, &workers.workers);
+        let metrics = Metrics::new(&names, &plans, &workers.workers, &log);
         let admin_state = Arc::new(admin::State {
             settings,
             log,

@@ -103,10 +103,16 @@ impl<'a> Names<'a> {
             || self.parsed.valid_uri_names().any(|uri| allowed.iter().any(|name| name.matches_uri(uri)))
     }
 
-    /// The names in one line, for people.
+    /// The first names in one line, for people: a certificate has any number of them.
     pub(crate) fn list(&self) -> String {
-        let names: Vec<_> = self.parsed.valid_uri_names().chain(self.parsed.valid_dns_names()).collect();
-        names.join(",")
+        const MOST: usize = 8;
+        let all = || self.parsed.valid_uri_names().chain(self.parsed.valid_dns_names());
+        let mut list = all().take(MOST).collect::<Vec<_>>().join(",");
+        let more = all().skip(MOST).count();
+        if more > 0 {
+            list.push_str(&format!(" and {more} more"));
+        }
+        list
     }
 
     pub(crate) fn uri(&self) -> Option<&'a str> {

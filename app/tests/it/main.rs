@@ -12,6 +12,7 @@ mod grpc;
 mod http1;
 mod lifetime;
 mod listener;
+mod logs;
 mod matrix;
 mod protection;
 mod rooms;
