@@ -5,6 +5,7 @@ mod connections;
 use self::connections::{Format, Page};
 use crate::{
     LogLevel,
+    descriptors::Use,
     dns::{NameState, Names},
     listener,
     metrics::Metrics,
@@ -44,7 +45,7 @@ const MAX_FILTER: usize = 8 * 1024;
 /// Serves until it is aborted.
 pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
     loop {
-        let (stream, _) = listener::accept(&listener).await;
+        let (stream, _) = listener::accept(&listener, Use::Rest).await;
         let state = Arc::clone(&state);
         // Ends when the client closes, or with the process.
         tokio::spawn(async move {

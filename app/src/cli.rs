@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{LogLevel, Process, demo, log, tls, window_limits, worker};
+use crate::{LogLevel, Process, demo, descriptors, log, tls, window_limits, worker};
 use app_env::{Config, Loaded};
 use clap::{Parser, Subcommand};
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -46,6 +46,7 @@ enum Command {
 /// calling thread has freed to the system.
 pub fn main(collect: fn()) -> ExitCode {
     worker::collect_by(collect);
+    descriptors::raise_limit();
     let Args { command } = Args::parse();
     match command.unwrap_or(Command::Run) {
         Command::Run => load().and_then(run),
@@ -82,6 +83,9 @@ fn load() -> Result<Loaded, ExitCode> {
         Err(errors) => (None, errors.warnings().to_vec(), errors.iter().map(ToString::to_string).collect()),
     };
     for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    if let Some(warning) = loaded.as_ref().and_then(|loaded| descriptors::warning(&loaded.config)) {
         eprintln!("warning: {warning}");
     }
     if let Some(Loaded { config, .. }) = &loaded {

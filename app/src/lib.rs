@@ -19,6 +19,7 @@ mod admin;
 pub mod cli;
 mod connector;
 mod demo;
+mod descriptors;
 pub mod dns;
 mod listener;
 mod log;

@@ -1,5 +1,6 @@
 //! Listening sockets: their options, and accepting from them whatever goes wrong.
 
+use crate::descriptors::{Use, exhausted, is_reserved};
 use app_env::TcpParams;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::{io, net::SocketAddr, time::Duration};
@@ -44,25 +45,48 @@ pub(crate) fn bind(addr: SocketAddr, backlog: u32) -> Result<TcpListener, BindEr
 }
 
 /// The next connection. Errors never end it: an error of one connection is ignored, and when the system lacks resources
-/// it waits a little.
-pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+/// it waits a little, as it does while all descriptors are in use but those kept for other uses.
+pub(crate) async fn accept(listener: &TcpListener, used_by: Use) -> (TcpStream, SocketAddr) {
     let mut warned = false;
     loop {
         let error = match listener.accept().await {
-            Ok(accepted) => return accepted,
+            Ok((stream, peer)) if !is_reserved(&stream, used_by) => return (stream, peer),
+            Ok((stream, peer)) => match unreserved(stream, used_by, &mut warned).await {
+                Ok(stream) => return (stream, peer),
+                Err(error) => error,
+            },
             Err(error) => error,
         };
         if is_of_one_connection(&error) {
             tracing::debug!(%error, "a connection was gone before it was accepted");
             continue;
         }
-        if !warned {
-            tracing::warn!(%error, "cannot accept connections; trying again");
-            warned = true;
-        }
-        tokio::time::sleep(EXHAUSTED_PAUSE).await;
+        pause(&error, &mut warned).await;
     }
 }
+
+/// A connection under a descriptor that is not kept for other uses; waits until one is free.
+async fn unreserved(stream: TcpStream, used_by: Use, warned: &mut bool) -> io::Result<TcpStream> {
+    let held = stream.into_std()?;
+    loop {
+        pause(&exhausted(), warned).await;
+        let stream = held.try_clone()?;
+        if !is_reserved(&stream, used_by) {
+            return TcpStream::from_std(stream);
+        }
+    }
+}
+
+/// Waits a little for descriptors or memory.
+async fn pause(error: &io::Error, warned: &mut bool) {
+    if !*warned {
+        tracing::warn!(%error, "cannot accept connections; trying again");
+        *warned = true;
+    }
+    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+}
+
+// === impl Refusals ===
 
 impl Refusals {
     /// Counts one, and says how many there were, but not too often.

@@ -2,6 +2,7 @@
 
 use crate::{
     LogLevel, admin,
+    descriptors::Use,
     dns::{self, Discovery},
     listener::{self, BindError, Refusals},
     metrics::Metrics,
@@ -336,7 +337,7 @@ async fn accept(direction: usize, listener: Listener, workers: Workers, mut stop
     loop {
         let (stream, peer) = tokio::select! {
             biased;
-            accepted = listener::accept(&listener) => accepted,
+            accepted = listener::accept(&listener, Use::Client) => accepted,
             // Asked second: clients that have connected by now are accepted before the listener closes.
             _ = stop.wait_for(|stop| *stop) => return,
         };

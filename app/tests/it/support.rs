@@ -74,10 +74,11 @@ impl App {
         Self::run(shell, &endpoint.to_string(), settings, reader)
     }
 
-    /// The same, with at most so many file descriptors.
-    pub(crate) fn start_with_descriptors(most: u32, endpoint: SocketAddr) -> Self {
+    /// The same, with limits of file descriptors, as the shell's `ulimit` takes them.
+    pub(crate) fn start_with_descriptors(limits: &[&str], endpoint: SocketAddr) -> Self {
         let mut shell = Command::new("/bin/sh");
-        shell.env_clear().args(["-c", &format!("ulimit -n {most} && exec \"$0\""), env!("CARGO_BIN_EXE_app")]);
+        let limits: String = limits.iter().map(|limit| format!("ulimit {limit} && ")).collect();
+        shell.env_clear().args(["-c", &format!("{limits}exec \"$0\""), env!("CARGO_BIN_EXE_app")]);
         Self::run(shell, &endpoint.to_string(), &[], LogReader::All)
     }
 

@@ -618,6 +618,8 @@ fn check_reads_all_files_and_says_what_is_wrong_with_each() {
         let mut command = command();
         command.arg("check").env("LINKERD2_PROXY_INBOUND_ENDPOINTS", "a.example:1");
         command.env("LINKERD2_PROXY_INBOUND_CONNECT_TLS", "on");
+        // Fewer than the descriptors of any machine, which would be a warning.
+        command.env("LINKERD2_PROXY_INBOUND_MAX_CONNECTIONS", "100");
         command.envs(settings.iter().map(|(name, value)| (format!("LINKERD2_PROXY_INBOUND_{name}"), value)));
         let output = command.output().unwrap();
         let text = stderr(&output);
