@@ -18,7 +18,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proxy_http::Endpoints;
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 use tokio::{
     net::TcpListener,
     sync::{Mutex, Notify},
@@ -35,6 +35,10 @@ pub(crate) struct State {
     pub(crate) names: Vec<(&'static str, Names)>,
     pub(crate) workers: Arc<[Worker]>,
     pub(crate) shutdown: Notify,
+    /// Whether `POST /shutdown` ends the process.
+    pub(crate) shutdown_enabled: bool,
+    /// Whether other hosts may change the log level and end the process.
+    pub(crate) remote_control: bool,
     /// Held while a page about all connections is made.
     pub(crate) large_page: Arc<Mutex<()>>,
 }
@@ -45,13 +49,13 @@ const MAX_FILTER: usize = 8 * 1024;
 /// Serves until it is aborted.
 pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
     loop {
-        let (stream, _) = listener::accept(&listener, Use::Rest).await;
+        let (stream, peer) = listener::accept(&listener, Use::Rest).await;
         let state = Arc::clone(&state);
         // Ends when the client closes, or with the process.
         tokio::spawn(async move {
             let service = service_fn(move |req| {
                 let state = Arc::clone(&state);
-                async move { Ok::<_, Infallible>(state.answer(req).await) }
+                async move { Ok::<_, Infallible>(state.answer(req, peer).await) }
             });
             let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
             if let Err(error) = served.await {
@@ -64,7 +68,7 @@ pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
 // === impl State ===
 
 impl State {
-    async fn answer(self: &Arc<Self>, req: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(self: &Arc<Self>, req: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
         let allowed = match req.uri().path() {
             "/live" | "/ready" | "/metrics" | "/connections" | "/config" => [Method::GET, Method::HEAD].as_slice(),
             "/proxy-log-level" => &[Method::GET, Method::PUT],
@@ -83,6 +87,12 @@ impl State {
             rsp.headers_mut().extend(HeaderValue::try_from(names.join(", ")).map(|names| (header::ALLOW, names)));
             return rsp;
         }
+        if !matches!(*req.method(), Method::GET | Method::HEAD)
+            && let Err(reason) = self.admit_command(&req, peer)
+        {
+            tracing::warn!(%peer, path = req.uri().path(), reason, "admin server refused a command");
+            return text(StatusCode::FORBIDDEN, format!("{reason}\n"));
+        }
         match req.uri().path() {
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" => self.ready(),
@@ -98,9 +108,26 @@ impl State {
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             },
             _ => {
+                tracing::info!(%peer, "shutdown was requested");
                 self.shutdown.notify_one();
                 text(StatusCode::ACCEPTED, "draining\n")
             }
+        }
+    }
+
+    /// Whether a request may change the process. The port is open to probes and to Prometheus, so the address decides.
+    fn admit_command(&self, req: &Request<Incoming>, peer: SocketAddr) -> Result<(), &'static str> {
+        if req.uri().path() == "/shutdown" && !self.shutdown_enabled {
+            return Err("LINKERD2_PROXY_SHUTDOWN_ENDPOINT_ENABLED is false");
+        }
+        // Pages of any site may have a browser on this host send a POST; its Origin says so (Fetch section 3.2).
+        if req.headers().contains_key(header::ORIGIN) {
+            return Err("browsers may not do this");
+        }
+        if self.remote_control || peer.ip().to_canonical().is_loopback() {
+            Ok(())
+        } else {
+            Err("only loopback may do this; LINKERD2_PROXY_ADMIN_REMOTE_CONTROL=true allows others")
         }
     }
 

@@ -89,6 +89,8 @@ impl Process {
             dns,
             admin_listen_addr,
             shutdown_grace_period,
+            shutdown_endpoint_enabled,
+            admin_remote_control,
             cores,
             log: _,
             log_format: _,
@@ -122,6 +124,8 @@ impl Process {
             names: names.iter().zip(&plans).map(|(name, plan)| (*name, plan.names.clone())).collect(),
             workers: Arc::clone(&workers.workers),
             shutdown: Notify::new(),
+            shutdown_enabled: shutdown_endpoint_enabled,
+            remote_control: admin_remote_control,
             large_page: Arc::default(),
         });
         let tls = plans.into_iter().map(|plan| plan.tls).collect();

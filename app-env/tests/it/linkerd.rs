@@ -42,6 +42,7 @@ fn names_are_linkerds_or_marked_as_ours() {
         "DNS_MAX_TTL",
         "ADMIN_LISTEN_ADDR",
         "SHUTDOWN_GRACE_PERIOD",
+        "SHUTDOWN_ENDPOINT_ENABLED",
         "CORES",
         "LOG",
         "LOG_FORMAT",
