@@ -6,7 +6,7 @@ use crate::{
     reader::Reader,
     table::{
         ADMIN_LISTEN_ADDR, ADMIN_REMOTE_CONTROL, CORES, DNS_MAX_TTL, DNS_MIN_TTL, DNS_NEGATIVE_HOLD, LOG, LOG_FORMAT,
-        SHUTDOWN_ENDPOINT_ENABLED, SHUTDOWN_GRACE_PERIOD,
+        SHUTDOWN_ENDPOINT_ENABLED, SHUTDOWN_GRACE_PERIOD, SHUTDOWN_LAME_DUCK_PERIOD,
     },
     variable::Scope,
 };
@@ -19,6 +19,7 @@ pub(crate) fn read(env: &mut Reader, inbound: Option<Direction>, outbound: Optio
         dns: read_dns(env),
         admin_listen_addr: env.read_or_default(&ADMIN_LISTEN_ADDR, Scope::Process),
         shutdown_grace_period: env.read_or_default(&SHUTDOWN_GRACE_PERIOD, Scope::Process),
+        shutdown_lame_duck_period: env.read_or_default(&SHUTDOWN_LAME_DUCK_PERIOD, Scope::Process),
         shutdown_endpoint_enabled: env.read_or_default(&SHUTDOWN_ENDPOINT_ENABLED, Scope::Process),
         admin_remote_control: env.read_or_default(&ADMIN_REMOTE_CONTROL, Scope::Process),
         cores: read_cores(env),

@@ -18,7 +18,14 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proxy_http::Endpoints;
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 use tokio::{
     net::TcpListener,
     sync::{Mutex, Notify},
@@ -39,6 +46,8 @@ pub(crate) struct State {
     pub(crate) shutdown_enabled: bool,
     /// Whether other hosts may change the log level and end the process.
     pub(crate) remote_control: bool,
+    /// The process has been told to end.
+    pub(crate) draining: AtomicBool,
     /// Held while a page about all connections is made.
     pub(crate) large_page: Arc<Mutex<()>>,
 }
@@ -165,7 +174,9 @@ impl State {
 
     /// Says which names have a problem, also when the process is ready because of other endpoints.
     fn ready(&self) -> Response<Full<Bytes>> {
-        let (status, line) = if self.is_ready() {
+        let (status, line) = if self.draining.load(Relaxed) {
+            (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        } else if self.is_ready() {
             (StatusCode::OK, "ready\n")
         } else {
             (StatusCode::SERVICE_UNAVAILABLE, "not every direction can reach an endpoint\n")

@@ -3,8 +3,12 @@
 use crate::{LogLevel, Process, demo, descriptors, log, tls, window_limits, worker};
 use app_env::{Config, Loaded};
 use clap::{Parser, Subcommand};
-use std::{error::Error, process::ExitCode, time::Duration};
-use tokio::signal::unix::{SignalKind, signal};
+use std::{error::Error, future::pending, io, process::ExitCode, time::Duration};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+    time::sleep,
+};
 
 /// An HTTP/2 and gRPC proxy whose flow control can be set, seen and measured.
 ///
@@ -114,8 +118,7 @@ fn run(loaded: Loaded) -> Result<(), ExitCode> {
     let (level, _guard) = LogLevel::init(log, *log_format).map_err(|error| fail(&*Box::<dyn Error>::from(error)))?;
     block_on(async {
         let process = Process::start(loaded, level)?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut first = EndSignals::new()?;
         let mut hangup = signal(SignalKind::hangup())?;
         let reloader = process.reloader();
         // Ends with the process.
@@ -124,15 +127,47 @@ fn run(loaded: Loaded) -> Result<(), ExitCode> {
                 reloader.reload();
             }
         });
-        let shutdown = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+        let (drain, told) = oneshot::channel();
+        let ended_by_signal = async {
+            // A send fails if the process is at its end anyway.
+            let _ = drain.send(first.recv().await);
+            // Some senders of signals send one twice, as `timeout` of coreutils: to the process and to its group.
+            sleep(SIGNAL_PAUSE).await;
+            match EndSignals::new() {
+                Ok(mut second) => second.recv().await,
+                Err(_) => pending().await,
             }
         };
-        process.run(shutdown).await;
+        tokio::select! {
+            () = process.run(async { told.await.unwrap_or("no signals come any more") }) => {}
+            signal = ended_by_signal => tracing::warn!(signal, "told to end once more, closing all connections"),
+        }
         Ok(())
     })
+}
+
+/// The signals that end the process.
+struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// How soon after the first signal another one is the same.
+const SIGNAL_PAUSE: Duration = Duration::from_millis(250);
+
+impl EndSignals {
+    /// Those that come from now on.
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The name of the next one.
+    async fn recv(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 fn demo(once: bool, tls: bool, time: Duration) -> Result<(), ExitCode> {

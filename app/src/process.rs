@@ -18,10 +18,21 @@ use proxy_http::{
     proxy::{self, retry},
     stats::{Limit, Peer},
 };
-use std::{future::Future, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::sleep,
 };
 
 /// A proxy that listens.
@@ -34,6 +45,7 @@ pub struct Process {
     tls: Vec<Tls>,
     reload: Reloader,
     stop: watch::Sender<bool>,
+    lame_duck: Duration,
     grace: Duration,
 }
 
@@ -89,6 +101,7 @@ impl Process {
             dns,
             admin_listen_addr,
             shutdown_grace_period,
+            shutdown_lame_duck_period,
             shutdown_endpoint_enabled,
             admin_remote_control,
             cores,
@@ -126,11 +139,13 @@ impl Process {
             shutdown: Notify::new(),
             shutdown_enabled: shutdown_endpoint_enabled,
             remote_control: admin_remote_control,
+            draining: AtomicBool::new(false),
             large_page: Arc::default(),
         });
         let tls = plans.into_iter().map(|plan| plan.tls).collect();
         let reload = Reloader::default();
-        Ok(Self { listeners, workers, admin, admin_state, tls, reload, stop, grace: shutdown_grace_period })
+        let (lame_duck, grace) = (shutdown_lame_duck_period, shutdown_grace_period);
+        Ok(Self { listeners, workers, admin, admin_state, tls, reload, stop, lame_duck, grace })
     }
 
     /// Reads certificates and keys again on demand, without waiting for their files to change.
@@ -161,11 +176,12 @@ impl Process {
         self.listeners.iter().find(|listener| listener.name == name)?.listener.local_addr().ok()
     }
 
-    /// Serves until `shutdown` completes or the admin server is asked to shut down, and drains then: listeners close,
-    /// clients are told by GOAWAY, requests in flight finish. Returns when the last connection has closed, or at the
-    /// end of the grace period.
-    pub async fn run<F: Future<Output = ()>>(self, shutdown: F) {
-        let Self { listeners, workers, admin, admin_state, tls, reload, stop, grace } = self;
+    /// Serves until `shutdown` completes with its reason, which is logged, or the admin server is asked to shut down, and
+    /// drains then. The process is not ready from that moment on. After the lame-duck period listeners close, clients are told
+    /// by GOAWAY, and requests in flight finish. Returns when the last connection has closed, or at the end of the grace
+    /// period. When it is dropped all ends at once.
+    pub async fn run<F: Future<Output = &'static str>>(self, shutdown: F) {
+        let Self { listeners, workers, admin, admin_state, tls, reload, stop, lame_duck, grace } = self;
         for Listener { name, listener, .. } in &listeners {
             tracing::info!(direction = name, addr = ?listener.local_addr().ok(), "listening");
         }
@@ -181,11 +197,14 @@ impl Process {
             .map(|(direction, listener)| tokio::spawn(accept(direction, listener, workers.clone(), stop.subscribe())))
             .collect();
         drop(workers);
-        tokio::select! {
-            () = shutdown => {}
-            () = admin_state.shutdown.notified() => {}
-        }
-        tracing::info!(grace = ?grace, "draining");
+        let reason = tokio::select! {
+            reason = shutdown => reason,
+            () = admin_state.shutdown.notified() => "POST /shutdown",
+        };
+        tracing::info!(reason, ?lame_duck, ?grace, "draining");
+        admin_state.draining.store(true, Relaxed);
+        // Load balancers see that the process is not ready, and send no more, before its listeners refuse anybody.
+        sleep(lame_duck).await;
         stop.send_replace(true);
         for task in accepting {
             let _ = task.await;

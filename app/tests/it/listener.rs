@@ -106,8 +106,8 @@ async fn both_directions_at_once() {
     ]);
     let process = Process::start(app_env::load(&env).unwrap(), LogLevel::fixed()).unwrap();
     let addrs = [process.inbound_addr().unwrap(), process.outbound_addr().unwrap()];
-    let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(process.run(async { _ = stopped.await }));
+    let (stop, stopped) = oneshot::channel();
+    let running = tokio::spawn(process.run(async { stopped.await.unwrap_or("the test is over") }));
     for (addr, mut endpoint) in addrs.into_iter().zip([inner, outer]) {
         let mut client = connect(addr).await;
         let (response, _) = client.send_request(get(), true).unwrap();

@@ -172,6 +172,10 @@ impl App {
         assert!(status.success());
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for the process to end.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let ended = async {
