@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{LogLevel, Process, demo, descriptors, log, tls, window_limits, worker};
+use crate::{LogLevel, Process, demo, descriptors, listener, log, tls, window_limits, worker};
 use app_env::{Config, Loaded};
 use clap::{Parser, Subcommand};
 use std::{error::Error, future::pending, io, process::ExitCode, time::Duration};
@@ -104,6 +104,7 @@ fn load() -> Result<Loaded, ExitCode> {
         if let Err(error) = log::parse(log) {
             errors.push(format!("{}LOG: {error}", app_env::PREFIX));
         }
+        errors.extend(listener::loops(config));
         errors.extend(tls::check(config));
     }
     for error in &errors {

@@ -1,9 +1,13 @@
 //! Listening sockets: their options, and accepting from them whatever goes wrong.
 
 use crate::descriptors::{Use, exhausted, is_reserved};
-use app_env::TcpParams;
+use app_env::{Config, HostPort, PREFIX, TcpParams};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::Instant,
@@ -97,6 +101,25 @@ impl Refusals {
             *self = Self { count: 0, logged: Some(Instant::now()) };
         }
     }
+}
+
+/// The errors of directions that listen on all addresses of this host and have one of them as endpoint: each request would
+/// come back. `app_env` finds loops that show without asking the system.
+pub(crate) fn loops(config: &Config) -> Vec<String> {
+    let directions = [("INBOUND", &config.inbound), ("OUTBOUND", &config.outbound)];
+    let on = directions.into_iter().filter_map(|(name, direction)| Some((name, direction.as_ref()?)));
+    let wildcards = on.filter(|(_, direction)| direction.listen_addr.ip().is_unspecified());
+    let looping = wildcards.filter_map(|(name, direction)| {
+        let is_own = |endpoint: &&HostPort| {
+            // The system lets nobody bind addresses of other hosts.
+            let is_local = |ip| UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok();
+            endpoint.port() == direction.listen_addr.port() && endpoint.ip().is_some_and(is_local)
+        };
+        let endpoint = direction.endpoints.iter().find(is_own)?;
+        let reason = format!("has {endpoint}, the proxy's own listener, must be addresses of others");
+        Some(format!("{PREFIX}{name}_ENDPOINTS: {reason}, since requests would come back"))
+    });
+    looping.collect()
 }
 
 /// Sets the options of a connection's socket. One that the system refuses is logged and left out.

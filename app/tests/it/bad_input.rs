@@ -1,7 +1,12 @@
 //! Mistakes of operators: one report, and exit code 64.
 
 use crate::support::command;
-use std::{fs, net::TcpListener, path::Path, process::Output};
+use std::{
+    fs,
+    net::{TcpListener, UdpSocket},
+    path::Path,
+    process::Output,
+};
 
 fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -99,4 +104,19 @@ fn readme_has_the_table_of_the_declarations() {
     let (table, _) = rest.split_once("<!-- /variables -->").unwrap();
     // Not `assert_eq`: two tables of this size help nobody.
     assert!(table.trim() == app_env::markdown().trim(), "replace it with what `app env --markdown` prints");
+}
+
+#[test]
+fn own_addresses_are_no_endpoints_of_a_listener_on_all() {
+    // A datagram socket finds an address of this host, and sends nothing (RFC 5737).
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    if socket.connect("192.0.2.1:9").is_err() {
+        return;
+    }
+    let own = socket.local_addr().unwrap().ip();
+    let mut command = command();
+    command.arg("check").env("LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR", "0.0.0.0:4140");
+    let output = command.env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", format!("{own}:4140")).output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(stderr(&output).contains("the proxy's own listener"), "{}", stderr(&output));
 }

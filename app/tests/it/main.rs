@@ -13,6 +13,7 @@ mod http1;
 mod lifetime;
 mod listener;
 mod logs;
+mod loops;
 mod matrix;
 mod protection;
 mod rooms;
