@@ -1,9 +1,15 @@
 //! The command line.
 
 use crate::{LogLevel, Process, demo, descriptors, listener, log, tls, window_limits, worker};
-use app_env::{Config, Loaded};
+use app_env::{Config, Effective, Loaded, Origin};
 use clap::{Parser, Subcommand};
-use std::{error::Error, future::pending, io, process::ExitCode, time::Duration};
+use std::{
+    error::Error,
+    future::pending,
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
@@ -54,27 +60,41 @@ pub fn main(collect: fn()) -> ExitCode {
     let Args { command } = Args::parse();
     match command.unwrap_or(Command::Run) {
         Command::Run => load().and_then(run),
-        Command::Check => load().map(|loaded| {
-            for setting in &loaded.settings {
-                println!("{setting}");
-            }
-            if let Some(note) = window_limits::note(&loaded.config) {
-                println!("{note}");
-            }
+        Command::Check => load().and_then(|loaded| {
+            let mut lines: Vec<_> = loaded.settings.iter().zip(app_env::variables()).map(setting).collect();
+            lines.extend(window_limits::note(&loaded.config));
+            print(&(lines.join("\n") + "\n"))
         }),
-        Command::Env { markdown: true } => {
-            print!("{}", app_env::markdown());
-            Ok(())
-        }
+        Command::Env { markdown: true } => print(&app_env::markdown()),
         Command::Env { markdown: false } => {
-            for app_env::Variable { name, accepts, default, help, .. } in app_env::variables() {
-                println!("{name}\n    {help}\n    accepts {accepts}; default {default}\n");
-            }
-            Ok(())
+            let text = |app_env::Variable { name, accepts, default, help, .. }| {
+                format!("{name}\n    {help}\n    accepts {accepts}; default {default}\n\n")
+            };
+            print(&app_env::variables().map(text).collect::<String>())
         }
         Command::Demo { once, tls, seconds } => demo(once, tls, Duration::from_secs(seconds)),
     }
     .map_or_else(|code| code, |()| ExitCode::SUCCESS)
+}
+
+/// Prints to standard output. A reader that has seen enough, as `head`, is no error.
+fn print(text: &str) -> Result<(), ExitCode> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(fail(&error)),
+        _ => Ok(()),
+    }
+}
+
+/// A setting in one line. One that is unset says what that means, which the variable's help has.
+fn setting((setting, variable): (&Effective, app_env::Variable)) -> String {
+    let Effective { name, value, origin, .. } = setting;
+    match variable.help.split_once("unset: ") {
+        Some((_, meaning)) if value.is_none() && *origin == Origin::Default => {
+            let meaning = meaning.split(';').next().unwrap_or_default();
+            format!("{name} is unset: {meaning} ({origin})")
+        }
+        _ => setting.to_string(),
+    }
 }
 
 /// Reads and checks the environment. All errors go to standard error.

@@ -15,8 +15,9 @@ use tokio::{
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {addr}")]
+#[error("{variable}: cannot listen on {addr}")]
 pub struct BindError {
+    variable: String,
     addr: SocketAddr,
     source: io::Error,
 }
@@ -35,8 +36,8 @@ const LOG_PAUSE: Duration = Duration::from_secs(10);
 /// client hardly notices.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(5);
 
-/// Listens on `addr`. Must be called in a tokio runtime.
-pub(crate) fn bind(addr: SocketAddr, backlog: u32) -> Result<TcpListener, BindError> {
+/// Listens on `addr`, the value of `variable`. Must be called in a tokio runtime.
+pub(crate) fn bind(addr: SocketAddr, backlog: u32, variable: String) -> Result<TcpListener, BindError> {
     let listen = || {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
@@ -45,7 +46,7 @@ pub(crate) fn bind(addr: SocketAddr, backlog: u32) -> Result<TcpListener, BindEr
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         TcpListener::from_std(socket.into())
     };
-    listen().map_err(|source| BindError { addr, source })
+    listen().map_err(|source| BindError { variable, addr, source })
 }
 
 /// The next connection. Errors never end it: an error of one connection is ignored, and when the system lacks resources

@@ -10,7 +10,7 @@ use crate::{
     window_limits,
     worker::{Accepted, Plan, Worker},
 };
-use app_env::{Config, Direction, Loaded};
+use app_env::{Config, Direction, Loaded, PREFIX};
 use proxy_http::{
     BufferLimit, Server,
     balance::{self, breaker},
@@ -34,6 +34,7 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::sleep,
 };
+use tracing::field::DisplayValue;
 
 /// A proxy that listens.
 #[derive(Debug)]
@@ -79,6 +80,8 @@ struct Workers {
 struct Listener {
     name: &'static str,
     listener: TcpListener,
+    /// As they are configured.
+    endpoints: String,
     /// One for each connection that may be open.
     places: Arc<Semaphore>,
 }
@@ -120,7 +123,8 @@ impl Process {
             plans.push(plan);
             names.push(name);
         }
-        let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG).map_err(StartErrorKind::from)?;
+        let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG, format!("{PREFIX}ADMIN_LISTEN_ADDR"))
+            .map_err(StartErrorKind::from)?;
         let (stop, stopping) = watch::channel(false);
         let (workers, connections): (Vec<_>, Vec<_>) = (0..cores.get())
             .map(|index| Worker::spawn(index, &plans, stopping.clone()))
@@ -182,10 +186,11 @@ impl Process {
     /// period. When it is dropped all ends at once.
     pub async fn run<F: Future<Output = &'static str>>(self, shutdown: F) {
         let Self { listeners, workers, admin, admin_state, tls, reload, stop, lame_duck, grace } = self;
-        for Listener { name, listener, .. } in &listeners {
-            tracing::info!(direction = name, addr = ?listener.local_addr().ok(), "listening");
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.workers.len(), "starting");
+        for Listener { name, listener, endpoints, .. } in &listeners {
+            tracing::info!(direction = name, addr = shown(listener), endpoints, "listening");
         }
-        tracing::info!(addr = ?admin.local_addr().ok(), "admin server listening");
+        tracing::info!(addr = shown(&admin), "admin server listening");
         let admin_task = tokio::spawn(admin::serve(admin, Arc::clone(&admin_state)));
         let sources = tls.iter().flat_map(Tls::reloads).collect();
         let reload_task = tokio::spawn(tls::watch(sources, reload.0));
@@ -220,6 +225,11 @@ impl Process {
     }
 }
 
+/// A listener's address, in the log.
+fn shown(listener: &TcpListener) -> Option<DisplayValue<SocketAddr>> {
+    listener.local_addr().ok().map(tracing::field::display)
+}
+
 /// Binds a direction's listener, and turns its settings into settings of the workers' stacks.
 fn plan(
     name: &'static str,
@@ -252,7 +262,9 @@ fn plan(
         max_buffered_bytes,
         ..
     } = direction;
-    let listener = listener::bind(listen_addr, accept_backlog)?;
+    let variable = format!("{PREFIX}{}_LISTEN_ADDR", name.to_ascii_uppercase());
+    let listener = listener::bind(listen_addr, accept_backlog, variable)?;
+    let listed: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
     let limits = proxy::Limits::new(proxy::Params {
         queue_capacity: http_queue_capacity,
         failfast_timeout: http_failfast_timeout,
@@ -287,7 +299,8 @@ fn plan(
         log: Arc::default(),
         tls,
     };
-    Ok((Listener { name, listener, places: Arc::new(Semaphore::new(max_connections)) }, plan))
+    let places = Arc::new(Semaphore::new(max_connections));
+    Ok((Listener { name, listener, endpoints: listed.join(","), places }, plan))
 }
 
 /// One worker's share of a direction's limits.

@@ -2,7 +2,7 @@
 
 use super::{
     Errors, H2, HTTP_1_1, Throttle,
-    cert::{Names, expires, unix_time},
+    cert::{Names, SELF_SIGNED, expires, is_self_signed, unix_time},
     files::Variables,
     provider,
     reload::{Reload, Reloadable},
@@ -154,6 +154,13 @@ impl Server {
                 peer,
                 left_out,
                 "client speaks plain text to a listener with TLS; closing its connection"
+            );
+        } else if is_self_signed(error) {
+            tracing::warn!(
+                direction,
+                peer,
+                left_out,
+                "TLS handshake with client failed: its certificate {SELF_SIGNED}"
             );
         } else {
             tracing::warn!(direction, peer, %error, left_out, "TLS handshake with client failed");

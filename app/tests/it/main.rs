@@ -21,3 +21,4 @@ mod stalls;
 mod support;
 mod tls;
 mod tunnels;
+mod words;

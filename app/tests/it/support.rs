@@ -104,8 +104,7 @@ impl App {
                 lines.lock().unwrap().push(line.clone());
                 let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
                 let fields = &line["fields"];
-                let addr = fields["addr"].as_str().unwrap_or_default();
-                let Ok(addr) = addr.trim_start_matches("Some(").trim_end_matches(')').parse() else { continue };
+                let Ok(addr) = fields["addr"].as_str().unwrap_or_default().parse() else { continue };
                 let _ = found.send((fields["message"] == "listening", addr));
                 listeners += 1;
                 if listeners == 2 && reader != LogReader::All {
