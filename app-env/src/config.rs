@@ -20,6 +20,12 @@ pub struct Config {
     pub admin_listen_addr: SocketAddr,
     /// How long requests may go on once the process is told to end; zero ends them at once.
     pub shutdown_grace_period: Duration,
+    /// How long clients are served as before once the process is told to end; the grace period follows.
+    pub shutdown_lame_duck_period: Duration,
+    /// Whether a request to the admin server may end the process.
+    pub shutdown_endpoint_enabled: bool,
+    /// Whether the admin server takes commands from other hosts, not from loopback alone.
+    pub admin_remote_control: bool,
     /// Worker threads, at most 1024.
     pub cores: NonZeroUsize,
     /// A filter of log lines in `tracing`'s syntax. It is not checked here.

@@ -55,6 +55,12 @@ impl FromStr for HostPort {
     type Err = InvalidHostPort;
 
     fn from_str(text: &str) -> Result<Self, InvalidHostPort> {
+        if text.contains("://") {
+            return Err(InvalidHostPort::new("has a scheme, which is no part of an endpoint"));
+        }
+        if text.contains(char::is_whitespace) {
+            return Err(InvalidHostPort::new("has white space in it; commas are between endpoints"));
+        }
         let (host, port) = text.rsplit_once(':').ok_or(InvalidHostPort::new("has no port"))?;
         Ok(Self { host: parse_host(host)?, port: parse_port(port)? })
     }
@@ -185,8 +191,11 @@ mod tests {
         refuses("a...:80", "1..=63");
         refuses(&format!("{}:80", "a".repeat(64)), "1..=63");
         refuses(&format!("{}b:80", "a.".repeat(127)), "253");
-        refuses("http://a:80", "brackets around");
-        refuses("a b:80", "something else");
+        refuses("http://a:80", "has a scheme");
+        refuses("https://a", "has a scheme");
+        refuses("a:80 b:80", "commas are between");
+        refuses("a b:80", "white space");
+        refuses("a*b:80", "something else");
         refuses("é:80", "something else");
         refuses("-a:80", "starts or ends");
         refuses("a-.b:80", "starts or ends");

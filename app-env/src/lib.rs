@@ -57,6 +57,7 @@ mod error;
 mod grammar;
 mod host_port;
 mod http2;
+mod linkerd;
 mod load;
 mod process;
 mod reader;

@@ -1,14 +1,14 @@
 //! The whole run: reads all variables, checks them against each other, returns the configuration or all errors.
 
 use crate::{
-    Config, Effective, Error, Errors, Source, Warning, direction,
+    Config, Direction, Effective, Error, Errors, HostPort, Source, Warning, direction,
     grammar::Address,
     http2, process,
     reader::Reader,
-    table::{ADMIN_LISTEN_ADDR, LISTEN_ADDR},
+    table::{ADMIN_LISTEN_ADDR, ENDPOINTS, LISTEN_ADDR},
     variable::{Scope, Var},
 };
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The exit code of a process when [`load`] fails: 64, `EX_USAGE` of BSD's `sysexits.h`, as linkerd2-proxy does.
 pub const EXIT_CODE: u8 = 64;
@@ -39,6 +39,7 @@ pub fn load(source: &(impl Source + ?Sized)) -> Result<Loaded, Errors> {
     let config = process::read(&mut env, inbound, outbound);
     http2::warn_of_unused_shared(&mut env, &config);
     check_listen_addrs(&mut env, &config);
+    check_loops(&mut env, &config);
     env.finish().map(|(settings, warnings)| Loaded { config, warnings, settings })
 }
 
@@ -58,6 +59,46 @@ fn check_listen_addrs(env: &mut Reader, config: &Config) {
         let expected = format!("an address that {} ({}) leaves free", other.0.name(other.1), other.2);
         env.error(Error::new(at_fault.0.name(at_fault.1), format!("is {}", at_fault.2), expected));
     }
+}
+
+/// Finds endpoints that are listeners of the process itself. Requests to them would come back for ever, and those to the
+/// admin server would come from loopback, whose commands it takes.
+fn check_loops(env: &mut Reader, config: &Config) {
+    let directions = [(Scope::Inbound, &config.inbound), (Scope::Outbound, &config.outbound)];
+    let on: Vec<_> = directions.into_iter().filter_map(|(scope, on)| Some((scope, on.as_ref()?))).collect();
+    // The first endpoint of a direction that is an address.
+    let to = |from: &Direction, addr: SocketAddr| from.endpoints.iter().find(|endpoint| is_at(endpoint, addr)).cloned();
+    for (scope, direction) in &on {
+        let other = on.iter().find(|(other, _)| other != scope);
+        let there_and_back = other.and_then(|(_, other)| {
+            to(other, direction.listen_addr)?;
+            to(direction, other.listen_addr)
+        });
+        let found = [
+            to(direction, direction.listen_addr).map(|found| (found, LISTEN_ADDR.name(*scope))),
+            there_and_back.zip(other.map(|(other, _)| LISTEN_ADDR.name(*other))),
+            to(direction, config.admin_listen_addr).map(|found| (found, ADMIN_LISTEN_ADDR.name(Scope::Process))),
+        ];
+        for (endpoint, listener) in found.into_iter().flatten() {
+            let found = format!("has {endpoint}, the proxy's own listener ({listener})");
+            env.error(Error::new(ENDPOINTS.name(*scope), found, "addresses of others, since requests would come back"));
+        }
+    }
+}
+
+/// Whether a connection to an endpoint comes to a listener of this host, as far as the configuration shows.
+fn is_at(endpoint: &HostPort, listener: SocketAddr) -> bool {
+    let ip = match endpoint.host() {
+        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+        _ => endpoint.ip(),
+    };
+    let reaches = |ip: IpAddr| {
+        // To connect to no address is to connect to loopback.
+        let local = ip.is_loopback() || ip.is_unspecified();
+        ip == listener.ip()
+            || local && (listener.ip().is_unspecified() || ip.is_unspecified() && listener.ip().is_loopback())
+    };
+    listener.port() != 0 && endpoint.port() == listener.port() && ip.is_some_and(reaches)
 }
 
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {

@@ -5,7 +5,8 @@ use crate::{
     grammar::Grammar as _,
     reader::Reader,
     table::{
-        ADMIN_LISTEN_ADDR, CORES, DNS_MAX_TTL, DNS_MIN_TTL, DNS_NEGATIVE_HOLD, LOG, LOG_FORMAT, SHUTDOWN_GRACE_PERIOD,
+        ADMIN_LISTEN_ADDR, ADMIN_REMOTE_CONTROL, CORES, DNS_MAX_TTL, DNS_MIN_TTL, DNS_NEGATIVE_HOLD, LOG, LOG_FORMAT,
+        SHUTDOWN_ENDPOINT_ENABLED, SHUTDOWN_GRACE_PERIOD, SHUTDOWN_LAME_DUCK_PERIOD,
     },
     variable::Scope,
 };
@@ -18,6 +19,9 @@ pub(crate) fn read(env: &mut Reader, inbound: Option<Direction>, outbound: Optio
         dns: read_dns(env),
         admin_listen_addr: env.read_or_default(&ADMIN_LISTEN_ADDR, Scope::Process),
         shutdown_grace_period: env.read_or_default(&SHUTDOWN_GRACE_PERIOD, Scope::Process),
+        shutdown_lame_duck_period: env.read_or_default(&SHUTDOWN_LAME_DUCK_PERIOD, Scope::Process),
+        shutdown_endpoint_enabled: env.read_or_default(&SHUTDOWN_ENDPOINT_ENABLED, Scope::Process),
+        admin_remote_control: env.read_or_default(&ADMIN_REMOTE_CONTROL, Scope::Process),
         cores: read_cores(env),
         log: env.read_or_default(&LOG, Scope::Process),
         log_format: env.read_or_default(&LOG_FORMAT, Scope::Process),

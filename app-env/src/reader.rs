@@ -4,6 +4,7 @@ use crate::{
     Error, Errors, PREFIX, Source, Warning,
     error::{plain, quote},
     grammar::Grammar,
+    linkerd,
     table::TABLE,
     variable::{Empty, Scope, Var},
 };
@@ -46,6 +47,8 @@ pub enum Origin {
 pub(crate) struct Reader {
     /// The variables that are set with the prefix.
     vars: BTreeMap<OsString, OsString>,
+    /// The names that variables are set under, where they are not ours.
+    aliases: BTreeMap<String, String>,
     settings: BTreeMap<String, Effective>,
     errors: Vec<Error>,
     warnings: Vec<Warning>,
@@ -87,7 +90,9 @@ impl Reader {
                 vars.entry(name).or_insert(value);
             }
         }
-        Self { vars, settings: BTreeMap::new(), errors: Vec::new(), warnings: Vec::new() }
+        let mut warnings = Vec::new();
+        let aliases = linkerd::resolve_aliases(&mut vars, &mut warnings);
+        Self { vars, aliases, settings: BTreeMap::new(), errors: Vec::new(), warnings }
     }
 
     /// The variable's value. `None`: it is unset or wrong.
@@ -96,7 +101,7 @@ impl Reader {
         let value = match self.text(var, scope) {
             Ok(Some(text)) => var.grammar.parse(text).map_err(|refused| {
                 let detail = refused.detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
-                Error::new(&name, format!("is {}{detail}", quote(text)), var.grammar.to_string())
+                Error::new(self.set_name(&name), format!("is {}{detail}", quote(text)), var.grammar.to_string())
             }),
             Ok(None) => {
                 self.note(name, None, Origin::Default);
@@ -106,7 +111,8 @@ impl Reader {
         };
         match value {
             Ok(value) => {
-                self.note(name, Some(var.grammar.print(&value)), Origin::Environment);
+                let origin = self.aliases.get(&name).cloned().map_or(Origin::Environment, Origin::Inherited);
+                self.note(name, Some(var.grammar.print(&value)), origin);
                 Some(value)
             }
             Err(error) => {
@@ -174,7 +180,13 @@ impl Reader {
     /// Whether the variable, once read, was wrong.
     pub(crate) fn is_wrong<G: Grammar>(&self, var: &Var<G>, scope: Scope) -> bool {
         let name = var.name(scope);
-        self.errors.iter().any(|error| error.variable() == name)
+        let set_name = self.set_name(&name);
+        self.errors.iter().any(|error| error.variable() == name || error.variable() == set_name)
+    }
+
+    /// The name that a variable is set under.
+    fn set_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.aliases.get(name).map_or(name, String::as_str)
     }
 
     /// The origin of the value of a variable that was read.
@@ -203,13 +215,13 @@ impl Reader {
         let Some(value) = self.vars.get(OsStr::new(&name)) else { return Ok(None) };
         let Some(text) = value.to_str().map(str::trim) else {
             let found = format!("is not Unicode ({})", quote(&value.to_string_lossy()));
-            return Err(Error::new(name, found, var.grammar.to_string()));
+            return Err(Error::new(self.set_name(&name), found, var.grammar.to_string()));
         };
         match (text, var.words.empty) {
             ("", Empty::Unset) => Ok(None),
             ("", Empty::Refused) => {
                 let expected = format!("{}; unset it for its default", var.grammar);
-                Err(Error::new(name, "is empty", expected))
+                Err(Error::new(self.set_name(&name), "is empty", expected))
             }
             _ => Ok(Some(text)),
         }
@@ -219,6 +231,11 @@ impl Reader {
         for name in self.vars.keys() {
             let name = name.to_string_lossy();
             if known.iter().any(|known| *known == name) {
+                continue;
+            }
+            if linkerd::has(&name) {
+                let message = "is linkerd2-proxy's and has no effect here";
+                self.warnings.push(Warning::new(plain(&name), message));
                 continue;
             }
             let nearest = nearest(&name, known).map(|near| format!("; the nearest known name is {near}"));

@@ -459,6 +459,19 @@ declare! {
         Time::ANY, default: Is("2m"),
         "how long requests may go on once the process is told to end; 0 ends them at once"
     }
+    ours SHUTDOWN_LAME_DUCK_PERIOD: Time = Process "SHUTDOWN_LAME_DUCK_PERIOD" {
+        Time::ANY, default: Is("0"),
+        "how long clients are served as before once the process is told to end, while /ready is 503; the grace follows"
+    }
+    linkerd SHUTDOWN_ENDPOINT_ENABLED: Bool = Process "SHUTDOWN_ENDPOINT_ENABLED" {
+        // linkerd2-proxy's is false: its workloads end it, and need no request for that.
+        Bool, default: Is("true"),
+        "whether POST /shutdown on the admin server ends the process"
+    }
+    ours ADMIN_REMOTE_CONTROL: Bool = Process "ADMIN_REMOTE_CONTROL" {
+        Bool, default: Is("false"),
+        "whether POST /shutdown and PUT /proxy-log-level are taken from other hosts, not from loopback alone"
+    }
     linkerd CORES: Number = Process "CORES" {
         Number::In(1..=1024), default: Computed("available cores"), empty: Unset,
         "worker threads"

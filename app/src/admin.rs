@@ -5,6 +5,7 @@ mod connections;
 use self::connections::{Format, Page};
 use crate::{
     LogLevel,
+    descriptors::Use,
     dns::{NameState, Names},
     listener,
     metrics::Metrics,
@@ -17,7 +18,14 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proxy_http::Endpoints;
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 use tokio::{
     net::TcpListener,
     sync::{Mutex, Notify},
@@ -34,6 +42,12 @@ pub(crate) struct State {
     pub(crate) names: Vec<(&'static str, Names)>,
     pub(crate) workers: Arc<[Worker]>,
     pub(crate) shutdown: Notify,
+    /// Whether `POST /shutdown` ends the process.
+    pub(crate) shutdown_enabled: bool,
+    /// Whether other hosts may change the log level and end the process.
+    pub(crate) remote_control: bool,
+    /// The process has been told to end.
+    pub(crate) draining: AtomicBool,
     /// Held while a page about all connections is made.
     pub(crate) large_page: Arc<Mutex<()>>,
 }
@@ -44,13 +58,13 @@ const MAX_FILTER: usize = 8 * 1024;
 /// Serves until it is aborted.
 pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
     loop {
-        let (stream, _) = listener::accept(&listener).await;
+        let (stream, peer) = listener::accept(&listener, Use::Rest).await;
         let state = Arc::clone(&state);
         // Ends when the client closes, or with the process.
         tokio::spawn(async move {
             let service = service_fn(move |req| {
                 let state = Arc::clone(&state);
-                async move { Ok::<_, Infallible>(state.answer(req).await) }
+                async move { Ok::<_, Infallible>(state.answer(req, peer).await) }
             });
             let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
             if let Err(error) = served.await {
@@ -63,7 +77,7 @@ pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
 // === impl State ===
 
 impl State {
-    async fn answer(self: &Arc<Self>, req: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(self: &Arc<Self>, req: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
         let allowed = match req.uri().path() {
             "/live" | "/ready" | "/metrics" | "/connections" | "/config" => [Method::GET, Method::HEAD].as_slice(),
             "/proxy-log-level" => &[Method::GET, Method::PUT],
@@ -82,6 +96,12 @@ impl State {
             rsp.headers_mut().extend(HeaderValue::try_from(names.join(", ")).map(|names| (header::ALLOW, names)));
             return rsp;
         }
+        if !matches!(*req.method(), Method::GET | Method::HEAD)
+            && let Err(reason) = self.admit_command(&req, peer)
+        {
+            tracing::warn!(%peer, path = req.uri().path(), reason, "admin server refused a command");
+            return text(StatusCode::FORBIDDEN, format!("{reason}\n"));
+        }
         match req.uri().path() {
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" => self.ready(),
@@ -97,9 +117,26 @@ impl State {
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             },
             _ => {
+                tracing::info!(%peer, "shutdown was requested");
                 self.shutdown.notify_one();
                 text(StatusCode::ACCEPTED, "draining\n")
             }
+        }
+    }
+
+    /// Whether a request may change the process. The port is open to probes and to Prometheus, so the address decides.
+    fn admit_command(&self, req: &Request<Incoming>, peer: SocketAddr) -> Result<(), &'static str> {
+        if req.uri().path() == "/shutdown" && !self.shutdown_enabled {
+            return Err("LINKERD2_PROXY_SHUTDOWN_ENDPOINT_ENABLED is false");
+        }
+        // Pages of any site may have a browser on this host send a POST; its Origin says so (Fetch section 3.2).
+        if req.headers().contains_key(header::ORIGIN) {
+            return Err("browsers may not do this");
+        }
+        if self.remote_control || peer.ip().to_canonical().is_loopback() {
+            Ok(())
+        } else {
+            Err("only loopback may do this; LINKERD2_PROXY_ADMIN_REMOTE_CONTROL=true allows others")
         }
     }
 
@@ -137,7 +174,9 @@ impl State {
 
     /// Says which names have a problem, also when the process is ready because of other endpoints.
     fn ready(&self) -> Response<Full<Bytes>> {
-        let (status, line) = if self.is_ready() {
+        let (status, line) = if self.draining.load(Relaxed) {
+            (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        } else if self.is_ready() {
             (StatusCode::OK, "ready\n")
         } else {
             (StatusCode::SERVICE_UNAVAILABLE, "not every direction can reach an endpoint\n")

@@ -1,10 +1,20 @@
 //! The command line.
 
-use crate::{LogLevel, Process, demo, log, tls, window_limits, worker};
-use app_env::{Config, Loaded};
+use crate::{LogLevel, Process, demo, descriptors, listener, log, tls, window_limits, worker};
+use app_env::{Config, Effective, Loaded, Origin};
 use clap::{Parser, Subcommand};
-use std::{error::Error, process::ExitCode, time::Duration};
-use tokio::signal::unix::{SignalKind, signal};
+use std::{
+    error::Error,
+    future::pending,
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+    time::sleep,
+};
 
 /// An HTTP/2 and gRPC proxy whose flow control can be set, seen and measured.
 ///
@@ -46,30 +56,45 @@ enum Command {
 /// calling thread has freed to the system.
 pub fn main(collect: fn()) -> ExitCode {
     worker::collect_by(collect);
+    descriptors::raise_limit();
     let Args { command } = Args::parse();
     match command.unwrap_or(Command::Run) {
         Command::Run => load().and_then(run),
-        Command::Check => load().map(|loaded| {
-            for setting in &loaded.settings {
-                println!("{setting}");
-            }
-            if let Some(note) = window_limits::note(&loaded.config) {
-                println!("{note}");
-            }
+        Command::Check => load().and_then(|loaded| {
+            let mut lines: Vec<_> = loaded.settings.iter().zip(app_env::variables()).map(setting).collect();
+            lines.extend(window_limits::note(&loaded.config));
+            print(&(lines.join("\n") + "\n"))
         }),
-        Command::Env { markdown: true } => {
-            print!("{}", app_env::markdown());
-            Ok(())
-        }
+        Command::Env { markdown: true } => print(&app_env::markdown()),
         Command::Env { markdown: false } => {
-            for app_env::Variable { name, accepts, default, help, .. } in app_env::variables() {
-                println!("{name}\n    {help}\n    accepts {accepts}; default {default}\n");
-            }
-            Ok(())
+            let text = |app_env::Variable { name, accepts, default, help, .. }| {
+                format!("{name}\n    {help}\n    accepts {accepts}; default {default}\n\n")
+            };
+            print(&app_env::variables().map(text).collect::<String>())
         }
         Command::Demo { once, tls, seconds } => demo(once, tls, Duration::from_secs(seconds)),
     }
     .map_or_else(|code| code, |()| ExitCode::SUCCESS)
+}
+
+/// Prints to standard output. A reader that has seen enough, as `head`, is no error.
+fn print(text: &str) -> Result<(), ExitCode> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(fail(&error)),
+        _ => Ok(()),
+    }
+}
+
+/// A setting in one line. One that is unset says what that means, which the variable's help has.
+fn setting((setting, variable): (&Effective, app_env::Variable)) -> String {
+    let Effective { name, value, origin, .. } = setting;
+    match variable.help.split_once("unset: ") {
+        Some((_, meaning)) if value.is_none() && *origin == Origin::Default => {
+            let meaning = meaning.split(';').next().unwrap_or_default();
+            format!("{name} is unset: {meaning} ({origin})")
+        }
+        _ => setting.to_string(),
+    }
 }
 
 /// Reads and checks the environment. All errors go to standard error.
@@ -84,6 +109,9 @@ fn load() -> Result<Loaded, ExitCode> {
     for warning in &warnings {
         eprintln!("warning: {warning}");
     }
+    if let Some(warning) = loaded.as_ref().and_then(|loaded| descriptors::warning(&loaded.config)) {
+        eprintln!("warning: {warning}");
+    }
     if let Some(Loaded { config, .. }) = &loaded {
         let Config { inbound, outbound, log, .. } = config;
         if inbound.is_none() && outbound.is_none() {
@@ -96,6 +124,7 @@ fn load() -> Result<Loaded, ExitCode> {
         if let Err(error) = log::parse(log) {
             errors.push(format!("{}LOG: {error}", app_env::PREFIX));
         }
+        errors.extend(listener::loops(config));
         errors.extend(tls::check(config));
     }
     for error in &errors {
@@ -106,11 +135,11 @@ fn load() -> Result<Loaded, ExitCode> {
 
 fn run(loaded: Loaded) -> Result<(), ExitCode> {
     let Config { log, log_format, .. } = &loaded.config;
-    let level = LogLevel::init(log, *log_format).map_err(|error| fail(&*Box::<dyn Error>::from(error)))?;
+    // The guard is dropped last.
+    let (level, _guard) = LogLevel::init(log, *log_format).map_err(|error| fail(&*Box::<dyn Error>::from(error)))?;
     block_on(async {
         let process = Process::start(loaded, level)?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut first = EndSignals::new()?;
         let mut hangup = signal(SignalKind::hangup())?;
         let reloader = process.reloader();
         // Ends with the process.
@@ -119,15 +148,47 @@ fn run(loaded: Loaded) -> Result<(), ExitCode> {
                 reloader.reload();
             }
         });
-        let shutdown = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+        let (drain, told) = oneshot::channel();
+        let ended_by_signal = async {
+            // A send fails if the process is at its end anyway.
+            let _ = drain.send(first.recv().await);
+            // Some senders of signals send one twice, as `timeout` of coreutils: to the process and to its group.
+            sleep(SIGNAL_PAUSE).await;
+            match EndSignals::new() {
+                Ok(mut second) => second.recv().await,
+                Err(_) => pending().await,
             }
         };
-        process.run(shutdown).await;
+        tokio::select! {
+            () = process.run(async { told.await.unwrap_or("no signals come any more") }) => {}
+            signal = ended_by_signal => tracing::warn!(signal, "told to end once more, closing all connections"),
+        }
         Ok(())
     })
+}
+
+/// The signals that end the process.
+struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// How soon after the first signal another one is the same.
+const SIGNAL_PAUSE: Duration = Duration::from_millis(250);
+
+impl EndSignals {
+    /// Those that come from now on.
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The name of the next one.
+    async fn recv(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 fn demo(once: bool, tls: bool, time: Duration) -> Result<(), ExitCode> {

@@ -1,6 +1,9 @@
 //! TCP connections to endpoints.
 
-use crate::listener::set_options;
+use crate::{
+    descriptors::{Use, exhausted, is_reserved},
+    listener::set_options,
+};
 use app_env::TcpParams;
 use std::{
     future::Future,
@@ -9,7 +12,7 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
 };
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tower_service::Service;
 
 /// Connects to an endpoint's address.
@@ -40,7 +43,11 @@ impl<T: Into<SocketAddr>> Service<T> for TcpConnector {
         let Self { params } = *self;
         let addr = target.into();
         Box::pin(async move {
-            let stream = TcpStream::connect(addr).await?;
+            let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            if is_reserved(&socket, Use::Endpoint) {
+                return Err(exhausted());
+            }
+            let stream = socket.connect(addr).await?;
             set_options(&stream, &params);
             Ok(stream)
         })

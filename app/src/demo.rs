@@ -98,8 +98,8 @@ pub(crate) async fn run(once: bool, tls: bool, time: Duration) -> Result<(), Box
     let note = window_limits::note(&loaded.config);
     let process = Process::start(loaded, LogLevel::fixed())?;
     let (proxy, admin) = process.outbound_addr().zip(process.admin_addr()).ok_or("the proxy has no address")?;
-    let (stop, stopped) = oneshot::channel::<()>();
-    let proxy_task = tokio::spawn(process.run(async { _ = stopped.await }));
+    let (stop, stopped) = oneshot::channel();
+    let proxy_task = tokio::spawn(process.run(async { stopped.await.unwrap_or("the demo has failed") }));
 
     println!("back end on {backend_addr}, proxy before it on {proxy}, admin server on {admin}");
     let tcp = TcpConnector::new(TcpParams::default());
@@ -120,7 +120,7 @@ pub(crate) async fn run(once: bool, tls: bool, time: Duration) -> Result<(), Box
         print_commands(proxy, admin, certificate.as_ref());
         ctrl_c().await?;
     }
-    let _ = stop.send(());
+    let _ = stop.send("the demo is over");
     proxy_task.await?;
     if errors > 0 { Err(format!("{errors} requests failed").into()) } else { Ok(()) }
 }

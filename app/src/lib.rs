@@ -19,6 +19,7 @@ mod admin;
 pub mod cli;
 mod connector;
 mod demo;
+mod descriptors;
 pub mod dns;
 mod listener;
 mod log;
@@ -29,5 +30,5 @@ mod window_limits;
 mod worker;
 
 pub use listener::BindError;
-pub use log::LogLevel;
+pub use log::{LogGuard, LogLevel};
 pub use process::{Process, Reloader, StartError};

@@ -1,8 +1,13 @@
 //! Listening sockets: their options, and accepting from them whatever goes wrong.
 
-use app_env::TcpParams;
+use crate::descriptors::{Use, exhausted, is_reserved};
+use app_env::{Config, HostPort, PREFIX, TcpParams};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::Instant,
@@ -10,8 +15,9 @@ use tokio::{
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {addr}")]
+#[error("{variable}: cannot listen on {addr}")]
 pub struct BindError {
+    variable: String,
     addr: SocketAddr,
     source: io::Error,
 }
@@ -30,8 +36,8 @@ const LOG_PAUSE: Duration = Duration::from_secs(10);
 /// client hardly notices.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(5);
 
-/// Listens on `addr`. Must be called in a tokio runtime.
-pub(crate) fn bind(addr: SocketAddr, backlog: u32) -> Result<TcpListener, BindError> {
+/// Listens on `addr`, the value of `variable`. Must be called in a tokio runtime.
+pub(crate) fn bind(addr: SocketAddr, backlog: u32, variable: String) -> Result<TcpListener, BindError> {
     let listen = || {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
@@ -40,29 +46,52 @@ pub(crate) fn bind(addr: SocketAddr, backlog: u32) -> Result<TcpListener, BindEr
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         TcpListener::from_std(socket.into())
     };
-    listen().map_err(|source| BindError { addr, source })
+    listen().map_err(|source| BindError { variable, addr, source })
 }
 
 /// The next connection. Errors never end it: an error of one connection is ignored, and when the system lacks resources
-/// it waits a little.
-pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+/// it waits a little, as it does while all descriptors are in use but those kept for other uses.
+pub(crate) async fn accept(listener: &TcpListener, used_by: Use) -> (TcpStream, SocketAddr) {
     let mut warned = false;
     loop {
         let error = match listener.accept().await {
-            Ok(accepted) => return accepted,
+            Ok((stream, peer)) if !is_reserved(&stream, used_by) => return (stream, peer),
+            Ok((stream, peer)) => match unreserved(stream, used_by, &mut warned).await {
+                Ok(stream) => return (stream, peer),
+                Err(error) => error,
+            },
             Err(error) => error,
         };
         if is_of_one_connection(&error) {
             tracing::debug!(%error, "a connection was gone before it was accepted");
             continue;
         }
-        if !warned {
-            tracing::warn!(%error, "cannot accept connections; trying again");
-            warned = true;
-        }
-        tokio::time::sleep(EXHAUSTED_PAUSE).await;
+        pause(&error, &mut warned).await;
     }
 }
+
+/// A connection under a descriptor that is not kept for other uses; waits until one is free.
+async fn unreserved(stream: TcpStream, used_by: Use, warned: &mut bool) -> io::Result<TcpStream> {
+    let held = stream.into_std()?;
+    loop {
+        pause(&exhausted(), warned).await;
+        let stream = held.try_clone()?;
+        if !is_reserved(&stream, used_by) {
+            return TcpStream::from_std(stream);
+        }
+    }
+}
+
+/// Waits a little for descriptors or memory.
+async fn pause(error: &io::Error, warned: &mut bool) {
+    if !*warned {
+        tracing::warn!(%error, "cannot accept connections; trying again");
+        *warned = true;
+    }
+    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+}
+
+// === impl Refusals ===
 
 impl Refusals {
     /// Counts one, and says how many there were, but not too often.
@@ -73,6 +102,25 @@ impl Refusals {
             *self = Self { count: 0, logged: Some(Instant::now()) };
         }
     }
+}
+
+/// The errors of directions that listen on all addresses of this host and have one of them as endpoint: each request would
+/// come back. `app_env` finds loops that show without asking the system.
+pub(crate) fn loops(config: &Config) -> Vec<String> {
+    let directions = [("INBOUND", &config.inbound), ("OUTBOUND", &config.outbound)];
+    let on = directions.into_iter().filter_map(|(name, direction)| Some((name, direction.as_ref()?)));
+    let wildcards = on.filter(|(_, direction)| direction.listen_addr.ip().is_unspecified());
+    let looping = wildcards.filter_map(|(name, direction)| {
+        let is_own = |endpoint: &&HostPort| {
+            // The system lets nobody bind addresses of other hosts.
+            let is_local = |ip| UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok();
+            endpoint.port() == direction.listen_addr.port() && endpoint.ip().is_some_and(is_local)
+        };
+        let endpoint = direction.endpoints.iter().find(is_own)?;
+        let reason = format!("has {endpoint}, the proxy's own listener, must be addresses of others");
+        Some(format!("{PREFIX}{name}_ENDPOINTS: {reason}, since requests would come back"))
+    });
+    looping.collect()
 }
 
 /// Sets the options of a connection's socket. One that the system refuses is logged and left out.

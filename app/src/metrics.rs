@@ -7,8 +7,9 @@ mod system;
 mod tls;
 mod transports;
 
-use self::system::System;
+use self::system::{Log, System};
 use crate::{
+    LogLevel,
     dns::Names,
     tls::Tls,
     worker::{Plan, Worker},
@@ -54,7 +55,7 @@ pub(crate) const PEERS: [(Peer, &str); 2] = [(Peer::Client, "src"), (Peer::Endpo
 // === impl Metrics ===
 
 impl Metrics {
-    pub(crate) fn new(names: &[&'static str], plans: &[Plan], workers: &[Worker]) -> Self {
+    pub(crate) fn new(names: &[&'static str], plans: &[Plan], workers: &[Worker], log: &LogLevel) -> Self {
         let directions = names.iter().zip(plans).enumerate().map(|(index, (name, plan))| Direction {
             name,
             stats: workers.iter().map(|worker| Arc::clone(&worker.stats[index])).collect(),
@@ -66,6 +67,7 @@ impl Metrics {
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Directions(directions.collect())));
+        registry.register_collector(Box::new(Log(Arc::clone(log.lost()))));
         registry.register_collector(Box::new(System));
         Self(registry)
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     LogLevel, admin,
+    descriptors::Use,
     dns::{self, Discovery},
     listener::{self, BindError, Refusals},
     metrics::Metrics,
@@ -9,7 +10,7 @@ use crate::{
     window_limits,
     worker::{Accepted, Plan, Worker},
 };
-use app_env::{Config, Direction, Loaded};
+use app_env::{Config, Direction, Loaded, PREFIX};
 use proxy_http::{
     BufferLimit, Server,
     balance::{self, breaker},
@@ -17,11 +18,23 @@ use proxy_http::{
     proxy::{self, retry},
     stats::{Limit, Peer},
 };
-use std::{future::Future, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::sleep,
 };
+use tracing::field::DisplayValue;
 
 /// A proxy that listens.
 #[derive(Debug)]
@@ -33,6 +46,7 @@ pub struct Process {
     tls: Vec<Tls>,
     reload: Reloader,
     stop: watch::Sender<bool>,
+    lame_duck: Duration,
     grace: Duration,
 }
 
@@ -66,6 +80,8 @@ struct Workers {
 struct Listener {
     name: &'static str,
     listener: TcpListener,
+    /// As they are configured.
+    endpoints: String,
     /// One for each connection that may be open.
     places: Arc<Semaphore>,
 }
@@ -88,6 +104,9 @@ impl Process {
             dns,
             admin_listen_addr,
             shutdown_grace_period,
+            shutdown_lame_duck_period,
+            shutdown_endpoint_enabled,
+            admin_remote_control,
             cores,
             log: _,
             log_format: _,
@@ -104,7 +123,8 @@ impl Process {
             plans.push(plan);
             names.push(name);
         }
-        let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG).map_err(StartErrorKind::from)?;
+        let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG, format!("{PREFIX}ADMIN_LISTEN_ADDR"))
+            .map_err(StartErrorKind::from)?;
         let (stop, stopping) = watch::channel(false);
         let (workers, connections): (Vec<_>, Vec<_>) = (0..cores.get())
             .map(|index| Worker::spawn(index, &plans, stopping.clone()))
@@ -113,7 +133,7 @@ impl Process {
             .into_iter()
             .unzip();
         let workers = Workers { workers: workers.into(), connections: connections.into() };
-        let metrics = Metrics::new(&names, &plans, &workers.workers);
+        let metrics = Metrics::new(&names, &plans, &workers.workers, &log);
         let admin_state = Arc::new(admin::State {
             settings,
             log,
@@ -121,11 +141,15 @@ impl Process {
             names: names.iter().zip(&plans).map(|(name, plan)| (*name, plan.names.clone())).collect(),
             workers: Arc::clone(&workers.workers),
             shutdown: Notify::new(),
+            shutdown_enabled: shutdown_endpoint_enabled,
+            remote_control: admin_remote_control,
+            draining: AtomicBool::new(false),
             large_page: Arc::default(),
         });
         let tls = plans.into_iter().map(|plan| plan.tls).collect();
         let reload = Reloader::default();
-        Ok(Self { listeners, workers, admin, admin_state, tls, reload, stop, grace: shutdown_grace_period })
+        let (lame_duck, grace) = (shutdown_lame_duck_period, shutdown_grace_period);
+        Ok(Self { listeners, workers, admin, admin_state, tls, reload, stop, lame_duck, grace })
     }
 
     /// Reads certificates and keys again on demand, without waiting for their files to change.
@@ -156,15 +180,17 @@ impl Process {
         self.listeners.iter().find(|listener| listener.name == name)?.listener.local_addr().ok()
     }
 
-    /// Serves until `shutdown` completes or the admin server is asked to shut down, and drains then: listeners close,
-    /// clients are told by GOAWAY, requests in flight finish. Returns when the last connection has closed, or at the
-    /// end of the grace period.
-    pub async fn run<F: Future<Output = ()>>(self, shutdown: F) {
-        let Self { listeners, workers, admin, admin_state, tls, reload, stop, grace } = self;
-        for Listener { name, listener, .. } in &listeners {
-            tracing::info!(direction = name, addr = ?listener.local_addr().ok(), "listening");
+    /// Serves until `shutdown` completes with its reason, which is logged, or the admin server is asked to shut down, and
+    /// drains then. The process is not ready from that moment on. After the lame-duck period listeners close, clients are told
+    /// by GOAWAY, and requests in flight finish. Returns when the last connection has closed, or at the end of the grace
+    /// period. When it is dropped all ends at once.
+    pub async fn run<F: Future<Output = &'static str>>(self, shutdown: F) {
+        let Self { listeners, workers, admin, admin_state, tls, reload, stop, lame_duck, grace } = self;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.workers.len(), "starting");
+        for Listener { name, listener, endpoints, .. } in &listeners {
+            tracing::info!(direction = name, addr = shown(listener), endpoints, "listening");
         }
-        tracing::info!(addr = ?admin.local_addr().ok(), "admin server listening");
+        tracing::info!(addr = shown(&admin), "admin server listening");
         let admin_task = tokio::spawn(admin::serve(admin, Arc::clone(&admin_state)));
         let sources = tls.iter().flat_map(Tls::reloads).collect();
         let reload_task = tokio::spawn(tls::watch(sources, reload.0));
@@ -176,11 +202,14 @@ impl Process {
             .map(|(direction, listener)| tokio::spawn(accept(direction, listener, workers.clone(), stop.subscribe())))
             .collect();
         drop(workers);
-        tokio::select! {
-            () = shutdown => {}
-            () = admin_state.shutdown.notified() => {}
-        }
-        tracing::info!(grace = ?grace, "draining");
+        let reason = tokio::select! {
+            reason = shutdown => reason,
+            () = admin_state.shutdown.notified() => "POST /shutdown",
+        };
+        tracing::info!(reason, ?lame_duck, ?grace, "draining");
+        admin_state.draining.store(true, Relaxed);
+        // Load balancers see that the process is not ready, and send no more, before its listeners refuse anybody.
+        sleep(lame_duck).await;
         stop.send_replace(true);
         for task in accepting {
             let _ = task.await;
@@ -194,6 +223,11 @@ impl Process {
         reload_task.abort();
         limits_task.abort();
     }
+}
+
+/// A listener's address, in the log.
+fn shown(listener: &TcpListener) -> Option<DisplayValue<SocketAddr>> {
+    listener.local_addr().ok().map(tracing::field::display)
 }
 
 /// Binds a direction's listener, and turns its settings into settings of the workers' stacks.
@@ -228,7 +262,9 @@ fn plan(
         max_buffered_bytes,
         ..
     } = direction;
-    let listener = listener::bind(listen_addr, accept_backlog)?;
+    let variable = format!("{PREFIX}{}_LISTEN_ADDR", name.to_ascii_uppercase());
+    let listener = listener::bind(listen_addr, accept_backlog, variable)?;
+    let listed: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
     let limits = proxy::Limits::new(proxy::Params {
         queue_capacity: http_queue_capacity,
         failfast_timeout: http_failfast_timeout,
@@ -263,7 +299,8 @@ fn plan(
         log: Arc::default(),
         tls,
     };
-    Ok((Listener { name, listener, places: Arc::new(Semaphore::new(max_connections)) }, plan))
+    let places = Arc::new(Semaphore::new(max_connections));
+    Ok((Listener { name, listener, endpoints: listed.join(","), places }, plan))
 }
 
 /// One worker's share of a direction's limits.
@@ -336,7 +373,7 @@ async fn accept(direction: usize, listener: Listener, workers: Workers, mut stop
     loop {
         let (stream, peer) = tokio::select! {
             biased;
-            accepted = listener::accept(&listener) => accepted,
+            accepted = listener::accept(&listener, Use::Client) => accepted,
             // Asked second: clients that have connected by now are accepted before the listener closes.
             _ = stop.wait_for(|stop| *stop) => return,
         };

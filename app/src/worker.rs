@@ -170,9 +170,12 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                     let draining = async { _ = stop.wait_for(|stop| *stop).await };
                     let accepted = server::Accepted { peer: Some(peer), protocol: None };
                     let served = server.serve_accepted(accepted, stream, proxy, draining).await;
-                    if served.as_ref().is_err_and(server::Error::is_tls) && log.admits() {
+                    if served.as_ref().is_err_and(server::Error::is_tls)
+                        && let Some(left_out) = log.admits()
+                    {
                         tracing::warn!(
-                            ?peer,
+                            %peer,
+                            left_out,
                             "client speaks TLS to a listener that has no certificate; closing its connection"
                         );
                     }

@@ -41,9 +41,15 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct TuneArgs {
-    /// An HTTP/2 server without TLS, as host:port; or give --rtt-ms and --mbits
+    /// An HTTP/2 server, as host:port; or give --rtt-ms and --mbits
     #[arg(required_unless_present_all = ["rtt_ms", "mbits"])]
     target: Option<String>,
+    /// It speaks TLS
+    #[arg(long)]
+    tls: bool,
+    /// A PEM file of the authorities that may issue its certificate, with --tls [default: those that the system trusts]
+    #[arg(long, requires = "tls")]
+    ca: Option<PathBuf>,
     /// What to fetch from it to measure the bandwidth; should be large
     #[arg(long, default_value = "/")]
     path: String,
@@ -362,9 +368,13 @@ async fn run_tune(args: TuneArgs) -> Outcome {
     let path = match (args.target, args.rtt_ms, args.mbits) {
         (Some(authority), ..) => {
             let time = Duration::try_from_secs_f64(args.seconds)?;
-            let target = tune::Target { authority, path: args.path, streams: args.streams as usize, time };
+            let tls = args.tls.then_some(tune::Tls { ca: args.ca });
+            let target = tune::Target { authority, tls, path: args.path, streams: args.streams as usize, time };
             // Failures to connect take as long as the system lets them.
-            tokio::time::timeout(time + PATIENCE, tune::Path::measure(&target)).await??
+            let measuring = tokio::time::timeout(time + PATIENCE, tune::Path::measure(&target));
+            let measured = measuring.await.map_err(|_| format!("{}: takes too long", target.authority))??;
+            eprint!("{measured}");
+            measured.path
         }
         (None, rtt_ms, mbits) => {
             let rtt = Duration::try_from_secs_f64(rtt_ms.unwrap_or_default() / 1e3)?;
@@ -372,7 +382,10 @@ async fn run_tune(args: TuneArgs) -> Outcome {
         }
     };
     let needs = tune::Needs { streams: args.streams, slow_readers: args.slow_readers, memory: args.memory_mib << 20 };
-    println!("{}", tune::Advice::new(path, needs));
+    let advice = tune::Advice::new(path, needs);
+    eprintln!("{advice}\n");
+    // Alone on standard output, so that it can be a file of variables.
+    print!("{}", advice.environment());
     Ok(())
 }
 

@@ -1,14 +1,12 @@
 //! From a path's round trip and bandwidth to the windows to set.
 
-use bytes::Bytes;
-use h2::{Ping, client};
-use http::{Request, Uri};
-use std::{error::Error, fmt, future::poll_fn, time::Duration};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    task::JoinSet,
-    time::{Instant, timeout_at},
+mod measure;
+
+pub use measure::{Measured, Target, Tls};
+
+use std::{
+    fmt::{self, Write as _},
+    time::Duration,
 };
 
 /// The properties of a path to a server.
@@ -57,19 +55,6 @@ pub struct Outlook {
     pub all: f64,
 }
 
-/// The options of a measurement.
-#[derive(Clone, Debug)]
-pub struct Target {
-    /// `host:port`; HTTP/2 without TLS.
-    pub authority: String,
-    /// The path to fetch for the bandwidth; the larger the response, the better.
-    pub path: String,
-    /// Downloads at once.
-    pub streams: usize,
-    /// How long to download.
-    pub time: Duration,
-}
-
 /// Windows of RFC 9113: none is below.
 const LEAST: u32 = 65_535;
 /// Above the least, windows are multiples of this.
@@ -78,9 +63,10 @@ const MOST: u32 = 1 << 30;
 /// The part of its window that a stream gets per round trip, at worst: h2 sends WINDOW_UPDATE by the third, and bytes
 /// after the last third wait.
 const SHARE: f64 = 2.0 / 3.0;
-const PINGS: usize = 11;
 /// The sides of the proxy, as the names of variables have them.
 const PEERS: [&str; 2] = ["CONNECT", "SERVER"];
+/// The streams that a client may have open by default.
+const DEFAULT_STREAMS: u32 = 200;
 /// The default windows of a stream and of a connection.
 const DEFAULT: (u32, u32) = (LEAST, 1 << 20);
 /// The adaptive windows of a stream and of a connection to an endpoint, at the start.
@@ -93,57 +79,6 @@ const FULL: f64 = 0.95;
 // === impl Path ===
 
 impl Path {
-    /// Measures a server: its round trip by PING, its bandwidth by downloads over windows that never bind.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be reached, or does not speak HTTP/2.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
-    pub async fn measure(target: &Target) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        let io = TcpStream::connect(&target.authority).await?;
-        io.set_nodelay(true)?;
-        Self::measure_over(io, target).await
-    }
-
-    async fn measure_over<I>(io: I, target: &Target) -> Result<Self, Box<dyn Error + Send + Sync>>
-    where
-        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let mut builder = client::Builder::new();
-        builder.initial_window_size(16 << 20).initial_connection_window_size(MOST);
-        let (client, mut connection) = builder.handshake::<_, Bytes>(io).await?;
-        let mut pings = connection.ping_pong().ok_or("the connection takes no PING")?;
-        // Aborted when this is done.
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { connection.await.unwrap_or_default() });
-        let mut times = Vec::new();
-        for _ in 0..PINGS {
-            let start = Instant::now();
-            pings.ping(Ping::opaque()).await?;
-            times.push(start.elapsed());
-        }
-        times.sort();
-
-        let uri: Uri = format!("http://{}{}", target.authority, target.path).parse()?;
-        let mut downloads = JoinSet::new();
-        let start = Instant::now();
-        let until = start + target.time;
-        for _ in 0..target.streams.max(1) {
-            downloads.spawn(download(client.clone(), uri.clone(), until));
-        }
-        let mut bytes = 0;
-        while let Some(received) = downloads.join_next().await {
-            bytes += received??;
-        }
-        if bytes == 0 {
-            return Err(format!("{uri} answers with nothing: name another path").into());
-        }
-        Ok(Self { rtt: times[PINGS / 2], bits_per_second: bytes as f64 * 8.0 / start.elapsed().as_secs_f64() })
-    }
-
     /// Bytes on the way when the path is full.
     pub fn product(&self) -> f64 {
         self.bits_per_second / 8.0 * self.rtt.as_secs_f64()
@@ -153,33 +88,6 @@ impl Path {
     fn bits_per_second_with(&self, window: u32) -> f64 {
         (f64::from(window) * 8.0 * SHARE / self.rtt.as_secs_f64()).min(self.bits_per_second)
     }
-}
-
-/// Downloads again and again, and says how many bytes came.
-async fn download(
-    client: client::SendRequest<Bytes>,
-    uri: Uri,
-    until: Instant,
-) -> Result<u64, Box<dyn Error + Send + Sync>> {
-    let mut bytes = 0;
-    let all = async {
-        loop {
-            let mut client = client.clone().ready().await?;
-            let mut req = Request::new(());
-            *req.uri_mut() = uri.clone();
-            let (rsp, _) = client.send_request(req, true)?;
-            let mut body = rsp.await?.into_body();
-            while let Some(data) = poll_fn(|cx| body.poll_data(cx)).await {
-                let data = data?;
-                bytes += data.len() as u64;
-                body.flow_control().release_capacity(data.len())?;
-            }
-        }
-    };
-    let ended: Result<Result<(), h2::Error>, _> = timeout_at(until, all).await;
-    // It goes on until time is up.
-    ended.unwrap_or(Ok(()))?;
-    Ok(bytes)
 }
 
 // === impl Advice ===
@@ -203,6 +111,42 @@ impl Advice {
     /// The bits a second that one stream gets at least.
     pub fn bits_per_second(&self) -> f64 {
         self.path.bits_per_second_with(self.stream)
+    }
+
+    /// The variables to set, as a file of an environment: `NAME=value` and comments.
+    pub fn environment(&self) -> String {
+        let Self { path, needs, stream, connection } = self;
+        let mbits = |bits: f64| bits / 1e6;
+        let [default, _, _, adaptive] = self.outlooks();
+        let name = |peer| format!("LINKERD2_PROXY_OUTBOUND_{peer}_HTTP2");
+        let mut text = String::new();
+        let written = (|| {
+            let fills = default.fills(path);
+            if fills {
+                writeln!(text, "# The default windows fill this path. Fixed windows for it:")?;
+            } else {
+                let (with, without) = (mbits(adaptive.one), mbits(default.one));
+                writeln!(
+                    text,
+                    "# One stream gets {without:.1} Mbit/s with the default windows, and with these {with:.1} Mbit/s:"
+                )?;
+                for peer in PEERS {
+                    writeln!(text, "{}_ADAPTIVE_FLOW_CONTROL=true", name(peer))?;
+                }
+                writeln!(text, "# Or instead of that fixed windows:")?;
+            }
+            for peer in PEERS {
+                writeln!(text, "# {}_INITIAL_STREAM_WINDOW_SIZE={stream}", name(peer))?;
+                writeln!(text, "# {}_INITIAL_CONNECTION_WINDOW_SIZE={connection}", name(peer))?;
+            }
+            if needs.streams > DEFAULT_STREAMS {
+                writeln!(text, "# Clients may have {DEFAULT_STREAMS} streams on a connection by default:")?;
+                writeln!(text, "{}_MAX_CONCURRENT_STREAMS={}", name("SERVER"), needs.streams)?;
+            }
+            fmt::Result::Ok(())
+        })();
+        written.expect("a String takes all that is written");
+        text
     }
 
     /// The rates that the default windows, the advised ones, large fixed ones and adaptive ones reach.
@@ -244,23 +188,8 @@ impl fmt::Display for Advice {
         let mbits = |bits: f64| bits / 1e6;
         let kib = |bytes: u32| bytes.div_ceil(1 << 10);
         let outlooks = self.outlooks();
-        let [default, _, _, adaptive] = &outlooks;
-        let name = |peer| format!("LINKERD2_PROXY_OUTBOUND_{peer}_HTTP2");
-        if default.fills(path) {
-            writeln!(f, "The default windows fill this path. Fixed windows for it:\n")?;
-        } else {
-            writeln!(f, "One stream gets {:.1} Mbit/s with the default windows. Set\n", mbits(default.one))?;
-            for peer in PEERS {
-                writeln!(f, "{}_ADAPTIVE_FLOW_CONTROL=true", name(peer))?;
-            }
-            writeln!(f, "\nfor {:.1} Mbit/s, or instead of that fixed windows:\n", mbits(adaptive.one))?;
-        }
-        for peer in PEERS {
-            writeln!(f, "{}_INITIAL_STREAM_WINDOW_SIZE={stream}", name(peer))?;
-            writeln!(f, "{}_INITIAL_CONNECTION_WINDOW_SIZE={connection}", name(peer))?;
-        }
         let all = format!("{} streams", needs.streams);
-        writeln!(f, "\n{:33} {:>10} {:>12} {:>12} {all:>12}", "windows", "stream KiB", "connect. KiB", "one stream")?;
+        writeln!(f, "{:33} {:>10} {:>12} {:>12} {all:>12}", "windows", "stream KiB", "connect. KiB", "one stream")?;
         for Outlook { name, stream, connection, one, all } in &outlooks {
             let (stream, connection) = (kib(*stream), kib(*connection));
             writeln!(f, "{name:33} {stream:>10} {connection:>12} {:>12.1} {:>12.1}", mbits(*one), mbits(*all))?;
@@ -321,12 +250,6 @@ impl fmt::Display for Advice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        link::{Direction, Link},
-        load::{Endpoint, serve_endpoint},
-        timer::Clock,
-    };
-    use std::sync::Arc;
 
     fn path(ms: u64, mbits: f64) -> Path {
         Path { rtt: Duration::from_millis(ms), bits_per_second: mbits * 1e6 }
@@ -380,13 +303,29 @@ mod tests {
         // Two thirds of 64 KiB, and of 1 MiB, in 40 ms.
         assert!((default.one / 1e6 - 8.7).abs() < 0.1 && (default.all / 1e6 - 139.8).abs() < 0.1, "{default:?}");
         assert_eq!((fixed.one, adaptive.one, adaptive.all), (1e9, 1e9, 1e9));
-        let text = advice.to_string();
+        let text = advice.environment();
         assert!(
             text.contains("8.7 Mbit/s with the default windows") && text.contains("CONNECT_HTTP2_ADAPTIVE_"),
             "{text}"
         );
-        let text = Advice::new(path(0, 1_000.0), NEEDS).to_string();
-        assert!(text.starts_with("The default windows fill") && !text.contains("ADAPTIVE_FLOW_CONTROL=true"), "{text}");
+        let text = Advice::new(path(0, 1_000.0), NEEDS).environment();
+        assert!(
+            text.starts_with("# The default windows fill") && !text.contains("ADAPTIVE_FLOW_CONTROL=true"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_environment_is_a_file_of_variables_and_comments() {
+        for (ms, streams, variables) in [(0, 8, 0), (40, 8, 2), (40, 500, 3)] {
+            let text = Advice::new(path(ms, 1_000.0), Needs { streams, ..NEEDS }).environment();
+            let set: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+            assert_eq!(set.len(), variables, "{text}");
+            assert!(
+                set.iter().all(|line| line.starts_with("LINKERD2_PROXY_OUTBOUND_") && line.contains('=')),
+                "{text}"
+            );
+        }
     }
 
     #[test]
@@ -396,34 +335,5 @@ mod tests {
         assert_eq!((adaptive(80, 1_000.0).stream, adaptive(80, 1_000.0).connection), (30_000_000, 30_000_000));
         assert_eq!(adaptive(80, 1_000.0).one, 1e9);
         assert_eq!((adaptive(80, 10_000.0).stream, adaptive(80, 10_000.0).connection), (64 << 20, 64 << 20));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn measures_what_the_link_is() {
-        let both = Direction::of_round_trip(Duration::from_millis(20), 50);
-        let (near, far) = Link::new(both, both, Clock::Tokio).pair().unwrap();
-        tokio::spawn(serve_endpoint(far, Arc::default()));
-        let target = Target {
-            authority: "bench.example".to_owned(),
-            path: "/bytes/16777216".to_owned(),
-            streams: 2,
-            time: Duration::from_secs(1),
-        };
-        let path = Path::measure_over(near, &target).await.unwrap();
-        assert!((19.0..=21.0).contains(&(path.rtt.as_secs_f64() * 1e3)), "{path:?}");
-        assert!((47e6..=51e6).contains(&path.bits_per_second), "{path:?}");
-    }
-
-    #[tokio::test]
-    async fn measures_over_tcp() {
-        let endpoint = Endpoint::spawn().await.unwrap();
-        let target = Target {
-            authority: endpoint.addr().to_string(),
-            path: "/bytes/65536".to_owned(),
-            streams: 2,
-            time: Duration::from_millis(50),
-        };
-        let path = Path::measure(&target).await.unwrap();
-        assert!(path.rtt > Duration::ZERO && path.bits_per_second > 0.0, "{path:?}");
     }
 }

@@ -60,6 +60,7 @@ const BOUNDS: &[(&str, [&str; 2], [&str; 2])] = &[
     ("DNS_MAX_TTL", ["0", "-1s"], CENTURY),
     ("DNS_NEGATIVE_HOLD", ["0", "-1s"], CENTURY),
     ("SHUTDOWN_GRACE_PERIOD", ["0", "-1s"], CENTURY),
+    ("SHUTDOWN_LAME_DUCK_PERIOD", ["0", "-1s"], CENTURY),
     ("CORES", ["1", "0"], ["1024", "1025"]),
 ];
 

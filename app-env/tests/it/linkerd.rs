@@ -1,7 +1,7 @@
 //! linkerd2-proxy's contract: the meaning of a deployment made for it, and where this crate differs on purpose.
 //! The README lists the same differences.
 
-use crate::support::{config, errors, on, vars, warnings};
+use crate::support::{config, effective, errors, loaded, on, vars, warnings};
 use app_env::{LogFormat, variables};
 use http_h2::{ClientParams, FlowControl, KeepAlive};
 use std::time::Duration;
@@ -42,6 +42,7 @@ fn names_are_linkerds_or_marked_as_ours() {
         "DNS_MAX_TTL",
         "ADMIN_LISTEN_ADDR",
         "SHUTDOWN_GRACE_PERIOD",
+        "SHUTDOWN_ENDPOINT_ENABLED",
         "CORES",
         "LOG",
         "LOG_FORMAT",
@@ -176,4 +177,46 @@ fn difference_reset_streams_are_remembered() {
 #[test]
 fn difference_unknown_variables_are_warned_of() {
     assert_eq!(warnings(&vars([("DESTINATION_SVC_ADDR", "localhost.:8086")])).len(), 1);
+}
+
+#[test]
+fn newer_names_of_settings_that_we_have_are_read() {
+    let vars = on([
+        ("INBOUND_TCP_LISTEN_BACKLOG", "77"),
+        ("OUTBOUND_HTTP1_CONNECTION_POOL_IDLE_TIMEOUT", "3s"),
+        ("MAX_IDLE_CONNS_PER_ENDPOINT", "7"),
+        ("OUTBOUND_LISTEN_ADDRS", "127.0.0.1:4444"),
+    ]);
+    let loaded = loaded(&vars);
+    assert_eq!(loaded.warnings, []);
+    let (inbound, outbound) = (loaded.config.inbound.unwrap(), loaded.config.outbound.unwrap());
+    assert_eq!((inbound.accept_backlog, inbound.connect.http1.max_idle), (77, 7));
+    assert_eq!(outbound.connect.http1.max_connection_idle, Duration::from_secs(3));
+    assert_eq!(outbound.listen_addr, "127.0.0.1:4444".parse().unwrap());
+    let effective = effective(&vars, "INBOUND_ACCEPT_BACKLOG");
+    assert_eq!(
+        effective.to_string(),
+        "LINKERD2_PROXY_INBOUND_ACCEPT_BACKLOG=77 (from LINKERD2_PROXY_INBOUND_TCP_LISTEN_BACKLOG)"
+    );
+}
+
+#[test]
+fn newer_names_are_the_ones_at_fault_and_yield_to_ours() {
+    let wrong = on([("INBOUND_TCP_LISTEN_BACKLOG", "x")]);
+    assert_eq!(errors(&wrong), ["INBOUND_TCP_LISTEN_BACKLOG: is \"x\", must be a whole number in 1..=65535"]);
+    let both = on([("INBOUND_TCP_LISTEN_BACKLOG", "7"), ("INBOUND_ACCEPT_BACKLOG", "8")]);
+    assert_eq!(loaded(&both).config.inbound.unwrap().accept_backlog, 8);
+    assert_eq!(warnings(&both), ["INBOUND_TCP_LISTEN_BACKLOG: has no effect, INBOUND_ACCEPT_BACKLOG is set"]);
+    let two = on([("OUTBOUND_LISTEN_ADDRS", "127.0.0.1:4444,[::1]:4444")]);
+    assert_eq!(loaded(&two).config.outbound.unwrap().listen_addr, "127.0.0.1:4444".parse().unwrap());
+    assert_eq!(warnings(&two), ["OUTBOUND_LISTEN_ADDRS: has several addresses, of which the first is listened on"]);
+}
+
+#[test]
+fn settings_of_the_mesh_are_known_and_have_no_effect() {
+    for name in ["TAP_SVC_NAME", "IDENTITY_DIR", "POLICY_SVC_ADDR", "INBOUND_PORTS_REQUIRE_TLS", "DESTINATION_SVC_NAME"]
+    {
+        let expected = format!("{name}: is linkerd2-proxy's and has no effect here");
+        assert_eq!(warnings(&on([(name, "x")])), [expected]);
+    }
 }

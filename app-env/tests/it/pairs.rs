@@ -214,3 +214,34 @@ fn a_direction_that_is_off_takes_no_address() {
     let vars = vars([("INBOUND_ENDPOINTS", "a:1"), ("ADMIN_LISTEN_ADDR", "127.0.0.1:4140")]);
     assert!(config(&vars).outbound.is_none());
 }
+
+#[test]
+fn own_listeners_are_no_endpoints() {
+    let at = |endpoint: &str, listener: &str| {
+        let vars = vars([("OUTBOUND_ENDPOINTS", endpoint), ("OUTBOUND_LISTEN_ADDR", listener)]);
+        app_env::load(&vars).err().map(|errors| errors.iter().next().unwrap().to_string())
+    };
+    for (endpoint, listener) in [
+        ("127.0.0.1:4140", "127.0.0.1:4140"),
+        ("localhost:4140", "127.0.0.1:4140"),
+        ("10.0.0.1:80,127.0.0.9:4140", "0.0.0.0:4140"),
+        ("[::1]:4140", "[::]:4140"),
+        ("0.0.0.0:4140", "127.0.0.1:4140"),
+        ("10.0.0.1:4140", "10.0.0.1:4140"),
+    ] {
+        let error = at(endpoint, listener).unwrap_or_else(|| panic!("{endpoint} at {listener}"));
+        assert!(error.contains("OUTBOUND_ENDPOINTS: has ") && error.contains("OUTBOUND_LISTEN_ADDR"), "{error}");
+    }
+    assert_eq!(at("10.0.0.1:4140", "127.0.0.1:4140"), None);
+    assert_eq!(at("127.0.0.1:4140", "127.0.0.1:4141"), None);
+    assert_eq!(at("api.example:4140", "0.0.0.0:4140"), None);
+    assert!(at("127.0.0.1:4191", "127.0.0.1:4140").unwrap().contains("ADMIN_LISTEN_ADDR"));
+}
+
+#[test]
+fn two_directions_may_follow_each_other_but_not_in_a_circle() {
+    let both = |inbound, outbound| vars([("INBOUND_ENDPOINTS", inbound), ("OUTBOUND_ENDPOINTS", outbound)]);
+    assert!(app_env::load(&both("127.0.0.1:80", "127.0.0.1:4143")).is_ok());
+    let errors = errors(&both("127.0.0.1:4140", "127.0.0.1:4143"));
+    assert_eq!(errors.len(), 2, "{errors:?}");
+}

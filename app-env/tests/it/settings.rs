@@ -26,6 +26,9 @@ fn everything() -> Vars {
         ("DNS_NEGATIVE_HOLD", "80s"),
         ("ADMIN_LISTEN_ADDR", "127.0.0.3:1003"),
         ("SHUTDOWN_GRACE_PERIOD", "30s"),
+        ("SHUTDOWN_LAME_DUCK_PERIOD", "5s"),
+        ("SHUTDOWN_ENDPOINT_ENABLED", "false"),
+        ("ADMIN_REMOTE_CONTROL", "true"),
         ("CORES", "40"),
         ("LOG", "warn,app=debug"),
         ("LOG_FORMAT", "json"),
@@ -241,6 +244,8 @@ fn nothing_set_is_both_directions_off() {
     expected.dns = Dns { min_ttl: None, max_ttl: None, negative_hold: secs(30) };
     expected.admin_listen_addr = ([127, 0, 0, 1], 4191).into();
     expected.shutdown_grace_period = secs(120);
+    expected.shutdown_lame_duck_period = secs(0);
+    (expected.shutdown_endpoint_enabled, expected.admin_remote_control) = (true, false);
     expected.cores = available_parallelism().unwrap_or(NonZeroUsize::MIN);
     expected.log = "info".to_owned();
     expected.log_format = LogFormat::Plain;
@@ -325,6 +330,8 @@ fn everything_set_reaches_its_own_field() {
     expected.dns = Dns { min_ttl: Some(secs(50)), max_ttl: Some(secs(70)), negative_hold: secs(80) };
     expected.admin_listen_addr = ([127, 0, 0, 3], 1003).into();
     expected.shutdown_grace_period = secs(30);
+    expected.shutdown_lame_duck_period = secs(5);
+    (expected.shutdown_endpoint_enabled, expected.admin_remote_control) = (false, true);
     expected.cores = NonZeroUsize::new(40).unwrap();
     expected.log = "warn,app=debug".to_owned();
     expected.log_format = LogFormat::Json;

@@ -1,12 +1,28 @@
-//! The system's figures of this process.
+//! Figures of this process, which have no direction.
 
 use super::NO_EXEMPLAR;
+use crate::log::Lost;
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-/// Reads them from `/proc`.
+/// The log's.
+#[derive(Debug)]
+pub(super) struct Log(pub(super) Arc<Lost>);
+
+/// Those of the system, from `/proc`.
 #[derive(Debug)]
 pub(super) struct System;
+
+impl Collector for Log {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Log lines that were not written: too many of their kind, too many that waited, or an error";
+        let mut family = encoder.encode_descriptor("log_lines_lost", help, None, MetricType::Counter)?;
+        for (reason, lines) in self.0.counts() {
+            family.encode_family(&[("reason", reason)])?.encode_counter(&lines, NO_EXEMPLAR)?;
+        }
+        Ok(())
+    }
+}
 
 impl Collector for System {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {

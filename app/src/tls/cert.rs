@@ -2,9 +2,10 @@
 
 use app_env::ClientName;
 use http::HeaderValue;
-use rustls::pki_types::CertificateDer;
+use rustls::{CertificateError, pki_types::CertificateDer};
 use std::{
     fmt::Write as _,
+    io,
     time::{SystemTime, UNIX_EPOCH},
 };
 use webpki::EndEntityCert;
@@ -22,6 +23,17 @@ const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
 /// The version of a certificate, `[0]`.
 const VERSION: u8 = 0xa0;
+
+/// What is wrong with a certificate that is an authority's own, and what to do.
+pub(crate) const SELF_SIGNED: &str = "is one of an authority (CA:TRUE), which is no peer's: have the authority issue one, or \
+                                      sign one itself with basicConstraints CA:FALSE";
+
+/// Whether a handshake failed because a peer has an authority's certificate, as `openssl req -x509` makes it by default.
+pub(crate) fn is_self_signed(error: &io::Error) -> bool {
+    let reason = error.get_ref().and_then(|error| error.downcast_ref());
+    let Some(rustls::Error::InvalidCertificate(CertificateError::Other(reason))) = reason else { return false };
+    reason.0.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity)
+}
 
 /// When a certificate expires, in Unix time. `None`: it is none.
 pub(crate) fn expires(cert: &CertificateDer<'_>) -> Option<u64> {
@@ -103,10 +115,16 @@ impl<'a> Names<'a> {
             || self.parsed.valid_uri_names().any(|uri| allowed.iter().any(|name| name.matches_uri(uri)))
     }
 
-    /// The names in one line, for people.
+    /// The first names in one line, for people: a certificate has any number of them.
     pub(crate) fn list(&self) -> String {
-        let names: Vec<_> = self.parsed.valid_uri_names().chain(self.parsed.valid_dns_names()).collect();
-        names.join(",")
+        const MOST: usize = 8;
+        let all = || self.parsed.valid_uri_names().chain(self.parsed.valid_dns_names());
+        let mut list = all().take(MOST).collect::<Vec<_>>().join(",");
+        let more = all().skip(MOST).count();
+        if more > 0 {
+            list.push_str(&format!(" and {more} more"));
+        }
+        list
     }
 
     pub(crate) fn uri(&self) -> Option<&'a str> {

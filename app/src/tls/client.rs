@@ -2,7 +2,7 @@
 
 use super::{
     Errors, H2, HTTP_1_1,
-    cert::expires,
+    cert::{SELF_SIGNED, expires, is_self_signed},
     files::{self, Variables},
     provider,
     reload::{Reload, Reloadable},
@@ -56,6 +56,8 @@ pub(crate) struct TlsConnector {
 enum ConnectError {
     #[error("TLS handshake failed: endpoint speaks plain text")]
     Plaintext,
+    #[error("TLS handshake failed: endpoint's certificate {SELF_SIGNED}")]
+    SelfSigned,
     #[error("TLS handshake failed")]
     Handshake(#[source] io::Error),
     #[error("endpoint does not speak {}: it takes none of the protocols offered by ALPN", name(*.0))]
@@ -150,6 +152,7 @@ impl Client {
                 return Err(match failure {
                     Failure::Plaintext => ConnectError::Plaintext,
                     Failure::Alpn => ConnectError::NoProtocol(protocol),
+                    _ if is_self_signed(&error) => ConnectError::SelfSigned,
                     _ => ConnectError::Handshake(error),
                 });
             }

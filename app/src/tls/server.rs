@@ -2,7 +2,7 @@
 
 use super::{
     Errors, H2, HTTP_1_1, Throttle,
-    cert::{Names, expires, unix_time},
+    cert::{Names, SELF_SIGNED, expires, is_self_signed, unix_time},
     files::Variables,
     provider,
     reload::{Reload, Reloadable},
@@ -24,7 +24,9 @@ pub(crate) struct Server {
     client: Option<ClientCert>,
     made: Reloadable<Made>,
     stats: Arc<Stats>,
-    log: Throttle,
+    denials: Throttle,
+    /// For each [`Failure`].
+    failures: [Throttle; Failure::ALL.len()],
 }
 
 /// A client whose handshake is complete, and whose certificate is valid if one is required.
@@ -57,7 +59,15 @@ impl Server {
         let made = Reloadable::load(files, move || Made::new(&tls, variables))?;
         let stats = Arc::<Stats>::default();
         stats.set_expires(direction, made.current().expires);
-        Ok(Self { direction, handshake_timeout, client, made, stats, log: Throttle::default() })
+        Ok(Self {
+            direction,
+            handshake_timeout,
+            client,
+            made,
+            stats,
+            denials: Throttle::default(),
+            failures: Default::default(),
+        })
     }
 
     pub(crate) fn stats(&self) -> &Arc<Stats> {
@@ -80,7 +90,8 @@ impl Server {
             }
             Err(_) => {
                 handshake.failed(Failure::Timeout);
-                tracing::debug!(direction = self.direction, ?peer, "TLS handshake takes too long");
+                let peer = peer.map(tracing::field::display);
+                tracing::debug!(direction = self.direction, peer, "TLS handshake takes too long");
                 return None;
             }
         };
@@ -121,23 +132,38 @@ impl Server {
         let names = cert.and_then(Names::of);
         let denied =
             params.allowed.as_ref().is_some_and(|allowed| !names.as_ref().is_some_and(|n| n.is_one_of(allowed)));
-        // There may be any number of clients without a certificate, and their log lines are limited.
-        if denied && (names.is_some() || self.log.admits()) {
+        if denied && let Some(left_out) = self.denials.admits() {
+            let (direction, peer) = (self.direction, peer.map(tracing::field::display));
             let names = names.as_ref().map(Names::list);
-            tracing::warn!(direction = self.direction, ?peer, ?names, "client is not among those allowed");
+            tracing::warn!(direction, peer, names, left_out, "client is not among those allowed");
         }
         let forwarded = names.filter(|_| params.forward).and_then(|names| names.forwarded(made.uri.as_deref()));
         Ok(proxy::Client { denied, cert: forwarded })
     }
 
     fn log_failure(&self, peer: Option<SocketAddr>, failure: Failure, error: &io::Error) {
-        let direction = self.direction;
-        if failure == Failure::Closed || !self.log.admits() {
-            tracing::debug!(direction, ?peer, %error, "TLS handshake with client failed");
-        } else if failure == Failure::Plaintext {
-            tracing::warn!(direction, ?peer, "client speaks plain text to a listener with TLS; closing its connection");
+        let (direction, peer) = (self.direction, peer.map(tracing::field::display));
+        let admitted = self.failures[failure as usize].admits().filter(|_| failure != Failure::Closed);
+        let Some(left_out) = admitted else {
+            tracing::debug!(direction, peer, %error, "TLS handshake with client failed");
+            return;
+        };
+        if failure == Failure::Plaintext {
+            tracing::warn!(
+                direction,
+                peer,
+                left_out,
+                "client speaks plain text to a listener with TLS; closing its connection"
+            );
+        } else if is_self_signed(error) {
+            tracing::warn!(
+                direction,
+                peer,
+                left_out,
+                "TLS handshake with client failed: its certificate {SELF_SIGNED}"
+            );
         } else {
-            tracing::warn!(direction, ?peer, %error, "TLS handshake with client failed");
+            tracing::warn!(direction, peer, %error, left_out, "TLS handshake with client failed");
         }
     }
 }

@@ -139,7 +139,8 @@ impl Version {
 
 impl Failure {
     /// In the order of their declaration, by which they index counters.
-    const ALL: [Self; 6] = [Self::Timeout, Self::Closed, Self::Plaintext, Self::Certificate, Self::Alpn, Self::Other];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Timeout, Self::Closed, Self::Plaintext, Self::Certificate, Self::Alpn, Self::Other];
 
     const fn name(self) -> &'static str {
         match self {

@@ -1,26 +1,35 @@
 //! Log lines that strangers cause.
 
 use std::{
+    mem,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
 
-/// Lets one line pass a second; so clients cannot fill the log by connecting.
+/// Lets one line of a kind pass a second; so clients cannot fill the log by connecting.
 #[derive(Debug, Default)]
-pub(crate) struct Throttle(Mutex<Option<Instant>>);
+pub(crate) struct Throttle(Mutex<LastLine>);
+
+#[derive(Debug, Default)]
+struct LastLine {
+    at: Option<Instant>,
+    left_out: u64,
+}
 
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Throttle {
-    pub(crate) fn admits(&self) -> bool {
+    /// Whether a line may be logged now, and how many were left out since the last one. `None`: it may not.
+    pub(crate) fn admits(&self) -> Option<u64> {
         let now = Instant::now();
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let admits = last.is_none_or(|last| now.saturating_duration_since(last) >= PAUSE);
-        if admits {
-            *last = Some(now);
+        if last.at.is_some_and(|at| now.saturating_duration_since(at) < PAUSE) {
+            last.left_out += 1;
+            return None;
         }
-        admits
+        last.at = Some(now);
+        Some(mem::take(&mut last.left_out))
     }
 }
 
@@ -31,10 +40,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_passes_a_second() {
         let throttle = Throttle::default();
-        assert!(throttle.admits() && !throttle.admits());
+        assert_eq!((throttle.admits(), throttle.admits()), (Some(0), None));
         tokio::time::advance(PAUSE / 2).await;
-        assert!(!throttle.admits());
+        assert_eq!(throttle.admits(), None);
         tokio::time::advance(PAUSE / 2).await;
-        assert!(throttle.admits() && !throttle.admits());
+        assert_eq!((throttle.admits(), throttle.admits()), (Some(2), None));
     }
 }

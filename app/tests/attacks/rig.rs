@@ -232,7 +232,7 @@ fn addrs(child: &mut Child, count: usize) -> Vec<(String, SocketAddr)> {
         for line in stdout.lines().map_while(Result::ok) {
             let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
             let fields = &line["fields"];
-            let Some(addr) = fields["addr"].as_str().and_then(|addr| addr.get(5..addr.len() - 1)) else { continue };
+            let Some(addr) = fields["addr"].as_str() else { continue };
             let direction = fields["direction"].as_str().unwrap_or_default().to_owned();
             let _ = found.send((direction, addr.parse().unwrap()));
         }

@@ -1,8 +1,14 @@
 //! The admin server.
 
 use crate::support::{App, Endpoint, PATIENCE, admin, body, connect, get};
-use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
 /// Asks until the status is `expected`.
 async fn until(app: &App, path: &str, expected: u16) {
@@ -105,4 +111,59 @@ async fn unknown_pages_and_methods_are_told_apart() {
     assert_eq!(admin(app.admin, "GET", "/", "").await.0, 404);
     assert_eq!(admin(app.admin, "GET", "/shutdown", "").await.0, 405);
     assert_eq!(admin(app.admin, "DELETE", "/metrics", "").await.0, 405);
+}
+
+/// An address of this host that is not on loopback. A datagram socket finds it, and sends nothing. `None`: there is none.
+fn other_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // RFC 5737.
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback())
+}
+
+#[tokio::test]
+async fn other_hosts_may_look_and_not_touch() {
+    let Some(ip) = other_address() else { return };
+    let endpoint = Endpoint::start().await;
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        let settings = [("LINKERD2_PROXY_ADMIN_LISTEN_ADDR", listen)];
+        let app = App::start(endpoint.addr, &settings);
+        let other = SocketAddr::new(ip, app.admin.port());
+        let local = SocketAddr::new([127, 0, 0, 1].into(), app.admin.port());
+        for (method, path) in [("PUT", "/proxy-log-level"), ("POST", "/shutdown")] {
+            let (status, reason) = admin(other, method, path, "warn").await;
+            assert!(status == 403 && reason.contains("ADMIN_REMOTE_CONTROL"), "{listen} {path}: {status} {reason}");
+        }
+        assert_eq!(admin(other, "GET", "/live", "").await.0, 200);
+        assert_eq!(admin(other, "GET", "/proxy-log-level", "").await, (200, "info\n".to_owned()));
+        assert_eq!(admin(local, "PUT", "/proxy-log-level", "warn").await.0, 200, "{listen}");
+        assert_eq!(admin(local, "POST", "/shutdown", "").await.0, 202, "{listen}");
+    }
+}
+
+#[tokio::test]
+async fn other_hosts_may_touch_what_a_variable_allows() {
+    let Some(ip) = other_address() else { return };
+    let endpoint = Endpoint::start().await;
+    let settings = [("LINKERD2_PROXY_ADMIN_LISTEN_ADDR", "0.0.0.0:0"), ("LINKERD2_PROXY_ADMIN_REMOTE_CONTROL", "true")];
+    let mut app = App::start(endpoint.addr, &settings);
+    let other = SocketAddr::new(ip, app.admin.port());
+    assert_eq!(admin(other, "PUT", "/proxy-log-level", "info").await.0, 200);
+    assert_eq!(admin(other, "POST", "/shutdown", "").await.0, 202);
+    assert!(app.ended().await.success());
+}
+
+#[tokio::test]
+async fn browsers_and_a_variable_are_reasons_to_refuse_as_well() {
+    let endpoint = Endpoint::start().await;
+    let app = App::start(endpoint.addr, &[("LINKERD2_PROXY_SHUTDOWN_ENDPOINT_ENABLED", "false")]);
+    let (status, reason) = admin(app.admin, "POST", "/shutdown", "").await;
+    assert!(status == 403 && reason.contains("SHUTDOWN_ENDPOINT_ENABLED"), "{status} {reason}");
+    let app = App::start(endpoint.addr, &[]);
+    let mut stream = TcpStream::connect(app.admin).await.unwrap();
+    let req = "POST /shutdown HTTP/1.1\r\nhost: localhost\r\norigin: http://site.example\r\nconnection: close\r\n\r\n";
+    stream.write_all(req.as_bytes()).await.unwrap();
+    let mut rsp = String::new();
+    stream.read_to_string(&mut rsp).await.unwrap();
+    assert!(rsp.starts_with("HTTP/1.1 403 "), "{rsp}");
 }

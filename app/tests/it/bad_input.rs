@@ -1,7 +1,12 @@
 //! Mistakes of operators: one report, and exit code 64.
 
 use crate::support::command;
-use std::{fs, net::TcpListener, path::Path, process::Output};
+use std::{
+    fs, io,
+    net::{TcpListener, UdpSocket},
+    path::Path,
+    process::{Output, Stdio},
+};
 
 fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -99,4 +104,59 @@ fn readme_has_the_table_of_the_declarations() {
     let (table, _) = rest.split_once("<!-- /variables -->").unwrap();
     // Not `assert_eq`: two tables of this size help nobody.
     assert!(table.trim() == app_env::markdown().trim(), "replace it with what `app env --markdown` prints");
+}
+
+#[test]
+fn check_says_what_unset_means() {
+    let mut command = command();
+    command.arg("check").env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1");
+    let stdout = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    for (variable, meaning) in
+        [("OUTBOUND_SERVER_HTTP2_MAX_CONCURRENT_STREAMS", "200"), ("OUTBOUND_HTTP_REQUEST_TIMEOUT", "no limit")]
+    {
+        let line = format!("LINKERD2_PROXY_{variable} is unset: {meaning} (default)");
+        assert!(stdout.lines().any(|found| found == line), "{line} is not in {stdout}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    for arguments in [&["env"][..], &["env", "--markdown"], &["check"]] {
+        let mut command = command();
+        command.args(arguments).env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1").stderr(Stdio::piped());
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let output = command.stdout(writer).spawn().unwrap().wait_with_output().unwrap();
+        assert!(output.status.success() && !stderr(&output).contains("panicked"), "{arguments:?} {output:?}");
+    }
+}
+
+#[test]
+fn an_address_in_use_is_named_with_its_variable() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    for variable in ["OUTBOUND_LISTEN_ADDR", "ADMIN_LISTEN_ADDR"] {
+        let mut command = command();
+        command.env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1");
+        command.env("LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR", "127.0.0.1:0");
+        command.env("LINKERD2_PROXY_ADMIN_LISTEN_ADDR", "127.0.0.1:0");
+        let output = command.env(format!("LINKERD2_PROXY_{variable}"), &addr).output().unwrap();
+        let expected = format!("error: LINKERD2_PROXY_{variable}: cannot listen on {addr}");
+        assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn own_addresses_are_no_endpoints_of_a_listener_on_all() {
+    // A datagram socket finds an address of this host, and sends nothing (RFC 5737).
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    if socket.connect("192.0.2.1:9").is_err() {
+        return;
+    }
+    let own = socket.local_addr().unwrap().ip();
+    let mut command = command();
+    command.arg("check").env("LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR", "0.0.0.0:4140");
+    let output = command.env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", format!("{own}:4140")).output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(stderr(&output).contains("the proxy's own listener"), "{}", stderr(&output));
 }

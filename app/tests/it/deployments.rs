@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 struct Deployed {
     inbound: Option<SocketAddr>,
     outbound: Option<SocketAddr>,
-    _stop: oneshot::Sender<()>,
+    _stop: oneshot::Sender<&'static str>,
 }
 
 /// The variables of a deployment, with other addresses and with files of `files`.
@@ -47,8 +47,8 @@ fn deploy(variables: &BTreeMap<String, String>) -> Deployed {
     assert_eq!(loaded.warnings, []);
     let process = Process::start(loaded, LogLevel::fixed()).unwrap();
     let (inbound, outbound) = (process.inbound_addr(), process.outbound_addr());
-    let (stop, stopped) = oneshot::channel::<()>();
-    tokio::spawn(process.run(async { _ = stopped.await }));
+    let (stop, stopped) = oneshot::channel();
+    tokio::spawn(process.run(async { stopped.await.unwrap_or("the test is over") }));
     Deployed { inbound, outbound, _stop: stop }
 }
 

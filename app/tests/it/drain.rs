@@ -1,10 +1,11 @@
 //! How the process ends.
 
-use crate::support::{App, Endpoint, admin, body, connect, get};
+use crate::support::{App, Endpoint, PATIENCE, admin, body, connect, get};
 use std::time::{Duration, Instant};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time::timeout,
 };
 
 const CONNECTIONS: usize = 10;
@@ -73,6 +74,61 @@ async fn client_that_never_answers_ping_does_not_hold_the_process() {
     let mut seen = Vec::new();
     let _ = client.read_to_end(&mut seen).await;
     assert!(seen.windows(6).any(|bytes| bytes == b"answer"), "the response was whole");
+}
+
+/// Waits until the process says that it is not ready because it drains.
+async fn until_draining(app: &App) {
+    while admin(app.admin, "GET", "/ready", "").await != (503, "draining\n".to_owned()) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn it_is_not_ready_from_the_signal_on_and_says_why_it_drains() {
+    let mut endpoint = Endpoint::start().await;
+    let mut app = App::start(endpoint.addr, &[]);
+    let mut client = connect(app.proxy).await;
+    let response = tokio::spawn(body(client.send_request(get(), true).unwrap().0));
+    endpoint.asked.recv().await.unwrap();
+    assert_eq!(admin(app.admin, "GET", "/ready", "").await.0, 200);
+    app.terminate();
+    timeout(PATIENCE, until_draining(&app)).await.expect("it is not ready");
+    assert_eq!(admin(app.admin, "GET", "/live", "").await.0, 200);
+    endpoint.answer.send_replace(true);
+    assert_eq!(response.await.unwrap().unwrap(), b"answer");
+    assert!(app.ended().await.success());
+    app.logged(&["\"draining\"", "SIGTERM"]).await;
+}
+
+#[tokio::test]
+async fn a_lame_duck_serves_new_connections_until_a_second_signal() {
+    let endpoint = Endpoint::start().await;
+    endpoint.answer.send_replace(true);
+    let mut app = App::start(endpoint.addr, &[("LINKERD2_PROXY_SHUTDOWN_LAME_DUCK_PERIOD", "10m")]);
+    app.terminate();
+    timeout(PATIENCE, until_draining(&app)).await.expect("it is not ready");
+    let mut client = connect(app.proxy).await;
+    assert_eq!(body(client.send_request(get(), true).unwrap().0).await.unwrap(), b"answer");
+    let started = Instant::now();
+    let terminated = async {
+        while !app.has_ended() {
+            app.signal("-INT");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, terminated).await.expect("it ends at once");
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_short_lame_duck_ends_by_itself() {
+    let endpoint = Endpoint::start().await;
+    let mut app = App::start(endpoint.addr, &[("LINKERD2_PROXY_SHUTDOWN_LAME_DUCK_PERIOD", "1s")]);
+    let told = Instant::now();
+    assert_eq!(admin(app.admin, "POST", "/shutdown", "").await.0, 202);
+    assert!(app.ended().await.success());
+    assert!(told.elapsed() >= Duration::from_secs(1), "{:?}", told.elapsed());
+    app.logged(&["\"draining\"", "POST /shutdown"]).await;
 }
 
 #[tokio::test]

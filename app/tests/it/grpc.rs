@@ -61,7 +61,7 @@ struct Dropped(Arc<Seen>);
 struct Rig {
     client: Grpc<Channel>,
     seen: Arc<Seen>,
-    _stop: oneshot::Sender<()>,
+    _stop: oneshot::Sender<&'static str>,
 }
 
 impl Codec for Plain {
@@ -222,8 +222,8 @@ impl Rig {
         ]);
         let process = Process::start(app_env::load(&env).unwrap(), LogLevel::fixed()).unwrap();
         let proxy = process.outbound_addr().unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        tokio::spawn(process.run(async { _ = stopped.await }));
+        let (stop, stopped) = oneshot::channel();
+        tokio::spawn(process.run(async { stopped.await.unwrap_or("the test is over") }));
         let channel = Channel::from_shared(format!("http://{proxy}")).unwrap().connect().await.unwrap();
         Self { client: Grpc::new(channel).max_decoding_message_size(LIMIT), seen, _stop: stop }
     }

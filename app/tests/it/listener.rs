@@ -1,20 +1,20 @@
 //! Clients that do not behave, and a system that has nothing to give.
 
-use crate::support::{App, Endpoint, body, connect, get};
+use crate::support::{App, Endpoint, admin, body, connect, get};
 use app::{LogLevel, Process};
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, process::Command, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::oneshot,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 #[tokio::test]
 async fn running_out_of_descriptors_neither_spins_nor_ends_the_listener() {
     let endpoint = Endpoint::start().await;
     endpoint.answer.send_replace(true);
-    let app = App::start_with_descriptors(40, endpoint.addr);
+    let app = App::start_with_descriptors(&["-n 40"], endpoint.addr);
     let mut client = connect(app.proxy).await;
     assert_eq!(body(client.send_request(get(), true).unwrap().0).await.unwrap(), b"answer");
 
@@ -34,6 +34,43 @@ async fn running_out_of_descriptors_neither_spins_nor_ends_the_listener() {
     drop(connections);
     let mut late = connect(app.proxy).await;
     assert_eq!(body(late.send_request(get(), true).unwrap().0).await.unwrap(), b"answer");
+}
+
+#[tokio::test]
+async fn the_admin_server_answers_when_clients_have_all_descriptors() {
+    let endpoint = Endpoint::start().await;
+    endpoint.answer.send_replace(true);
+    let app = App::start_with_descriptors(&["-n 64"], endpoint.addr);
+    let mut connections = Vec::new();
+    for _ in 0..100 {
+        connections.push(TcpStream::connect(app.proxy).await.unwrap());
+    }
+    // The last ones that the system accepts are still on their way.
+    app.logged(&["cannot accept connections"]).await;
+    for _ in 0..10 {
+        let asked = timeout(Duration::from_secs(20), admin(app.admin, "GET", "/live", ""));
+        assert_eq!(asked.await.expect("/live answers").0, 200);
+    }
+    let (status, metrics) = admin(app.admin, "GET", "/metrics", "").await;
+    assert!(status == 200 && metrics.contains("process_max_fds 64"), "{metrics}");
+}
+
+#[tokio::test]
+async fn the_soft_limit_of_descriptors_is_raised_to_the_hard_one() {
+    let endpoint = Endpoint::start().await;
+    let app = App::start_with_descriptors(&["-Sn 64", "-Hn 1000"], endpoint.addr);
+    app.counted("process_max_fds 1000").await;
+}
+
+#[test]
+fn a_limit_of_connections_that_descriptors_do_not_suffice_for_is_a_warning() {
+    let mut shell = Command::new("/bin/sh");
+    shell.env_clear().args(["-c", "ulimit -n 200 && exec \"$0\" check", env!("CARGO_BIN_EXE_app")]);
+    shell.env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1");
+    let warned = |shell: &mut Command| String::from_utf8(shell.output().unwrap().stderr).unwrap();
+    let warning = "warning: LINKERD2_PROXY_OUTBOUND_MAX_CONNECTIONS: 100000 connections";
+    assert!(warned(&mut shell).starts_with(warning), "{}", warned(&mut shell));
+    assert_eq!(warned(shell.env("LINKERD2_PROXY_OUTBOUND_MAX_CONNECTIONS", "150")), "");
 }
 
 #[tokio::test]
@@ -69,8 +106,8 @@ async fn both_directions_at_once() {
     ]);
     let process = Process::start(app_env::load(&env).unwrap(), LogLevel::fixed()).unwrap();
     let addrs = [process.inbound_addr().unwrap(), process.outbound_addr().unwrap()];
-    let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(process.run(async { _ = stopped.await }));
+    let (stop, stopped) = oneshot::channel();
+    let running = tokio::spawn(process.run(async { stopped.await.unwrap_or("the test is over") }));
     for (addr, mut endpoint) in addrs.into_iter().zip([inner, outer]) {
         let mut client = connect(addr).await;
         let (response, _) = client.send_request(get(), true).unwrap();

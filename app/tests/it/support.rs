@@ -4,9 +4,9 @@ use bytes::Bytes;
 use h2::{client, server};
 use http::{Request, Response};
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     net::SocketAddr,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc as std_mpsc},
     thread,
     time::Duration,
@@ -25,8 +25,20 @@ pub(crate) struct App {
     child: Child,
     /// The lines that it has logged so far.
     log: Arc<Mutex<Vec<String>>>,
+    /// Its standard output, if nobody reads that.
+    _unread: std_mpsc::Receiver<BufReader<ChildStdout>>,
     pub(crate) proxy: SocketAddr,
     pub(crate) admin: SocketAddr,
+}
+
+/// How much of the log is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum LogReader {
+    All,
+    /// What comes until the listeners are up; the pipe stays open.
+    Stops,
+    /// The same, and then the pipe is closed, which is standard error as well.
+    Closes,
 }
 
 /// An endpoint that accepts requests at once and answers them when it is told to.
@@ -51,17 +63,26 @@ impl App {
 
     /// The same to endpoints that may have names.
     pub(crate) fn start_to(endpoints: &str, settings: &[(&str, &str)]) -> Self {
-        Self::run(command(), endpoints, settings)
+        Self::run(command(), endpoints, settings, LogReader::All)
     }
 
-    /// The same, with at most so many file descriptors.
-    pub(crate) fn start_with_descriptors(most: u32, endpoint: SocketAddr) -> Self {
+    /// The same, with a log that is not read to its end.
+    pub(crate) fn start_unread(reader: LogReader, endpoint: SocketAddr, settings: &[(&str, &str)]) -> Self {
         let mut shell = Command::new("/bin/sh");
-        shell.env_clear().args(["-c", &format!("ulimit -n {most} && exec \"$0\""), env!("CARGO_BIN_EXE_app")]);
-        Self::run(shell, &endpoint.to_string(), &[])
+        let errors = if reader == LogReader::Closes { "2>&1" } else { "" };
+        shell.env_clear().args(["-c", &format!("exec \"$0\" {errors}"), env!("CARGO_BIN_EXE_app")]);
+        Self::run(shell, &endpoint.to_string(), settings, reader)
     }
 
-    fn run(mut command: Command, endpoints: &str, settings: &[(&str, &str)]) -> Self {
+    /// The same, with limits of file descriptors, as the shell's `ulimit` takes them.
+    pub(crate) fn start_with_descriptors(limits: &[&str], endpoint: SocketAddr) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        let limits: String = limits.iter().map(|limit| format!("ulimit {limit} && ")).collect();
+        shell.env_clear().args(["-c", &format!("{limits}exec \"$0\""), env!("CARGO_BIN_EXE_app")]);
+        Self::run(shell, &endpoint.to_string(), &[], LogReader::All)
+    }
+
+    fn run(mut command: Command, endpoints: &str, settings: &[(&str, &str)], reader: LogReader) -> Self {
         command
             .env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", endpoints)
             .env("LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR", "127.0.0.1:0")
@@ -71,23 +92,33 @@ impl App {
             .envs(settings.iter().copied())
             .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let (found, addrs) = std_mpsc::channel();
+        let (keep, unread) = std_mpsc::channel();
         let log = Arc::<Mutex<Vec<String>>>::default();
         let lines = Arc::clone(&log);
-        // Reads to the end, so that the process never waits for us.
+        // Reads to the end, so that the process never waits for us, unless it is to.
         thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
+            let mut listeners = 0;
+            for line in stdout.by_ref().lines().map_while(Result::ok) {
                 lines.lock().unwrap().push(line.clone());
                 let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
                 let fields = &line["fields"];
-                let Some(addr) = fields["addr"].as_str().and_then(|addr| addr.get(5..addr.len() - 1)) else { continue };
-                let _ = found.send((fields["message"] == "listening", addr.parse::<SocketAddr>().unwrap()));
+                let Ok(addr) = fields["addr"].as_str().unwrap_or_default().parse() else { continue };
+                let _ = found.send((fields["message"] == "listening", addr));
+                listeners += 1;
+                if listeners == 2 && reader != LogReader::All {
+                    break;
+                }
+            }
+            if reader == LogReader::Stops {
+                let _ = keep.send(stdout);
             }
         });
-        let (first, second) = (addrs.recv_timeout(PATIENCE).unwrap(), addrs.recv_timeout(PATIENCE).unwrap());
+        let (first, second): ((_, SocketAddr), (_, SocketAddr)) =
+            (addrs.recv_timeout(PATIENCE).unwrap(), addrs.recv_timeout(PATIENCE).unwrap());
         assert!(first.0 && !second.0);
-        Self { child, log, proxy: first.1, admin: second.1 }
+        Self { child, log, _unread: unread, proxy: first.1, admin: second.1 }
     }
 
     /// Waits for a line of the log that has all of `words`.
@@ -138,6 +169,10 @@ impl App {
     pub(crate) fn signal(&self, signal: &str) {
         let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Waits for the process to end.

@@ -32,10 +32,10 @@ const CLIENT_CERT: &str = "x-forwarded-client-cert";
 
 /// The binary with a certificate for [`HOST`], before an endpoint that answers at once and says what it was told of the
 /// client.
-struct Rig {
-    ca: Authority,
+pub(crate) struct Rig {
+    pub(crate) ca: Authority,
     files: Files,
-    app: App,
+    pub(crate) app: App,
 }
 
 impl Rig {
@@ -54,7 +54,7 @@ impl Rig {
     }
 
     /// The same, that asks clients for certificates of `clients`.
-    async fn start_mutual(clients: &Authority, settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start_mutual(clients: &Authority, settings: &[(&str, &str)]) -> Self {
         let (ca, files) = (Authority::new("proxies"), Files::new());
         let client_ca = files.write("clients.pem", &clients.pem());
         let mut all = vec![("SERVER_TLS_CLIENT_CA", &*client_ca)];
@@ -62,7 +62,7 @@ impl Rig {
         Self::start_with(ca, files, &all).await
     }
 
-    async fn ask(&self, config: ClientConfig, req: Request<()>) -> Result<Answer, Failed> {
+    pub(crate) async fn ask(&self, config: ClientConfig, req: Request<()>) -> Result<Answer, Failed> {
         let stream = connect(self.app.proxy, config).await?;
         ask(&mut open(stream).await?, req).await
     }
@@ -283,10 +283,11 @@ async fn clients_that_are_not_allowed_by_name_get_403() {
         assert_eq!((answer.status, answer.grpc_status.as_deref()), (200, Some("7")), "{names:?}");
     }
     rig.counted("http_denied_total{direction=\"outbound\"}", 10).await;
-    let line = rig.app.logged(&["client is not among those allowed", "a.b.prod.example"]).await;
+    // One line a second, so that the first has its own, and others perhaps.
+    let line = rig.app.logged(&["client is not among those allowed", "\"prod.example\""]).await;
     assert!(line.contains("WARN"), "{line}");
     let lines = rig.app.log().iter().filter(|line| line.contains("not among those allowed")).count();
-    assert_eq!(lines, denied.len(), "once a connection");
+    assert!(lines <= denied.len(), "{lines} lines");
 }
 
 #[tokio::test]
@@ -617,6 +618,8 @@ fn check_reads_all_files_and_says_what_is_wrong_with_each() {
         let mut command = command();
         command.arg("check").env("LINKERD2_PROXY_INBOUND_ENDPOINTS", "a.example:1");
         command.env("LINKERD2_PROXY_INBOUND_CONNECT_TLS", "on");
+        // Fewer than the descriptors of any machine, which would be a warning.
+        command.env("LINKERD2_PROXY_INBOUND_MAX_CONNECTIONS", "100");
         command.envs(settings.iter().map(|(name, value)| (format!("LINKERD2_PROXY_INBOUND_{name}"), value)));
         let output = command.output().unwrap();
         let text = stderr(&output);

@@ -81,6 +81,12 @@ impl Answer {
         Self { status, code: grpc::Code::ResourceExhausted, reason: "URI is too long".to_owned() }
     }
 
+    /// The request has come back to the proxy.
+    pub(crate) fn loop_detected() -> Self {
+        let reason = "the request has passed too many proxies".to_owned();
+        Self { status: StatusCode::LOOP_DETECTED, code: grpc::Code::Internal, reason }
+    }
+
     /// The proxy does not implement the request's method or protocol.
     pub(crate) fn unimplemented(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::NOT_IMPLEMENTED, code: grpc::Code::Unimplemented, reason: reason.into() }

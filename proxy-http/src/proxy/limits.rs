@@ -4,7 +4,10 @@ use crate::{Stats, message::grpc, proxy::retry};
 use http::HeaderMap;
 use std::{
     pin::Pin,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::time::{Instant, Sleep};
@@ -40,6 +43,8 @@ pub struct Limits {
     pub(super) params: Params,
     pub(super) in_flight: AtomicUsize,
     pub(super) waiting: AtomicUsize,
+    /// When a loop was last logged.
+    loop_logged: Mutex<Option<Instant>>,
 }
 
 /// The deadline of a request. Boxed, since few requests have one.
@@ -77,7 +82,7 @@ impl Limits {
     /// Limits without any requests yet.
     #[must_use]
     pub fn new(params: Params) -> Self {
-        Self { params, in_flight: AtomicUsize::new(0), waiting: AtomicUsize::new(0) }
+        Self { params, in_flight: AtomicUsize::new(0), waiting: AtomicUsize::new(0), loop_logged: Mutex::new(None) }
     }
 
     /// Requests in flight now.
@@ -88,6 +93,16 @@ impl Limits {
     /// Requests that wait for an endpoint now.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Relaxed)
+    }
+
+    /// Whether a line about a request that came back may be logged now; one a minute is.
+    pub(super) fn may_log_loop(&self) -> bool {
+        let mut logged = self.loop_logged.lock().expect("nothing panics with the lock held");
+        let may_log = logged.is_none_or(|at| at.elapsed() >= Duration::from_secs(60));
+        if may_log {
+            *logged = Some(Instant::now());
+        }
+        may_log
     }
 
     pub(super) fn deadline(&self, grpc: bool, headers: &HeaderMap) -> Deadline {

@@ -48,6 +48,7 @@
 //! ```
 
 mod exchange;
+mod hops;
 mod limits;
 pub mod retry;
 mod service;

@@ -5,6 +5,7 @@ use crate::{
     http1::websocket,
     message::{answer::Answer, connect_protocol::ConnectProtocol, grpc, validate},
     proxy::{
+        hops,
         limits::{Limits, Params},
         retry::{self, Budget, RetryState},
     },
@@ -33,7 +34,8 @@ impl ProxyShared {
             return Some(Answer::forbidden("client is not allowed"));
         }
         let Params { max_in_flight, max_headers_count, max_uri_length, .. } = self.limits.params;
-        if self.limits.in_flight() >= max_in_flight {
+        let in_flight = self.limits.in_flight();
+        if in_flight >= max_in_flight {
             self.stats.count_shed();
             return Some(Answer::unavailable("too many requests in flight"));
         }
@@ -45,6 +47,15 @@ impl ProxyShared {
         if req.uri().path_and_query().map_or("", PathAndQuery::as_str).len() > max_uri_length {
             client.limit(Limit::UriLength);
             return Some(Answer::uri_too_long());
+        }
+        let version = req.version();
+        if hops::pass(req.headers_mut(), version, in_flight).is_err() {
+            client.limit(Limit::Hops);
+            if self.limits.may_log_loop() {
+                let host = req.uri().authority().map(tracing::field::display);
+                tracing::warn!(host, "a request comes back to this proxy: do endpoints send to it?");
+            }
+            return Some(Answer::loop_detected());
         }
         if req.method() == Method::CONNECT {
             return self.refuse_tunnel(req);
