@@ -99,7 +99,8 @@ impl Process {
         let mut names = Vec::new();
         for (name, direction) in [("inbound", inbound), ("outbound", outbound)] {
             let Some(direction) = direction else { continue };
-            let (listener, plan) = plan(name, direction, dns, &resolver, cores)?;
+            let (listener, mut plan) = plan(name, direction, dns, &resolver, cores)?;
+            plan.server = plan.server.drain_timeout(shutdown_grace_period);
             listeners.push(listener);
             plans.push(plan);
             names.push(name);
@@ -157,8 +158,8 @@ impl Process {
     }
 
     /// Serves until `shutdown` completes or the admin server is asked to shut down, and drains then: listeners close,
-    /// clients are told by GOAWAY, requests in flight finish. Returns when the last connection has closed, or at the
-    /// end of the grace period.
+    /// clients are told by GOAWAY, requests in flight finish. Returns when the last connection has closed, or two seconds
+    /// after the end of the grace period at most, in which the streams that are open are reset.
     pub async fn run<F: Future<Output = ()>>(self, shutdown: F) {
         let Self { listeners, workers, admin, admin_state, tls, reload, stop, grace } = self;
         for Listener { name, listener, .. } in &listeners {
@@ -188,7 +189,11 @@ impl Process {
         // Only open connections, and connections on their way to a worker, hold the channel now.
         match tokio::time::timeout(grace, stop.closed()).await {
             Ok(()) => tracing::info!("drained"),
-            Err(_) => tracing::warn!(connections = stop.receiver_count(), "grace period is over, closing the rest"),
+            Err(_) => {
+                tracing::warn!(connections = stop.receiver_count(), "grace period is over, closing the rest");
+                // Workers reset the streams that are open, so that no cut response looks whole.
+                let _ = tokio::time::timeout(CLOSING_TIME, stop.closed()).await;
+            }
         }
         admin_task.abort();
         reload_task.abort();
@@ -387,3 +392,5 @@ impl Workers {
 
 /// The admin server has few clients.
 const ADMIN_BACKLOG: u32 = 128;
+/// How long connections may take at most to reset their streams and close, once the grace period is over.
+const CLOSING_TIME: Duration = Duration::from_secs(2);

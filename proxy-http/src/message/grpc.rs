@@ -23,12 +23,66 @@ pub(crate) enum Code {
     Unavailable = 14,
 }
 
+/// Where the data of a gRPC message's body stands between the messages of gRPC, each of which has a prefix of five bytes: a
+/// flag, and the length.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MessageFraming {
+    /// Bytes of the message that have not come.
+    left: u32,
+    /// The bytes of the prefix that have come.
+    prefix: [u8; PREFIX],
+    prefix_len: u8,
+    /// Whether the data is not gRPC's.
+    is_broken: bool,
+}
+
+const PREFIX: usize = 5;
+
 /// Whether a message with these headers is gRPC: `application/grpc`, also with `+proto`, `;charset` and the like.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else { return false };
     let Some(rest) = value.as_bytes().strip_prefix(b"application/grpc") else { return false };
     // Not `application/grpc-web`, which is another protocol.
     matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+}
+
+// === impl MessageFraming ===
+
+impl MessageFraming {
+    /// The framing of data that is not gRPC's: it never stands between two messages.
+    pub(crate) const BROKEN: Self = Self { left: 0, prefix: [0; PREFIX], prefix_len: 0, is_broken: true };
+
+    /// Goes on behind `data`.
+    #[inline]
+    pub(crate) fn advance(&mut self, data: &[u8]) {
+        match u32::try_from(data.len()) {
+            Ok(len) if len <= self.left => self.left -= len,
+            _ => self.follow(data),
+        }
+    }
+
+    fn follow(&mut self, mut data: &[u8]) {
+        while !self.is_broken {
+            let skipped = data.len().min(self.left as usize);
+            self.left -= skipped as u32;
+            data = &data[skipped..];
+            let Some((byte, rest)) = data.split_first() else { return };
+            self.prefix[usize::from(self.prefix_len)] = *byte;
+            self.prefix_len += 1;
+            data = rest;
+            let [flag, length @ ..] = self.prefix;
+            // 0, or 1 for a message that is compressed.
+            self.is_broken = flag > 1;
+            if usize::from(self.prefix_len) == PREFIX {
+                (self.left, self.prefix_len) = (u32::from_be_bytes(length), 0);
+            }
+        }
+    }
+
+    /// Whether all messages that have begun are whole.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        self.left == 0 && self.prefix_len == 0 && !self.is_broken
+    }
 }
 
 /// The timeout of a gRPC call: `grpc-timeout`, 1 to 8 digits and a unit. A malformed one is ignored here and forwarded

@@ -47,6 +47,11 @@ impl Error {
         }
     }
 
+    /// The client has not answered a PING in time.
+    pub(super) fn is_keep_alive_timeout(&self) -> bool {
+        matches!(self.0, ErrorKind::TimedOut)
+    }
+
     /// The limit that the client went beyond, if that ended the connection.
     #[must_use]
     pub fn limit(&self) -> Option<Limit> {

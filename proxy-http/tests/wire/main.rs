@@ -4,6 +4,7 @@ mod answers;
 mod balance;
 mod client_cert;
 mod connect;
+mod cuts;
 mod early;
 mod early_end;
 mod empty_data;
