@@ -229,6 +229,14 @@ impl IncomingBody {
         self.stream.as_ref().map_or(usize::MAX, OpenStream::max_list)
     }
 
+    /// Whether h2 may have left out some of the trailers.
+    fn is_cut(&self) -> bool {
+        match (&self.stream, &self.source) {
+            (Some(stream), Receiver::Http2(source)) => stream.is_cut(source.stream_id().as_u32()),
+            _ => false,
+        }
+    }
+
     fn malformed(&self) -> Error {
         if let Some(stream) = &self.stream {
             stream.malformed();
@@ -399,8 +407,8 @@ impl Body for IncomingBody {
         }
         Poll::Ready(match trailers {
             Ok(trailers) => trailers.map(|trailers| match validate::trailers(&trailers, self.max_list()) {
-                Ok(()) => Ok(Frame::trailers(trailers)),
-                Err(_) => Err(self.malformed()),
+                Ok(()) if !self.is_cut() => Ok(Frame::trailers(trailers)),
+                _ => Err(self.malformed()),
             }),
             Err(error) => Some(Err(self.broken(&error))),
         })
