@@ -323,12 +323,20 @@ fn http1_endpoint_params(
 }
 
 fn retry_params(retry: &app_env::Retry) -> retry::Params {
-    let app_env::Retry { gateway_errors, grpc_unavailable, budget_ratio, budget_min_per_second, buffer_size } = *retry;
+    let app_env::Retry {
+        gateway_errors,
+        refused_non_idempotent,
+        grpc_unavailable,
+        budget_ratio,
+        budget_min_per_second,
+        buffer_size,
+    } = *retry;
     retry::Params {
         buffer: buffer_size,
         budget_ratio,
         budget_min_per_second,
         gateway_errors,
+        refused_non_idempotent,
         unavailable: grpc_unavailable,
     }
 }

@@ -196,7 +196,7 @@ impl Exchange {
                 if error.is_connection_lost() || error.is_response_malformed() {
                     attempt.set_outcome(Outcome::Failure);
                 }
-                policy.after_error(error, retry_state)
+                policy.after_error(error, attempt.endpoint(), retry_state)
             }
         };
         let request = request.as_mut().expect(UNANSWERED);
@@ -292,14 +292,13 @@ impl Exchange {
             Ok(self.answer(Answer::stalled()))
         } else if error.is_response_malformed() {
             Ok(self.answer(Answer::bad_gateway("endpoint's response is malformed")))
-        } else if self.http1 && error.is_unprocessed() {
+        } else if error.is_refused() || (self.http1 && error.is_unprocessed()) {
+            // A client that gets RST_STREAM(REFUSED_STREAM) may send the request again, which was done here in vain.
             Ok(self.answer(Answer::unavailable("endpoint refused the request")))
         } else if self.http1 {
             Ok(self.answer(Answer::bad_gateway(error.to_string())))
         } else if let Some(reason) = error.remote_reset() {
             Err(Error { source: StreamError::of(Side::Endpoint.passed_on(reason)) })
-        } else if error.is_excluded_by_go_away() {
-            Err(Error { source: StreamError::REFUSED_STREAM })
         } else if error.is_request_broken() {
             let source = if self.request.as_mut().expect(UNANSWERED).body_mut().is_malformed() {
                 self.shared.stats.transport(Side::Client).count_malformed();

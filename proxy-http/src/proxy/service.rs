@@ -29,7 +29,7 @@ use tower_service::Service;
 /// | event | answer |
 /// | --- | --- |
 /// | endpoint resets the stream | RST_STREAM with its code; NO_ERROR, PROTOCOL_ERROR and HTTP_1_1_REQUIRED become INTERNAL_ERROR, and after the head so does CANCEL, but for tunnels |
-/// | endpoint refuses the request, or its stream is above the last one of GOAWAY, and it cannot be retried | RST_STREAM(REFUSED_STREAM): the client may retry it |
+/// | endpoint refuses the request, or its stream is above the last one of GOAWAY, and it cannot be retried | 503, 14 |
 /// | connection lost before the head | 502, gRPC status 14 |
 /// | connection lost after the head | RST_STREAM(INTERNAL_ERROR) |
 /// | no endpoint ready in the fail-fast time | 503, 14; 502 or 504, 14 if none could be connected to |

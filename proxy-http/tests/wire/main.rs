@@ -28,6 +28,7 @@ mod params;
 mod protection;
 mod raw;
 mod request_trailers;
+mod refusals;
 mod resets;
 mod shares;
 mod stalls;
