@@ -257,6 +257,11 @@ where
         Self { head, upload, sent: None, http1: None, interim, is_of_stopped_client }
     }
 
+    /// Interim responses are not passed on.
+    pub(crate) fn drop_interim(&mut self) {
+        self.interim = InterimBudget::NONE;
+    }
+
     /// Whether its client does not read other responses.
     pub(crate) fn is_of_stopped_client(&self) -> bool {
         self.is_of_stopped_client

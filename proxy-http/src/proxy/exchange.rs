@@ -106,6 +106,10 @@ impl Exchange {
         let mut exchange = Box::write(boxed, exchange);
         let Params { drop_request_trailers, retry: retry::Params { buffer, .. }, .. } = shared.limits.params;
         let request = exchange.request.insert(OutgoingRequest::new(head, Replay::new(body, buffer), strip));
+        if grpc {
+            // grpcio fails a call on a 1xx response, and gRPC has no use for one.
+            request.drop_interim();
+        }
         if drop_request_trailers {
             request.body_mut().drop_trailers();
         }
