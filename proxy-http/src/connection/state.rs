@@ -9,7 +9,7 @@ use crate::{
         wake,
         window_limit::LimitedMeasurements,
     },
-    stats::{BlockedReason, BlockedStream, Connection, Describe, FlowStatus, Transport, WindowSizes},
+    stats::{BlockedReason, BlockedStream, Connection, Describe, FlowStatus, Limit, Transport, WindowSizes},
 };
 use h2::Reason;
 use std::{
@@ -223,6 +223,11 @@ impl ConnectionState {
 
     pub(crate) fn go_away(&self) -> Option<&GoAway> {
         self.go_away.get().map(|go_away| &**go_away)
+    }
+
+    /// Counts a limit that a request has reached, beside the connection's task.
+    pub(crate) fn count_limit(&self, limit: Limit) {
+        self.sending.transport().limit(limit);
     }
 
     /// Counts a DATA frame that has only padding.

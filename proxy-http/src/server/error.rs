@@ -1,6 +1,7 @@
 //! Why a connection from a client ended.
 
 use crate::stats::Limit;
+use h2::Reason;
 use std::io;
 
 /// Why a connection ended other than by its client closing it.
@@ -23,6 +24,12 @@ pub(super) enum ErrorKind {
     Tls,
     #[error("client went beyond a limit: {0:?}")]
     Limit(Limit),
+}
+
+/// Whether h2 ended the connection for one of its limits. It has COMPRESSION_ERROR for field blocks that are too long alone.
+fn is_engine_limit(error: &h2::Error) -> bool {
+    let is_limit = matches!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM | Reason::COMPRESSION_ERROR));
+    is_limit && error.is_go_away() && error.is_library()
 }
 
 // === impl Error ===
@@ -57,6 +64,7 @@ impl Error {
     pub fn limit(&self) -> Option<Limit> {
         match self.0 {
             ErrorKind::Limit(limit) => Some(limit),
+            ErrorKind::Failed(ref source) if is_engine_limit(source) => Some(Limit::Engine),
             _ => None,
         }
     }

@@ -305,10 +305,11 @@ where
             let (req, mut respond) = match next {
                 Some(Ok(accepted)) => accepted,
                 Some(Err(error)) => {
-                    if error.is_go_away() && error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
+                    let error = Error::from(ErrorKind::Failed(error));
+                    if error.limit() == Some(Limit::Engine) {
                         self.transport.limit(Limit::Engine);
                     }
-                    return Err(ErrorKind::Failed(error).into());
+                    return Err(error);
                 }
                 None => return Ok(None),
             };
