@@ -2,11 +2,14 @@
 
     interop.py serve [DIR]        # prints its port
     interop.py test PORT [DIR]
+    interop.py cuts PORT CAUSE CODE PID   # of the endpoint scripts/cuts.mjs
 
 DIR has ca.pem, tls.pem and tls.key for mutual TLS; without it there is none.
 """
 
+import os
 import pathlib
+import signal
 import sys
 import threading
 import time
@@ -222,5 +225,22 @@ def test(port, directory=None):
     sys.exit(failed > 0)
 
 
+def cuts(port, cause, code, pid):
+    """Calls that the proxy ends, after a message and within one. The proxy is asked to end for the cause "shutdown"."""
+    failed = 0
+    with connect(port, None) as channel:
+        calls = [(name, channel.unary_stream(f"/cuts.Test/{name}")(b"")) for name in ("Whole", "Half")]
+        messages = [next(call) for _, call in calls]
+        if cause == "shutdown":
+            os.kill(int(pid), signal.SIGTERM)
+        for (name, call), message in zip(calls, messages):
+            seen, details = code_of(lambda: list(call))
+            wanted = code if name == "Whole" else "INTERNAL"
+            ok = (message, seen.name) == (b"ab", wanted)
+            failed += not ok
+            print("ok    " if ok else "FAILED", "grpcio", cause, name, seen.name, details)
+    sys.exit(failed > 0)
+
+
 if __name__ == "__main__":
-    {"serve": serve, "test": test}[sys.argv[1]](*sys.argv[2:])
+    {"serve": serve, "test": test, "cuts": cuts}[sys.argv[1]](*sys.argv[2:])

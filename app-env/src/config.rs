@@ -206,6 +206,8 @@ pub struct Breaker {
 pub struct Retry {
     /// GET and HEAD after 502, 503, 504 or a lost connection.
     pub gateway_errors: bool,
+    /// Requests of methods that are not idempotent after REFUSED_STREAM.
+    pub refused_non_idempotent: bool,
     /// gRPC calls after UNAVAILABLE or a lost connection.
     pub grpc_unavailable: bool,
     /// Retries for each request: 0.0..=100.0.

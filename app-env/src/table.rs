@@ -412,6 +412,10 @@ declare! {
         Bool, default: Is("false"),
         "whether GET and HEAD are sent again after 502, 503, 504 or a lost connection"
     }
+    ours HTTP_RETRY_REFUSED_NON_IDEMPOTENT: Bool = Direction "HTTP_RETRY_REFUSED_NON_IDEMPOTENT" {
+        Bool, default: Is("true"),
+        "whether requests of methods that are not idempotent, as POST and all of gRPC, are sent again after REFUSED_STREAM"
+    }
     ours HTTP_RETRY_GRPC_UNAVAILABLE: Bool = Direction "HTTP_RETRY_GRPC_UNAVAILABLE" {
         Bool, default: Is("false"),
         "whether gRPC calls are sent again after UNAVAILABLE or a lost connection"

@@ -118,7 +118,8 @@ impl Process {
         let mut names = Vec::new();
         for (name, direction) in [("inbound", inbound), ("outbound", outbound)] {
             let Some(direction) = direction else { continue };
-            let (listener, plan) = plan(name, direction, dns, &resolver, cores)?;
+            let (listener, mut plan) = plan(name, direction, dns, &resolver, cores)?;
+            plan.server = plan.server.drain_timeout(shutdown_grace_period);
             listeners.push(listener);
             plans.push(plan);
             names.push(name);
@@ -182,8 +183,8 @@ impl Process {
 
     /// Serves until `shutdown` completes with its reason, which is logged, or the admin server is asked to shut down, and
     /// drains then. The process is not ready from that moment on. After the lame-duck period listeners close, clients are told
-    /// by GOAWAY, and requests in flight finish. Returns when the last connection has closed, or at the end of the grace
-    /// period. When it is dropped all ends at once.
+    /// by GOAWAY, and requests in flight finish. Returns when the last connection has closed, or two seconds after the end of
+    /// the grace period at most, in which the streams that are open are reset. When it is dropped all ends at once.
     pub async fn run<F: Future<Output = &'static str>>(self, shutdown: F) {
         let Self { listeners, workers, admin, admin_state, tls, reload, stop, lame_duck, grace } = self;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.workers.len(), "starting");
@@ -217,7 +218,11 @@ impl Process {
         // Only open connections, and connections on their way to a worker, hold the channel now.
         match tokio::time::timeout(grace, stop.closed()).await {
             Ok(()) => tracing::info!("drained"),
-            Err(_) => tracing::warn!(connections = stop.receiver_count(), "grace period is over, closing the rest"),
+            Err(_) => {
+                tracing::warn!(connections = stop.receiver_count(), "grace period is over, closing the rest");
+                // Workers reset the streams that are open, so that no cut response looks whole.
+                let _ = tokio::time::timeout(CLOSING_TIME, stop.closed()).await;
+            }
         }
         admin_task.abort();
         reload_task.abort();
@@ -355,12 +360,20 @@ fn http1_endpoint_params(
 }
 
 fn retry_params(retry: &app_env::Retry) -> retry::Params {
-    let app_env::Retry { gateway_errors, grpc_unavailable, budget_ratio, budget_min_per_second, buffer_size } = *retry;
+    let app_env::Retry {
+        gateway_errors,
+        refused_non_idempotent,
+        grpc_unavailable,
+        budget_ratio,
+        budget_min_per_second,
+        buffer_size,
+    } = *retry;
     retry::Params {
         buffer: buffer_size,
         budget_ratio,
         budget_min_per_second,
         gateway_errors,
+        refused_non_idempotent,
         unavailable: grpc_unavailable,
     }
 }
@@ -424,3 +437,5 @@ impl Workers {
 
 /// The admin server has few clients.
 const ADMIN_BACKLOG: u32 = 128;
+/// How long connections may take at most to reset their streams and close, once the grace period is over.
+const CLOSING_TIME: Duration = Duration::from_secs(2);

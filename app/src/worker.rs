@@ -9,8 +9,11 @@ use crate::{
 };
 use app_env::{EndpointProtocol, TcpParams};
 use proxy_http::{
-    BufferLimit, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance, client::EndpointLog,
-    proxy::Limits, server, stats::Peer,
+    BufferLimit, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance,
+    client::EndpointLog,
+    proxy::Limits,
+    server,
+    stats::{Limit, Peer},
 };
 use std::{
     error::Error,
@@ -179,17 +182,18 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                             "client speaks TLS to a listener that has no certificate; closing its connection"
                         );
                     }
-                    ended(served);
+                    ended(served, peer, &log);
                     drop((stop, place));
                 });
             }
             Some(tls) => {
+                let log = Arc::clone(log);
                 tokio::spawn(async move {
                     if let Some(tls::Accepted { stream, client, protocol }) = tls.accept(stream).await {
                         let draining = async { _ = stop.wait_for(|stop| *stop).await };
                         let proxy = proxy.for_client(client);
                         let accepted = server::Accepted { peer: Some(peer), protocol };
-                        ended(server.serve_accepted(accepted, stream, proxy, draining).await);
+                        ended(server.serve_accepted(accepted, stream, proxy, draining).await, peer, &log);
                     }
                     drop((stop, place));
                 });
@@ -202,8 +206,18 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
     std::future::pending().await
 }
 
-fn ended(served: Result<(), server::Error>) {
-    if let Err(error) = served {
+fn ended(served: Result<(), server::Error>, peer: SocketAddr, log: &Throttle) {
+    let Err(error) = served else { return };
+    if error.limit() == Some(Limit::Engine)
+        && let Some(left_out) = log.admits()
+    {
+        tracing::warn!(
+            %peer,
+            left_out,
+            error = &error as &dyn Error,
+            "client went beyond what HTTP/2 allows, as by a header list that is far too large; its connection was ended"
+        );
+    } else {
         tracing::debug!(error = &error as &dyn Error, "connection from client failed");
     }
 }

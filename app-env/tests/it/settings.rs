@@ -94,6 +94,7 @@ fn everything() -> Vars {
             ("BREAKER_MIN_EJECTION", format!("{tens}40ms")),
             ("BREAKER_MAX_EJECTION", format!("{tens}41s")),
             ("HTTP_RETRY_GATEWAY_ERRORS", "true".to_owned()),
+            ("HTTP_RETRY_REFUSED_NON_IDEMPOTENT", "false".to_owned()),
             ("HTTP_RETRY_GRPC_UNAVAILABLE", "true".to_owned()),
             ("HTTP_RETRY_BUDGET_RATIO", format!("{tens}.42")),
             ("HTTP_RETRY_BUDGET_MIN_PER_SECOND", format!("{tens}43")),
@@ -221,6 +222,7 @@ fn everything_of(tens: u8) -> Direction {
     direction.slow_start = time(38);
     direction.http_retry = Retry {
         gateway_errors: true,
+        refused_non_idempotent: false,
         grpc_unavailable: true,
         budget_ratio: f64::from(tens) + 0.42,
         budget_min_per_second: n(43),
@@ -292,6 +294,7 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
     inbound.slow_start = secs(10);
     inbound.http_retry = Retry {
         gateway_errors: false,
+        refused_non_idempotent: true,
         grpc_unavailable: false,
         budget_ratio: 0.2,
         budget_min_per_second: 10,

@@ -282,14 +282,20 @@ impl EndpointTask {
         }
     }
 
-    /// Logs a GOAWAY with an error code, and sends fewer PINGs if the endpoint finds them too many.
-    fn handle_go_away<C>(&self, GoAway { reason, text }: &GoAway, connect: &mut Connect<C, Replay>) {
+    /// Logs a GOAWAY with an error code, of either side, and sends fewer PINGs if the endpoint finds them too many.
+    fn handle_go_away<C>(&self, go_away: &GoAway, connect: &mut Connect<C, Replay>) {
+        let GoAway { reason, is_remote, text } = go_away;
         // gRFC A8: a gRPC server that gets too many PINGs sends GOAWAY with this code and text, and the client doubles its
         // keep-alive interval.
-        let too_many_pings = *reason == Reason::ENHANCE_YOUR_CALM && text.contains("too_many_pings");
+        let too_many_pings = *is_remote && *reason == Reason::ENHANCE_YOUR_CALM && text.contains("too_many_pings");
         let interval = if too_many_pings { connect.double_keep_alive_interval() } else { None };
         if self.log.should_log_go_away(&self.addr, Instant::now()) {
-            tracing::warn!(endpoint = %self.addr, code = ?reason, error = %text, "endpoint ended a connection");
+            let message = if *is_remote {
+                "endpoint ended a connection"
+            } else {
+                "endpoint broke HTTP/2, so its connection was ended"
+            };
+            tracing::warn!(endpoint = %self.addr, code = ?reason, error = %text, "{message}");
             if let Some(interval) = interval {
                 tracing::warn!(endpoint = %self.addr, ?interval, "endpoint is sent fewer keep-alive PINGs");
             }

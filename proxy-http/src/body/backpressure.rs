@@ -1,9 +1,11 @@
-//! Backpressure on the source of a body: buffers, finishes or discards a body that the next hop does not read.
+//! Backpressure on the source of a body: buffers, finishes, cuts or discards a body that the next hop does not read.
 
 use crate::{
     IncomingBody, Replay,
     body::{outcome::Backpressure, response::ResponseBody, source::Source},
+    message::answer::Answer,
 };
+use http::HeaderMap;
 use std::{any::Any, future::poll_fn, task::Context, time::Duration};
 use tokio::time::timeout;
 
@@ -22,6 +24,11 @@ pub(crate) fn finish<B: 'static>(body: &mut B) {
     if let Some(body) = as_source(body) {
         body.finish();
     }
+}
+
+/// The trailers with which a [`Source`] that is not whole ends for `cause`. `None`: only a reset shows that it is not whole.
+pub(crate) fn cut<B: 'static>(body: &mut B, cause: &Answer) -> Option<HeaderMap> {
+    as_source(body).and_then(|body| body.cut(cause))
 }
 
 /// Reads and drops the rest of an HTTP/1.1 request's body, for [`HTTP1_DISCARD_TIME`] at most. Returns at once for a body of

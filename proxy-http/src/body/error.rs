@@ -37,10 +37,13 @@ impl Error {
         Self { kind, passed_on: StreamError::of(passed_on) }
     }
 
-    pub(super) fn engine(side: Side, error: &h2::Error) -> Self {
+    /// `is_tunnel`: the body is a direction of a tunnel, in which CANCEL is the reset of a connection (RFC 8441 section 5).
+    pub(super) fn engine(side: Side, error: &h2::Error, is_tunnel: bool) -> Self {
         match reason::remote_reset(error) {
-            Some(reason) => Self::new(ErrorKind::Reset(reason), side.passed_on(reason)),
-            None if reason::is_ours(error) => Self::given_up(),
+            Some(reason) if is_tunnel => Self::new(ErrorKind::Reset(reason), side.passed_on(reason)),
+            Some(reason) => Self::new(ErrorKind::Reset(reason), side.passed_on_in_body(reason)),
+            None if reason::is_ours(error) && is_tunnel => Self::tunnel_given_up(),
+            None if reason::is_ours(error) => Self::new(ErrorKind::GivenUp, side.lost()),
             None => Self::lost(side),
         }
     }
@@ -54,7 +57,7 @@ impl Error {
         Self::new(ErrorKind::Lost, side.lost())
     }
 
-    pub(super) fn given_up() -> Self {
+    pub(super) fn tunnel_given_up() -> Self {
         Self::new(ErrorKind::GivenUp, Reason::CANCEL)
     }
 
@@ -63,7 +66,7 @@ impl Error {
     }
 
     pub(crate) fn timed_out() -> Self {
-        Self::new(ErrorKind::TimedOut, Reason::CANCEL)
+        Self::new(ErrorKind::TimedOut, Reason::INTERNAL_ERROR)
     }
 
     pub(crate) fn cut_off() -> Self {

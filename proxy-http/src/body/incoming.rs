@@ -1,11 +1,9 @@
 //! Received bodies, which end without an error only if the peer ended its stream cleanly.
 
 use crate::{
-    body::{
-        backlog::Backlog, channel::Http1BodyError, error::Error, http1::Incoming, outcome::Backpressure, source::Source,
-    },
+    body::{backlog::Backlog, error::Error, http1::Incoming, outcome::Backpressure, source::Source},
     connection::{streams::OpenStream, timeouts::idle::Progress},
-    message::{fields, validate},
+    message::validate,
     stats::Side,
 };
 use bytes::Bytes;
@@ -53,6 +51,8 @@ pub struct IncomingBody {
     progress: Option<Arc<Progress>>,
     /// Bytes of the frame yielded last, whose window is not released yet.
     unreleased: usize,
+    /// Whether it is a direction of a tunnel, not the content of a message.
+    is_tunnel: bool,
     /// Frames received under backpressure. `None`: none.
     backlog: Option<Box<Backlog>>,
     /// Tells the task that sends the request that this response has ended cleanly. `None`: it has been told, or there is no
@@ -103,6 +103,7 @@ impl IncomingBody {
             is_last_handle: false,
             progress: None,
             unreleased: 0,
+            is_tunnel: false,
             backlog: None,
             unfinished_request: None,
         }
@@ -218,8 +219,22 @@ impl IncomingBody {
         self
     }
 
+    /// A direction of a tunnel.
+    pub(crate) fn with_tunnel(mut self, is_tunnel: bool) -> Self {
+        self.is_tunnel = is_tunnel;
+        self
+    }
+
     fn max_list(&self) -> usize {
         self.stream.as_ref().map_or(usize::MAX, OpenStream::max_list)
+    }
+
+    /// Whether h2 may have left out some of the trailers.
+    fn is_cut(&self) -> bool {
+        match (&self.stream, &self.source) {
+            (Some(stream), Receiver::Http2(source)) => stream.is_cut(source.stream_id().as_u32()),
+            _ => false,
+        }
     }
 
     fn malformed(&self) -> Error {
@@ -231,7 +246,10 @@ impl IncomingBody {
 
     fn broken(&self, error: &h2::Error) -> Error {
         // h2 resets malformed streams itself.
-        if error.is_reset() && error.is_library() { self.malformed() } else { Error::engine(self.side, error) }
+        match error.is_reset() && error.is_library() {
+            true => self.malformed(),
+            false => Error::engine(self.side, error, self.is_tunnel),
+        }
     }
 
     fn release_capacity(&mut self) {
@@ -338,7 +356,7 @@ impl Body for IncomingBody {
         }
         let side = self.side;
         if let Receiver::Http1(source) = &mut self.source {
-            let frame = ready!(poll_http1(source, side, cx));
+            let frame = ready!(source.poll(side, cx));
             // Trailers are the last frame, and a reader may stop polling at them.
             if frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers)) {
                 self.tell_end();
@@ -393,8 +411,8 @@ impl Body for IncomingBody {
         }
         Poll::Ready(match trailers {
             Ok(trailers) => trailers.map(|trailers| match validate::trailers(&trailers, self.max_list()) {
-                Ok(()) => Ok(Frame::trailers(trailers)),
-                Err(_) => Err(self.malformed()),
+                Ok(()) if !self.is_cut() => Ok(Frame::trailers(trailers)),
+                _ => Err(self.malformed()),
             }),
             Err(error) => Some(Err(self.broken(&error))),
         })
@@ -428,20 +446,4 @@ impl Body for IncomingBody {
             Receiver::Discarded => SizeHint::with_exact(0),
         }
     }
-}
-
-fn poll_http1(source: &mut Incoming, side: Side, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-    let frame = ready!(source.poll_frame(cx));
-    Poll::Ready(frame.map(|frame| match frame {
-        Ok(mut frame) => {
-            if let Some(trailers) = frame.trailers_mut() {
-                fields::strip_trailers(trailers);
-            }
-            Ok(frame)
-        }
-        // The reset of a tunnel's connection is RST_STREAM with CANCEL (RFC 8441 section 5).
-        Err(Http1BodyError::Reset) => Err(Error::tunnel_reset()),
-        Err(Http1BodyError::Lost) => Err(Error::lost(side)),
-        Err(Http1BodyError::GivenUp) => Err(Error::given_up()),
-    }))
 }

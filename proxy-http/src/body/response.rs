@@ -1,7 +1,11 @@
 //! The bodies of responses that the proxy forwards.
 
-use crate::body::{error::Error, outcome::Backpressure, source::Source};
+use crate::{
+    body::{error::Error, outcome::Backpressure, source::Source},
+    message::answer::Answer,
+};
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use std::{
     fmt,
@@ -29,6 +33,10 @@ impl ResponseBody {
 impl Source for ResponseBody {
     fn buffer(&mut self, cx: &mut Context<'_>) -> Backpressure {
         self.0.buffer(cx)
+    }
+
+    fn cut(&mut self, cause: &Answer) -> Option<HeaderMap> {
+        self.0.cut(cause)
     }
 }
 

@@ -3,11 +3,11 @@
 use crate::{
     BoxError,
     body::{
-        backpressure::{buffer, discard_http1, finish},
+        backpressure::{buffer, cut, discard_http1, finish},
         outcome::{Backpressure, SendOutcome},
     },
     connection::{sending::SendingStream, timeouts::stall::Stall},
-    message::reason,
+    message::{answer::Answer, reason},
 };
 use bytes::Bytes;
 use h2::{Reason, SendStream};
@@ -16,7 +16,7 @@ use std::{
     future::{Future, poll_fn},
     mem,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 use tokio::sync::oneshot;
@@ -34,7 +34,8 @@ pub(crate) struct Pipe<B> {
     awaits_window: bool,
     /// `None`: nothing is being sent.
     sending: Option<SendingStream>,
-    /// The code that the stream is reset with after an error of the body that carries no code.
+    /// The code that the stream is reset with after an error of the body that carries no code, and when the proxy itself ends
+    /// it.
     default_code: Reason,
     stall: Stall,
     /// Resolves when the response to this request ends. `None`: the response has not begun, or it makes a tunnel, or this is
@@ -79,8 +80,7 @@ where
         Self { is_request: true, ..Self::new(body, Reason::CANCEL) }
     }
 
-    /// Starts to send the body, which has not ended, on `stream`, which is reset with CANCEL when the peer takes no data for
-    /// `stall`.
+    /// Starts to send the body, which has not ended, on `stream`, which is reset when the peer takes no data for `stall`.
     pub(crate) fn send_to(&mut self, stream: SendStream<Bytes>, sending: SendingStream, stall: Duration) {
         (self.has_sent, self.awaits_window, self.buffered) = (false, false, false);
         self.rest = Bytes::new();
@@ -89,10 +89,17 @@ where
         (self.stream, self.sending) = (Some(stream), Some(sending));
     }
 
-    /// Resets the stream, unless the body is sent whole.
-    pub(crate) fn reset(&mut self, reason: Reason) {
-        if let Some(stream) = &mut self.stream {
-            stream.send_reset(reason);
+    /// Ends the response for `cause`, unless it is sent whole, so that the client sees that it is not: with trailers that say
+    /// so, or with a reset.
+    pub(crate) fn cut(&mut self, cause: &Answer) {
+        let Some(mut stream) = self.stream.take() else { return };
+        let mut cx = Context::from_waker(Waker::noop());
+        // Trailers would wait behind data that has no window.
+        let is_sent =
+            self.rest.is_empty() && (!self.awaits_window || poll_window(&mut stream, &mut cx) == Poll::Ready(true));
+        let trailers = if is_sent { cut(&mut self.body, cause) } else { None };
+        if trailers.is_none_or(|trailers| stream.send_trailers(trailers).is_err()) {
+            stream.send_reset(self.default_code);
         }
     }
 
@@ -143,7 +150,14 @@ where
         loop {
             let mut waits = false;
             if self.awaits_window {
-                match wait_for_window(stream, &mut self.body, self.sending.as_mut(), &mut self.stall, cx) {
+                match wait_for_window(
+                    stream,
+                    &mut self.body,
+                    self.sending.as_mut(),
+                    &mut self.stall,
+                    self.default_code,
+                    cx,
+                ) {
                     Ok(end) => (waits, self.awaits_window) = (end, end),
                     Err(polled) => return polled,
                 }
@@ -231,13 +245,14 @@ where
     }
 }
 
-/// Waits until the stream has window for more data; an error is the result of the poll. `Ok(true)`: there is no window, but
+/// Waits until the stream has window for more data; an error is the result of the poll, and `code` the one of a reset. `Ok(true)`: there is no window, but
 /// END_STREAM or trailers are all that is left. They need no window themselves, but follow the DATA that waits for it.
 fn wait_for_window<B: 'static>(
     stream: &mut SendStream<Bytes>,
     body: &mut B,
     sending: Option<&mut SendingStream>,
     stall: &mut Stall,
+    code: Reason,
     cx: &mut Context<'_>,
 ) -> Result<bool, Poll<SendOutcome>> {
     let polled = poll_window(stream, cx);
@@ -257,7 +272,7 @@ fn wait_for_window<B: 'static>(
             Backpressure::End => Ok(true),
             Backpressure::Data if stall.poll(cx).is_pending() => Err(poll_reset(stream, cx)),
             pressure => {
-                stream.send_reset(Reason::CANCEL);
+                stream.send_reset(code);
                 Err(Poll::Ready(if pressure == Backpressure::Expired {
                     SendOutcome::Broken
                 } else {

@@ -124,7 +124,13 @@ impl Error {
     /// above the last one of the endpoint's GOAWAY, or it was reset with REFUSED_STREAM.
     #[must_use]
     pub fn is_unprocessed(&self) -> bool {
-        !self.sent || self.is_excluded_by_go_away() || self.remote_reset() == Some(Reason::REFUSED_STREAM)
+        !self.sent || self.is_refused()
+    }
+
+    /// The endpoint says that it has not processed the request: its stream is above the last one of GOAWAY, or was reset with
+    /// REFUSED_STREAM.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.is_excluded_by_go_away() || self.remote_reset() == Some(Reason::REFUSED_STREAM)
     }
 
     /// Nothing of the request was sent.

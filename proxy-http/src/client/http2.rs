@@ -136,6 +136,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
         if let Poll::Ready(Err(error)) = handle.poll_ready(&mut Context::from_waker(Waker::noop())) {
             self.record_go_away(&error);
         }
+        if let Some(Err(error)) = &ended
+            && let Some(error) = error.downcast_ref()
+        {
+            self.record_fault(error);
+        }
         drop((open, handle));
         let ended = match ended {
             Some(ended) => ended,
@@ -180,7 +185,15 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
         let reason = error.reason();
         self.transport.count_go_away(reason);
         if let Some(reason) = reason.filter(|reason| *reason != Reason::NO_ERROR) {
-            self.connection_state.set_go_away(GoAway { reason, text: error.to_string() });
+            self.connection_state.set_go_away(GoAway { reason, is_remote: true, text: error.to_string() });
+        }
+    }
+
+    /// Records that h2 ended the connection because the peer broke the protocol, if `error` says so. A byte in one response
+    /// that no field may have is enough, since it is hidden by HPACK and h2 does not go on in a field block.
+    fn record_fault(&self, error: &h2::Error) {
+        if let Some(reason) = error.reason().filter(|_| error.is_go_away() && error.is_library()) {
+            self.connection_state.set_go_away(GoAway { reason, is_remote: false, text: error.to_string() });
         }
     }
 }

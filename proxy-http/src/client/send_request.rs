@@ -257,6 +257,11 @@ where
         Self { head, upload, sent: None, http1: None, interim, is_of_stopped_client }
     }
 
+    /// Interim responses are not passed on.
+    pub(crate) fn drop_interim(&mut self) {
+        self.interim = InterimBudget::NONE;
+    }
+
     /// Whether its client does not read other responses.
     pub(crate) fn is_of_stopped_client(&self) -> bool {
         self.is_of_stopped_client
@@ -328,11 +333,12 @@ where
                 length.is_none_or(|length| length == 0) || has_no_content || *self.head.method() == Method::HEAD;
             let ended = may_have_ended && source.is_end_stream();
             let mut body = IncomingBody::new(Side::Endpoint, ended, length, source);
-            if !is_done && !self.is_tunnel(status) {
+            let is_tunnel = self.is_tunnel(status);
+            if !is_done && !is_tunnel {
                 self.upload.stop_at(body.end_of_response());
             }
             let body = if has_no_content { body.without_content() } else { body };
-            body.with_stream(stream).with_request_sent(is_done)
+            body.with_stream(stream).with_request_sent(is_done).with_tunnel(is_tunnel)
         })))
     }
 

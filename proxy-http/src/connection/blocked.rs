@@ -54,6 +54,11 @@ impl BlockedStreams {
         Self { transport, count: AtomicUsize::new(0), inner: Mutex::new(inner) }
     }
 
+    /// The counters of the connection.
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
     /// Whether any stream is blocked.
     #[inline]
     pub(crate) fn any(&self) -> bool {

@@ -9,7 +9,7 @@ use crate::{
         wake,
         window_limit::LimitedMeasurements,
     },
-    stats::{BlockedReason, BlockedStream, Connection, Describe, FlowStatus, Transport, WindowSizes},
+    stats::{BlockedReason, BlockedStream, Connection, Describe, FlowStatus, Limit, Transport, WindowSizes},
 };
 use h2::Reason;
 use std::{
@@ -52,7 +52,7 @@ pub(crate) struct ConnectionState {
     is_write_blocked: AtomicBool,
     /// Whether the peer's first SETTINGS have come.
     has_settings: AtomicBool,
-    /// The peer's GOAWAY, with its debug data, if it named an error.
+    /// The GOAWAY that ended the connection, with its debug data, if it named an error.
     go_away: OnceLock<Box<GoAway>>,
     /// DATA frames received that have only padding.
     padding_alone: AtomicUsize,
@@ -62,10 +62,12 @@ pub(crate) struct ConnectionState {
     last_streams: AtomicBool,
 }
 
-/// An endpoint's GOAWAY that names an error.
+/// A GOAWAY that names an error, of an endpoint or, for an endpoint that broke the protocol, of h2.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct GoAway {
     pub(crate) reason: Reason,
+    /// Whether the endpoint sent it.
+    pub(crate) is_remote: bool,
     /// The text of the error, with the code and the debug data.
     pub(crate) text: String,
 }
@@ -218,14 +220,21 @@ impl ConnectionState {
         self.open.has_answered.load(Relaxed)
     }
 
-    /// Records that the peer has ended the connection by GOAWAY with an error.
+    /// Records that a GOAWAY with an error has ended the connection.
     pub(crate) fn set_go_away(&self, go_away: GoAway) {
-        self.open.ended_by_error.store(true, Relaxed);
+        if go_away.is_remote {
+            self.open.ended_by_error.store(true, Relaxed);
+        }
         let _ = self.go_away.set(Box::new(go_away));
     }
 
     pub(crate) fn go_away(&self) -> Option<&GoAway> {
         self.go_away.get().map(|go_away| &**go_away)
+    }
+
+    /// Counts a limit that a request has reached, beside the connection's task.
+    pub(crate) fn count_limit(&self, limit: Limit) {
+        self.sending.transport().limit(limit);
     }
 
     /// Counts a DATA frame that has only padding.

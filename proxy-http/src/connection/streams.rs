@@ -6,7 +6,7 @@ use crate::{
 };
 use h2::RecvStream;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     mem,
     sync::{
         Arc, Mutex, OnceLock,
@@ -50,6 +50,8 @@ pub(crate) struct Streams {
     unread_bodies: UnreadBodies,
     /// The largest header list that is forwarded. Not set: any size.
     pub(super) max_list: OnceLock<usize>,
+    /// Streams whose trailers h2 may have cut. Not set: there is none.
+    cut: OnceLock<Box<Mutex<VecDeque<u32>>>>,
     /// Bytes that small DATA frames have been charged, and bytes of that repaid by reading the frames.
     charged: AtomicU64,
     paid: AtomicU64,
@@ -89,6 +91,8 @@ const UNPOISONED: &str = "nothing panics with the lock held";
 
 /// The number of streams reset in a row, before any response, after which the connection accepts no more requests.
 pub(super) const MAX_REFUSED: usize = 4;
+/// Streams with large trailers that are noted. Most of them end as soon as these are read.
+const MAX_CUT: usize = 1_024;
 /// The window of a stream before SETTINGS (RFC 9113 section 6.9.2).
 const INITIAL_WINDOW: u32 = 65_535;
 /// The largest payload of DATA by default (RFC 9113 section 4.2).
@@ -119,9 +123,24 @@ impl Streams {
             interim: AtomicBool::new(false),
             unread_bodies: UnreadBodies::default(),
             max_list: OnceLock::new(),
+            cut: OnceLock::new(),
             charged: AtomicU64::new(0),
             paid: AtomicU64::new(0),
         }
+    }
+
+    /// The largest header list that is forwarded.
+    pub(crate) fn max_list(&self) -> usize {
+        self.max_list.get().copied().unwrap_or(usize::MAX)
+    }
+
+    /// Notes that the trailers of `stream`, if its block is trailers, may have lost fields.
+    pub(crate) fn note_cut(&self, stream: u32) {
+        let mut cut = self.cut.get_or_init(Box::default).lock().expect(UNPOISONED);
+        if cut.len() == MAX_CUT {
+            cut.pop_front();
+        }
+        cut.push_back(stream);
     }
 
     /// Streams whose window is used up.
@@ -272,7 +291,12 @@ impl OpenStream {
 
     /// The largest header list that is forwarded, in bytes.
     pub(crate) fn max_list(&self) -> usize {
-        self.streams.max_list.get().copied().unwrap_or(usize::MAX)
+        self.streams.max_list()
+    }
+
+    /// Whether h2 may have left fields out of the trailers of `stream`.
+    pub(crate) fn is_cut(&self, stream: u32) -> bool {
+        self.streams.cut.get().is_some_and(|cut| cut.lock().expect(UNPOISONED).contains(&stream))
     }
 
     /// Whether interim responses may come.

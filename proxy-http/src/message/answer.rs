@@ -1,7 +1,7 @@
 //! Responses that the proxy generates itself in place of an endpoint.
 
 use crate::message::grpc;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 const PROXY_ERROR: HeaderName = HeaderName::from_static("proxy-error");
 
@@ -63,6 +63,11 @@ impl Answer {
         Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
     }
 
+    /// The connection is closed before the response is whole.
+    pub(crate) fn closing() -> Self {
+        Self::unavailable("connection is closed before the response is whole")
+    }
+
     /// The endpoint took no more of the request for too long.
     pub(crate) fn stalled() -> Self {
         let reason = "endpoint took no more of the request".to_owned();
@@ -95,6 +100,19 @@ impl Answer {
     /// The endpoint takes no extended CONNECT.
     pub(crate) fn no_extended_connect() -> Self {
         Self::unimplemented("the endpoint does not take WebSocket over HTTP/2")
+    }
+
+    /// The gRPC status.
+    pub(crate) fn code(&self) -> grpc::Code {
+        self.code
+    }
+
+    /// Trailers that end a gRPC response of which a part has been sent.
+    pub(crate) fn to_trailers(&self) -> HeaderMap {
+        let mut trailers = HeaderMap::with_capacity(2);
+        trailers.insert(&grpc::STATUS, HeaderValue::from(self.code as u16));
+        trailers.insert(&grpc::MESSAGE, grpc::encode_message(&self.reason));
+        trailers
     }
 
     /// The response's head, to go with an empty body: for gRPC one without messages ("trailers-only").

@@ -57,6 +57,8 @@ pub(crate) fn take() -> Vec<Response<()>> {
 // === impl InterimBudget ===
 
 impl InterimBudget {
+    pub(crate) const NONE: Self = Self(0);
+
     pub(crate) fn new() -> Self {
         Self(BUDGET)
     }

@@ -19,6 +19,14 @@ impl Side {
         }
     }
 
+    /// The same for a reset in the middle of a message. Of a response, node's clients take CANCEL for a clean end, too.
+    pub(crate) fn passed_on_in_body(self, reason: Reason) -> Reason {
+        match (self, reason) {
+            (Self::Endpoint, Reason::CANCEL) => Reason::INTERNAL_ERROR,
+            _ => self.passed_on(reason),
+        }
+    }
+
     /// The code a stream is reset with on the other side when this side's connection was lost.
     pub(crate) fn lost(self) -> Reason {
         match self {

@@ -12,7 +12,11 @@ use crate::{
     client::{error::Error as ClientError, send_request::OutgoingRequest},
     connection::now::now,
     http1::tunnel,
-    message::{answer::Answer, grpc, stream_error::StreamError},
+    message::{
+        answer::Answer,
+        grpc::{self, MessageFraming},
+        stream_error::StreamError,
+    },
     proxy::{
         limits::{Deadline, Params, PendingRequest},
         retry::{self, RetryState},
@@ -22,7 +26,7 @@ use crate::{
 };
 use bytes::Bytes;
 use h2::Reason;
-use http::{Response, StatusCode, header::CONTENT_LENGTH, request, response};
+use http::{HeaderMap, Response, StatusCode, header::CONTENT_LENGTH, request, response};
 use http_body::{Frame, SizeHint};
 use std::{
     fmt,
@@ -57,6 +61,8 @@ pub(super) struct Exchange {
     pub(super) attempt: Option<Attempt>,
     pub(super) status: Option<StatusCode>,
     pub(super) grpc_status: Option<u8>,
+    /// Of the response's data. Only gRPC's has messages.
+    pub(super) framing: MessageFraming,
     /// The response's body. `None`: there is no response yet, or it is the proxy's own.
     pub(super) body: Option<IncomingBody>,
 }
@@ -94,11 +100,16 @@ impl Exchange {
             attempt: None,
             status: None,
             grpc_status: None,
+            framing: MessageFraming::BROKEN,
             body: None,
         };
         let mut exchange = Box::write(boxed, exchange);
         let Params { drop_request_trailers, retry: retry::Params { buffer, .. }, .. } = shared.limits.params;
         let request = exchange.request.insert(OutgoingRequest::new(head, Replay::new(body, buffer), strip));
+        if grpc {
+            // grpcio fails a call on a 1xx response, and gRPC has no use for one.
+            request.drop_interim();
+        }
         if drop_request_trailers {
             request.body_mut().drop_trailers();
         }
@@ -189,7 +200,7 @@ impl Exchange {
                 if error.is_connection_lost() || error.is_response_malformed() {
                     attempt.set_outcome(Outcome::Failure);
                 }
-                policy.after_error(error, retry_state)
+                policy.after_error(error, attempt.endpoint(), retry_state)
             }
         };
         let request = request.as_mut().expect(UNANSWERED);
@@ -245,7 +256,13 @@ impl Exchange {
         }
         self.request = None;
         self.status = Some(head.status);
-        self.grpc_status = if self.grpc { grpc::status(&head.headers) } else { None };
+        if self.grpc {
+            self.grpc_status = grpc::status(&head.headers);
+            // HTTP/1.1 may not have trailers.
+            if head.status == StatusCode::OK && !self.http1 {
+                self.framing = MessageFraming::default();
+            }
+        }
         self.set_outcome(if self.is_unavailable() { Outcome::Failure } else { outcome });
         Response::from_parts(head, Body::new(self))
     }
@@ -279,14 +296,13 @@ impl Exchange {
             Ok(self.answer(Answer::stalled()))
         } else if error.is_response_malformed() {
             Ok(self.answer(Answer::bad_gateway("endpoint's response is malformed")))
-        } else if self.http1 && error.is_unprocessed() {
+        } else if error.is_refused() || (self.http1 && error.is_unprocessed()) {
+            // A client that gets RST_STREAM(REFUSED_STREAM) may send the request again, which was done here in vain.
             Ok(self.answer(Answer::unavailable("endpoint refused the request")))
         } else if self.http1 {
             Ok(self.answer(Answer::bad_gateway(error.to_string())))
         } else if let Some(reason) = error.remote_reset() {
             Err(Error { source: StreamError::of(Side::Endpoint.passed_on(reason)) })
-        } else if error.is_excluded_by_go_away() {
-            Err(Error { source: StreamError::REFUSED_STREAM })
         } else if error.is_request_broken() {
             let source = if self.request.as_mut().expect(UNANSWERED).body_mut().is_malformed() {
                 self.shared.stats.transport(Side::Client).count_malformed();
@@ -335,6 +351,14 @@ impl Source for Exchange {
         let pressure = body.as_mut().map_or(Backpressure::End, |body| body.buffer(cx));
         if is_expired(deadline, cx) { Backpressure::Expired } else { pressure }
     }
+
+    /// gRPC has a status in trailers, which follow a whole message.
+    fn cut(&mut self, cause: &Answer) -> Option<HeaderMap> {
+        self.framing.is_between_messages().then(|| {
+            self.grpc_status = Some(cause.code() as u8);
+            cause.to_trailers()
+        })
+    }
 }
 
 impl http_body::Body for Exchange {
@@ -350,10 +374,13 @@ impl http_body::Body for Exchange {
         };
         match &polled {
             Poll::Pending if is_expired(&mut exchange.deadline, cx) => {
-                polled = Poll::Ready(Some(Err(body::Error::timed_out())));
+                let cut = exchange.cut(&Answer::deadline()).map(Frame::trailers);
+                polled = Poll::Ready(Some(cut.ok_or_else(body::Error::timed_out)));
             }
             Poll::Ready(Some(Ok(frame))) if exchange.grpc => {
-                if let Some(trailers) = frame.trailers_ref() {
+                if let Some(data) = frame.data_ref() {
+                    exchange.framing.advance(data);
+                } else if let Some(trailers) = frame.trailers_ref() {
                     let status = trailers.get(&grpc::STATUS);
                     // h2 drops fields beyond the header list size without an error, and a gRPC call without status has no
                     // result.

@@ -9,8 +9,10 @@ use tokio::time::Instant;
 
 /// Which requests are retried, on another endpoint if there is one.
 ///
-/// Always retried are requests that were certainly not processed: nothing of them was sent, their stream was reset with
-/// REFUSED_STREAM, or it is above the last one of the endpoint's GOAWAY. RFC 9110 section 9.2.2 lets idempotent requests be
+/// Always retried are requests that were certainly not processed: nothing of them was sent, or their stream is above the last
+/// one of the endpoint's GOAWAY. So is a request that was reset with REFUSED_STREAM; but one that is not idempotent is sent to
+/// the same endpoint once more at most, since some proxies turn each reset of a server behind them into REFUSED_STREAM, though
+/// the server has processed the request. RFC 9110 section 9.2.2 lets idempotent requests be
 /// retried, too: on a connection of HTTP/1.1 that had been used or idle before, as the endpoint may have closed it at the
 /// same time (RFC 9112 section 9.3.1); and once on a connection of HTTP/2 that ended by GOAWAY with an error code, as the
 /// error may be that of another request. Where the endpoint closed an idle connection with 408 and `connection: close`, any
@@ -26,13 +28,16 @@ pub struct Params {
     pub budget_min_per_second: u32,
     /// Whether GET and HEAD requests are retried after 502, 503 or 504, or the loss of their connection. Default: false.
     pub gateway_errors: bool,
+    /// Whether requests of methods that are not idempotent, which include all of gRPC, are retried after REFUSED_STREAM.
+    /// Default: true.
+    pub refused_non_idempotent: bool,
     /// Whether gRPC calls are retried after UNAVAILABLE without any message, or the loss of their connection. Default:
     /// false.
     pub unavailable: bool,
 }
 
 /// The state of a request's retries.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RetryState {
     pub(crate) left: u32,
     pub(crate) left_if_unprocessed: u32,
@@ -48,6 +53,8 @@ pub(crate) struct RetryState {
     /// A connection of the request ended by GOAWAY with an error code. If the request is the cause, a further retry would end
     /// another connection.
     pub(crate) ended_by_error: bool,
+    /// The endpoints that have reset the request with REFUSED_STREAM, if it is not idempotent.
+    refused_by: Vec<u64>,
 }
 
 /// The retry budget: a part of all requests, and some a second.
@@ -80,14 +87,20 @@ impl Default for Params {
             budget_ratio: 0.2,
             budget_min_per_second: 10,
             gateway_errors: false,
+            refused_non_idempotent: true,
             unavailable: false,
         }
     }
 }
 
 impl Params {
-    /// The reason to retry a request that got no response. `None`: it is not retried.
-    pub(crate) fn after_error(&self, error: &client::Error, retry_state: &mut RetryState) -> Option<Reason> {
+    /// The reason to retry a request that got no response from `endpoint`. `None`: it is not retried.
+    pub(crate) fn after_error(
+        &self,
+        error: &client::Error,
+        endpoint: u64,
+        retry_state: &mut RetryState,
+    ) -> Option<Reason> {
         retry_state.connection_answered = error.connection_had_answered();
         let failed_with_connection =
             error.is_ended_by_error() && retry_state.idempotent && !mem::replace(&mut retry_state.ended_by_error, true);
@@ -98,7 +111,8 @@ impl Params {
         } else if error.is_excluded_by_go_away() {
             Some(Reason::GoAway)
         } else if error.is_unprocessed() {
-            Some(Reason::Refused)
+            (retry_state.idempotent || self.may_retry_refused(endpoint, &mut retry_state.refused_by))
+                .then_some(Reason::Refused)
         } else if error.is_idle_timeout() {
             // RFC 9110 section 15.5.9: the client may repeat the request on another connection.
             Some(Reason::ConnectionLost)
@@ -111,6 +125,14 @@ impl Params {
                 || (self.unavailable && retry_state.grpc);
             (error.is_connection_lost() && may).then_some(Reason::ConnectionLost)
         }
+    }
+
+    /// Whether a request that is not idempotent may be retried after `endpoint` has refused it, which may have processed it
+    /// each time.
+    fn may_retry_refused(&self, endpoint: u64, refused_by: &mut Vec<u64>) -> bool {
+        let may = self.refused_non_idempotent && !refused_by.contains(&endpoint);
+        refused_by.push(endpoint);
+        may
     }
 
     /// The reason to retry a request after its response. `None`: it is not retried.
@@ -141,6 +163,7 @@ impl RetryState {
             safe,
             idempotent: method.is_idempotent(),
             ended_by_error: false,
+            refused_by: Vec::new(),
         }
     }
 
@@ -184,8 +207,14 @@ impl Budget {
 mod tests {
     use super::*;
 
-    const PARAMS: Params =
-        Params { buffer: 0, budget_ratio: 0.5, budget_min_per_second: 2, gateway_errors: false, unavailable: false };
+    const PARAMS: Params = Params {
+        buffer: 0,
+        budget_ratio: 0.5,
+        budget_min_per_second: 2,
+        gateway_errors: false,
+        refused_non_idempotent: true,
+        unavailable: false,
+    };
 
     #[test]
     fn budget_is_a_part_of_the_requests_and_some_a_second() {

@@ -28,13 +28,13 @@ use tower_service::Service;
 ///
 /// | event | answer |
 /// | --- | --- |
-/// | endpoint resets the stream | RST_STREAM with its code; NO_ERROR, PROTOCOL_ERROR and HTTP_1_1_REQUIRED become INTERNAL_ERROR |
-/// | endpoint refuses the request, or its stream is above the last one of GOAWAY, and it cannot be retried | RST_STREAM(REFUSED_STREAM): the client may retry it |
+/// | endpoint resets the stream | RST_STREAM with its code; NO_ERROR, PROTOCOL_ERROR and HTTP_1_1_REQUIRED become INTERNAL_ERROR, and after the head so does CANCEL, but for tunnels |
+/// | endpoint refuses the request, or its stream is above the last one of GOAWAY, and it cannot be retried | 503, 14 |
 /// | connection lost before the head | 502, gRPC status 14 |
 /// | connection lost after the head | RST_STREAM(INTERNAL_ERROR) |
 /// | no endpoint ready in the fail-fast time | 503, 14; 502 or 504, 14 if none could be connected to |
 /// | too many requests waiting or in flight | 503, 14 |
-/// | endpoint accepts no more of the request for the write-stall timeout | before the head 504, gRPC status 4; after it RST_STREAM(CANCEL) |
+/// | endpoint accepts no more of the request for the write-stall timeout | before the head 504, gRPC status 4; after it RST_STREAM(INTERNAL_ERROR) |
 /// | request is malformed (RFC 9113 section 8.1.1) | 400, gRPC status 13; for trailers RST_STREAM(PROTOCOL_ERROR) |
 /// | request's head is larger than the endpoint's SETTINGS_MAX_HEADER_LIST_SIZE | 431, 13 |
 /// | response is malformed, before its head is passed on | 502, 14 |
@@ -45,7 +45,7 @@ use tower_service::Service;
 /// | the client is denied | 403, gRPC status 7 |
 /// | extended CONNECT (RFC 8441), or a WebSocket of HTTP/1.1, that an endpoint does not support | 501 |
 /// | deadline before the head | 504, gRPC status 4 |
-/// | deadline after the head | RST_STREAM(CANCEL) |
+/// | deadline after the head | RST_STREAM(INTERNAL_ERROR), or trailers with status 4 between two messages of gRPC |
 ///
 /// A request that was certainly not processed is retried, and some others as [`retry::Params`](crate::proxy::retry::Params)
 /// say. gRPC requests are answered with HTTP status 200 and the gRPC status, without messages. A client of HTTP/1.1 gets 502

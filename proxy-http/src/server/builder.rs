@@ -27,6 +27,8 @@ pub struct Server {
     pub(super) max_header_list: u32,
     pub(super) max_engine_resets: usize,
     pub(super) detect_timeout: Duration,
+    /// `None`: a drain may take any time.
+    pub(super) drain_timeout: Option<Duration>,
     pub(super) extended_connect: ExtendedConnect,
     pub(super) keep_alive: Option<ClientKeepAlive>,
     pub(super) max_age: Option<MaxConnectionAge>,
@@ -89,6 +91,7 @@ impl Server {
             max_header_list,
             max_engine_resets: max_resets / 2,
             detect_timeout: DEFAULT_DETECT_TIMEOUT,
+            drain_timeout: None,
             extended_connect: ExtendedConnect(None),
             keep_alive: params.keep_alive.map(|KeepAlive { interval, timeout }| ClientKeepAlive {
                 interval,
@@ -138,6 +141,13 @@ impl Server {
     #[must_use]
     pub fn detect_timeout(self, timeout: Duration) -> Self {
         Self { detect_timeout: timeout, ..self }
+    }
+
+    /// Closes connections that are still open `timeout` after their drain was asked for: the streams that are open end with
+    /// an error. Default: never.
+    #[must_use]
+    pub fn drain_timeout(self, timeout: Duration) -> Self {
+        Self { drain_timeout: Some(timeout), ..self }
     }
 }
 

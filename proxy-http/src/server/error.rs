@@ -1,6 +1,7 @@
 //! Why a connection from a client ended.
 
 use crate::stats::Limit;
+use h2::Reason;
 use std::io;
 
 /// Why a connection ended other than by its client closing it.
@@ -25,6 +26,12 @@ pub(super) enum ErrorKind {
     Limit(Limit),
 }
 
+/// Whether h2 ended the connection for one of its limits. It has COMPRESSION_ERROR for field blocks that are too long alone.
+fn is_engine_limit(error: &h2::Error) -> bool {
+    let is_limit = matches!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM | Reason::COMPRESSION_ERROR));
+    is_limit && error.is_go_away() && error.is_library()
+}
+
 // === impl Error ===
 
 impl Error {
@@ -47,11 +54,17 @@ impl Error {
         }
     }
 
+    /// The client has not answered a PING in time.
+    pub(super) fn is_keep_alive_timeout(&self) -> bool {
+        matches!(self.0, ErrorKind::TimedOut)
+    }
+
     /// The limit that the client went beyond, if that ended the connection.
     #[must_use]
     pub fn limit(&self) -> Option<Limit> {
         match self.0 {
             ErrorKind::Limit(limit) => Some(limit),
+            ErrorKind::Failed(ref source) if is_engine_limit(source) => Some(Limit::Engine),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@ use crate::{
         io::Io,
         rewind::Rewind,
         state::ConnectionState,
-        timeouts::lifetime::{Lifetime, silence},
+        timeouts::lifetime::{DrainEnd, Lifetime, drained, sleep_until},
     },
     http1::{
         Params,
@@ -29,7 +29,7 @@ use http_body::Body;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use std::{
-    future::{Future, pending, poll_fn},
+    future::{Future, poll_fn},
     mem,
     pin::Pin,
     sync::Arc,
@@ -57,6 +57,8 @@ pub(crate) struct Limits<'a> {
     pub(crate) write_stall: Duration,
     /// How long no byte may move while a request is open. `None`: for ever.
     pub(crate) stream_idle: Option<Duration>,
+    /// How long a drain may take. `None`: any time.
+    pub(crate) drain_timeout: Option<Duration>,
     pub(crate) transport: &'a Arc<Transport>,
 }
 
@@ -115,7 +117,7 @@ impl Http1Server {
         io: Rewind<Io<I>>,
         service: S,
         connection_state: Arc<ConnectionState>,
-        Limits { mut lifetime, write_stall, stream_idle, transport }: Limits<'_>,
+        Limits { mut lifetime, write_stall, stream_idle, drain_timeout, transport }: Limits<'_>,
         mut drain: Pin<&mut MaybeDone<D>>,
     ) -> Result<(), Error>
     where
@@ -153,7 +155,7 @@ impl Http1Server {
         let cause = tokio::select! {
             biased;
             // The drain first, so that a response which is due now has `connection: close`.
-            () = drain => None,
+            () = drain.as_mut() => None,
             served = poll_fn(|cx| http1_connection.poll_life(&mut lifetime, cx)) => Some(served?),
         };
         if let Some(Some(ended)) = cause
@@ -165,7 +167,8 @@ impl Http1Server {
             if !is_drained {
                 Pin::new(&mut http1_connection.connection).graceful_shutdown();
             }
-            if !http1_connection.finish(closes_at).await? {
+            let drained = drained(&connection_state, closes_at, drain.as_mut(), drain_timeout);
+            if !http1_connection.finish(drained).await? {
                 return Ok(());
             }
         }
@@ -173,9 +176,14 @@ impl Http1Server {
         let Some(tunnel) = http1_connection.slots.tunnel.take() else { return Ok(()) };
         let http1::Parts { io, read_buf, .. } = http1_connection.connection.into_parts();
         let Some(io) = io.into_inner().into_inner() else { return Ok(()) };
+        let timed_out = async {
+            drain.await;
+            sleep_until(drain_timeout.map(|timeout| Instant::now() + timeout)).await;
+        };
         let ended = tokio::select! {
             ended = tunnel.run(io, read_buf, Timeouts::new(write_stall, stream_idle)) => Some(ended),
             () = sleep_until(closes_at) => None,
+            () = timed_out => return Ok(()),
         };
         count_tunnel(ended, transport)
     }
@@ -206,14 +214,6 @@ fn count_refusal(error: &hyper::Error, transport: &Transport) {
         transport.limit(Limit::HeadersCount);
     } else if error.is_parse() {
         transport.count_malformed();
-    }
-}
-
-/// `None`: never.
-async fn sleep_until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => pending().await,
     }
 }
 
@@ -251,8 +251,8 @@ where
     }
 
     /// Serves the exchange that is open, until its end or the connection's. False if the proxy ends the connection.
-    async fn finish(&mut self, closes_at: Option<Instant>) -> Result<bool, Error> {
-        let (connection_state, transport) = (self.connection_state, self.transport);
+    async fn finish(&mut self, drained: impl Future<Output = DrainEnd>) -> Result<bool, Error> {
+        let transport = self.transport;
         tokio::select! {
             biased;
             ended = poll_fn(|cx| self.poll(cx)) => {
@@ -260,8 +260,10 @@ where
                 cause.into_iter().for_each(|cause| _ = self.starts_drain(cause));
                 Ok(cause.is_none())
             }
-            limit = silence(connection_state, closes_at) => {
-                limit.into_iter().for_each(|limit| transport.limit(limit));
+            end = drained => {
+                if end == DrainEnd::Age {
+                    transport.limit(Limit::AgeGrace);
+                }
                 Ok(false)
             }
         }

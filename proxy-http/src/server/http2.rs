@@ -14,7 +14,7 @@ use crate::{
         state::ConnectionState,
         timeouts::{
             idle::{Progress, StreamIdle},
-            lifetime::{Lifetime, silence},
+            lifetime::{DrainEnd, Lifetime, drained},
             stall::Stall,
         },
         wake::DeferredWake,
@@ -44,7 +44,10 @@ use std::{
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 use tower_service::Service;
 
 /// One connection with all its streams, which end with it.
@@ -56,6 +59,8 @@ where
     service: S,
     streams: TaskSlots<StreamTask<S, S::Future, B>>,
     lifetime: Lifetime,
+    /// `None`: a drain may take any time.
+    drain_timeout: Option<Duration>,
     /// `None`: streams may be idle for any time.
     idle: Option<StreamIdle>,
     write_stall: Duration,
@@ -95,6 +100,8 @@ enum Phase<I> {
 
 /// How long a client that went beyond a limit may take to read the GOAWAY.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the transport may take to take the resets of streams before a connection is closed, and then the GOAWAY.
+const RESET_TIMEOUT: Duration = Duration::from_millis(500);
 
 // === impl Http2Connection ===
 
@@ -133,6 +140,7 @@ where
                 Arc::clone(&frame_counts),
                 started,
             ),
+            drain_timeout: server.drain_timeout,
             idle: server.stream_idle.map(StreamIdle::new),
             write_stall: server.write_stall,
             flush: FlushTimeout { stall: Stall::new(server.write_stall), moves: 0 },
@@ -154,6 +162,17 @@ where
     }
 
     pub(super) async fn serve<D: Future<Output = ()>>(&mut self, drain: Pin<&mut MaybeDone<D>>) -> Result<(), Error> {
+        let served = self.serve_and_drain(drain).await;
+        if served.as_ref().is_err_and(Error::is_keep_alive_timeout) {
+            self.close().await;
+        }
+        served
+    }
+
+    async fn serve_and_drain<D: Future<Output = ()>>(
+        &mut self,
+        mut drain: Pin<&mut MaybeDone<D>>,
+    ) -> Result<(), Error> {
         let closes_at = self.lifetime.closes_at();
         tokio::select! {
             biased;
@@ -161,25 +180,49 @@ where
                 None => return Ok(()),
                 Some(limit) => self.handle_limit(limit).await?,
             },
-            () = drain => {}
+            () = drain.as_mut() => {}
         }
         self.drain();
         let connection_state = Arc::clone(&self.connection_state);
+        // Boxed, or the future of each connection would have its size.
+        let drained = Box::pin(drained(&connection_state, closes_at, drain, self.drain_timeout));
         tokio::select! {
             biased;
             served = poll_fn(|cx| self.poll(cx)) => match served? {
                 None => Ok(()),
                 Some(limit) => self.handle_limit(limit).await,
             },
-            limit = silence(&connection_state, closes_at) => {
-                if let Some(limit) = limit {
-                    self.transport.limit(limit);
-                    // Before the drop, which counts open streams as lost by the client.
-                    self.streams.clear();
+            end = drained => {
+                if end == DrainEnd::Age {
+                    self.transport.limit(Limit::AgeGrace);
+                }
+                if end != DrainEnd::Silence {
+                    self.close().await;
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Ends the streams that are open, so that the client sees that their responses are not whole, and closes the connection.
+    ///
+    /// GOAWAY and the end of the connection do not show it: node's client takes what it has of a response for all of it.
+    async fn close(&mut self) {
+        let Phase::Open(connection) = &mut self.phase else { return };
+        self.streams.iter_mut().for_each(|stream| stream.cut(&Answer::closing()));
+        // Before the drop, which counts open streams as lost by the client.
+        self.streams.clear();
+        let written = poll_fn(|cx| {
+            while let Poll::Ready(next) = connection.poll_accept(cx) {
+                let Some(Ok((_, mut respond))) = next else { return Poll::Ready(()) };
+                respond.send_reset(Reason::REFUSED_STREAM);
+            }
+            if connection.has_streams() { Poll::Pending } else { Poll::Ready(()) }
+        });
+        let is_written = timeout(RESET_TIMEOUT, written).await.is_ok();
+        // Of streams that h2 has whole, and the client has not taken, nothing else tells.
+        connection.abrupt_shutdown(if is_written { Reason::NO_ERROR } else { Reason::INTERNAL_ERROR });
+        let _ = timeout(RESET_TIMEOUT, poll_fn(|cx| connection.poll_closed(cx))).await;
     }
 
     /// Serves until the connection is closed (`None`) or has reached a limit.
@@ -227,7 +270,7 @@ where
         if self.flush.poll(waits, self.connection_state.moves(), cx).is_ready() {
             self.transport.count_stream_limit(StreamLimit::WriteStall);
             if let Phase::Open(connection) = &mut self.phase {
-                connection.abrupt_shutdown(Reason::CANCEL);
+                connection.abrupt_shutdown(Reason::INTERNAL_ERROR);
                 // Writes the GOAWAY, as far as the client's transport takes it.
                 let _ = connection.poll_accept(&mut Context::from_waker(&self.waker));
             }
@@ -262,10 +305,11 @@ where
             let (req, mut respond) = match next {
                 Some(Ok(accepted)) => accepted,
                 Some(Err(error)) => {
-                    if error.is_go_away() && error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
+                    let error = Error::from(ErrorKind::Failed(error));
+                    if error.limit() == Some(Limit::Engine) {
                         self.transport.limit(Limit::Engine);
                     }
-                    return Err(ErrorKind::Failed(error).into());
+                    return Err(error);
                 }
                 None => return Ok(None),
             };
@@ -348,7 +392,7 @@ where
             // Before the drop, which counts open streams as lost by the client.
             self.streams.clear();
             // The connection ends whether the client reads the GOAWAY or not.
-            let _ = tokio::time::timeout(GOAWAY_TIMEOUT, poll_fn(|cx| connection.poll_closed(cx))).await;
+            let _ = timeout(GOAWAY_TIMEOUT, poll_fn(|cx| connection.poll_closed(cx))).await;
         }
         Err(ErrorKind::Limit(limit).into())
     }

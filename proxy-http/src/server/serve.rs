@@ -39,15 +39,17 @@ impl Server {
     /// set: a GOAWAY tells the client to open no more streams, the streams that it had opened by then are served, and the
     /// connection closes when the last one ends. In HTTP/1.1 it closes after the request that is being answered. If the
     /// client leaves the connection open, it is closed once no stream is open and no byte has moved for five seconds. At
-    /// the end of the grace after its age a connection is closed in any case, with all streams that are open and for
-    /// whatever reason it is drained.
+    /// the end of the grace after its age a connection is closed in any case, for whatever reason it is drained, and at the
+    /// [`drain_timeout`](Self::drain_timeout) after `drain`. The streams that are open then are reset with INTERNAL_ERROR, or,
+    /// between two messages of a gRPC response that [`Proxy`](crate::Proxy) forwards, end with trailers that have status 14.
     ///
     /// An error of `service` resets the stream, with the code of the first [`StreamError`](crate::StreamError) among it and its
     /// sources, or else with INTERNAL_ERROR. So does a response that HTTP/2 has no form for, such as one with a `connection` field. When a
     /// client resets its stream, or is lost, the future or the body of its response is dropped.
     ///
     /// When the client takes no byte of the response for the write-stall timeout, or no frame moves on the stream for the
-    /// stream idle timeout, the stream is reset with CANCEL and the response dropped. An idle stream without a response
+    /// stream idle timeout, the stream is reset with INTERNAL_ERROR (some clients take CANCEL for a clean end) and the
+    /// response dropped. An idle stream without a response
     /// head is answered with 504 (gRPC status 4). Envoy answers it with 408 while the request is not whole, but 408 invites
     /// the client to send a request again of which an endpoint may have done a part (RFC 9110 section 15.5.9).
     ///
@@ -154,6 +156,7 @@ impl Server {
                     lifetime,
                     write_stall: self.write_stall,
                     stream_idle: self.stream_idle,
+                    drain_timeout: self.drain_timeout,
                     transport: &self.transport,
                 };
                 // Boxed, or the future of each HTTP/2 connection would have its size, too.

@@ -72,12 +72,21 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
+    /// Ends the stream for `cause`, so that its client sees that the response is not whole.
+    pub(super) fn cut(self: Pin<&mut Self>, cause: &Answer) {
+        let this = self.project();
+        match this.state.project() {
+            StreamStateProj::Sending { pipe } => pipe.cut(cause),
+            _ => this.respond.send_reset(Reason::INTERNAL_ERROR),
+        }
+    }
+
     fn poll_outcome(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SendOutcome> {
         let mut this = self.project();
         if let Some(progress) = this.progress {
             if progress.is_timed_out(cx) {
                 match this.state.project() {
-                    StreamStateProj::Sending { pipe } => pipe.reset(Reason::CANCEL),
+                    StreamStateProj::Sending { pipe } => pipe.cut(&Answer::idle()),
                     _ => {
                         let answer = Answer::idle().into_response(progress.grpc);
                         // Fails only if the client has reset the stream.

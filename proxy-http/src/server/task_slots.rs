@@ -73,6 +73,10 @@ impl<F> TaskSlots<F> {
         self.slots.iter().filter_map(|slot| slot.future.as_ref().get_ref().as_ref())
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = Pin<&mut F>> {
+        self.slots.iter_mut().filter_map(|slot| slot.future.as_mut().as_pin_mut())
+    }
+
     /// Adds `future`, which the next poll of the slots polls.
     pub(crate) fn push(&mut self, future: F) {
         let index = self.free.pop().unwrap_or_else(|| self.add());

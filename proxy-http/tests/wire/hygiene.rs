@@ -417,7 +417,7 @@ async fn a_request_that_breaks_while_it_is_answered_is_not_the_endpoints_failure
     let mut rsp = response.await.unwrap();
     upload.send_trailers(HeaderMap::from_iter([("x".parse().unwrap(), HeaderValue::from_static(" 1"))])).unwrap();
     assert_eq!(reset(collect(asked.request.body_mut()).await), Reason::CANCEL);
-    assert_eq!(reset(collect(rsp.body_mut()).await), Reason::CANCEL);
+    assert_eq!(reset(collect(rsp.body_mut()).await), Reason::INTERNAL_ERROR);
     let lost = rig.stats.transport(Side::Endpoint).resets().find(|(code, _)| *code == ResetCode::Other);
     assert_eq!(lost, Some((ResetCode::Other, 0)), "what counts as lost counts against the endpoint");
 }

@@ -4,7 +4,7 @@ use crate::{
     frames::{DATA, HEADERS, Peer, RST_STREAM},
     hygiene::{END_HEADERS, END_STREAM, block},
     raw::Raw,
-    support::{PROXY, Rig, endpoint_params, get, post},
+    support::{PROXY, Rig, endpoint_params, get, grpc, post},
 };
 use h2::client::ResponseFuture;
 use http::{HeaderValue, Request, Response};
@@ -102,6 +102,20 @@ async fn what_is_malformed_or_of_no_use_does_not_pass() {
     assert_eq!(passed(b":status=103|link=x|content-length=4").await, (vec!["103 link=x".to_owned()], 200));
     assert_eq!(passed(b":status=103|link=x ").await, (Vec::new(), 200));
     assert_eq!(passed(b":status=101|x=y").await, (Vec::new(), 200));
+}
+
+/// grpcio fails a call on one: "Received http2 header with status: 103".
+#[tokio::test]
+async fn none_passes_to_grpc() {
+    let mut rig = Rig::defaults();
+    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+    let (response, _) = client.send_request(grpc(), true).unwrap();
+    let mut asked = endpoint.asked().await;
+    for status in [100, 103] {
+        asked.respond.send_informational(early(status).header("link", "</a>").body(()).unwrap()).unwrap();
+    }
+    asked.answer().send_data("body".into(), true).unwrap();
+    assert_eq!(seen(response).await, (Vec::new(), 200));
 }
 
 #[tokio::test]

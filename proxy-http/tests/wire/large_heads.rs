@@ -91,17 +91,10 @@ async fn five_are_answered(peer: &mut Peer, endpoint: &mut Endpoint) {
 #[tokio::test(start_paused = true)]
 async fn of_requests_are_answered_with_431() {
     let one_of = |kib: usize| literal("x-header", kib * KIB - "x-header".len() - 32);
-    // In the last two h2 answers by itself.
-    for (ours, block) in [
-        (true, fields(16)),
-        (true, fields(20)),
-        (true, fields(55)),
-        (true, fields(63)),
-        (true, one_of(20)),
-        (true, one_of(50)),
-        (false, fields(64)),
-        (false, fields(100)),
-    ] {
+    // In the last three h2 answers by itself.
+    for block in
+        [fields(16), fields(20), fields(55), fields(63), one_of(20), one_of(50), fields(64), fields(100), one_of(69)]
+    {
         for (head, flags) in [(GET, END_STREAM), (POST, 0)] {
             let mut rig = Rig::defaults();
             let (mut peer, mut endpoint) = beside_five(&mut rig).await;
@@ -119,10 +112,14 @@ async fn of_requests_are_answered_with_431() {
                 block.len()
             );
             five_are_answered(&mut peer, &mut endpoint).await;
-            assert_eq!(limit(&rig), u64::from(ours), "{}", block.len());
-            peer.send(HEADERS, END_HEADERS | END_STREAM, 13, GET).await;
-            endpoint.asked().await.answer().send_data("more".into(), true).unwrap();
+            assert_eq!(limit(&rig), 1, "{}", block.len());
+            peer.send_block(END_STREAM, 13, &[GET, &block].concat()).await;
             assert_eq!(peer.of(13).await.kind, HEADERS);
+            assert_eq!(limit(&rig), 2, "{}", block.len());
+            peer.send(HEADERS, END_HEADERS | END_STREAM, 15, GET).await;
+            endpoint.asked().await.answer().send_data("more".into(), true).unwrap();
+            assert_eq!(peer.of(15).await.kind, HEADERS);
+            assert_eq!(limit(&rig), 2, "{}", block.len());
         }
     }
     // Up to the limit they are passed on.
@@ -142,6 +139,8 @@ async fn of_requests_that_are_far_too_large_end_the_connection() {
     let (mut peer, _endpoint) = beside_five(&mut rig).await;
     peer.send_block(END_STREAM, 11, &[GET, &fields(300)].concat()).await;
     assert_eq!(timeout(PATIENCE, peer.go_away()).await.expect("it is told"), Reason::ENHANCE_YOUR_CALM);
+    let ended = rig.stats.transport(Side::Client).limits().find(|(known, _)| *known == Limit::Engine);
+    assert_eq!(ended, Some((Limit::Engine, 1)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,6 +34,7 @@ pub(crate) const PROXY: proxy::Params = proxy::Params {
         budget_ratio: 0.2,
         budget_min_per_second: 10,
         gateway_errors: false,
+        refused_non_idempotent: true,
         unavailable: false,
     },
 };

@@ -208,3 +208,50 @@ async fn trailers_that_are_cut_never_look_whole() {
         }
     }
 }
+
+/// Where the fields that are left are no larger than the limit, only the size of the field block on the wire tells.
+#[tokio::test(start_paused = true)]
+async fn trailers_of_which_one_large_field_is_cut_never_look_whole() {
+    let trailers = |large: usize| {
+        let names = ["grpc-status", "x-large", "etag"].map(http::HeaderName::from_static);
+        let values = ["0".to_owned(), "x".repeat(large), "whole".to_owned()].map(|value| value.parse().unwrap());
+        HeaderMap::from_iter(names.into_iter().zip(values))
+    };
+    let limit = 64 << 10;
+    for (large, whole) in [(100, true), (limit - 500, true), (limit, false), (4 * limit, false), (9 * limit / 2, false)]
+    {
+        for req in [get(), grpc()] {
+            let mut rig = Rig::defaults();
+            let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+            let (response, _) = client.send_request(req, true).unwrap();
+            let mut body = endpoint.asked().await.answer();
+            body.send_data("say".into(), false).unwrap();
+            body.send_trailers(trailers(large)).unwrap();
+            let collected = async { collect(response.await?.body_mut()).await }.await;
+            if whole {
+                let (_, trailers) = collected.unwrap_or_else(|error| panic!("{large}: {error}"));
+                assert_eq!(trailers.unwrap()["x-large"].len(), large);
+            } else {
+                assert_eq!(reset(collected), Reason::INTERNAL_ERROR, "{large}");
+            }
+        }
+    }
+    // Of requests, whose limit is smaller.
+    let limit = 16 << 10;
+    for (large, whole) in [(100, true), (limit - 500, true), (limit, false), (4 * limit, false), (6 * limit, false)] {
+        let mut rig = Rig::defaults();
+        let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+        let (response, mut upload) = client.send_request(post(), false).unwrap();
+        upload.send_data("ask".into(), false).unwrap();
+        let mut asked = endpoint.asked().await;
+        upload.send_trailers(trailers(large)).unwrap();
+        let collected = collect(asked.request.body_mut()).await;
+        if whole {
+            let (_, trailers) = collected.unwrap_or_else(|error| panic!("{large}: {error}"));
+            assert_eq!(trailers.unwrap()["x-large"].len(), large);
+        } else {
+            assert_eq!(reset(collected), Reason::CANCEL, "{large}");
+            assert_eq!(reset(response.await), Reason::PROTOCOL_ERROR, "{large}");
+        }
+    }
+}

@@ -6,7 +6,9 @@ use crate::connection::{
         head::{
             CONTINUATION, DATA, FrameHead, GOAWAY, HEADERS, SETTINGS, SETTINGS_MAX_HEADER_LIST_SIZE, WINDOW_UPDATE,
         },
-        interim, peer_windows,
+        interim,
+        local_settings::FieldBlock,
+        peer_windows,
         reader::{FrameObserver, FrameReader},
         small_data::SmallDataBudget,
     },
@@ -23,6 +25,7 @@ pub(crate) struct EndpointFrames {
     settings: FirstSettings,
     small_data: SmallDataBudget,
     empty_data: EmptyDataFilter,
+    block: FieldBlock,
     empty_rate: EmptyRate,
     /// Frames that began in the last read.
     frames: u32,
@@ -70,6 +73,7 @@ impl EndpointFrames {
             settings: FirstSettings::Awaited,
             small_data: SmallDataBudget::default(),
             empty_data: EmptyDataFilter::default(),
+            block: FieldBlock::default(),
             empty_rate,
             frames: 0,
             empty: 0,
@@ -138,6 +142,7 @@ impl FrameObserver for EndpointFrames {
             }
             HEADERS => {
                 self.empty_data.headers(head);
+                self.block.frame(head, &self.connection_state);
                 let wanted = interim::wanted(head);
                 if wanted == 0 {
                     self.connection_state.set_answered();
@@ -146,6 +151,7 @@ impl FrameObserver for EndpointFrames {
             }
             CONTINUATION => {
                 self.empty_data.continuation(head);
+                self.block.frame(head, &self.connection_state);
                 0
             }
             GOAWAY if head.length >= GOAWAY_FIELDS => GOAWAY_FIELDS,

@@ -2,14 +2,18 @@
 //!
 //! h2 resets streams for errors of their peer. It bears a number of them, and then ends the connection with all that is open
 //! on it. It tells neither the number nor each of them: a frame that comes late on a stream that it has forgotten belongs to
-//! no stream. And the numbers of streams end at 2^31 (RFC 9113 section 5.1.1): requests that find none left fail.
+//! no stream. And the numbers of streams end at 2^31 (RFC 9113 section 5.1.1): requests that find none left fail. Nor does it
+//! tell of the requests that it answers with 431 by itself.
 
-use crate::connection::{
-    frames::{
-        head::{DATA, FrameHead, HEADERS, RST_STREAM},
-        reader::{FrameObserver, FrameReader},
+use crate::{
+    connection::{
+        frames::{
+            head::{DATA, END_STREAM, FrameHead, HEADERS, RST_STREAM},
+            reader::{FrameObserver, FrameReader},
+        },
+        state::ConnectionState,
     },
-    state::ConnectionState,
+    stats::Limit,
 };
 use std::{convert::Infallible, sync::Arc};
 
@@ -17,12 +21,18 @@ use std::{convert::Infallible, sync::Arc};
 #[derive(Debug)]
 pub(crate) struct EngineCounts {
     connection_state: Arc<ConnectionState>,
+    /// Whether h2 has answered a request with 431.
+    has_refused_head: bool,
 }
 
 /// Streams that are opened above this one are among the last: as many as requests may need while a connection is replaced.
 const LAST_STREAMS: u32 = (1 << 31) - (1 << 20);
 /// The length of an error code, which is the payload of RST_STREAM (RFC 9113 section 6.4).
 const CODE: usize = 4;
+/// The field block of h2's own 431, which has no other field: a literal that goes into HPACK's table (RFC 7541 section 6.2.1).
+const TOO_LARGE: [u8; 5] = [0x48, 0x83, 0x69, 0x90, 0xff];
+/// The least byte of a field of HPACK's dynamic table (RFC 7541 section 6.1), as which the next ones have it.
+const DYNAMIC_FIELD: u8 = 0x80 | 62;
 // RFC 9113 section 7.
 const PROTOCOL_ERROR: u8 = 0x1;
 const FLOW_CONTROL_ERROR: u8 = 0x3;
@@ -33,7 +43,7 @@ const STREAM_CLOSED: u8 = 0x5;
 impl EngineCounts {
     /// A reader for a connection whose first frame is written after `before` bytes.
     pub(crate) fn reader(before: usize, connection_state: &Arc<ConnectionState>) -> FrameReader<Self> {
-        FrameReader::new(before, Self { connection_state: Arc::clone(connection_state) })
+        FrameReader::new(before, Self { connection_state: Arc::clone(connection_state), has_refused_head: false })
     }
 }
 
@@ -66,7 +76,8 @@ impl FrameObserver for EngineCounts {
                 if head.stream > LAST_STREAMS {
                     self.connection_state.set_last_streams();
                 }
-                0
+                let is_status_alone = head.length <= TOO_LARGE.len() && head.flags & END_STREAM != 0;
+                if is_status_alone { head.length } else { 0 }
             }
             RST_STREAM => CODE,
             _ => 0,
@@ -74,9 +85,20 @@ impl FrameObserver for EngineCounts {
     }
 
     #[inline(always)]
-    fn payload(&mut self, _: FrameHead, code: &[u8]) -> usize {
-        if let [_, _, _, PROTOCOL_ERROR | FLOW_CONTROL_ERROR | STREAM_CLOSED] = code {
-            self.connection_state.engine_reset();
+    fn payload(&mut self, head: FrameHead, bytes: &[u8]) -> usize {
+        match (head.kind, bytes) {
+            (RST_STREAM, [_, _, _, PROTOCOL_ERROR | FLOW_CONTROL_ERROR | STREAM_CLOSED]) => {
+                self.connection_state.engine_reset();
+            }
+            (HEADERS, bytes) if *bytes == TOO_LARGE => {
+                self.has_refused_head = true;
+                self.connection_state.count_limit(Limit::HeadersCount);
+            }
+            // Or another status without any field, which has not been seen on one connection with these.
+            (HEADERS, [DYNAMIC_FIELD..=u8::MAX]) if self.has_refused_head => {
+                self.connection_state.count_limit(Limit::HeadersCount);
+            }
+            _ => {}
         }
         0
     }

@@ -5,7 +5,10 @@
 //! answered or reset one by one, and the size that peers are to keep to is put into the first SETTINGS frame as it is
 //! written. h2 sends later ones for windows alone.
 
-use crate::connection::frames::head::{FrameHead, HEAD, SETTING, SETTINGS, SETTINGS_MAX_HEADER_LIST_SIZE};
+use crate::connection::{
+    frames::head::{END_STREAM, FrameHead, HEAD, HEADERS, SETTING, SETTINGS, SETTINGS_MAX_HEADER_LIST_SIZE},
+    state::ConnectionState,
+};
 
 /// The writes of a connection up to the end of its first SETTINGS frame.
 #[derive(Debug)]
@@ -19,6 +22,14 @@ pub(crate) struct LocalSettings {
     written: usize,
 }
 
+/// The field block that is being read, of which h2 may leave fields out.
+#[derive(Debug, Default)]
+pub(crate) struct FieldBlock {
+    /// Bytes of its frames so far.
+    length: usize,
+    ends_stream: bool,
+}
+
 /// h2 takes this many times the size that is announced.
 const TOLERANCE: u32 = 4;
 /// The least that h2 takes, in bytes: a field block in three full frames is well within.
@@ -28,6 +39,49 @@ const LEAST_TOLERATED: u32 = 64 << 10;
 /// them. Above it h2 answers with a 431 of its own or cuts trailers, and may end the connection.
 pub(crate) fn tolerated(announced: u32) -> u32 {
     announced.saturating_mul(TOLERANCE).max(LEAST_TOLERATED)
+}
+
+/// The least bytes of a field block of which h2 leaves fields out while the others are no larger than `announced`. Until now
+/// it has taken `announced` at most, so the first field that it leaves out is as large as the rest of what it takes. Such a
+/// field is none of HPACK's table of 4,096 bytes, so it is a literal, and Huffman's code has five bits for a byte at least.
+pub(crate) fn least_cut(announced: usize) -> usize {
+    let left = match u32::try_from(announced) {
+        Ok(size) if size <= u32::MAX / TOLERANCE => tolerated(size) - size,
+        // h2 takes no more than that, and nobody sends it.
+        _ => return usize::MAX,
+    };
+    (left as usize - FIELD_OVERHEAD) * 5 / 8
+}
+
+/// Bytes that each field adds to the size of a header list beside its name and value (RFC 9113 section 6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+/// Less than the [least](least_cut) for any size that is announced.
+const NEVER_CUT: usize = 16 << 10;
+
+// === impl FieldBlock ===
+
+impl FieldBlock {
+    /// HEADERS or CONTINUATION has begun. Notes the stream if its trailers may be cut: h2 does not tell.
+    #[inline(always)]
+    pub(super) fn frame(&mut self, head: FrameHead, connection_state: &ConnectionState) {
+        if head.kind != HEADERS || !head.ends_block() || head.length > NEVER_CUT {
+            self.follow(head, connection_state);
+        }
+    }
+
+    #[cold]
+    fn follow(&mut self, head: FrameHead, connection_state: &ConnectionState) {
+        if head.kind == HEADERS {
+            *self = Self { length: 0, ends_stream: head.flags & END_STREAM != 0 };
+        }
+        let before = self.length;
+        self.length = before.saturating_add(head.length);
+        let streams = connection_state.open_streams();
+        let least = least_cut(streams.max_list());
+        if self.ends_stream && before < least && self.length >= least {
+            streams.note_cut(head.stream);
+        }
+    }
 }
 
 // === impl LocalSettings ===

@@ -13,6 +13,7 @@ use crate::connection::{
             ANSWERS, EMPTY_DATA_FRAMES, OTHER_FRAMES, PING_FRAMES, PRIORITY_FRAMES, RESET_FRAMES, RateWindow,
             SETTINGS_FRAMES, WINDOW_UPDATE_FRAMES,
         },
+        local_settings::FieldBlock,
         peer_windows,
         reader::{FrameObserver, FrameReader},
         seen::FrameCounts,
@@ -45,6 +46,7 @@ pub(crate) struct FrameRates {
     blocks: u32,
     /// The frame that is read ends the last of them.
     ends_block: bool,
+    block: FieldBlock,
     empty_data: EmptyDataFilter,
     /// Empty DATA frames with no frame of use between them.
     in_a_row: u32,
@@ -90,6 +92,7 @@ impl FrameRates {
             greeting: 2,
             blocks: 0,
             ends_block: false,
+            block: FieldBlock::default(),
             empty_data: EmptyDataFilter::default(),
             in_a_row: 0,
             row_since: now,
@@ -205,11 +208,13 @@ impl FrameObserver for FrameRates {
                 self.blocks = self.blocks.wrapping_add(1).max(1);
                 self.seen.block.store(self.blocks, Relaxed);
                 self.ends_block = head.ends_block();
+                self.block.frame(head, &self.connection_state);
                 return Ok(0);
             }
             // h2 bounds how many there may be.
             CONTINUATION => {
                 self.empty_data.continuation(head);
+                self.block.frame(head, &self.connection_state);
                 self.ends_block = head.ends_block();
                 return Ok(0);
             }

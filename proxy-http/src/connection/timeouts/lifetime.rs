@@ -4,9 +4,10 @@ use crate::{
     connection::{frames::seen::FrameCounts, now::now, state::ConnectionState},
     stats::Limit,
 };
+use futures_util::future::MaybeDone;
 use http_h2::{MaxConnectionAge, Protection};
 use std::{
-    future::Future,
+    future::{Future, pending},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -48,6 +49,17 @@ struct ConnectionIdle {
     /// The last time at which a stream is known to have been open.
     since: Instant,
     has_streams: bool,
+}
+
+/// Why a connection that is draining is closed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum DrainEnd {
+    /// No stream is open, and its client does not close it.
+    Silence,
+    /// The grace after its age is over.
+    Age,
+    /// The time that a drain may take is over.
+    Timeout,
 }
 
 /// A header block that had begun and not ended when it was checked.
@@ -212,18 +224,40 @@ impl ConnectionIdle {
     }
 }
 
-/// Completes when no stream was open and no byte moved for [`DRAIN_SILENCE`]; or, with a limit, at `closes_at`.
-pub(crate) async fn silence(connection_state: &ConnectionState, closes_at: Option<Instant>) -> Option<Limit> {
-    loop {
-        let before = connection_state.moves();
-        let silent_at = Instant::now() + DRAIN_SILENCE;
-        tokio::time::sleep_until(closes_at.map_or(silent_at, |at| at.min(silent_at))).await;
-        if closes_at.is_some_and(|at| at <= Instant::now()) {
-            return Some(Limit::AgeGrace);
+/// Completes when a connection that is draining is to be closed: at `closes_at`, `timeout` after `drain`, or when no stream
+/// was open and no byte moved for [`DRAIN_SILENCE`].
+pub(crate) async fn drained<D: Future<Output = ()>>(
+    connection_state: &ConnectionState,
+    closes_at: Option<Instant>,
+    drain: Pin<&mut MaybeDone<D>>,
+    timeout: Option<Duration>,
+) -> DrainEnd {
+    let silent = async {
+        loop {
+            let before = connection_state.moves();
+            tokio::time::sleep(DRAIN_SILENCE).await;
+            if connection_state.streams() == 0 && connection_state.moves() == before {
+                break;
+            }
         }
-        if connection_state.streams() == 0 && connection_state.moves() == before {
-            return None;
-        }
+    };
+    let timed_out = async {
+        drain.await;
+        sleep_until(timeout.map(|timeout| after(Instant::now(), timeout))).await;
+    };
+    tokio::select! {
+        biased;
+        () = sleep_until(closes_at) => DrainEnd::Age,
+        () = timed_out => DrainEnd::Timeout,
+        () = silent => DrainEnd::Silence,
+    }
+}
+
+/// `None`: never.
+pub(crate) async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => pending().await,
     }
 }
 
