@@ -14,6 +14,7 @@ use proxy_http::{
 };
 use std::{
     error::Error,
+    future::pending,
     io,
     net::{self, SocketAddr},
     sync::{
@@ -21,7 +22,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     net::TcpStream,
@@ -183,7 +184,14 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
             Some(tls) => {
                 tokio::spawn(async move {
                     if let Some(tls::Accepted { stream, client, protocol }) = tls.accept(stream).await {
-                        let draining = async { _ = stop.wait_for(|stop| *stop).await };
+                        // Requests of a client whose certificate has expired are refused, so it had better connect anew.
+                        let expired = expiry(client.expires);
+                        let draining = async {
+                            tokio::select! {
+                                _ = stop.wait_for(|stop| *stop) => {}
+                                () = expired => {}
+                            }
+                        };
                         let proxy = proxy.for_client(client);
                         let accepted = server::Accepted { peer: Some(peer), protocol };
                         ended(server.serve_accepted(accepted, stream, proxy, draining).await);
@@ -196,7 +204,15 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
     drop(stop);
     // No more connections will come; open ones go on until the process ends.
     drop(stacks);
-    std::future::pending().await
+    pending().await
+}
+
+/// Completes at a time. `None`: never.
+async fn expiry(time: Option<SystemTime>) {
+    match time {
+        Some(time) => sleep(time.duration_since(SystemTime::now()).unwrap_or_default()).await,
+        None => pending().await,
+    }
 }
 
 fn ended(served: Result<(), server::Error>) {

@@ -4,9 +4,10 @@
 //! control bytes, connection-specific fields, and content-lengths that contradict each other or the data. The functions here
 //! check the rest.
 
+use crate::message::client_cert;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_LENGTH, HOST},
+    header::{CONTENT_LENGTH, HOST, TRAILER},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use std::mem;
@@ -20,6 +21,8 @@ struct CheckedFields<'a> {
     /// The first content-length.
     length: Option<&'a HeaderValue>,
     lengths: u32,
+    /// Whether there is a `trailer`, which announces trailers.
+    announces_trailers: bool,
     /// Bytes of the header list, without pseudo-header fields.
     size: usize,
 }
@@ -29,13 +32,13 @@ const FIELD_OVERHEAD: usize = 32;
 const STATUS: usize = ":status".len() + 3 + FIELD_OVERHEAD;
 
 /// Checks a request that is to be forwarded. A `host` without `:authority` becomes the authority; of several equal
-/// content-lengths one stays.
+/// content-lengths one stays, and `trailer` does not announce a trailer that is not passed on.
 ///
 /// # Errors
 ///
 /// The rule that the request breaks.
 pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
-    let CheckedFields { host, hosts, lengths, .. } = check_fields(req.headers())?;
+    let CheckedFields { host, hosts, lengths, announces_trailers, .. } = check_fields(req.headers())?;
     if !is_path(req.uri(), req.method()) {
         return Err("path is malformed");
     }
@@ -66,6 +69,9 @@ pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
     }
     if lengths > 1 {
         keep_one_length(req.headers_mut())?;
+    }
+    if announces_trailers {
+        client_cert::strip_announced(req.headers_mut());
     }
     Ok(())
 }
@@ -157,6 +163,7 @@ fn check_fields(fields: &HeaderMap) -> Result<CheckedFields<'_>, &'static str> {
                 checked.hosts += 1;
                 checked.host.get_or_insert(value);
             }
+            7 if *name == TRAILER => checked.announces_trailers = true,
             14 if *name == CONTENT_LENGTH => {
                 checked.length.get_or_insert(value);
                 checked.lengths += 1;

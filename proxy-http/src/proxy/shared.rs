@@ -26,11 +26,12 @@ pub(super) struct ProxyShared {
 }
 
 impl ProxyShared {
-    /// Checks a request before it is forwarded. Returns the answer if it is rejected.
-    pub(super) fn refuse(&self, req: &mut Request<IncomingBody>, denied: bool) -> Option<Answer> {
-        if denied {
+    /// Checks a request before it is forwarded. Returns the answer if it is rejected. `denial`: why the client's requests are
+    /// denied, if they are.
+    pub(super) fn refuse(&self, req: &mut Request<IncomingBody>, denial: Option<&str>) -> Option<Answer> {
+        if let Some(reason) = denial {
             self.stats.count_denied();
-            return Some(Answer::forbidden("client is not allowed"));
+            return Some(Answer::forbidden(reason));
         }
         let Params { max_in_flight, max_headers_count, max_uri_length, .. } = self.limits.params;
         if self.limits.in_flight() >= max_in_flight {
