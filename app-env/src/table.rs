@@ -435,7 +435,7 @@ declare! {
     ours MAX_BUFFERED_BYTES: Number = Direction "MAX_BUFFERED_BYTES" {
         // 4,096 readers that have stopped, at the default windows; the rest of a small sidecar's memory.
         Number::ANY, default: Is("268435456"),
-        "bytes held for readers that have stopped, beside connections' windows; at the limit reading stalls; what clients' adaptive windows have above 1 MiB a connection is reserved from up to three quarters of it"
+        "bytes held for readers that have stopped, beside connections' windows, and for heads of requests; at the limit reading stalls; heads of requests whose responses have not begun have half of it at most; what clients' adaptive windows have above 1 MiB a connection is reserved from up to three quarters of it"
     }
 
     linkerd DNS_MIN_TTL: Time = Process "DNS_MIN_TTL" {

@@ -126,6 +126,7 @@ fn limit_name(limit: Limit) -> &'static str {
         Limit::HeaderRead => "header_read_timeout",
         Limit::EmptyDataFrames => "max_control_frames_empty_data",
         Limit::EngineLifetime => "engine_lifetime",
+        Limit::BufferedHeads => "max_buffered_bytes_heads",
     }
 }
 

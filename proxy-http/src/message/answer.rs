@@ -36,6 +36,18 @@ impl Answer {
         Self { status, code: grpc::Code::ResourceExhausted, reason: "header list is too large".to_owned() }
     }
 
+    /// The heads of the client's open requests are larger together than the proxy holds for it.
+    pub(crate) fn heads_too_large() -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let reason = "heads of open requests are too large together".to_owned();
+        Self { status, code: grpc::Code::ResourceExhausted, reason }
+    }
+
+    /// The heads of other clients' requests leave no room for the request's.
+    pub(crate) fn no_room_for_heads() -> Self {
+        Self::unavailable("heads of other requests leave no room")
+    }
+
     /// No endpoint is available for the request.
     pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, code: grpc::Code::Unavailable, reason: reason.into() }

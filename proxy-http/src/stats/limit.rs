@@ -50,6 +50,8 @@ pub enum Limit {
     /// The connection came near a count that the engine keeps for a connection's whole life, and was drained before the
     /// engine would have ended it with all its streams.
     EngineLifetime,
+    /// The heads of open requests were too large together: a request was answered with 431 or 503.
+    BufferedHeads,
 }
 
 /// Timeouts of a stream on which nothing moves.
@@ -67,7 +69,7 @@ pub enum StreamLimit {
 
 impl Limit {
     /// All limits, in the order of their declaration, which is the index of their counters.
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::Age,
         Self::AgeGrace,
         Self::Idle,
@@ -88,6 +90,7 @@ impl Limit {
         Self::HeaderRead,
         Self::EmptyDataFrames,
         Self::EngineLifetime,
+        Self::BufferedHeads,
     ];
 
     /// The error code of the GOAWAY that closes a connection at this limit. `None`: the connection is drained, stays open,
@@ -102,7 +105,8 @@ impl Limit {
             | Self::UriLength
             | Self::Detect
             | Self::HeaderRead
-            | Self::EngineLifetime => None,
+            | Self::EngineLifetime
+            | Self::BufferedHeads => None,
             // The server's SETTINGS are sent and are not acknowledged (RFC 9113 section 6.5.3).
             Self::Handshake => Some(Reason::SETTINGS_TIMEOUT),
             _ => Some(Reason::ENHANCE_YOUR_CALM),

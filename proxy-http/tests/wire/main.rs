@@ -12,6 +12,7 @@ mod errors;
 mod extended_connect;
 mod frames;
 mod framing;
+mod heads;
 mod http1;
 mod http1_endpoints;
 mod http1_reuse;
