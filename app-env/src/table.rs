@@ -401,7 +401,7 @@ declare! {
     ours HTTP_MAX_HEADERS_COUNT: Number = Direction "HTTP_MAX_HEADERS_COUNT" {
         // Envoy's.
         Number::ANY, default: Is("100"),
-        "fields a request may have beside its pseudo-fields; one with more is answered with 431"
+        "fields a request may have beside its pseudo-fields, with all of cookie as one; one with more is answered with 431; a response of an HTTP/1.1 endpoint may have as many, and 100 at least"
     }
     ours HTTP_MAX_URI_LENGTH: Number = Direction "HTTP_MAX_URI_LENGTH" {
         // RFC 9110 section 4.1 asks for 8,000 at least; nginx and Apache take about as many.

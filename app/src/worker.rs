@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) endpoint_params: balance::Params,
     pub(crate) tls: Tls,
     pub(crate) http1_params: balance::Params,
+    /// Fields that responses of HTTP/1.1 may have.
+    pub(crate) max_headers_count: usize,
     /// The last log lines about endpoints, by any worker.
     pub(crate) log: Arc<EndpointLog>,
 }
@@ -289,5 +291,6 @@ impl Plan {
             .log_to(Arc::clone(&self.log))
             .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
             .buffer_in(Arc::clone(&self.buffers))
+            .max_headers_count(self.max_headers_count)
     }
 }

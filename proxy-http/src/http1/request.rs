@@ -3,6 +3,7 @@
 use crate::{
     http1::websocket::{self, Key, Upgrade},
     message::{
+        authority::{is_authority, is_same},
         connect_protocol::ConnectProtocol,
         fields::{self, Invalid},
     },
@@ -105,17 +106,16 @@ fn host(headers: &HeaderMap, version: Version) -> Result<Option<Authority>, Inva
 }
 
 fn authority(text: &[u8]) -> Result<Authority, Invalid> {
-    // `http` accepts userinfo, which is not allowed here (RFC 9110 section 4.2.4).
-    if text.contains(&b'@') {
-        return Err(Invalid("userinfo in the authority"));
+    if !is_authority(text) {
+        return Err(Invalid("bad authority"));
     }
-    Authority::try_from(text).map_err(|_| Invalid("bad host"))
+    Authority::try_from(text).map_err(|_| Invalid("bad authority"))
 }
 
 /// The target with scheme and authority, where an authority is known.
 fn target(method: &Method, target: Uri, default: &Scheme, host: Option<Authority>) -> Result<Uri, Invalid> {
     let uri::Parts { scheme, authority: uri_authority, path_and_query, .. } = target.into_parts();
-    let path = path_and_query.ok_or(Invalid("no path"))?;
+    let mut path = path_and_query.ok_or(Invalid("no path"))?;
     let mut parts = uri::Parts::default();
     match (scheme, uri_authority) {
         // The absolute form, whose authority replaces that of `host` (RFC 9112 section 3.2.2).
@@ -125,6 +125,10 @@ fn target(method: &Method, target: Uri, default: &Scheme, host: Option<Authority
             }
             parts.authority = Some(authority(uri_authority.as_str().as_bytes())?);
             parts.scheme = Some(scheme);
+            // An empty path is the root (RFC 9110 section 4.2.3), also before a query.
+            if path.as_str().starts_with('?') {
+                path = format!("/{path}", path = path.as_str()).try_into().map_err(|_| Invalid("bad target"))?;
+            }
         }
         (None, None) => {
             if !is_path(method, &path) {
@@ -147,7 +151,7 @@ fn is_path(method: &Method, path: &PathAndQuery) -> bool {
 /// Makes a head one of HTTP/1.1 that endpoints can read in one way only (RFC 9113 section 8.3.1, RFC 9112 section 3.2.1).
 /// `ended`: there is no body.
 pub(crate) fn to_endpoint(head: &mut Parts, ended: bool) -> Result<EndpointRequestKind, Invalid> {
-    let uri::Parts { authority: uri_authority, path_and_query, .. } = mem::take(&mut head.uri).into_parts();
+    let uri::Parts { scheme, authority: uri_authority, path_and_query, .. } = mem::take(&mut head.uri).into_parts();
     let is_tunnel = head.method == Method::CONNECT;
     let is_connect = is_tunnel && head.extensions.get::<ConnectProtocol>().is_none();
     if is_tunnel && !is_connect {
@@ -159,7 +163,7 @@ pub(crate) fn to_endpoint(head: &mut Parts, ended: bool) -> Result<EndpointReque
         Uri::from(path_and_query.filter(|path| is_path(&head.method, path)).ok_or(Invalid("bad path"))?)
     };
     let mut headers = mem::take(&mut head.headers);
-    let host = endpoint_host(uri_authority, &headers)?;
+    let host = endpoint_host(uri_authority, scheme.as_ref(), &headers)?;
     headers.remove(header::HOST);
     fields::check_length(&mut headers)?;
     join_cookies(&mut headers)?;
@@ -207,7 +211,11 @@ fn ask_for_tunnel(head: &mut Parts, is_connect: bool) -> EndpointRequestKind {
 }
 
 /// The value of `host`: the authority, from which a `host` that was sent beside it must not differ.
-fn endpoint_host(uri_authority: Option<Authority>, headers: &HeaderMap) -> Result<HeaderValue, Invalid> {
+fn endpoint_host(
+    uri_authority: Option<Authority>,
+    scheme: Option<&Scheme>,
+    headers: &HeaderMap,
+) -> Result<HeaderValue, Invalid> {
     let mut hosts = headers.get_all(header::HOST).into_iter();
     let host = match (hosts.next(), hosts.next()) {
         (_, Some(_)) => return Err(Invalid("several hosts")),
@@ -220,7 +228,7 @@ fn endpoint_host(uri_authority: Option<Authority>, headers: &HeaderMap) -> Resul
         }
         return HeaderValue::from_bytes(host).map_err(|_| Invalid("bad host"));
     };
-    if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(uri_authority.as_str().as_bytes())) {
+    if host.is_some_and(|host| !is_same(uri_authority.as_str().as_bytes(), host.as_bytes(), scheme)) {
         return Err(Invalid("host is not the authority"));
     }
     authority(uri_authority.as_str().as_bytes())?;

@@ -53,6 +53,12 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     }
 }
 
+/// The number of fields. Several of `cookie`, which HTTP/2 may split, are one (RFC 9113 section 8.2.3).
+pub(crate) fn count(headers: &HeaderMap) -> usize {
+    let crumbs = headers.get_all(header::COOKIE).iter().count();
+    headers.len() - crumbs.saturating_sub(1)
+}
+
 /// Checks the content-length. Of several equal ones the first stays.
 pub(crate) fn check_length(headers: &mut HeaderMap) -> Result<(), Invalid> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).into_iter();

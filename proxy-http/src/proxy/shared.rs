@@ -3,7 +3,7 @@
 use crate::{
     Endpoints, IncomingBody, Replay, Stats,
     http1::websocket,
-    message::{answer::Answer, connect_protocol::ConnectProtocol, grpc, validate},
+    message::{answer::Answer, connect_protocol::ConnectProtocol, fields, grpc, validate},
     proxy::{
         limits::{Limits, Params},
         retry::{self, Budget, RetryState},
@@ -39,7 +39,7 @@ impl ProxyShared {
             return Some(Answer::unavailable("too many requests in flight"));
         }
         let client = self.stats.transport(Side::Client);
-        if req.headers().len() > max_headers_count {
+        if req.headers().len() > max_headers_count && fields::count(req.headers()) > max_headers_count {
             client.limit(Limit::HeadersCount);
             return Some(Answer::too_many_fields());
         }

@@ -12,6 +12,7 @@ use crate::{
     http1::{
         Params,
         guard::{Guard, GuardState},
+        params::max_headers,
         response_body::BodySlot,
         timeouts::Timeouts,
         tunnel::{TunnelError, TunnelSlot},
@@ -47,6 +48,7 @@ use tower_service::Service;
 pub(crate) struct Http1Server {
     builder: http1::Builder,
     header_read_timeout: Duration,
+    max_list: usize,
     scheme: Scheme,
 }
 
@@ -102,11 +104,19 @@ impl Http1Server {
     /// `max_head`: bytes of the largest head that a client may send.
     pub(crate) fn new(params: &Params, max_head: usize) -> Self {
         // No `..`: a new field must not compile until it is handled here.
-        let Params { header_read_timeout, https } = *params;
+        let Params { header_read_timeout, https, max_headers_count } = *params;
         let mut builder = http1::Builder::new();
         // A response without a date goes on without one, as in HTTP/2.
         builder.auto_date_header(false).max_header_size(max_head).max_buf_size(MAX_BUFFER.max(max_head));
-        Self { builder, header_read_timeout, scheme: if https { Scheme::HTTPS } else { Scheme::HTTP } }
+        if let Some(max) = max_headers(max_headers_count, max_head) {
+            builder.max_headers(max);
+        }
+        Self {
+            builder,
+            header_read_timeout,
+            max_list: max_head,
+            scheme: if https { Scheme::HTTPS } else { Scheme::HTTP },
+        }
     }
 
     /// Serves a connection as [`Server::serve`](crate::Server::serve) says.
@@ -135,7 +145,7 @@ impl Http1Server {
         let is_drained = drain.as_mut().output_mut().is_some();
         builder.keep_alive(!is_drained);
         let slots = ExchangeSlots { tunnel: TunnelSlot::new(), body: BodySlot::new(), trailers: Arc::default() };
-        let adapter = Adapter::new(service, &self.scheme, &connection_state, transport, &slots);
+        let adapter = Adapter::new(service, &self.scheme, &connection_state, transport, &slots, self.max_list);
         let guard =
             Guard::new(io, Arc::clone(&guard_state), Arc::clone(&connection_state), Arc::clone(&slots.trailers));
         let connection = builder.serve_connection(TokioIo::new(guard), adapter);

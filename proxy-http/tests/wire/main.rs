@@ -32,6 +32,7 @@ mod resets;
 mod shares;
 mod stalls;
 mod support;
+mod targets;
 mod truncation;
 mod turns;
 mod websockets;
