@@ -3,6 +3,7 @@
 
 mod framing;
 pub(crate) mod guard;
+pub(crate) mod linger;
 pub(crate) mod params;
 pub(crate) mod request;
 pub(crate) mod response;

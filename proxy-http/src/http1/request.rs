@@ -31,6 +31,8 @@ pub(crate) enum EndpointRequestKind {
 pub(crate) struct RequestContext {
     /// The client has sent `te: trailers` by HTTP/1.1.
     pub(crate) accepts_trailers: bool,
+    /// The client asks for no response after this request's: the connection closes (RFC 9112 section 9.3).
+    pub(crate) is_last: bool,
     pub(crate) kind: RequestKind,
 }
 
@@ -62,6 +64,7 @@ pub(crate) fn from_client(head: &mut Parts, scheme: &Scheme, ended: bool) -> Res
     // hyper's own extensions are of no use beyond it.
     head.extensions.clear();
     let is_http11 = head.version == Version::HTTP_11;
+    let is_last = closes(&head.headers, is_http11);
     // Only without a body, after which it would be hard to tell where HTTP ends.
     let upgrade = Upgrade::of(&head.headers).filter(|_| is_http11 && head.method == Method::GET && ended);
     let accepts_trailers = fields::strip(&mut head.headers) && is_http11;
@@ -77,7 +80,13 @@ pub(crate) fn from_client(head: &mut Parts, scheme: &Scheme, ended: bool) -> Res
             RequestKind::Websocket(Key::of(&head.headers))
         }
     };
-    Ok(RequestContext { accepts_trailers, kind })
+    Ok(RequestContext { accepts_trailers, is_last, kind })
+}
+
+/// Whether a request's connection closes after its response.
+fn closes(headers: &HeaderMap, is_http11: bool) -> bool {
+    let has = |option| fields::has_token(headers, &header::CONNECTION, option);
+    has("close") || (!is_http11 && !has("keep-alive"))
 }
 
 /// Checks that CONNECT names an authority and nothing else, and that it has no body, which others could see in the bytes

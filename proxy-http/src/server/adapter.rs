@@ -5,6 +5,7 @@ use crate::{
     body::{channel::BodySender, http1::Incoming},
     connection::{state::ConnectionState, streams::OpenStream},
     http1::{
+        guard::GuardState,
         request::{self, RequestContext, RequestKind},
         response_body::{BodySlot, Http1ResponseBody},
         trailers::TrailerWriter,
@@ -36,6 +37,7 @@ pub(super) struct Adapter<S, B> {
     connection_state: Arc<ConnectionState>,
     transport: Arc<Transport>,
     slots: ExchangeSlots<B>,
+    guard_state: Arc<GuardState>,
     /// The size of the largest header list that a request may have, in bytes.
     max_list: usize,
 }
@@ -87,10 +89,20 @@ impl<S, B> Adapter<S, B> {
         connection_state: &Arc<ConnectionState>,
         transport: &Arc<Transport>,
         slots: &ExchangeSlots<B>,
+        guard_state: &Arc<GuardState>,
         max_list: usize,
     ) -> Self {
         let (connection_state, transport) = (Arc::clone(connection_state), Arc::clone(transport));
-        Self { service, scheme: scheme.clone(), connection_state, transport, slots: slots.clone(), max_list }
+        let guard_state = Arc::clone(guard_state);
+        Self {
+            service,
+            scheme: scheme.clone(),
+            connection_state,
+            transport,
+            slots: slots.clone(),
+            guard_state,
+            max_list,
+        }
     }
 }
 
@@ -126,6 +138,7 @@ where
                 return ResponseFuture { context, stream, tunnel: None, slots, state };
             }
         };
+        self.guard_state.set_last_request(context.is_last);
         let (tunnel, body) = if context.kind == RequestKind::Plain {
             (None, Incoming::Message(body))
         } else {

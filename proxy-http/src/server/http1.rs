@@ -12,10 +12,11 @@ use crate::{
     http1::{
         Params,
         guard::{Guard, GuardState},
+        linger::{MAX_SILENCE, linger},
         params::max_headers,
         response_body::BodySlot,
         timeouts::Timeouts,
-        tunnel::{TunnelError, TunnelSlot},
+        tunnel::{Tunnel, TunnelError, TunnelSlot},
     },
     server::{
         adapter::{Adapter, ExchangeSlots},
@@ -145,7 +146,8 @@ impl Http1Server {
         let is_drained = drain.as_mut().output_mut().is_some();
         builder.keep_alive(!is_drained);
         let slots = ExchangeSlots { tunnel: TunnelSlot::new(), body: BodySlot::new(), trailers: Arc::default() };
-        let adapter = Adapter::new(service, &self.scheme, &connection_state, transport, &slots, self.max_list);
+        let adapter =
+            Adapter::new(service, &self.scheme, &connection_state, transport, &slots, &guard_state, self.max_list);
         let guard =
             Guard::new(io, Arc::clone(&guard_state), Arc::clone(&connection_state), Arc::clone(&slots.trailers));
         let connection = builder.serve_connection(TokioIo::new(guard), adapter);
@@ -163,32 +165,61 @@ impl Http1Server {
         let cause = tokio::select! {
             biased;
             // The drain first, so that a response which is due now has `connection: close`.
-            () = drain => None,
-            served = poll_fn(|cx| http1_connection.poll_life(&mut lifetime, cx)) => Some(served?),
+            () = drain => Ok(None),
+            served = poll_fn(|cx| http1_connection.poll_life(&mut lifetime, cx)) => served.map(Some),
         };
-        if let Some(Some(ended)) = cause
-            && !http1_connection.starts_drain(ended)
-        {
+        let finished = match cause {
+            Ok(Some(None)) => Ok(true),
+            Ok(Some(Some(ended))) if !http1_connection.starts_drain(ended) => Ok(false),
+            Ok(_) => {
+                if !is_drained {
+                    Pin::new(&mut http1_connection.connection).graceful_shutdown();
+                }
+                http1_connection.finish(closes_at).await
+            }
+            Err(error) => Err(error),
+        };
+        if matches!(finished, Ok(false)) {
             return Ok(());
         }
-        if cause != Some(None) {
-            if !is_drained {
-                Pin::new(&mut http1_connection.connection).graceful_shutdown();
-            }
-            if !http1_connection.finish(closes_at).await? {
-                return Ok(());
+        let tunnel = http1_connection.slots.tunnel.take().filter(|_| finished.is_ok());
+        let http1::Parts { io, read_buf, .. } = http1_connection.connection.into_parts();
+        let timeouts = Timeouts::new(write_stall, stream_idle);
+        end(io.into_inner(), tunnel, read_buf, finished.map(drop), timeouts, closes_at, transport).await
+    }
+}
+
+/// Ends a connection that hyper has finished: runs the tunnel that it may have become, or else reads on until the client has
+/// read the last response. `read`: bytes that hyper had read.
+async fn end<I, B>(
+    io: Guard<I>,
+    tunnel: Option<Tunnel<B>>,
+    read: Bytes,
+    finished: Result<(), Error>,
+    timeouts: Timeouts,
+    closes_at: Option<Instant>,
+    transport: &Transport,
+) -> Result<(), Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
+{
+    let Some(tunnel) = tunnel else {
+        // Other errors break a response off, of which the client is to see at once that it is not whole.
+        if finished.as_ref().map_or_else(Error::is_refusal, |()| true) {
+            tokio::select! {
+                () = linger(io.into_transport(), MAX_SILENCE) => {}
+                () = sleep_until(closes_at) => {}
             }
         }
-        // hyper has finished; the connection may have become a tunnel.
-        let Some(tunnel) = http1_connection.slots.tunnel.take() else { return Ok(()) };
-        let http1::Parts { io, read_buf, .. } = http1_connection.connection.into_parts();
-        let Some(io) = io.into_inner().into_inner() else { return Ok(()) };
-        let ended = tokio::select! {
-            ended = tunnel.run(io, read_buf, Timeouts::new(write_stall, stream_idle)) => Some(ended),
-            () = sleep_until(closes_at) => None,
-        };
-        count_tunnel(ended, transport)
-    }
+        return finished;
+    };
+    let Some(io) = io.into_inner() else { return Ok(()) };
+    let ended = tokio::select! {
+        ended = tunnel.run(io, read, timeouts) => Some(ended),
+        () = sleep_until(closes_at) => None,
+    };
+    count_tunnel(ended, transport)
 }
 
 /// Counts how a tunnel ended. `None`: the grace after its connection's age is over.

@@ -12,6 +12,7 @@ mod errors;
 mod extended_connect;
 mod frames;
 mod framing;
+mod half_closed;
 mod heads;
 mod http1;
 mod http1_endpoints;
