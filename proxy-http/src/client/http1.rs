@@ -107,6 +107,8 @@ where
 {
     let mut builder = http1::Builder::new();
     builder.max_header_size(max_head).max_buf_size(MAX_BUFFER.max(max_head));
+    // White space before a colon is removed from responses, and refused in requests (RFC 9112 section 5.1).
+    builder.allow_spaces_after_header_name_in_responses(true);
     if let Some(max) = max_headers {
         builder.max_headers(max);
     }

@@ -66,7 +66,7 @@ pub(crate) fn from_client(head: &mut Parts, scheme: &Scheme, ended: bool) -> Res
     let is_http11 = head.version == Version::HTTP_11;
     let is_last = closes(&head.headers, is_http11);
     // Only without a body, after which it would be hard to tell where HTTP ends.
-    let upgrade = Upgrade::of(&head.headers).filter(|_| is_http11 && head.method == Method::GET && ended);
+    let upgrade = Upgrade::offered(&head.headers).filter(|_| is_http11 && head.method == Method::GET && ended);
     let accepts_trailers = fields::strip(&mut head.headers) && is_http11;
     let kind = match upgrade {
         None if is_connect => RequestKind::Connect,

@@ -93,6 +93,11 @@ impl Answer {
         Self { status, code: grpc::Code::ResourceExhausted, reason: "URI is too long".to_owned() }
     }
 
+    /// An OPTIONS that goes no further, of which the proxy has nothing to say.
+    pub(crate) fn options() -> Self {
+        Self { status: StatusCode::OK, code: grpc::Code::Unimplemented, reason: String::new() }
+    }
+
     /// The proxy does not implement the request's method or protocol.
     pub(crate) fn unimplemented(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::NOT_IMPLEMENTED, code: grpc::Code::Unimplemented, reason: reason.into() }
@@ -114,8 +119,9 @@ impl Answer {
             headers.insert(&grpc::MESSAGE, grpc::encode_message(&self.reason));
         }
         // Reasons are texts of the proxy and of the operating system. One that is no valid field value is left out.
-        if let Ok(reason) = HeaderValue::try_from(self.reason) {
-            headers.insert(PROXY_ERROR, reason);
+        match HeaderValue::try_from(self.reason) {
+            Ok(reason) if !reason.is_empty() => _ = headers.insert(PROXY_ERROR, reason),
+            _ => {}
         }
         if !grpc {
             *rsp.status_mut() = self.status;

@@ -53,9 +53,15 @@ impl ProxyShared {
         if self.endpoints(is_http1(req.version())).is_http1() && grpc::is_grpc(req.headers()) {
             return Some(Answer::unimplemented("gRPC needs HTTP/2, and the endpoint is spoken to in HTTP/1.1"));
         }
-        let malformed = validate::request(req).err()?;
-        client.count_malformed();
-        Some(Answer::bad_request(malformed))
+        if let Err(malformed) = validate::request(req) {
+            client.count_malformed();
+            return Some(Answer::bad_request(malformed));
+        }
+        let is_options = req.method() == Method::OPTIONS;
+        if !(is_options || req.method() == Method::TRACE) || !fields::count_forward(req.headers_mut()) {
+            return None;
+        }
+        Some(if is_options { Answer::options() } else { Answer::unimplemented("TRACE ends here") })
     }
 
     /// Checks a CONNECT before it is forwarded. Like other requests it goes to an endpoint, whatever host it names.

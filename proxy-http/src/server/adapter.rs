@@ -20,7 +20,7 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header, response::Parts, uri::Scheme};
 use http_body::Body;
-use hyper::body;
+use hyper::{body, ext::ReasonPhrase};
 use pin_project_lite::pin_project;
 use std::{
     future::Future,
@@ -229,6 +229,10 @@ impl RequestContext {
             return refusal(StatusCode::BAD_GATEWAY, stream);
         }
         head.version = Version::HTTP_11;
+        // hyper would make up a phrase; it may be empty (RFC 9112 section 4).
+        if head.status.canonical_reason().is_none() && head.extensions.get::<ReasonPhrase>().is_none() {
+            head.extensions.insert(ReasonPhrase::from_static(b""));
+        }
         if self.kind == RequestKind::Connect {
             head.headers.insert(header::CONNECTION, CLOSE);
         }

@@ -10,6 +10,7 @@ mod empty_data;
 mod endpoint_ends;
 mod errors;
 mod extended_connect;
+mod forwarding;
 mod frames;
 mod framing;
 mod half_closed;
