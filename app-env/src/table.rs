@@ -401,7 +401,7 @@ declare! {
     ours HTTP_MAX_HEADERS_COUNT: Number = Direction "HTTP_MAX_HEADERS_COUNT" {
         // Envoy's.
         Number::ANY, default: Is("100"),
-        "fields a request may have beside its pseudo-fields; one with more is answered with 431"
+        "fields a request may have beside its pseudo-fields, with all of cookie as one; one with more is answered with 431; a response of an HTTP/1.1 endpoint may have as many, and 100 at least"
     }
     ours HTTP_MAX_URI_LENGTH: Number = Direction "HTTP_MAX_URI_LENGTH" {
         // RFC 9110 section 4.1 asks for 8,000 at least; nginx and Apache take about as many.
@@ -439,7 +439,7 @@ declare! {
     ours MAX_BUFFERED_BYTES: Number = Direction "MAX_BUFFERED_BYTES" {
         // 4,096 readers that have stopped, at the default windows; the rest of a small sidecar's memory.
         Number::ANY, default: Is("268435456"),
-        "bytes held for readers that have stopped, beside connections' windows; at the limit reading stalls; what clients' adaptive windows have above 1 MiB a connection is reserved from up to three quarters of it"
+        "bytes held for readers that have stopped, beside connections' windows, and for heads of requests; at the limit reading stalls; heads of requests whose responses have not begun have half of it at most; what clients' adaptive windows have above 1 MiB a connection is reserved from up to three quarters of it"
     }
 
     linkerd DNS_MIN_TTL: Time = Process "DNS_MIN_TTL" {

@@ -281,7 +281,11 @@ fn plan(
         retry: retry_params(&http_retry),
     });
     let buffers = Arc::new(BufferLimit::new(max_buffered_bytes));
-    let http1 = http1::Params { header_read_timeout: server_http1_header_read_timeout, https: tls.server.is_some() };
+    let http1 = http1::Params {
+        header_read_timeout: server_http1_header_read_timeout,
+        https: tls.server.is_some(),
+        max_headers_count: http_max_headers_count,
+    };
     let server = Server::new(&server)
         .expect("params are checked when they are read")
         .buffer_in(Arc::clone(&buffers))
@@ -300,6 +304,7 @@ fn plan(
         names,
         endpoint_params,
         http1_params: http1_endpoint_params(&connect.http1, endpoint_params, cores),
+        max_headers_count: http_max_headers_count,
         connect: Arc::new(connect),
         log: Arc::default(),
         tls,

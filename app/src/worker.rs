@@ -17,6 +17,7 @@ use proxy_http::{
 };
 use std::{
     error::Error,
+    future::pending,
     io,
     net::{self, SocketAddr},
     sync::{
@@ -24,7 +25,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     net::TcpStream,
@@ -56,6 +57,8 @@ pub(crate) struct Plan {
     pub(crate) endpoint_params: balance::Params,
     pub(crate) tls: Tls,
     pub(crate) http1_params: balance::Params,
+    /// Fields that responses of HTTP/1.1 may have.
+    pub(crate) max_headers_count: usize,
     /// The last log lines about endpoints, by any worker.
     pub(crate) log: Arc<EndpointLog>,
 }
@@ -190,7 +193,14 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                 let log = Arc::clone(log);
                 tokio::spawn(async move {
                     if let Some(tls::Accepted { stream, client, protocol }) = tls.accept(stream).await {
-                        let draining = async { _ = stop.wait_for(|stop| *stop).await };
+                        // Requests of a client whose certificate has expired are refused, so it had better connect anew.
+                        let expired = expiry(client.expires);
+                        let draining = async {
+                            tokio::select! {
+                                _ = stop.wait_for(|stop| *stop) => {}
+                                () = expired => {}
+                            }
+                        };
                         let proxy = proxy.for_client(client);
                         let accepted = server::Accepted { peer: Some(peer), protocol };
                         ended(server.serve_accepted(accepted, stream, proxy, draining).await, peer, &log);
@@ -203,7 +213,15 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
     drop(stop);
     // No more connections will come; open ones go on until the process ends.
     drop(stacks);
-    std::future::pending().await
+    pending().await
+}
+
+/// Completes at a time. `None`: never.
+async fn expiry(time: Option<SystemTime>) {
+    match time {
+        Some(time) => sleep(time.duration_since(SystemTime::now()).unwrap_or_default()).await,
+        None => pending().await,
+    }
 }
 
 fn ended(served: Result<(), server::Error>, peer: SocketAddr, log: &Throttle) {
@@ -290,5 +308,6 @@ impl Plan {
             .log_to(Arc::clone(&self.log))
             .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
             .buffer_in(Arc::clone(&self.buffers))
+            .max_headers_count(self.max_headers_count)
     }
 }

@@ -127,6 +127,7 @@ fn limit_name(limit: Limit) -> &'static str {
         Limit::EmptyDataFrames => "max_control_frames_empty_data",
         Limit::EngineLifetime => "engine_lifetime",
         Limit::Hops => "hops",
+        Limit::BufferedHeads => "max_buffered_bytes_heads",
     }
 }
 

@@ -6,7 +6,7 @@ use rustls::{CertificateError, pki_types::CertificateDer};
 use std::{
     fmt::Write as _,
     io,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use webpki::EndEntityCert;
 
@@ -60,6 +60,11 @@ pub(crate) fn expires(cert: &CertificateDer<'_>) -> Option<u64> {
 /// Now.
 pub(crate) fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
+}
+
+/// The time just after the last second in which a certificate is valid (RFC 5280 section 4.1.2.5).
+pub(crate) fn system_time(not_after: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(not_after.saturating_add(1))
 }
 
 /// The content of an element with a tag, and the bytes after it.

@@ -2,7 +2,7 @@
 
 use super::{
     Errors, H2, HTTP_1_1, Throttle,
-    cert::{Names, SELF_SIGNED, expires, is_self_signed, unix_time},
+    cert::{Names, SELF_SIGNED, expires, is_self_signed, system_time, unix_time},
     files::Variables,
     provider,
     reload::{Reload, Reloadable},
@@ -10,6 +10,7 @@ use super::{
     stream::Stream,
 };
 use app_env::{ClientAuth, ClientCert, ServerTls};
+use http::HeaderValue;
 use proxy_http::{Protocol, proxy};
 use rustls::{ServerConfig, ServerConnection, pki_types::CertificateDer, server::WebPkiClientVerifier};
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -125,7 +126,8 @@ impl Server {
         let Some(params) = &self.client else { return Ok(proxy::Client::default()) };
         let cert = session.peer_certificates().and_then(<[CertificateDer<'_>]>::first);
         // A resumed session has the certificate of the one before, which may have expired in the meantime.
-        if cert.and_then(expires).is_some_and(|expires| expires < unix_time()) {
+        let expires = cert.and_then(expires);
+        if expires.is_some_and(|expires| expires < unix_time()) {
             let expired = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
             return Err(io::Error::new(io::ErrorKind::InvalidData, expired));
         }
@@ -137,8 +139,15 @@ impl Server {
             let names = names.as_ref().map(Names::list);
             tracing::warn!(direction, peer, names, left_out, "client is not among those allowed");
         }
-        let forwarded = names.filter(|_| params.forward).and_then(|names| names.forwarded(made.uri.as_deref()));
-        Ok(proxy::Client { denied, cert: forwarded })
+        let forwards = params.forward && cert.is_some();
+        let forwarded = names.filter(|_| forwards).and_then(|names| names.forwarded(made.uri.as_deref()));
+        // Endpoints would take the requests of such a client for requests of a client without a certificate.
+        let is_nameless = forwards && forwarded.is_none();
+        if is_nameless && let Some(left_out) = self.denials.admits() {
+            let (direction, peer) = (self.direction, peer.map(tracing::field::display));
+            tracing::warn!(direction, peer, left_out, "client's certificate has a name that no field can hold");
+        }
+        Ok(proxy::Client { denied: denied || is_nameless, cert: forwarded, expires: expires.map(system_time) })
     }
 
     fn log_failure(&self, peer: Option<SocketAddr>, failure: Failure, error: &io::Error) {
@@ -197,6 +206,8 @@ impl Made {
         let leaf = identity.cert.first();
         let (uri, expires) =
             (leaf.and_then(Names::of).and_then(|names| names.uri().map(str::to_owned)), leaf.and_then(expires));
+        // A name of our own that no field can hold is left out; a client's is an error.
+        let uri = uri.filter(|uri| HeaderValue::from_str(uri).is_ok());
         let wrong = |error: rustls::Error| variables.error("CERT", error.to_string());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -1,5 +1,6 @@
 //! TLS on both sides: the certificates that each side accepts, and files that change.
 
+mod clients;
 pub(crate) mod pki;
 
 use crate::support::{App, Endpoint, PATIENCE, admin, command, connect as connect_plain, get};

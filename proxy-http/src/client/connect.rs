@@ -17,6 +17,7 @@ use crate::{
         io::Io,
         state::{ConnectionState, PeerName},
     },
+    http1::params::max_headers,
     stats::{Side, Transport},
 };
 use http_h2::{ClientParams, OutOfRange};
@@ -52,6 +53,7 @@ pub struct Connect<C, B> {
     handshake_timeout: Option<Duration>,
     transport: Arc<Transport>,
     buffers: Arc<BufferLimit>,
+    max_headers_count: usize,
     log: Arc<EndpointLog>,
     peer: Option<Arc<str>>,
     on_transport: OnCapacity,
@@ -81,6 +83,7 @@ impl<C, B> Connect<C, B> {
             handshake_timeout: None,
             transport: Arc::default(),
             buffers: Arc::default(),
+            max_headers_count: 0,
             log: Arc::default(),
             peer: None,
             on_transport: Arc::new(|| {}),
@@ -170,6 +173,13 @@ impl<C, B> Connect<C, B> {
     pub fn buffer_in(self, buffers: Arc<BufferLimit>) -> Self {
         Self { buffers, ..self }
     }
+
+    /// Takes responses of HTTP/1.1 with as many fields. hyper keeps a place for each in every head above 100, so that fewer cost
+    /// less; it takes 100 at least. Default: 100.
+    #[must_use]
+    pub fn max_headers_count(self, count: usize) -> Self {
+        Self { max_headers_count: count, ..self }
+    }
 }
 
 impl<C, B, T> Service<T> for Connect<C, B>
@@ -191,8 +201,7 @@ where
     fn call(&mut self, target: T) -> ConnectFuture<B> {
         let connecting = self.connector.call(target);
         let builder = self.builder.clone();
-        let transport = Arc::clone(&self.transport);
-        let buffers = Arc::clone(&self.buffers);
+        let (transport, buffers) = (Arc::clone(&self.transport), Arc::clone(&self.buffers));
         let ClientParams {
             keep_alive,
             flow_control,
@@ -205,8 +214,8 @@ where
             max_local_error_reset_streams.unwrap_or(ClientParams::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS) / 2;
         let write_stall = write_stall_timeout.unwrap_or(ClientParams::DEFAULT_WRITE_STALL_TIMEOUT);
         let flow_control = flow_control.unwrap_or(ClientParams::DEFAULT_FLOW_CONTROL);
-        let Self { timeout, handshake_timeout, protocol, .. } = *self;
-        let peer = self.peer.clone();
+        let Self { timeout, handshake_timeout, protocol, max_headers_count, ref peer, .. } = *self;
+        let peer = peer.clone();
         let (on_transport, on_capacity) = (Arc::clone(&self.on_transport), Arc::clone(&self.on_capacity));
         Box::pin(async move {
             let io = match timeout {
@@ -251,7 +260,8 @@ where
                 Protocol::Http1 => {
                     let interim = Arc::default();
                     let io = Io::new(io, &transport, &connection_state).with_http1_endpoint(Arc::clone(&interim));
-                    let made = http1::connect(io, max_head, interim, open, on_capacity).await;
+                    let limits = (max_head, max_headers(max_headers_count, max_head));
+                    let made = http1::connect(io, limits, interim, open, on_capacity).await;
                     Engine::Http1(made.map_err(ConnectError::handshake)?)
                 }
             };
@@ -271,6 +281,7 @@ impl<C: Clone, B> Clone for Connect<C, B> {
             handshake_timeout: self.handshake_timeout,
             transport: Arc::clone(&self.transport),
             buffers: Arc::clone(&self.buffers),
+            max_headers_count: self.max_headers_count,
             log: Arc::clone(&self.log),
             peer: self.peer.clone(),
             on_transport: Arc::clone(&self.on_transport),

@@ -92,11 +92,12 @@ const WAITED: Duration = Duration::from_secs(1);
 const UNPOISONED: &str = "nothing panics with the lock held";
 
 /// Makes a connection over `io`, driven by a task that drops `open` when the connection accepts no more requests.
-/// `max_head`: the largest head that the endpoint may send, in bytes. `interim` counts the endpoint's interim responses. The
+/// `max_head`: the largest head that the endpoint may send, in bytes, and in
+/// fields where it is not hyper's own limit. `interim` counts the endpoint's interim responses. The
 /// task calls `on_capacity` each time the connection has become ready for another request.
 pub(crate) async fn connect<I>(
     io: Io<I>,
-    max_head: usize,
+    (max_head, max_headers): (usize, Option<usize>),
     interim: Arc<AtomicU32>,
     open: watch::Sender<()>,
     on_capacity: OnCapacity,
@@ -106,6 +107,11 @@ where
 {
     let mut builder = http1::Builder::new();
     builder.max_header_size(max_head).max_buf_size(MAX_BUFFER.max(max_head));
+    // White space before a colon is removed from responses, and refused in requests (RFC 9112 section 5.1).
+    builder.allow_spaces_after_header_name_in_responses(true);
+    if let Some(max) = max_headers {
+        builder.max_headers(max);
+    }
     let exchange = Exchange::new();
     let watch = ResponseWatch::new(io, Arc::clone(&exchange));
     let (hyper, connection) = builder.handshake(TokioIo::new(watch)).await.map_err(Failure::unsent)?;
@@ -358,7 +364,7 @@ mod tests {
         let rooms = Arc::<AtomicUsize>::default();
         let counted = Arc::clone(&rooms);
         let on_capacity = Arc::new(move || _ = counted.fetch_add(1, Relaxed));
-        let handle = connect(io, 1 << 16, Arc::default(), open, on_capacity).await.unwrap();
+        let handle = connect(io, (1 << 16, None), Arc::default(), open, on_capacity).await.unwrap();
         assert!(handle.is_ready());
         for round in 0..3 {
             assert_eq!(rooms.load(Relaxed), round, "once for each request, and none for the first");
@@ -405,7 +411,7 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(HEAD.len());
         let connection_state = ConnectionState::new(&Arc::default());
         let io = Io::new(near, &Arc::<Transport>::default(), &connection_state).with_http1_endpoint(Arc::default());
-        let handle = connect(io, 1 << 16, Arc::default(), watch::channel(()).0, Arc::new(|| {})).await.unwrap();
+        let handle = connect(io, (1 << 16, None), Arc::default(), watch::channel(()).0, Arc::new(|| {})).await.unwrap();
         let send = || {
             let head = Request::get("http://a/").body(()).unwrap().into_parts().0;
             let stream = connection_state.open_stream();

@@ -1,4 +1,4 @@
-//! The bound that connections share of DATA that is buffered for readers which have stopped.
+//! The bound that connections share of DATA that is buffered for readers which have stopped, and of the heads of requests.
 
 use std::{
     mem,
@@ -9,12 +9,16 @@ use std::{
     task::Waker,
 };
 
-/// A limit of the bytes that connections buffer for readers that have stopped, beyond their windows.
+/// A limit of the bytes that connections buffer for readers that have stopped, beyond their windows, and for the heads of
+/// requests.
 ///
 /// All connections that are given the same limit share it. Connections from clients whose windows are adaptive take the part
 /// of their window above 1 MiB from it, up to three quarters, so that promises to clients have a bound, too. When the
 /// limit is used up, connections get no more window: a connection whose window is used up by streams whose readers have
 /// stopped stalls, and memory does not grow.
+///
+/// The heads of a client's requests whose responses have not begun, beyond 64 KiB a connection of HTTP/2, may have half of the
+/// limit, and 16 MiB at least. A connection gets at most a quarter of the bytes left, so that others have some.
 #[derive(Debug)]
 pub struct BufferLimit {
     max: usize,
@@ -24,6 +28,10 @@ pub struct BufferLimit {
     given: AtomicUsize,
     /// Streams that hold data for readers that have stopped, of the connections that have been given window.
     holding: AtomicUsize,
+    /// Bytes that the heads of requests have taken.
+    heads: AtomicUsize,
+    /// Connections whose heads have taken some.
+    with_heads: AtomicUsize,
     waiting: Mutex<Waiting>,
 }
 
@@ -51,6 +59,9 @@ const SEVERE: usize = 4;
 /// whose path has been measured.
 const KEPT: usize = 2;
 const KEPT_FROM_MEASURED: usize = 4;
+/// The part of the limit for the heads of requests, and the least.
+const FOR_HEADS: usize = 2;
+const MIN_FOR_HEADS: usize = 16 << 20;
 /// One connection gets at most one part in this many of the bytes left to reserve.
 const PART: usize = 4;
 
@@ -65,6 +76,8 @@ impl BufferLimit {
             reserved: AtomicUsize::new(0),
             given: AtomicUsize::new(0),
             holding: AtomicUsize::new(0),
+            heads: AtomicUsize::new(0),
+            with_heads: AtomicUsize::new(0),
             waiting: Mutex::new(Waiting { wakers: Vec::new(), wakes: 0 }),
         }
     }
@@ -102,6 +115,11 @@ impl BufferLimit {
             return;
         }
         self.given.fetch_sub(bytes as usize, Relaxed);
+        self.wake_waiting();
+    }
+
+    /// Wakes the connections that want more bytes.
+    fn wake_waiting(&self) {
         let mut waiting = self.waiting.lock().expect(UNPOISONED);
         if waiting.wakers.is_empty() {
             return;
@@ -127,7 +145,39 @@ impl BufferLimit {
 
     /// The bytes that may be given to all connections together.
     fn left(&self) -> usize {
-        self.max.saturating_sub(self.reserved())
+        self.max.saturating_sub(self.reserved() + self.heads())
+    }
+
+    /// Bytes that the heads of requests have taken.
+    pub(super) fn heads(&self) -> usize {
+        self.heads.load(Relaxed)
+    }
+
+    /// Takes `wanted` bytes for the heads of a connection that has `taken` some before; false if it gets none.
+    pub(super) fn take_heads(&self, taken: usize, wanted: usize) -> bool {
+        let max = (self.max / FOR_HEADS).max(MIN_FOR_HEADS);
+        let is_taken = self.heads.try_update(Relaxed, Relaxed, |heads| {
+            let left = max.saturating_sub(heads);
+            Some(heads + wanted).filter(|_| wanted <= left && taken + wanted <= left / PART)
+        });
+        if taken == 0 && is_taken.is_ok() {
+            self.with_heads.fetch_add(1, Relaxed);
+        }
+        is_taken.is_ok()
+    }
+
+    /// Takes back bytes for heads. `all`: the connection has none left.
+    pub(super) fn give_back_heads(&self, bytes: usize, all: bool) {
+        self.heads.fetch_sub(bytes, Relaxed);
+        if all {
+            self.with_heads.fetch_sub(1, Relaxed);
+        }
+        self.wake_waiting();
+    }
+
+    /// Whether a connection whose heads have `taken` bytes has no less than the mean.
+    pub(super) fn is_large_share(&self, taken: usize) -> bool {
+        taken > 0 && taken.saturating_mul(self.with_heads.load(Relaxed)) >= self.heads()
     }
 
     /// Sets the number of a connection's streams that hold data, which was `before`.

@@ -7,6 +7,7 @@ pub(crate) mod detect;
 pub(crate) mod discard;
 pub(crate) mod flow;
 pub(crate) mod frames;
+pub(crate) mod heads;
 pub(crate) mod io;
 pub(crate) mod now;
 pub(crate) mod path;

@@ -2,7 +2,7 @@
 
 use crate::connection::state::ConnectionState;
 use http::uri::PathAndQuery;
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 /// A stream on which DATA is sent, and whether it is blocked.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub(crate) struct SendingStream {
     path: Option<PathAndQuery>,
     /// `None`: it is not blocked.
     blocked: Option<u32>,
+    /// Bytes that the head of its request counts for. 0: the response has begun, or the stream is one to an endpoint.
+    head: usize,
 }
 
 /// Marks a request of a client that does not read other responses.
@@ -21,7 +23,20 @@ pub(crate) struct StoppedClient;
 
 impl SendingStream {
     pub(crate) fn new(connection_state: &Arc<ConnectionState>, path: Option<PathAndQuery>) -> Self {
-        Self { connection_state: Arc::clone(connection_state), path, blocked: None }
+        Self { connection_state: Arc::clone(connection_state), path, blocked: None, head: 0 }
+    }
+
+    /// Counts bytes for the head of the stream's request.
+    pub(super) fn hold_head(&mut self, bytes: usize) {
+        self.connection_state.add_head(bytes);
+        self.head = bytes;
+    }
+
+    /// To be called when the response begins: the head of the request is not needed any more.
+    pub(crate) fn drop_head(&mut self) {
+        if self.head > 0 {
+            self.connection_state.remove_head(mem::take(&mut self.head));
+        }
     }
 
     /// Notes that the stream has DATA and cannot send it.
@@ -47,5 +62,6 @@ impl SendingStream {
 impl Drop for SendingStream {
     fn drop(&mut self) {
         self.unblock();
+        self.drop_head();
     }
 }

@@ -60,6 +60,8 @@ pub(crate) struct ConnectionState {
     engine_resets: AtomicUsize,
     /// Whether few stream identifiers are left.
     last_streams: AtomicBool,
+    /// Bytes of the heads of requests whose responses have not begun.
+    heads: AtomicUsize,
 }
 
 /// A GOAWAY that names an error, of an endpoint or, for an endpoint that broke the protocol, of h2.
@@ -114,6 +116,7 @@ impl ConnectionState {
             padding_alone: AtomicUsize::new(0),
             engine_resets: AtomicUsize::new(0),
             last_streams: AtomicBool::new(false),
+            heads: AtomicUsize::new(0),
         })
     }
 
@@ -157,6 +160,21 @@ impl ConnectionState {
     /// Streams on which DATA waits to be sent.
     pub(crate) fn sending(&self) -> &BlockedStreams {
         &self.sending
+    }
+
+    /// Bytes of the heads of requests whose responses have not begun.
+    pub(crate) fn heads(&self) -> usize {
+        self.heads.load(Relaxed)
+    }
+
+    /// Adds the bytes of a head.
+    pub(super) fn add_head(&self, bytes: usize) {
+        self.heads.fetch_add(bytes, Relaxed);
+    }
+
+    /// Removes the bytes of a head.
+    pub(super) fn remove_head(&self, bytes: usize) {
+        self.heads.fetch_sub(bytes, Relaxed);
     }
 
     /// Why a stream with DATA cannot send it now.

@@ -79,6 +79,11 @@ impl FramingParser {
         self.state == ParseState::Head && (self.framing.has_line || !self.line.is_empty())
     }
 
+    /// Whether the last message is whole, and no byte of another has come.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        self.state == ParseState::Head && !self.is_in_head()
+    }
+
     /// Follows the bytes that were read, and puts a NUL in the place of the first that is rejected. Returns whether that
     /// was a byte of a head.
     pub(crate) fn read(&mut self, bytes: &mut [u8]) -> bool {

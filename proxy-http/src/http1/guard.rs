@@ -48,13 +48,20 @@ pub(crate) struct GuardState {
     /// Nanoseconds after `started`; 0: no head is being read.
     head_started: AtomicU64,
     blocked: AtomicBool,
+    /// Whether the request that was read last is the last one of its client.
+    has_last_request: AtomicBool,
 }
 
 // === impl GuardState ===
 
 impl GuardState {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { started: Instant::now(), head_started: AtomicU64::new(0), blocked: AtomicBool::new(false) })
+        Arc::new(Self {
+            started: Instant::now(),
+            head_started: AtomicU64::new(0),
+            blocked: AtomicBool::new(false),
+            has_last_request: AtomicBool::new(false),
+        })
     }
 
     /// When the head that is being read began. `None`: none is being read.
@@ -66,6 +73,11 @@ impl GuardState {
     /// Whether the last write is pending, as the client does not read.
     pub(crate) fn is_blocked(&self) -> bool {
         self.blocked.load(Relaxed)
+    }
+
+    /// To be called with each request, when its head has been read. `is_last`: its client asks for no more responses.
+    pub(crate) fn set_last_request(&self, is_last: bool) {
+        self.has_last_request.store(is_last, Relaxed);
     }
 
     /// Sets the start of a head that is being read to now.
@@ -115,6 +127,11 @@ impl<I> Guard<I> {
         written
     }
 
+    /// The transport, to be read to its end.
+    pub(crate) fn into_transport(self) -> I {
+        self.inner
+    }
+
     /// The transport, for a tunnel. `None`: bytes after the last request were rejected, and one of them is replaced.
     pub(crate) fn into_inner(self) -> Option<I> {
         (self.parser.state != ParseState::Rejected).then_some(self.inner)
@@ -131,6 +148,12 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guard<I> {
         }
         let before = buf.filled().len();
         ready!(Pin::new(inner).poll_read(cx, buf))?;
+        // A client that has sent its last request whole may close its half before it reads the response (RFC 9112 section 9.6),
+        // which hyper would take for the end of the exchange. hyper reads no more of the connection than that request, so the
+        // end is not missed.
+        if buf.filled().len() == before && state.has_last_request.load(Relaxed) && parser.is_between_messages() {
+            return Poll::Pending;
+        }
         *head_end_due |= parser.read(&mut buf.filled_mut()[before..]);
         match (parser.is_in_head(), state.head_started()) {
             (true, None) => state.begin_head(),

@@ -3,7 +3,8 @@
 
 mod framing;
 pub(crate) mod guard;
-mod params;
+pub(crate) mod linger;
+pub(crate) mod params;
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod response_body;

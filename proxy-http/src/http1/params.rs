@@ -10,11 +10,25 @@ pub struct Params {
     pub header_read_timeout: Duration,
     /// Whether the transport is secure, so that a target without a scheme has `https`. Default: false.
     pub https: bool,
+    /// Fields that the head of a request may have. hyper keeps a place for each in every head above 100, so that fewer cost
+    /// less; of fewer than 100 the rest is left to [`proxy::Params`](crate::proxy::Params). Default: 100.
+    pub max_headers_count: usize,
+}
+
+/// The fields that hyper takes by default, on the stack.
+const DEFAULT_FIELDS: usize = 100;
+/// The least that a field adds to a header list (RFC 9113 section 6.5.2).
+const MIN_FIELD: usize = 33;
+
+/// The limit to set for heads of up to `count` fields, and of header lists of `max_list` bytes. `None`: hyper's own.
+pub(crate) fn max_headers(count: usize, max_list: usize) -> Option<usize> {
+    // `host` is no field of HTTP/2.
+    Some(count.min(max_list / MIN_FIELD) + 1).filter(|_| count > DEFAULT_FIELDS)
 }
 
 impl Default for Params {
-    /// 30 s for a head, in clear text.
+    /// 30 s for a head of 100 fields, in clear text.
     fn default() -> Self {
-        Self { header_read_timeout: Duration::from_secs(30), https: false }
+        Self { header_read_timeout: Duration::from_secs(30), https: false, max_headers_count: DEFAULT_FIELDS }
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     http1::websocket::{self, Key, Upgrade},
     message::{
+        authority::{is_authority, is_same},
         connect_protocol::ConnectProtocol,
         fields::{self, Invalid},
     },
@@ -30,6 +31,8 @@ pub(crate) enum EndpointRequestKind {
 pub(crate) struct RequestContext {
     /// The client has sent `te: trailers` by HTTP/1.1.
     pub(crate) accepts_trailers: bool,
+    /// The client asks for no response after this request's: the connection closes (RFC 9112 section 9.3).
+    pub(crate) is_last: bool,
     pub(crate) kind: RequestKind,
 }
 
@@ -61,8 +64,9 @@ pub(crate) fn from_client(head: &mut Parts, scheme: &Scheme, ended: bool) -> Res
     // hyper's own extensions are of no use beyond it.
     head.extensions.clear();
     let is_http11 = head.version == Version::HTTP_11;
+    let is_last = closes(&head.headers, is_http11);
     // Only without a body, after which it would be hard to tell where HTTP ends.
-    let upgrade = Upgrade::of(&head.headers).filter(|_| is_http11 && head.method == Method::GET && ended);
+    let upgrade = Upgrade::offered(&head.headers).filter(|_| is_http11 && head.method == Method::GET && ended);
     let accepts_trailers = fields::strip(&mut head.headers) && is_http11;
     let kind = match upgrade {
         None if is_connect => RequestKind::Connect,
@@ -76,7 +80,13 @@ pub(crate) fn from_client(head: &mut Parts, scheme: &Scheme, ended: bool) -> Res
             RequestKind::Websocket(Key::of(&head.headers))
         }
     };
-    Ok(RequestContext { accepts_trailers, kind })
+    Ok(RequestContext { accepts_trailers, is_last, kind })
+}
+
+/// Whether a request's connection closes after its response.
+fn closes(headers: &HeaderMap, is_http11: bool) -> bool {
+    let has = |option| fields::has_token(headers, &header::CONNECTION, option);
+    has("close") || (!is_http11 && !has("keep-alive"))
 }
 
 /// Checks that CONNECT names an authority and nothing else, and that it has no body, which others could see in the bytes
@@ -105,17 +115,16 @@ fn host(headers: &HeaderMap, version: Version) -> Result<Option<Authority>, Inva
 }
 
 fn authority(text: &[u8]) -> Result<Authority, Invalid> {
-    // `http` accepts userinfo, which is not allowed here (RFC 9110 section 4.2.4).
-    if text.contains(&b'@') {
-        return Err(Invalid("userinfo in the authority"));
+    if !is_authority(text) {
+        return Err(Invalid("bad authority"));
     }
-    Authority::try_from(text).map_err(|_| Invalid("bad host"))
+    Authority::try_from(text).map_err(|_| Invalid("bad authority"))
 }
 
 /// The target with scheme and authority, where an authority is known.
 fn target(method: &Method, target: Uri, default: &Scheme, host: Option<Authority>) -> Result<Uri, Invalid> {
     let uri::Parts { scheme, authority: uri_authority, path_and_query, .. } = target.into_parts();
-    let path = path_and_query.ok_or(Invalid("no path"))?;
+    let mut path = path_and_query.ok_or(Invalid("no path"))?;
     let mut parts = uri::Parts::default();
     match (scheme, uri_authority) {
         // The absolute form, whose authority replaces that of `host` (RFC 9112 section 3.2.2).
@@ -125,6 +134,10 @@ fn target(method: &Method, target: Uri, default: &Scheme, host: Option<Authority
             }
             parts.authority = Some(authority(uri_authority.as_str().as_bytes())?);
             parts.scheme = Some(scheme);
+            // An empty path is the root (RFC 9110 section 4.2.3), also before a query.
+            if path.as_str().starts_with('?') {
+                path = format!("/{path}", path = path.as_str()).try_into().map_err(|_| Invalid("bad target"))?;
+            }
         }
         (None, None) => {
             if !is_path(method, &path) {
@@ -147,7 +160,7 @@ fn is_path(method: &Method, path: &PathAndQuery) -> bool {
 /// Makes a head one of HTTP/1.1 that endpoints can read in one way only (RFC 9113 section 8.3.1, RFC 9112 section 3.2.1).
 /// `ended`: there is no body.
 pub(crate) fn to_endpoint(head: &mut Parts, ended: bool) -> Result<EndpointRequestKind, Invalid> {
-    let uri::Parts { authority: uri_authority, path_and_query, .. } = mem::take(&mut head.uri).into_parts();
+    let uri::Parts { scheme, authority: uri_authority, path_and_query, .. } = mem::take(&mut head.uri).into_parts();
     let is_tunnel = head.method == Method::CONNECT;
     let is_connect = is_tunnel && head.extensions.get::<ConnectProtocol>().is_none();
     if is_tunnel && !is_connect {
@@ -159,7 +172,7 @@ pub(crate) fn to_endpoint(head: &mut Parts, ended: bool) -> Result<EndpointReque
         Uri::from(path_and_query.filter(|path| is_path(&head.method, path)).ok_or(Invalid("bad path"))?)
     };
     let mut headers = mem::take(&mut head.headers);
-    let host = endpoint_host(uri_authority, &headers)?;
+    let host = endpoint_host(uri_authority, scheme.as_ref(), &headers)?;
     headers.remove(header::HOST);
     fields::check_length(&mut headers)?;
     join_cookies(&mut headers)?;
@@ -207,7 +220,11 @@ fn ask_for_tunnel(head: &mut Parts, is_connect: bool) -> EndpointRequestKind {
 }
 
 /// The value of `host`: the authority, from which a `host` that was sent beside it must not differ.
-fn endpoint_host(uri_authority: Option<Authority>, headers: &HeaderMap) -> Result<HeaderValue, Invalid> {
+fn endpoint_host(
+    uri_authority: Option<Authority>,
+    scheme: Option<&Scheme>,
+    headers: &HeaderMap,
+) -> Result<HeaderValue, Invalid> {
     let mut hosts = headers.get_all(header::HOST).into_iter();
     let host = match (hosts.next(), hosts.next()) {
         (_, Some(_)) => return Err(Invalid("several hosts")),
@@ -220,7 +237,7 @@ fn endpoint_host(uri_authority: Option<Authority>, headers: &HeaderMap) -> Resul
         }
         return HeaderValue::from_bytes(host).map_err(|_| Invalid("bad host"));
     };
-    if host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(uri_authority.as_str().as_bytes())) {
+    if host.is_some_and(|host| !is_same(uri_authority.as_str().as_bytes(), host.as_bytes(), scheme)) {
         return Err(Invalid("host is not the authority"));
     }
     authority(uri_authority.as_str().as_bytes())?;

@@ -5,7 +5,7 @@ use crate::{
     message::fields::{self, Invalid},
 };
 use http::{Response, StatusCode, Version, header};
-use hyper::upgrade::OnUpgrade;
+use hyper::{ext::ReasonPhrase, upgrade::OnUpgrade};
 
 /// Makes a response one that can be forwarded in either version. `Some`: the connection is a tunnel from now on.
 ///
@@ -63,7 +63,12 @@ pub(crate) fn from_endpoint<B>(
     if rsp.status() == StatusCode::NO_CONTENT {
         rsp.headers_mut().remove(header::CONTENT_LENGTH);
     }
+    // The phrase of the endpoint's own, if it is not the status's usual one.
+    let phrase = rsp.extensions_mut().remove::<ReasonPhrase>();
     rsp.extensions_mut().clear();
+    if let Some(phrase) = phrase {
+        rsp.extensions_mut().insert(phrase);
+    }
     if let (Some(upgrade), EndpointRequestKind::Upgrade) = (upgrade, request) {
         upgrade.put(rsp.headers_mut());
     }

@@ -9,7 +9,10 @@ use crate::{
         outcome::{Backpressure, SendOutcome},
     },
     connection::streams::OpenStream,
-    http1::timeouts::Timeouts,
+    http1::{
+        linger::{MAX_SILENCE, linger},
+        timeouts::Timeouts,
+    },
     stats::StreamLimit,
 };
 use bytes::{Buf as _, Bytes};
@@ -89,6 +92,8 @@ enum WriteState {
 
 /// The largest read, in bytes. It goes to the stack and is copied from there, so that an idle tunnel has no buffer.
 const READ_BYTES: usize = 16 << 10;
+/// How long a peer may send nothing before its connection is closed after an error of the other side.
+const MAX_SILENCE_AFTER_ERROR: Duration = Duration::from_millis(500);
 const UNPOISONED: &str = "nothing panics with the lock held";
 
 /// Whether a response with this status accepts a request for a tunnel.
@@ -105,7 +110,8 @@ impl<B> Tunnel<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin + 'static> Tunnel<B> {
-    /// Copies bytes in both directions until both have ended. `read`: bytes that hyper had read.
+    /// Copies bytes in both directions until both have ended, or the other side of the proxy has failed, and then gives the
+    /// peer time to read the last ones. `read`: bytes that hyper had read.
     pub(crate) async fn run<I>(self, io: I, read: Bytes, mut timeouts: Timeouts) -> Result<(), TunnelError>
     where
         I: AsyncRead + AsyncWrite + Unpin,
@@ -123,6 +129,14 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Tunnel<B> {
         .await;
         if !matches!(ended, Err(TunnelError::Io(_))) {
             tunnel.tunnel.to.give_up();
+        }
+        let TunnelIo { io, tunnel, .. } = tunnel;
+        drop(tunnel);
+        match ended {
+            Ok(()) => linger(io, MAX_SILENCE).await,
+            // The peer must not take the bytes for whole, so it gets no end of them, but soon the end of the connection.
+            Err(TunnelError::Body) => linger(io, MAX_SILENCE_AFTER_ERROR).await,
+            Err(TunnelError::Io(_) | TunnelError::Timeout(_)) => {}
         }
         ended
     }

@@ -30,7 +30,16 @@ impl Upgrade {
     /// The value in a message that the proxy converts.
     const OURS: Self = Self(HeaderValue::from_static(WEBSOCKET));
 
-    /// The upgrade in a message's `connection` and `upgrade` fields.
+    /// The upgrade that a request offers. Of a list of protocols, from which the server may choose, only WebSocket goes on (RFC
+    /// 9110 section 7.8).
+    pub(crate) fn offered(headers: &HeaderMap) -> Option<Self> {
+        Self::of(headers).or_else(|| {
+            let is_offered = fields::has_token(headers, &header::UPGRADE, WEBSOCKET);
+            (is_offered && fields::has_token(headers, &header::CONNECTION, "upgrade")).then_some(Self::OURS)
+        })
+    }
+
+    /// The upgrade in a message's `connection` and `upgrade` fields, if it is to WebSocket and nothing else.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let value = only(headers, &header::UPGRADE)?;
         let named = fields::has_token(headers, &header::CONNECTION, "upgrade");

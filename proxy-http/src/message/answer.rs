@@ -36,6 +36,18 @@ impl Answer {
         Self { status, code: grpc::Code::ResourceExhausted, reason: "header list is too large".to_owned() }
     }
 
+    /// The heads of the client's open requests are larger together than the proxy holds for it.
+    pub(crate) fn heads_too_large() -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let reason = "heads of open requests are too large together".to_owned();
+        Self { status, code: grpc::Code::ResourceExhausted, reason }
+    }
+
+    /// The heads of other clients' requests leave no room for the request's.
+    pub(crate) fn no_room_for_heads() -> Self {
+        Self::unavailable("heads of other requests leave no room")
+    }
+
     /// No endpoint is available for the request.
     pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, code: grpc::Code::Unavailable, reason: reason.into() }
@@ -92,6 +104,11 @@ impl Answer {
         Self { status: StatusCode::LOOP_DETECTED, code: grpc::Code::Internal, reason }
     }
 
+    /// An OPTIONS that goes no further, of which the proxy has nothing to say.
+    pub(crate) fn options() -> Self {
+        Self { status: StatusCode::OK, code: grpc::Code::Unimplemented, reason: String::new() }
+    }
+
     /// The proxy does not implement the request's method or protocol.
     pub(crate) fn unimplemented(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::NOT_IMPLEMENTED, code: grpc::Code::Unimplemented, reason: reason.into() }
@@ -126,8 +143,9 @@ impl Answer {
             headers.insert(&grpc::MESSAGE, grpc::encode_message(&self.reason));
         }
         // Reasons are texts of the proxy and of the operating system. One that is no valid field value is left out.
-        if let Ok(reason) = HeaderValue::try_from(self.reason) {
-            headers.insert(PROXY_ERROR, reason);
+        match HeaderValue::try_from(self.reason) {
+            Ok(reason) if !reason.is_empty() => _ = headers.insert(PROXY_ERROR, reason),
+            _ => {}
         }
         if !grpc {
             *rsp.status_mut() = self.status;

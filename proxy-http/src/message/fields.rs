@@ -53,6 +53,25 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     }
 }
 
+/// The number of fields. Several of `cookie`, which HTTP/2 may split, are one (RFC 9113 section 8.2.3).
+pub(crate) fn count(headers: &HeaderMap) -> usize {
+    let crumbs = headers.get_all(header::COOKIE).iter().count();
+    headers.len() - crumbs.saturating_sub(1)
+}
+
+/// Counts down the `max-forwards` of a request of OPTIONS or TRACE. Returns whether the request goes no further (RFC 9110 section
+/// 7.6.2).
+pub(crate) fn count_forward(headers: &mut HeaderMap) -> bool {
+    let Some(value) = headers.get(header::MAX_FORWARDS).filter(|value| is_length(value.as_bytes())) else {
+        return false;
+    };
+    let left = value.to_str().ok().and_then(|digits| digits.parse::<u64>().ok()).unwrap_or_default();
+    if left > 0 {
+        headers.insert(header::MAX_FORWARDS, HeaderValue::from(left - 1));
+    }
+    left == 0
+}
+
 /// Checks the content-length. Of several equal ones the first stays.
 pub(crate) fn check_length(headers: &mut HeaderMap) -> Result<(), Invalid> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).into_iter();

@@ -1,5 +1,6 @@
 //! Request heads that may be needed again, for a retry.
 
+use crate::message::client_cert;
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
     request::{Parts, Request},
@@ -14,7 +15,7 @@ use std::mem;
 pub(crate) enum Head {
     Whole {
         head: Parts,
-        /// Whether [`CLIENT_CERT`] is removed when the head is taken. Looking for it costs nothing while fields are copied.
+        /// Whether the client's [`CLIENT_CERT`](client_cert::CLIENT_CERT) is removed when the head is taken. Looking for it costs nothing while fields are copied.
         strip: bool,
     },
     Taken(HeadCopy),
@@ -38,8 +39,6 @@ struct ByteStrings(Vec<u8>);
 
 /// Bytes that each field adds to the size of a header list beside its name and value (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
-/// The field in which a proxy describes its client's certificate. From a client it is not to be trusted.
-pub(crate) const CLIENT_CERT: &str = "x-forwarded-client-cert";
 /// The initial capacity in bytes, enough for most heads.
 const CAPACITY: usize = 256;
 /// The bit set in a value's length if the value is never-indexed (RFC 7541 section 7.1.3).
@@ -105,7 +104,7 @@ impl Head {
 // === impl HeadCopy ===
 
 impl HeadCopy {
-    /// Copies the head; `strip`: [`CLIENT_CERT`] is removed from both.
+    /// Copies the head; `strip`: [`CLIENT_CERT`](client_cert::CLIENT_CERT) is removed from both.
     fn new(head: &mut Parts, strip: bool) -> Self {
         let mut stripped = false;
         let mut fields = ByteStrings(Vec::with_capacity(CAPACITY));
@@ -115,7 +114,7 @@ impl HeadCopy {
         fields.push(uri.path_and_query().map_or("", PathAndQuery::as_str).as_bytes(), false);
         for (name, value) in &head.headers {
             let name = name.as_str();
-            if strip && name == CLIENT_CERT {
+            if strip && client_cert::is_client_cert(name) {
                 stripped = true;
                 continue;
             }
@@ -123,7 +122,7 @@ impl HeadCopy {
             fields.push(value.as_bytes(), value.is_sensitive());
         }
         if stripped {
-            head.headers.remove(CLIENT_CERT);
+            client_cert::strip(&mut head.headers);
         }
         let (method, extensions) = (head.method.clone(), head.extensions.clone());
         let scheme = head.uri.scheme().cloned();
@@ -187,6 +186,7 @@ impl ByteStrings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::client_cert::CLIENT_CERT;
     use http::header::{AUTHORIZATION, COOKIE};
 
     #[track_caller]

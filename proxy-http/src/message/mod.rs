@@ -1,6 +1,8 @@
 //! Rules for the messages of HTTP and gRPC: the meaning of heads, fields and statuses, apart from any connection.
 
 pub(crate) mod answer;
+pub(crate) mod authority;
+pub(crate) mod client_cert;
 pub(crate) mod connect_protocol;
 pub(crate) mod fields;
 pub(crate) mod grpc;

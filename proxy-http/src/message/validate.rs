@@ -4,9 +4,13 @@
 //! control bytes, connection-specific fields, and content-lengths that contradict each other or the data. The functions here
 //! check the rest.
 
+use crate::message::{
+    authority::{is_authority, is_same},
+    client_cert,
+};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_LENGTH, HOST},
+    header::{CONTENT_LENGTH, HOST, TRAILER},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use std::mem;
@@ -20,6 +24,8 @@ struct CheckedFields<'a> {
     /// The first content-length.
     length: Option<&'a HeaderValue>,
     lengths: u32,
+    /// Whether there is a `trailer`, which announces trailers.
+    announces_trailers: bool,
     /// Bytes of the header list, without pseudo-header fields.
     size: usize,
 }
@@ -29,13 +35,13 @@ const FIELD_OVERHEAD: usize = 32;
 const STATUS: usize = ":status".len() + 3 + FIELD_OVERHEAD;
 
 /// Checks a request that is to be forwarded. A `host` without `:authority` becomes the authority; of several equal
-/// content-lengths one stays.
+/// content-lengths one stays, and `trailer` does not announce a trailer that is not passed on.
 ///
 /// # Errors
 ///
 /// The rule that the request breaks.
 pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
-    let CheckedFields { host, hosts, lengths, .. } = check_fields(req.headers())?;
+    let CheckedFields { host, hosts, lengths, announces_trailers, .. } = check_fields(req.headers())?;
     if !is_path(req.uri(), req.method()) {
         return Err("path is malformed");
     }
@@ -47,15 +53,16 @@ pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
     }
     match (req.uri().authority(), host) {
         (Some(authority), host) => {
-            if !is_authority(authority.as_str()) {
+            if !is_authority(authority.as_str().as_bytes()) {
                 return Err("authority is malformed");
             }
-            if host.is_some_and(|host| !is_same_authority(authority.as_str(), host.as_bytes(), req.uri().scheme())) {
+            if host.is_some_and(|host| !is_same(authority.as_str().as_bytes(), host.as_bytes(), req.uri().scheme())) {
                 return Err("host is not the authority");
             }
         }
         (None, Some(host)) => {
-            let authority = Authority::try_from(host.as_bytes()).ok().filter(|host| is_authority(host.as_str()));
+            let authority =
+                Some(host.as_bytes()).filter(|host| is_authority(host)).and_then(|host| host.try_into().ok());
             set_authority(req, authority.ok_or("host is malformed")?)?;
         }
         // `OPTIONS *`, the one request that needs no authority (RFC 9113 section 8.3.1).
@@ -66,6 +73,9 @@ pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
     }
     if lengths > 1 {
         keep_one_length(req.headers_mut())?;
+    }
+    if announces_trailers {
+        client_cert::strip_announced(req.headers_mut());
     }
     Ok(())
 }
@@ -81,10 +91,10 @@ pub(crate) fn connect<B>(req: &Request<B>) -> Result<(), &'static str> {
     let Some(authority) = req.uri().authority().filter(|authority| authority.port().is_some()) else {
         return Err("CONNECT without a port");
     };
-    if !is_authority(authority.as_str()) {
+    if !is_authority(authority.as_str().as_bytes()) {
         return Err("authority is malformed");
     }
-    if hosts > 1 || host.is_some_and(|host| !is_same_authority(authority.as_str(), host.as_bytes(), None)) {
+    if hosts > 1 || host.is_some_and(|host| !is_same(authority.as_str().as_bytes(), host.as_bytes(), None)) {
         return Err("host is not the authority");
     }
     if lengths > 0 { Err("CONNECT with a body") } else { Ok(()) }
@@ -157,6 +167,7 @@ fn check_fields(fields: &HeaderMap) -> Result<CheckedFields<'_>, &'static str> {
                 checked.hosts += 1;
                 checked.host.get_or_insert(value);
             }
+            7 if *name == TRAILER => checked.announces_trailers = true,
             14 if *name == CONTENT_LENGTH => {
                 checked.length.get_or_insert(value);
                 checked.lengths += 1;
@@ -187,61 +198,6 @@ fn is_path(uri: &Uri, method: &Method) -> bool {
         b"*" => method == Method::OPTIONS,
         _ => false,
     }
-}
-
-/// Whether this is one host, with or without a port. `http` has checked that it has only characters of URIs, and at most one
-/// colon outside of brackets.
-fn is_authority(authority: &str) -> bool {
-    let authority = authority.as_bytes();
-    let delimiters = authority.iter().fold(0, |all, byte| all | DELIMITERS[usize::from(*byte)]);
-    if delimiters == 0 {
-        return !authority.is_empty();
-    }
-    let (host, port) = match authority.iter().rposition(|byte| *byte == b':') {
-        Some(colon) if !authority.ends_with(b"]") => (&authority[..colon], Some(&authority[colon + 1..])),
-        _ => (authority, None),
-    };
-    let is_host = match host {
-        [b'[', ip @ .., b']'] => {
-            !ip.is_empty() && ip.iter().all(|byte| matches!(DELIMITERS[usize::from(*byte)], 0 | COLON))
-        }
-        host => !host.is_empty() && delimiters == COLON,
-    };
-    is_host && port.is_none_or(is_port)
-}
-
-/// 1 to 65535, in five digits at most.
-fn is_port(port: &[u8]) -> bool {
-    if port.len() > 5 || !port.iter().all(u8::is_ascii_digit) {
-        return false;
-    }
-    let value = port.iter().fold(0, |value, byte| value * 10 + u32::from(byte - b'0'));
-    (1..=65_535).contains(&value)
-}
-
-/// Marks the bytes of an authority that are not part of a registered name (RFC 3986 section 3.2), and the comma of a list.
-static DELIMITERS: [u8; 256] = {
-    let mut delimiters = [0; 256];
-    delimiters[b':' as usize] = COLON;
-    delimiters[b'@' as usize] = OTHER;
-    delimiters[b',' as usize] = OTHER;
-    delimiters[b'[' as usize] = OTHER;
-    delimiters[b']' as usize] = OTHER;
-    delimiters
-};
-const COLON: u8 = 1;
-const OTHER: u8 = 2;
-
-/// Whether a `host` is equal to the authority; case and the scheme's default port make no difference (RFC 9113 section
-/// 8.3.1, RFC 3986 section 6.2.3).
-fn is_same_authority(authority: &str, host: &[u8], scheme: Option<&Scheme>) -> bool {
-    let port: &[u8] = match scheme.map(Scheme::as_str) {
-        Some("http") => b":80",
-        Some("https") => b":443",
-        _ => b"",
-    };
-    let (authority, host) = [authority.as_bytes(), host].map(|it| it.strip_suffix(port).unwrap_or(it)).into();
-    authority.eq_ignore_ascii_case(host)
 }
 
 /// Moves `host` to `:authority`. h2 drops the scheme of a request without authority, so it is set anew.

@@ -22,7 +22,8 @@ pub struct Params {
     /// Requests that may be in flight at once, from a request's head to its response's end; more are answered with 503.
     /// Default: 100,000.
     pub max_in_flight: usize,
-    /// Fields in the head of a request, without pseudo-header fields; a request with more is answered with 431. Default: 100.
+    /// Fields in the head of a request, without pseudo-header fields, and with all of `cookie` as one; a request with more is
+    /// answered with 431. Default: 100.
     pub max_headers_count: usize,
     /// Bytes in the path and query of a request; a request with more is answered with 414. Default: 8 KiB.
     pub max_uri_length: usize,

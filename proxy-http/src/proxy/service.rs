@@ -3,7 +3,8 @@
 use crate::{
     Endpoints, IncomingBody, Stats,
     body::response::ResponseBody as Body,
-    message::head::CLIENT_CERT,
+    connection::now::now,
+    message::client_cert::{self, CLIENT_CERT},
     proxy::{
         exchange::{AttemptResult, Error, Exchange},
         limits::Limits,
@@ -19,7 +20,9 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::SystemTime,
 };
+use tokio::time::Instant;
 use tower_service::Service;
 
 /// A service that forwards each request to an endpoint; clones share the endpoints and the limits.
@@ -42,7 +45,7 @@ use tower_service::Service;
 /// | trailers of a gRPC response have no status, as trailers above the header list size | RST_STREAM(INTERNAL_ERROR) |
 /// | too many header fields, or a path and query too long | 431 or 414, gRPC status 8 |
 /// | the request has come back, and `via` has 16 entries | 508, gRPC status 13 |
-/// | the client is denied | 403, gRPC status 7 |
+/// | the client is denied, or its certificate has expired | 403, gRPC status 7 |
 /// | extended CONNECT (RFC 8441), or a WebSocket of HTTP/1.1, that an endpoint does not support | 501 |
 /// | deadline before the head | 504, gRPC status 4 |
 /// | deadline after the head | RST_STREAM(INTERNAL_ERROR), or trailers with status 4 between two messages of gRPC |
@@ -50,21 +53,26 @@ use tower_service::Service;
 /// A request that was certainly not processed is retried, and some others as [`retry::Params`](crate::proxy::retry::Params)
 /// say. gRPC requests are answered with HTTP status 200 and the gRPC status, without messages. A client of HTTP/1.1 gets 502
 /// or, where the request was not processed, 503 instead of a reset before the head; after it its connection is closed. A
-/// client's own `x-forwarded-client-cert` is never passed on. CONNECT goes to an endpoint like other requests, whatever host
-/// it names.
+/// client's own `x-forwarded-client-cert` is never passed on, neither in the head nor in the trailers. CONNECT goes to an
+/// endpoint like other requests, whatever host it names.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     shared: Arc<ProxyShared>,
     client: Client,
+    /// The time of `client.expires`, on the clock of requests.
+    expires_at: Option<Instant>,
 }
 
-/// The client whose requests are forwarded. By default it has no certificate and is not denied.
+/// The client whose requests are forwarded. By default it has no certificate, is not denied, and does not expire.
 #[derive(Clone, Debug, Default)]
 pub struct Client {
     /// Whether all requests are answered with 403, gRPC status 7.
     pub denied: bool,
     /// The value of `x-forwarded-client-cert` in requests to endpoints. `None`: the field is not sent.
     pub cert: Option<HeaderValue>,
+    /// When the client's certificate expires; from then on its requests are answered as if it were denied, though its
+    /// connection was made before. `None`: never.
+    pub expires: Option<SystemTime>,
 }
 
 /// The future of a response.
@@ -95,13 +103,18 @@ impl Proxy {
 
     fn build(endpoints: Endpoints, http1: Option<Endpoints>, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
         let shared = Arc::new(ProxyShared { endpoints, http1, limits, stats, budget: Budget::new() });
-        Self { shared, client: Client::default() }
+        Self { shared, client: Client::default(), expires_at: None }
     }
 
     /// The proxy for the requests of one client.
     #[must_use]
     pub fn for_client(&self, client: Client) -> Self {
-        Self { shared: Arc::clone(&self.shared), client }
+        let expires_at = client.expires.and_then(|expires| {
+            let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+            // A time that the clock cannot tell never comes.
+            Instant::now().checked_add(left)
+        });
+        Self { shared: Arc::clone(&self.shared), client, expires_at }
     }
 }
 
@@ -115,9 +128,15 @@ impl Service<Request<IncomingBody>> for Proxy {
     }
 
     fn call(&mut self, mut req: Request<IncomingBody>) -> ResponseFuture {
-        let Self { shared, client } = self;
-        let refused = shared.refuse(&mut req, client.denied);
+        let Self { shared, client, expires_at } = self;
+        let denial = if client.denied {
+            Some("client is not allowed")
+        } else {
+            expires_at.is_some_and(|at| at <= now()).then_some("client's certificate has expired")
+        };
+        let refused = shared.refuse(&mut req, denial);
         if let Some(cert) = &client.cert {
+            client_cert::strip(req.headers_mut());
             req.headers_mut().insert(CLIENT_CERT, cert.clone());
         }
         let (head, body) = req.into_parts();

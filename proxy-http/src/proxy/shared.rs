@@ -3,7 +3,7 @@
 use crate::{
     Endpoints, IncomingBody, Replay, Stats,
     http1::websocket,
-    message::{answer::Answer, connect_protocol::ConnectProtocol, grpc, validate},
+    message::{answer::Answer, connect_protocol::ConnectProtocol, fields, grpc, validate},
     proxy::{
         hops,
         limits::{Limits, Params},
@@ -27,11 +27,12 @@ pub(super) struct ProxyShared {
 }
 
 impl ProxyShared {
-    /// Checks a request before it is forwarded. Returns the answer if it is rejected.
-    pub(super) fn refuse(&self, req: &mut Request<IncomingBody>, denied: bool) -> Option<Answer> {
-        if denied {
+    /// Checks a request before it is forwarded. Returns the answer if it is rejected. `denial`: why the client's requests are
+    /// denied, if they are.
+    pub(super) fn refuse(&self, req: &mut Request<IncomingBody>, denial: Option<&str>) -> Option<Answer> {
+        if let Some(reason) = denial {
             self.stats.count_denied();
-            return Some(Answer::forbidden("client is not allowed"));
+            return Some(Answer::forbidden(reason));
         }
         let Params { max_in_flight, max_headers_count, max_uri_length, .. } = self.limits.params;
         let in_flight = self.limits.in_flight();
@@ -40,7 +41,7 @@ impl ProxyShared {
             return Some(Answer::unavailable("too many requests in flight"));
         }
         let client = self.stats.transport(Side::Client);
-        if req.headers().len() > max_headers_count {
+        if req.headers().len() > max_headers_count && fields::count(req.headers()) > max_headers_count {
             client.limit(Limit::HeadersCount);
             return Some(Answer::too_many_fields());
         }
@@ -63,9 +64,15 @@ impl ProxyShared {
         if self.endpoints(is_http1(req.version())).is_http1() && grpc::is_grpc(req.headers()) {
             return Some(Answer::unimplemented("gRPC needs HTTP/2, and the endpoint is spoken to in HTTP/1.1"));
         }
-        let malformed = validate::request(req).err()?;
-        client.count_malformed();
-        Some(Answer::bad_request(malformed))
+        if let Err(malformed) = validate::request(req) {
+            client.count_malformed();
+            return Some(Answer::bad_request(malformed));
+        }
+        let is_options = req.method() == Method::OPTIONS;
+        if !(is_options || req.method() == Method::TRACE) || !fields::count_forward(req.headers_mut()) {
+            return None;
+        }
+        Some(if is_options { Answer::options() } else { Answer::unimplemented("TRACE ends here") })
     }
 
     /// Checks a CONNECT before it is forwarded. Like other requests it goes to an endpoint, whatever host it names.

@@ -5,18 +5,22 @@ use crate::{
     body::{channel::BodySender, http1::Incoming},
     connection::{state::ConnectionState, streams::OpenStream},
     http1::{
+        guard::GuardState,
         request::{self, RequestContext, RequestKind},
         response_body::{BodySlot, Http1ResponseBody},
         trailers::TrailerWriter,
         tunnel::{Tunnel, TunnelSlot},
     },
-    message::fields::{self, Invalid},
-    stats::{Side, Transport},
+    message::{
+        fields::{self, Invalid},
+        head::list_size,
+    },
+    stats::{Limit, Side, Transport},
 };
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header, response::Parts, uri::Scheme};
 use http_body::Body;
-use hyper::body;
+use hyper::{body, ext::ReasonPhrase};
 use pin_project_lite::pin_project;
 use std::{
     future::Future,
@@ -33,6 +37,9 @@ pub(super) struct Adapter<S, B> {
     connection_state: Arc<ConnectionState>,
     transport: Arc<Transport>,
     slots: ExchangeSlots<B>,
+    guard_state: Arc<GuardState>,
+    /// The size of the largest header list that a request may have, in bytes.
+    max_list: usize,
 }
 
 pin_project! {
@@ -52,7 +59,7 @@ pin_project! {
     #[project = StateProj]
     #[project_replace = StateReplace]
     pub(super) enum ResponseState<S, F> {
-        Refused,
+        Refused { status: StatusCode },
         Unready { service: S, request: Option<Request<IncomingBody>> },
         Called { #[pin] response: F },
     }
@@ -82,9 +89,20 @@ impl<S, B> Adapter<S, B> {
         connection_state: &Arc<ConnectionState>,
         transport: &Arc<Transport>,
         slots: &ExchangeSlots<B>,
+        guard_state: &Arc<GuardState>,
+        max_list: usize,
     ) -> Self {
         let (connection_state, transport) = (Arc::clone(connection_state), Arc::clone(transport));
-        Self { service, scheme: scheme.clone(), connection_state, transport, slots: slots.clone() }
+        let guard_state = Arc::clone(guard_state);
+        Self {
+            service,
+            scheme: scheme.clone(),
+            connection_state,
+            transport,
+            slots: slots.clone(),
+            guard_state,
+            max_list,
+        }
     }
 }
 
@@ -100,20 +118,27 @@ where
     fn call(&self, req: Request<body::Incoming>) -> Self::Future {
         let (stream, slots) = (Some(self.connection_state.open_stream()), self.slots.clone());
         let (mut head, body) = req.into_parts();
-        let context = match request::from_client(&mut head, &self.scheme, body.is_end_stream()) {
+        let checked = request::from_client(&mut head, &self.scheme, body.is_end_stream()).map_err(|Invalid(reason)| {
+            tracing::debug!(reason, "bad request");
+            self.transport.count_malformed();
+            StatusCode::BAD_REQUEST
+        });
+        let context = match checked {
+            // The same limit as in HTTP/2. hyper's own is one of the bytes on the wire, which are fewer.
+            Ok(_) if list_size(&head) > self.max_list => {
+                self.transport.limit(Limit::HeadersCount);
+                Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+            }
+            checked => checked,
+        };
+        let context = match context {
             Ok(context) => context,
-            Err(Invalid(reason)) => {
-                tracing::debug!(reason, "bad request");
-                self.transport.count_malformed();
-                return ResponseFuture {
-                    context: RequestContext::default(),
-                    stream,
-                    tunnel: None,
-                    slots,
-                    state: ResponseState::Refused,
-                };
+            Err(status) => {
+                let (context, state) = (RequestContext::default(), ResponseState::Refused { status });
+                return ResponseFuture { context, stream, tunnel: None, slots, state };
             }
         };
+        self.guard_state.set_last_request(context.is_last);
         let (tunnel, body) = if context.kind == RequestKind::Plain {
             (None, Incoming::Message(body))
         } else {
@@ -143,7 +168,7 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProj::Refused => return Poll::Ready(Ok(refusal(StatusCode::BAD_REQUEST, this.stream.take()))),
+                StateProj::Refused { status } => return Poll::Ready(Ok(refusal(*status, this.stream.take()))),
                 StateProj::Called { response } => {
                     let rsp = ready!(response.poll(cx))?;
                     return Poll::Ready(Ok(this.context.respond(
@@ -204,6 +229,10 @@ impl RequestContext {
             return refusal(StatusCode::BAD_GATEWAY, stream);
         }
         head.version = Version::HTTP_11;
+        // hyper would make up a phrase; it may be empty (RFC 9112 section 4).
+        if head.status.canonical_reason().is_none() && head.extensions.get::<ReasonPhrase>().is_none() {
+            head.extensions.insert(ReasonPhrase::from_static(b""));
+        }
         if self.kind == RequestKind::Connect {
             head.headers.insert(header::CONNECTION, CLOSE);
         }

@@ -43,6 +43,11 @@ impl Error {
         ErrorKind::Io(source).into()
     }
 
+    /// The client's request was refused by hyper, which has answered it.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(&self.0, ErrorKind::Http1(source) if source.is_parse())
+    }
+
     /// The client was gone before it sent a whole request, or while no request was open: no fault of either side.
     #[must_use]
     pub fn is_disconnect(&self) -> bool {

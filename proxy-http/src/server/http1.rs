@@ -12,9 +12,11 @@ use crate::{
     http1::{
         Params,
         guard::{Guard, GuardState},
+        linger::{MAX_SILENCE, linger},
+        params::max_headers,
         response_body::BodySlot,
         timeouts::Timeouts,
-        tunnel::{TunnelError, TunnelSlot},
+        tunnel::{Tunnel, TunnelError, TunnelSlot},
     },
     server::{
         adapter::{Adapter, ExchangeSlots},
@@ -47,6 +49,7 @@ use tower_service::Service;
 pub(crate) struct Http1Server {
     builder: http1::Builder,
     header_read_timeout: Duration,
+    max_list: usize,
     scheme: Scheme,
 }
 
@@ -104,11 +107,19 @@ impl Http1Server {
     /// `max_head`: bytes of the largest head that a client may send.
     pub(crate) fn new(params: &Params, max_head: usize) -> Self {
         // No `..`: a new field must not compile until it is handled here.
-        let Params { header_read_timeout, https } = *params;
+        let Params { header_read_timeout, https, max_headers_count } = *params;
         let mut builder = http1::Builder::new();
         // A response without a date goes on without one, as in HTTP/2.
         builder.auto_date_header(false).max_header_size(max_head).max_buf_size(MAX_BUFFER.max(max_head));
-        Self { builder, header_read_timeout, scheme: if https { Scheme::HTTPS } else { Scheme::HTTP } }
+        if let Some(max) = max_headers(max_headers_count, max_head) {
+            builder.max_headers(max);
+        }
+        Self {
+            builder,
+            header_read_timeout,
+            max_list: max_head,
+            scheme: if https { Scheme::HTTPS } else { Scheme::HTTP },
+        }
     }
 
     /// Serves a connection as [`Server::serve`](crate::Server::serve) says.
@@ -137,7 +148,8 @@ impl Http1Server {
         let is_drained = drain.as_mut().output_mut().is_some();
         builder.keep_alive(!is_drained);
         let slots = ExchangeSlots { tunnel: TunnelSlot::new(), body: BodySlot::new(), trailers: Arc::default() };
-        let adapter = Adapter::new(service, &self.scheme, &connection_state, transport, &slots);
+        let adapter =
+            Adapter::new(service, &self.scheme, &connection_state, transport, &slots, &guard_state, self.max_list);
         let guard =
             Guard::new(io, Arc::clone(&guard_state), Arc::clone(&connection_state), Arc::clone(&slots.trailers));
         let connection = builder.serve_connection(TokioIo::new(guard), adapter);
@@ -155,53 +167,87 @@ impl Http1Server {
         let cause = tokio::select! {
             biased;
             // The drain first, so that a response which is due now has `connection: close`.
-            () = drain.as_mut() => None,
-            served = poll_fn(|cx| http1_connection.poll_life(&mut lifetime, cx)) => Some(served?),
+            () = drain.as_mut() => Ok(None),
+            served = poll_fn(|cx| http1_connection.poll_life(&mut lifetime, cx)) => served.map(Some),
         };
-        if let Some(Some(ended)) = cause
-            && !http1_connection.starts_drain(ended)
-        {
+        let finished = match cause {
+            Ok(Some(None)) => Ok(true),
+            Ok(Some(Some(ended))) if !http1_connection.starts_drain(ended) => Ok(false),
+            Ok(_) => {
+                if !is_drained {
+                    Pin::new(&mut http1_connection.connection).graceful_shutdown();
+                }
+                let drained = drained(&connection_state, closes_at, drain.as_mut(), drain_timeout);
+                http1_connection.finish(drained).await
+            }
+            Err(error) => Err(error),
+        };
+        if matches!(finished, Ok(false)) {
             return Ok(());
         }
-        if cause != Some(None) {
-            if !is_drained {
-                Pin::new(&mut http1_connection.connection).graceful_shutdown();
-            }
-            let drained = drained(&connection_state, closes_at, drain.as_mut(), drain_timeout);
-            if !http1_connection.finish(drained).await? {
-                return Ok(());
-            }
-        }
-        // hyper has finished; the connection may have become a tunnel.
-        let Some(tunnel) = http1_connection.slots.tunnel.take() else { return Ok(()) };
+        let tunnel = http1_connection.slots.tunnel.take().filter(|_| finished.is_ok());
         let http1::Parts { io, read_buf, .. } = http1_connection.connection.into_parts();
-        let Some(io) = io.into_inner().into_inner() else { return Ok(()) };
         let timed_out = async {
             drain.await;
             sleep_until(drain_timeout.map(|timeout| Instant::now() + timeout)).await;
         };
-        let ended = tokio::select! {
-            ended = tunnel.run(io, read_buf, Timeouts::new(write_stall, stream_idle)) => Some(ended),
-            () = sleep_until(closes_at) => None,
-            () = timed_out => return Ok(()),
+        let over = async {
+            tokio::select! {
+                () = sleep_until(closes_at) => DrainEnd::Age,
+                () = timed_out => DrainEnd::Timeout,
+            }
         };
-        count_tunnel(ended, transport)
+        let timeouts = Timeouts::new(write_stall, stream_idle);
+        end(io.into_inner(), tunnel, read_buf, finished.map(drop), timeouts, over, transport).await
     }
 }
 
-/// Counts how a tunnel ended. `None`: the grace after its connection's age is over.
-fn count_tunnel(ended: Option<Result<(), TunnelError>>, transport: &Transport) -> Result<(), Error> {
-    match ended {
-        None => {
-            transport.limit(Limit::AgeGrace);
+/// Ends a connection that hyper has finished: runs the tunnel that it may have become, or else reads on until the client has
+/// read the last response; but not longer than until it is `over`. `read`: bytes that hyper had read.
+async fn end<I, B>(
+    io: Guard<I>,
+    tunnel: Option<Tunnel<B>>,
+    read: Bytes,
+    finished: Result<(), Error>,
+    timeouts: Timeouts,
+    over: impl Future<Output = DrainEnd>,
+    transport: &Transport,
+) -> Result<(), Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
+{
+    let Some(tunnel) = tunnel else {
+        // Other errors break a response off, of which the client is to see at once that it is not whole.
+        if finished.as_ref().map_or_else(Error::is_refusal, |()| true) {
+            tokio::select! {
+                () = linger(io.into_transport(), MAX_SILENCE) => {}
+                _ = over => {}
+            }
+        }
+        return finished;
+    };
+    let Some(io) = io.into_inner() else { return Ok(()) };
+    tokio::select! {
+        ended = tunnel.run(io, read, timeouts) => count_tunnel(ended, transport),
+        end = over => {
+            if end == DrainEnd::Age {
+                transport.limit(Limit::AgeGrace);
+            }
             Ok(())
         }
-        Some(Ok(()) | Err(TunnelError::Body)) => Ok(()),
-        Some(Err(TunnelError::Timeout(limit))) => {
+    }
+}
+
+/// Counts how a tunnel ended.
+fn count_tunnel(ended: Result<(), TunnelError>, transport: &Transport) -> Result<(), Error> {
+    match ended {
+        Ok(()) | Err(TunnelError::Body) => Ok(()),
+        Err(TunnelError::Timeout(limit)) => {
             transport.count_stream_limit(limit);
             Ok(())
         }
-        Some(Err(TunnelError::Io(error))) => {
+        Err(TunnelError::Io(error)) => {
             transport.count_reset(None);
             Err(Error::io(error))
         }

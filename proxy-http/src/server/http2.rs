@@ -7,6 +7,7 @@ use crate::{
         discard::DiscardedBodies,
         flow::{Flow, KeepAliveTimedOut},
         frames::{rapid_reset::RapidResets, rate::FrameRates, seen::FrameCounts},
+        heads::HeldHeads,
         io::Io,
         now,
         rewind::Rewind,
@@ -70,6 +71,7 @@ where
     frame_counts: Arc<FrameCounts>,
     rapid_resets: RapidResets,
     max_header_list: usize,
+    heads: HeldHeads,
     /// Half of the streams that h2 may reset for the client's errors in the connection's life.
     max_engine_resets: usize,
     /// How many streams the client has opened.
@@ -149,6 +151,7 @@ where
             frame_counts,
             rapid_resets: RapidResets::new(server.protection.max_premature_resets, started),
             max_header_list: to_usize(server.max_header_list),
+            heads: HeldHeads::new(Arc::clone(&server.buffers), Arc::clone(&connection_state)),
             max_engine_resets: server.max_engine_resets,
             opened: 0,
             is_used: false,
@@ -257,6 +260,7 @@ where
             // Frames that new streams send at once wake the connection.
             self.poll_streams(cx);
         }
+        self.heads.trim();
         self.discarded.poll(&self.connection_state, cx);
         if let Some(idle) = &mut self.idle {
             while idle.poll(!self.streams.is_empty(), cx).is_ready() {
@@ -329,7 +333,7 @@ where
             if head.method == Method::CONNECT {
                 ConnectProtocol::receive(&mut head.extensions);
             }
-            let sending = SendingStream::new(&self.connection_state, head.uri.path_and_query().cloned());
+            let mut sending = SendingStream::new(&self.connection_state, head.uri.path_and_query().cloned());
             if self.connection_state.has_stopped() {
                 head.extensions.insert(StoppedClient);
             }
@@ -343,11 +347,16 @@ where
             if let Some(progress) = &progress {
                 body = body.with_progress(Arc::clone(progress));
             }
-            if head::list_size(&head) > self.max_header_list {
-                self.transport.limit(Limit::HeadersCount);
-                let answer = Answer::header_list_too_large().into_response(grpc::is_grpc(&head.headers));
+            let size = head::list_size(&head);
+            let refused = if size > self.max_header_list {
+                Some((Limit::HeadersCount, Answer::header_list_too_large()))
+            } else {
+                self.heads.hold(size, &mut sending).map(|answer| (Limit::BufferedHeads, answer))
+            };
+            if let Some((limit, answer)) = refused {
+                self.transport.limit(limit);
                 // Fails only if the client has reset the stream.
-                let _ = respond.send_response(answer, true);
+                let _ = respond.send_response(answer.into_response(grpc::is_grpc(&head.headers)), true);
                 continue;
             }
             let state = StreamState::call(&mut self.service, head, body);

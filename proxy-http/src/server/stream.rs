@@ -160,6 +160,7 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
+    sending.iter_mut().for_each(SendingStream::drop_head);
     let (head, body) = rsp.into_parts();
     let ended = body.is_end_stream();
     let to = to.send_response(Response::from_parts(head, ()), ended)?;

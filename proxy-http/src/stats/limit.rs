@@ -52,6 +52,8 @@ pub enum Limit {
     EngineLifetime,
     /// A request had passed too many proxies, and was answered with 508.
     Hops,
+    /// The heads of open requests were too large together: a request was answered with 431 or 503.
+    BufferedHeads,
 }
 
 /// Timeouts of a stream on which nothing moves.
@@ -69,7 +71,7 @@ pub enum StreamLimit {
 
 impl Limit {
     /// All limits, in the order of their declaration, which is the index of their counters.
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 22] = [
         Self::Age,
         Self::AgeGrace,
         Self::Idle,
@@ -91,6 +93,7 @@ impl Limit {
         Self::EmptyDataFrames,
         Self::EngineLifetime,
         Self::Hops,
+        Self::BufferedHeads,
     ];
 
     /// The error code of the GOAWAY that closes a connection at this limit. `None`: the connection is drained, stays open,
@@ -106,7 +109,8 @@ impl Limit {
             | Self::Detect
             | Self::HeaderRead
             | Self::EngineLifetime
-            | Self::Hops => None,
+            | Self::Hops
+            | Self::BufferedHeads => None,
             // The server's SETTINGS are sent and are not acknowledged (RFC 9113 section 6.5.3).
             Self::Handshake => Some(Reason::SETTINGS_TIMEOUT),
             _ => Some(Reason::ENHANCE_YOUR_CALM),

@@ -37,7 +37,7 @@ async fn it_passes_from_end_to_end_of_http_1_1() {
     endpoint.send(&format!("{OK}hello")).await;
     let early = format!("{BYTES}GET /hidden HTTP/1.1\r\nhost: a\r\n\r\n");
     assert_eq!(endpoint.exactly(early.len()).await, early.as_bytes());
-    assert_eq!(client.until("\r\n\r\n").await, "HTTP/1.1 200 OK\r\nx-a: 1\r\n\r\n");
+    assert_eq!(client.until("\r\n\r\n").await, "HTTP/1.1 200 Connection established\r\nx-a: 1\r\n\r\n");
     assert_eq!(client.exactly(5).await, b"hello");
     for _ in 0..3 {
         client.send(BYTES).await;

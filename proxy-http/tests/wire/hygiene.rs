@@ -227,7 +227,7 @@ fn hosts_and_authorities() {
     bare(b":authority=a.test:99999", "400");
     bare(b":authority=a.test:99999999999", "400");
     bare(b":authority=a.test:0", "400");
-    bare(b":authority=a.test:", "400");
+    bare(b":authority=a.test:", "GET a.test: /");
     bare(b":authority=a.test:+80", "400");
     bare(b":authority=:80", "400");
     bare(b":authority=u@a.test", "400");

@@ -256,6 +256,23 @@ async fn handshakes_that_http_2_has_no_form_for_are_400() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_last_frame_is_not_lost_to_a_client_that_sends_on() {
+    let mut rig = Rig::defaults();
+    let io = rig.client_io.take().unwrap();
+    let (mut client, asked, mut to, _endpoint) = accepted(&mut rig, io).await;
+    to.send_data("1009".into(), true).unwrap();
+    drop((asked, to));
+    client.until("1009").await;
+    while client.more().await {}
+    for _ in 0..3 {
+        tokio::io::AsyncWriteExt::write_all(&mut client.io, b"more of a message").await.expect("it is read on");
+        sleep(SECOND).await;
+    }
+    sleep(3 * SECOND).await;
+    assert!(tokio::io::AsyncWriteExt::write_all(&mut client.io, b"more").await.is_err());
+}
+
 #[tokio::test]
 async fn a_reset_of_an_http_2_endpoint_closes_the_client() {
     for kill in [false, true] {
