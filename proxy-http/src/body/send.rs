@@ -150,14 +150,8 @@ where
         loop {
             let mut waits = false;
             if self.awaits_window {
-                match wait_for_window(
-                    stream,
-                    &mut self.body,
-                    self.sending.as_mut(),
-                    &mut self.stall,
-                    self.default_code,
-                    cx,
-                ) {
+                match wait_for_window(stream, &mut self.body, &mut self.sending, &mut self.stall, self.default_code, cx)
+                {
                     Ok(end) => (waits, self.awaits_window) = (end, end),
                     Err(polled) => return polled,
                 }
@@ -250,7 +244,7 @@ where
 fn wait_for_window<B: 'static>(
     stream: &mut SendStream<Bytes>,
     body: &mut B,
-    sending: Option<&mut SendingStream>,
+    sending: &mut Option<SendingStream>,
     stall: &mut Stall,
     code: Reason,
     cx: &mut Context<'_>,

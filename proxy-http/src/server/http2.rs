@@ -167,6 +167,8 @@ where
     pub(super) async fn serve<D: Future<Output = ()>>(&mut self, drain: Pin<&mut MaybeDone<D>>) -> Result<(), Error> {
         let served = self.serve_and_drain(drain).await;
         if served.as_ref().is_err_and(Error::is_keep_alive_timeout) {
+            // The client is lost, unless it reads and answers nothing.
+            (0..self.streams.len()).for_each(|_| self.transport.count_reset(None));
             self.close().await;
         }
         served

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Response, StatusCode};
 use http_h2::{ClientParams, KeepAlive, MaxConnectionAge, ServerParams};
-use proxy_http::proxy;
+use proxy_http::{
+    proxy,
+    stats::{Peer as Side, ResetCode},
+};
 use std::{future::poll_fn, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -195,6 +198,8 @@ async fn keep_alive_that_times_out_resets_streams_before_the_end() {
     }
     assert!(frames.iter().any(|frame| frame.1 == PING));
     assert!(started.elapsed() < 3 * SECOND, "{:?}", started.elapsed());
+    let lost = rig.stats.transport(Side::Client).resets().find(|(code, _)| *code == ResetCode::Other);
+    assert_eq!(lost, Some((ResetCode::Other, 2)));
 }
 
 /// h2 has all of such a response, so it cannot be reset any more.
