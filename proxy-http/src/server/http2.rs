@@ -16,7 +16,7 @@ use crate::{
         timeouts::{
             idle::{Progress, StreamIdle},
             lifetime::{DrainEnd, Lifetime, drained},
-            stall::Stall,
+            stall::FlushTimeout,
         },
         wake::DeferredWake,
     },
@@ -88,13 +88,6 @@ where
     transport: Arc<Transport>,
 }
 
-/// The write-stall timeout of responses that h2 has whole, but has not written to their end.
-struct FlushTimeout {
-    stall: Stall,
-    /// The connection's count of moves at the last poll.
-    moves: u64,
-}
-
 enum Phase<I> {
     Handshaking(Handshake<Rewind<Io<I>>, Bytes>),
     Open(Connection<Rewind<Io<I>>, Bytes>),
@@ -145,7 +138,7 @@ where
             drain_timeout: server.drain_timeout,
             idle: server.stream_idle.map(StreamIdle::new),
             write_stall: server.write_stall,
-            flush: FlushTimeout { stall: Stall::new(server.write_stall), moves: 0 },
+            flush: FlushTimeout::new(server.write_stall),
             discarded: DiscardedBodies::default(),
             flow,
             frame_counts,
@@ -426,19 +419,6 @@ where
         for _ in 0..self.streams.len() {
             self.transport.count_reset(None);
         }
-    }
-}
-
-// === impl FlushTimeout ===
-
-impl FlushTimeout {
-    /// Ready when a response `waits` and no byte has moved on the connection for too long.
-    fn poll(&mut self, waits: bool, moves: u64, cx: &mut Context<'_>) -> Poll<()> {
-        if !waits || moves != self.moves {
-            self.moves = moves;
-            self.stall.clear();
-        }
-        if waits { self.stall.poll(cx) } else { Poll::Pending }
     }
 }
 

@@ -28,6 +28,14 @@ struct Stalled {
 /// 100 years, which can be added to any `Instant`.
 const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
+/// The write-stall timeout of responses that h2 has whole, but has not written to their end.
+#[derive(Debug)]
+pub(crate) struct FlushTimeout {
+    stall: Stall,
+    /// The connection's count of moves at the last poll.
+    moves: u64,
+}
+
 // === impl Stall ===
 
 impl Stall {
@@ -55,6 +63,23 @@ impl Stall {
             stalled.timer.as_mut().reset(ends_at);
         }
         Poll::Pending
+    }
+}
+
+// === impl FlushTimeout ===
+
+impl FlushTimeout {
+    pub(crate) fn new(write_stall: Duration) -> Self {
+        Self { stall: Stall::new(write_stall), moves: 0 }
+    }
+
+    /// Ready when a response `waits` and no byte has moved on the connection for too long.
+    pub(crate) fn poll(&mut self, waits: bool, moves: u64, cx: &mut Context<'_>) -> Poll<()> {
+        if !waits || moves != self.moves {
+            self.moves = moves;
+            self.stall.clear();
+        }
+        if waits { self.stall.poll(cx) } else { Poll::Pending }
     }
 }
 
