@@ -7,7 +7,7 @@ use crate::{
         io::Io,
         rewind::Rewind,
         state::ConnectionState,
-        timeouts::lifetime::{DrainEnd, Lifetime, drained, sleep_until},
+        timeouts::lifetime::{DrainEnd, Lifetime, drain_timed_out, drained, sleep_until},
     },
     http1::{
         Params,
@@ -167,8 +167,7 @@ impl Http1Server {
             if !is_drained {
                 Pin::new(&mut http1_connection.connection).graceful_shutdown();
             }
-            let drained = drained(&connection_state, closes_at, drain.as_mut(), drain_timeout);
-            if !http1_connection.finish(drained).await? {
+            if !http1_connection.finish(drained(&connection_state, closes_at, drain.as_mut(), drain_timeout)).await? {
                 return Ok(());
             }
         }
@@ -176,14 +175,10 @@ impl Http1Server {
         let Some(tunnel) = http1_connection.slots.tunnel.take() else { return Ok(()) };
         let http1::Parts { io, read_buf, .. } = http1_connection.connection.into_parts();
         let Some(io) = io.into_inner().into_inner() else { return Ok(()) };
-        let timed_out = async {
-            drain.await;
-            sleep_until(drain_timeout.map(|timeout| Instant::now() + timeout)).await;
-        };
         let ended = tokio::select! {
             ended = tunnel.run(io, read_buf, Timeouts::new(write_stall, stream_idle)) => Some(ended),
             () = sleep_until(closes_at) => None,
-            () = timed_out => return Ok(()),
+            () = drain_timed_out(drain, drain_timeout) => return Ok(()),
         };
         count_tunnel(ended, transport)
     }
