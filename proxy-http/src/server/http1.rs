@@ -7,7 +7,7 @@ use crate::{
         io::Io,
         rewind::Rewind,
         state::ConnectionState,
-        timeouts::lifetime::{DrainEnd, Lifetime, drained, sleep_until},
+        timeouts::lifetime::{DrainEnd, Lifetime, drain_timed_out, drained, sleep_until},
     },
     http1::{
         Params,
@@ -187,14 +187,10 @@ impl Http1Server {
         }
         let tunnel = http1_connection.slots.tunnel.take().filter(|_| finished.is_ok());
         let http1::Parts { io, read_buf, .. } = http1_connection.connection.into_parts();
-        let timed_out = async {
-            drain.await;
-            sleep_until(drain_timeout.map(|timeout| Instant::now() + timeout)).await;
-        };
         let over = async {
             tokio::select! {
                 () = sleep_until(closes_at) => DrainEnd::Age,
-                () = timed_out => DrainEnd::Timeout,
+                () = drain_timed_out(drain, drain_timeout) => DrainEnd::Timeout,
             }
         };
         let timeouts = Timeouts::new(write_stall, stream_idle);

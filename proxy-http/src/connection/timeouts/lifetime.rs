@@ -241,16 +241,18 @@ pub(crate) async fn drained<D: Future<Output = ()>>(
             }
         }
     };
-    let timed_out = async {
-        drain.await;
-        sleep_until(timeout.map(|timeout| after(Instant::now(), timeout))).await;
-    };
     tokio::select! {
         biased;
         () = sleep_until(closes_at) => DrainEnd::Age,
-        () = timed_out => DrainEnd::Timeout,
+        () = drain_timed_out(drain, timeout) => DrainEnd::Timeout,
         () = silent => DrainEnd::Silence,
     }
+}
+
+/// Completes `timeout` after `drain`. `None`: never.
+pub(crate) async fn drain_timed_out<D: Future<Output = ()>>(drain: Pin<&mut MaybeDone<D>>, timeout: Option<Duration>) {
+    drain.await;
+    sleep_until(timeout.map(|timeout| after(Instant::now(), timeout))).await;
 }
 
 /// `None`: never.
