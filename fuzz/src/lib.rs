@@ -1,8 +1,8 @@
 //! What the targets share: a proxy between two in-memory pipes, and frames by hand.
 
-use http_h2::{ClientParams, ServerParams};
+use http_h2::{ClientParams, FlowControl, ServerParams};
 use proxy_http::{
-    Connect, Endpoints, Proxy, Server, Stats, balance,
+    BufferLimit, Connect, Endpoints, Proxy, Server, Stats, balance,
     proxy::{self, retry},
 };
 use std::{
@@ -52,20 +52,31 @@ pub async fn settle() {
 }
 
 impl Rig {
-    /// A proxy that keeps so many bytes of a request to send it again.
+    /// A proxy that keeps so many bytes of a request to send it again, with default windows.
     pub fn new(buffer: usize) -> Self {
+        Self::with_windows(buffer, None, usize::MAX)
+    }
+
+    /// One with these windows on both sides (`None`: the default), whose connections together hold at most `held` bytes beyond
+    /// them for readers that have stopped.
+    pub fn with_windows(buffer: usize, flow_control: Option<FlowControl>, held: usize) -> Self {
         let (opened, endpoints) = mpsc::unbounded_channel();
         let connector = tower::service_fn(move |_: &str| {
             let (near, far) = tokio::io::duplex(1 << 16);
             ready(opened.send(far).map(|()| near).map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused)))
         });
-        let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
+        let buffers = Arc::new(BufferLimit::new(held));
+        let client = ClientParams { flow_control, ..ClientParams::DEFAULT };
+        let connect = Connect::new(connector, &client).unwrap().buffer_in(Arc::clone(&buffers));
         let params =
             proxy::Params { retry: retry::Params { buffer, ..retry::Params::default() }, ..proxy::Params::default() };
         let targets = Endpoints::fixed(["endpoint"], &connect, balance::Params::default());
         let proxy = Proxy::new(targets, Arc::new(proxy::Limits::new(params)), Arc::<Stats>::default());
         let (client, server) = tokio::io::duplex(1 << 16);
-        tokio::spawn(async move { Server::new(&ServerParams::DEFAULT).unwrap().serve(server, proxy, pending()).await });
+        let params = ServerParams { flow_control, ..ServerParams::DEFAULT };
+        tokio::spawn(
+            async move { Server::new(&params).unwrap().buffer_in(buffers).serve(server, proxy, pending()).await },
+        );
         Self { client, endpoints }
     }
 }
