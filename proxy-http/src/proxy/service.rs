@@ -44,7 +44,7 @@ use tower_service::Service;
 /// | response is malformed, after that | RST_STREAM(INTERNAL_ERROR) |
 /// | trailers of a gRPC response have no status, as trailers above the header list size | RST_STREAM(INTERNAL_ERROR) |
 /// | too many header fields, or a path and query too long | 431 or 414, gRPC status 8 |
-/// | the request has come back, and `via` has 16 entries | 508, gRPC status 13 |
+/// | the request has come back 16 times | 508, gRPC status 13 |
 /// | the client is denied, or its certificate has expired | 403, gRPC status 7 |
 /// | extended CONNECT (RFC 8441), or a WebSocket of HTTP/1.1, that an endpoint does not support | 501 |
 /// | deadline before the head | 504, gRPC status 4 |

@@ -49,8 +49,7 @@ impl ProxyShared {
             client.limit(Limit::UriLength);
             return Some(Answer::uri_too_long());
         }
-        let version = req.version();
-        if hops::pass(req.headers_mut(), version, in_flight).is_err() {
+        if hops::pass(req.headers_mut(), in_flight).is_err() {
             client.limit(Limit::Hops);
             if self.limits.may_log_loop() {
                 let host = req.uri().authority().map(tracing::field::display);
