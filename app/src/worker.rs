@@ -9,11 +9,8 @@ use crate::{
 };
 use app_env::{EndpointProtocol, TcpParams};
 use proxy_http::{
-    BufferLimit, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance,
-    client::EndpointLog,
-    proxy::Limits,
-    server,
-    stats::{Limit, Peer},
+    BufferLimit, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance, client::EndpointLog,
+    proxy::Limits, server, stats::Peer,
 };
 use std::{
     error::Error,
@@ -205,7 +202,7 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
 
 fn ended(served: Result<(), server::Error>, peer: SocketAddr, log: &Throttle) {
     let Err(error) = served else { return };
-    if error.limit() == Some(Limit::Engine) && log.admits() {
+    if error.is_engine_limit() && log.admits() {
         tracing::warn!(
             ?peer,
             error = &error as &dyn Error,
