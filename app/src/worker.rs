@@ -9,11 +9,8 @@ use crate::{
 };
 use app_env::{EndpointProtocol, TcpParams};
 use proxy_http::{
-    BufferLimit, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance,
-    client::EndpointLog,
-    proxy::Limits,
-    server,
-    stats::{Limit, Peer},
+    BufferLimit, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance, client::EndpointLog,
+    proxy::Limits, server, stats::Peer,
 };
 use std::{
     error::Error,
@@ -226,7 +223,7 @@ async fn expiry(time: Option<SystemTime>) {
 
 fn ended(served: Result<(), server::Error>, peer: SocketAddr, log: &Throttle) {
     let Err(error) = served else { return };
-    if error.limit() == Some(Limit::Engine)
+    if error.is_engine_limit()
         && let Some(left_out) = log.admits()
     {
         tracing::warn!(

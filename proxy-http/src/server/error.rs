@@ -26,12 +26,6 @@ pub(super) enum ErrorKind {
     Limit(Limit),
 }
 
-/// Whether h2 ended the connection for one of its limits. It has COMPRESSION_ERROR for field blocks that are too long alone.
-fn is_engine_limit(error: &h2::Error) -> bool {
-    let is_limit = matches!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM | Reason::COMPRESSION_ERROR));
-    is_limit && error.is_go_away() && error.is_library()
-}
-
 // === impl Error ===
 
 impl Error {
@@ -69,9 +63,17 @@ impl Error {
     pub fn limit(&self) -> Option<Limit> {
         match self.0 {
             ErrorKind::Limit(limit) => Some(limit),
-            ErrorKind::Failed(ref source) if is_engine_limit(source) => Some(Limit::Engine),
             _ => None,
         }
+    }
+
+    /// The client went beyond a limit of the HTTP/2 engine, as by a header list that is far too large.
+    #[must_use]
+    pub fn is_engine_limit(&self) -> bool {
+        // h2 has COMPRESSION_ERROR for field blocks that are too long alone.
+        let is_limit =
+            |error: &h2::Error| matches!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM | Reason::COMPRESSION_ERROR));
+        matches!(&self.0, ErrorKind::Failed(error) if error.is_go_away() && error.is_library() && is_limit(error))
     }
 
     /// The client speaks TLS, and is served in clear text.

@@ -305,7 +305,7 @@ where
                 Some(Ok(accepted)) => accepted,
                 Some(Err(error)) => {
                     let error = Error::from(ErrorKind::Failed(error));
-                    if error.limit() == Some(Limit::Engine) {
+                    if error.is_engine_limit() {
                         self.transport.limit(Limit::Engine);
                     }
                     return Err(error);
