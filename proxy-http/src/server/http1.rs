@@ -7,7 +7,7 @@ use crate::{
         io::Io,
         rewind::Rewind,
         state::ConnectionState,
-        timeouts::lifetime::{DrainEnd, Lifetime, drain_timed_out, drained, sleep_until},
+        timeouts::lifetime::{DrainEnd, Lifetime, drained, time_is_up},
     },
     http1::{
         Params,
@@ -187,12 +187,7 @@ impl Http1Server {
         }
         let tunnel = http1_connection.slots.tunnel.take().filter(|_| finished.is_ok());
         let http1::Parts { io, read_buf, .. } = http1_connection.connection.into_parts();
-        let over = async {
-            tokio::select! {
-                () = sleep_until(closes_at) => DrainEnd::Age,
-                () = drain_timed_out(drain, drain_timeout) => DrainEnd::Timeout,
-            }
-        };
+        let over = time_is_up(closes_at, drain, drain_timeout);
         let timeouts = Timeouts::new(write_stall, stream_idle);
         end(io.into_inner(), tunnel, read_buf, finished.map(drop), timeouts, over, transport).await
     }

@@ -243,16 +243,26 @@ pub(crate) async fn drained<D: Future<Output = ()>>(
     };
     tokio::select! {
         biased;
-        () = sleep_until(closes_at) => DrainEnd::Age,
-        () = drain_timed_out(drain, timeout) => DrainEnd::Timeout,
+        end = time_is_up(closes_at, drain, timeout) => end,
         () = silent => DrainEnd::Silence,
     }
 }
 
-/// Completes `timeout` after `drain`. `None`: never.
-pub(crate) async fn drain_timed_out<D: Future<Output = ()>>(drain: Pin<&mut MaybeDone<D>>, timeout: Option<Duration>) {
-    drain.await;
-    sleep_until(timeout.map(|timeout| after(Instant::now(), timeout))).await;
+/// Completes at `closes_at` or `timeout` after `drain`. `None`: it has no part in this.
+pub(crate) async fn time_is_up<D: Future<Output = ()>>(
+    closes_at: Option<Instant>,
+    drain: Pin<&mut MaybeDone<D>>,
+    timeout: Option<Duration>,
+) -> DrainEnd {
+    let timed_out = async {
+        drain.await;
+        sleep_until(timeout.map(|timeout| after(Instant::now(), timeout))).await;
+    };
+    tokio::select! {
+        biased;
+        () = sleep_until(closes_at) => DrainEnd::Age,
+        () = timed_out => DrainEnd::Timeout,
+    }
 }
 
 /// `None`: never.
