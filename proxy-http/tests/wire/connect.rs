@@ -68,7 +68,7 @@ async fn http_1_0_has_it_too() {
     endpoint.until("hello").await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_follows_one_that_is_refused_is_no_request() {
     for (rsp, status, body) in [
         ("HTTP/1.1 403 Forbidden|content-length: 2||no", 403, "no"),
@@ -118,7 +118,7 @@ const BAD: &[(&str, &str)] = &[
     ("bare LF", "CONNECT a:80 HTTP/1.1\nhost: a:80||"),
 ];
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_malformed_is_400_and_the_connections_end() {
     for &(class, request) in BAD {
         let mut rig = http1();
@@ -135,7 +135,7 @@ async fn what_is_malformed_is_400_and_the_connections_end() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn it_passes_from_http_1_1_to_http_2() {
     let mut rig = Rig::defaults();
     let mut endpoint = rig.endpoint().await;

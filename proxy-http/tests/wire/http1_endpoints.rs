@@ -557,7 +557,7 @@ async fn an_endpoint_ends_a_websocket() {
     assert_eq!(client.rest().await, "");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_upgrade_that_is_refused_leaves_the_connection_as_it_was() {
     let mut rig = http1();
     let mut client = Raw::new(rig.client_io.take().unwrap());
