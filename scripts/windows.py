@@ -73,11 +73,11 @@ def connections(proxy, side):
 
 
 async def small_window(proxy, side):
-    """Waits until a connection to that side grants small windows to its streams, and returns it."""
+    """Waits until a connection to that side grants its streams windows far below the full ones, and returns it."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         for connection in await asyncio.to_thread(connections, proxy, side):
-            if connection["http2"]["granted"]["stream"] <= 65_536:
+            if connection["http2"]["granted"]["stream"] <= 1 << 20:
                 return connection
         await asyncio.sleep(0.1)
     raise SystemExit(f"no window toward {side} has shrunk")

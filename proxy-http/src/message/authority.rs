@@ -43,9 +43,13 @@ const OTHER: u8 = 8;
 /// 4.2.4).
 #[inline]
 pub(crate) fn is_authority(authority: &[u8]) -> bool {
-    // Most are a name alone.
+    // Most are a name alone, or with a port, in which there is no other colon.
     match classes(authority) {
         NAME => !authority.is_empty(),
+        COLON => authority
+            .iter()
+            .position(|byte| *byte == b':')
+            .is_some_and(|colon| colon > 0 && is_port(&authority[colon + 1..])),
         all => parse(authority, all).is_some(),
     }
 }

@@ -50,13 +50,15 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 
 impl MessageFraming {
     /// The framing of data that is not gRPC's: it never stands between two messages.
-    pub(crate) const BROKEN: Self = Self { left: 0, prefix: [0; PREFIX], prefix_len: 0, is_broken: true };
+    pub(crate) const BROKEN: Self = Self { left: u32::MAX, prefix: [0; PREFIX], prefix_len: 0, is_broken: true };
 
     /// Goes on behind `data`.
     #[inline]
     pub(crate) fn advance(&mut self, data: &[u8]) {
         match u32::try_from(data.len()) {
             Ok(len) if len <= self.left => self.left -= len,
+            // Most messages have a frame of their own.
+            _ if self.is_between_messages() && is_message(data) => {}
             _ => self.follow(data),
         }
     }
@@ -80,9 +82,16 @@ impl MessageFraming {
     }
 
     /// Whether all messages that have begun are whole.
+    #[inline]
     pub(crate) fn is_between_messages(&self) -> bool {
         self.left == 0 && self.prefix_len == 0 && !self.is_broken
     }
+}
+
+/// Whether this is one whole message with its prefix.
+#[inline]
+fn is_message(data: &[u8]) -> bool {
+    matches!(data, [0 | 1, a, b, c, d, message @ ..] if message.len() == u32::from_be_bytes([*a, *b, *c, *d]) as usize)
 }
 
 /// The timeout of a gRPC call: `grpc-timeout`, 1 to 8 digits and a unit. Some clients send a fraction, or more digits, which
