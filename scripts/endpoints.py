@@ -311,7 +311,8 @@ class Proxy:
                 "OUTBOUND_CONNECT_TLS": "on", "OUTBOUND_CONNECT_TLS_CA": f"{site.work}/ca.pem",
             }
         env = {f"LINKERD2_PROXY_{name}": value for name, value in settings.items()}
-        site.start_listening([site.app], self.port, env)
+        # The admin server's is the last port that the proxy binds.
+        site.start_listening([site.app], self.admin, env)
         self.process, self.log = site.processes[-1], site.log
         self.before = self.counters()
 

@@ -42,7 +42,8 @@ start_app() {
     "$app" &
   app_pid=$!
   pids+=("$app_pid")
-  await "$1"
+  # The admin server's is the last port that the proxy binds.
+  await "${3:-$1}"
 }
 
 # make_certs: an authority, $work/ca.pem, and what it has issued for 127.0.0.1, $work/tls.pem and $work/tls.key.
