@@ -61,7 +61,7 @@ fn check_listen_addrs(env: &mut Reader, config: &Config) {
     }
 }
 
-/// Finds endpoints that are listeners of the process itself. Requests to them would come back for ever, and those to the
+/// Finds endpoints that are listeners of the process itself. Requests to them would come back for ever, and requests to the
 /// admin server would come from loopback, whose commands it takes.
 fn check_loops(env: &mut Reader, config: &Config) {
     let directions = [(Scope::Inbound, &config.inbound), (Scope::Outbound, &config.outbound)];

@@ -85,7 +85,7 @@ fn print(text: &str) -> Result<(), ExitCode> {
     }
 }
 
-/// A setting in one line. One that is unset says what that means, which the variable's help has.
+/// A setting in one line. An unset one says its meaning, which the variable's help has.
 fn setting((setting, variable): (&Effective, app_env::Variable)) -> String {
     let Effective { name, value, origin, .. } = setting;
     match variable.help.split_once("unset: ") {
@@ -177,7 +177,7 @@ struct EndSignals {
 const SIGNAL_PAUSE: Duration = Duration::from_millis(250);
 
 impl EndSignals {
-    /// Those that come from now on.
+    /// Signals that come from now on.
     fn new() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }

@@ -1,4 +1,4 @@
-//! File descriptors: as many as the system gives, some of which are kept for what must work when there are no more.
+//! File descriptors: as many as the system gives, some of which are kept for endpoints and the admin server.
 
 use app_env::{Config, PREFIX};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -21,7 +21,7 @@ pub(crate) enum Use {
 /// Descriptors that are kept for endpoints, and as many again for the rest; of small limits an eighth.
 const RESERVE: u64 = 64;
 
-/// Raises the limit of descriptors to what the system allows. What it is by default, 1,024 mostly, is for programs that
+/// Raises the limit of descriptors to what the system allows. The default, 1,024 mostly, is for programs that
 /// call `select`, which takes no descriptor above.
 pub(crate) fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -31,7 +31,7 @@ pub(crate) fn raise_limit() {
     }
 }
 
-/// Whether a descriptor is one of those that are kept for other uses.
+/// Whether a descriptor is kept for other uses.
 ///
 /// POSIX gives each new one the lowest number that is free, so its number says how many are open at least.
 pub(crate) fn is_reserved(fd: impl AsFd, used_by: Use) -> bool {

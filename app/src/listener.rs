@@ -50,7 +50,7 @@ pub(crate) fn bind(addr: SocketAddr, backlog: u32, variable: String) -> Result<T
 }
 
 /// The next connection. Errors never end it: an error of one connection is ignored, and when the system lacks resources
-/// it waits a little, as it does while all descriptors are in use but those kept for other uses.
+/// it waits a little, as it does while all descriptors are in use but the ones kept for other uses.
 pub(crate) async fn accept(listener: &TcpListener, used_by: Use) -> (TcpStream, SocketAddr) {
     let mut warned = false;
     loop {

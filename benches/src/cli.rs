@@ -47,7 +47,7 @@ struct TuneArgs {
     /// It speaks TLS
     #[arg(long)]
     tls: bool,
-    /// A PEM file of the authorities that may issue its certificate, with --tls [default: those that the system trusts]
+    /// A PEM file of the authorities that may issue its certificate, with --tls [default: the authorities that the system trusts]
     #[arg(long, requires = "tls")]
     ca: Option<PathBuf>,
     /// What to fetch from it to measure the bandwidth; should be large

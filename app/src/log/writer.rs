@@ -46,7 +46,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Starts the thread that writes to `output`.
 ///
 /// A pipe that nobody reads, a terminal that is stopped or a disk that hangs stop a thread that writes to them; workers
-/// must go on. So lines wait in a queue, and those that it has no room for are counted and dropped.
+/// must go on. So lines wait in a queue, and lines that it has no room for are counted and dropped.
 pub(super) fn spawn<W>(output: W, format: LogFormat, lost: &Arc<Lost>) -> (Lines, LogGuard)
 where
     W: Write + Send + Sync + 'static,

@@ -24,7 +24,7 @@ const SEQUENCE: u8 = 0x30;
 /// The version of a certificate, `[0]`.
 const VERSION: u8 = 0xa0;
 
-/// What is wrong with a certificate that is an authority's own, and what to do.
+/// The text for a certificate that is an authority's own: its fault, and the remedy.
 pub(crate) const SELF_SIGNED: &str = "is one of an authority (CA:TRUE), which is no peer's: have the authority issue one, or \
                                       sign one itself with basicConstraints CA:FALSE";
 

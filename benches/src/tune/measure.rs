@@ -36,11 +36,11 @@ pub struct Target {
 /// How a server's certificate is verified.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// A PEM file of authorities. `None`: those that the system trusts.
+    /// A PEM file of authorities. `None`: the ones that the system trusts.
     pub ca: Option<PathBuf>,
 }
 
-/// A path, and what makes its figures doubtful.
+/// A path, and the reasons to doubt its figures.
 #[derive(Clone, Debug)]
 pub struct Measured {
     /// The path.

@@ -92,9 +92,8 @@ const WAITED: Duration = Duration::from_secs(1);
 const UNPOISONED: &str = "nothing panics with the lock held";
 
 /// Makes a connection over `io`, driven by a task that drops `open` when the connection accepts no more requests.
-/// `max_head`: the largest head that the endpoint may send, in bytes, and in
-/// fields where it is not hyper's own limit. `interim` counts the endpoint's interim responses. The
-/// task calls `on_capacity` each time the connection has become ready for another request.
+/// `max_head`: the largest head that the endpoint may send, in bytes, and in fields where that is not hyper's own limit.
+/// `interim` counts the endpoint's interim responses. The task calls `on_capacity` each time the connection has become ready for another request.
 pub(crate) async fn connect<I>(
     io: Io<I>,
     (max_head, max_headers): (usize, Option<usize>),

@@ -346,7 +346,7 @@ impl OpenStream {
     /// may be left without window although all of its DATA is read; then h2 is asked for a WINDOW_UPDATE.
     #[inline]
     pub(crate) fn waits(&mut self, source: &mut RecvStream, cx: &Context<'_>) {
-        // Of a window that has shrunk, at least what was left of the smallest one is left.
+        // A stream of which less has come has some of even the smallest window left.
         if self.received >= MIN_STREAM_WINDOW as usize {
             self.ask_for_window(source, cx);
         }

@@ -100,7 +100,7 @@ impl Answer {
 
     /// The request has come back to the proxy.
     pub(crate) fn loop_detected() -> Self {
-        let reason = "the request has passed too many proxies".to_owned();
+        let reason = "the request has come back too often".to_owned();
         Self { status: StatusCode::LOOP_DETECTED, code: grpc::Code::Internal, reason }
     }
 

@@ -106,7 +106,7 @@ fn is_name(mut host: &[u8]) -> bool {
     }
 }
 
-/// Whether this is what brackets may have: an IPv6 address, without a zone, or an address of a future version.
+/// Whether brackets may have this: an IPv6 address, without a zone, or an address of a future version.
 fn is_literal(ip: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(ip) else { return false };
     if let Some(future) = text.strip_prefix(['v', 'V']) {

@@ -204,7 +204,7 @@ where
 
     /// Ends the streams that are open, so that the client sees that their responses are not whole, and closes the connection.
     ///
-    /// GOAWAY and the end of the connection do not show it: node's client takes what it has of a response for all of it.
+    /// GOAWAY and the end of the connection do not show it: node's client takes a part of a response for all of it.
     async fn close(&mut self) {
         let Phase::Open(connection) = &mut self.phase else { return };
         self.streams.iter_mut().for_each(|stream| stream.cut(&Answer::closing()));

@@ -50,7 +50,7 @@ pub enum Limit {
     /// The connection came near a count that the engine keeps for a connection's whole life, and was drained before the
     /// engine would have ended it with all its streams.
     EngineLifetime,
-    /// A request had passed too many proxies, and was answered with 508.
+    /// A request had come back to this proxy too often, and was answered with 508.
     Hops,
     /// The heads of open requests were too large together: a request was answered with 431 or 503.
     BufferedHeads,

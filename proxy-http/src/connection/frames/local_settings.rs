@@ -42,7 +42,7 @@ pub(crate) fn tolerated(announced: u32) -> u32 {
 }
 
 /// The least bytes of a field block of which h2 leaves fields out while the others are no larger than `announced`. Until now
-/// it has taken `announced` at most, so the first field that it leaves out is as large as the rest of what it takes. Such a
+/// it has taken `announced` at most, so the first field that it leaves out is as large as the rest. Such a
 /// field is none of HPACK's table of 4,096 bytes, so it is a literal, and Huffman's code has five bits for a byte at least.
 pub(crate) fn least_cut(announced: usize) -> usize {
     let left = match u32::try_from(announced) {
