@@ -38,7 +38,7 @@ pub(crate) struct HeadCopy {
 struct ByteStrings(Vec<u8>);
 
 /// Bytes that each field adds to the size of a header list beside its name and value (RFC 9113 section 6.5.2).
-const FIELD_OVERHEAD: usize = 32;
+pub(crate) const FIELD_OVERHEAD: usize = 32;
 /// The initial capacity in bytes, enough for most heads.
 const CAPACITY: usize = 256;
 /// The bit set in a value's length if the value is never-indexed (RFC 7541 section 7.1.3).

@@ -4,7 +4,7 @@
 //! the poll of the endpoint's stream puts them there, and the task of the client's stream, which polls that future on the
 //! same call stack, takes them when the poll returns.
 
-use crate::message::{fields, validate};
+use crate::message::{fields, head::FIELD_OVERHEAD, validate};
 use http::{
     HeaderMap, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, TE},
@@ -36,8 +36,6 @@ thread_local! {
 const BUDGET: usize = 64 << 10;
 /// Bytes that each interim response counts for at least.
 const MIN_COST: usize = 1 << 10;
-/// Bytes that each field adds to the size of a header list beside its name and value (RFC 9113 section 6.5.2).
-const FIELD_OVERHEAD: usize = 32;
 
 /// To be called before a response future is polled, so that interim responses can be put down meanwhile.
 pub(crate) fn open() {

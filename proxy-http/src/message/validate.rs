@@ -7,6 +7,7 @@
 use crate::message::{
     authority::{is_authority, is_same},
     client_cert,
+    head::FIELD_OVERHEAD,
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
@@ -30,8 +31,6 @@ struct CheckedFields<'a> {
     size: usize,
 }
 
-/// Bytes that each field adds to the size of a header list beside its name and value (RFC 9113 section 6.5.2).
-const FIELD_OVERHEAD: usize = 32;
 const STATUS: usize = ":status".len() + 3 + FIELD_OVERHEAD;
 
 /// Checks a request that is to be forwarded. A `host` without `:authority` becomes the authority; of several equal

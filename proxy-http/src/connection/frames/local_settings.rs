@@ -5,9 +5,12 @@
 //! answered or reset one by one, and the size that peers are to keep to is put into the first SETTINGS frame as it is
 //! written. h2 sends later ones for windows alone.
 
-use crate::connection::{
-    frames::head::{END_STREAM, FrameHead, HEAD, HEADERS, SETTING, SETTINGS, SETTINGS_MAX_HEADER_LIST_SIZE},
-    state::ConnectionState,
+use crate::{
+    connection::{
+        frames::head::{END_STREAM, FrameHead, HEAD, HEADERS, SETTING, SETTINGS, SETTINGS_MAX_HEADER_LIST_SIZE},
+        state::ConnectionState,
+    },
+    message::head::FIELD_OVERHEAD,
 };
 
 /// The writes of a connection up to the end of its first SETTINGS frame.
@@ -53,8 +56,6 @@ pub(crate) fn least_cut(announced: usize) -> usize {
     (left as usize - FIELD_OVERHEAD) * 5 / 8
 }
 
-/// Bytes that each field adds to the size of a header list beside its name and value (RFC 9113 section 6.5.2).
-const FIELD_OVERHEAD: usize = 32;
 /// Less than the [least](least_cut) for any size that is announced.
 const NEVER_CUT: usize = 16 << 10;
 
