@@ -2,12 +2,29 @@
 
 use crate::{
     raw::Raw,
-    support::{Asked, Rig},
+    support::{Asked, Endpoint, Rig},
 };
 use h2::Reason;
 use http::Response;
 use std::{future::poll_fn, time::Duration};
 use tokio::{io::AsyncWriteExt as _, time::sleep};
+
+/// A client that has sent a request and closed its half, and the request at the endpoint.
+struct HalfClosed {
+    client: Raw,
+    asked: Asked,
+    _endpoint: Endpoint,
+    _rig: Rig,
+}
+
+async fn half_closed(request: &str) -> HalfClosed {
+    let mut rig = Rig::defaults();
+    let mut client = Raw::new(rig.client_io.take().unwrap());
+    let mut endpoint = rig.endpoint().await;
+    client.send(request).await;
+    client.shut_down().await;
+    HalfClosed { client, asked: endpoint.asked().await, _endpoint: endpoint, _rig: rig }
+}
 
 fn respond(asked: &mut Asked, status: u16) {
     let rsp = Response::builder().status(status).header("content-length", "4").body(()).unwrap();
@@ -23,12 +40,7 @@ async fn a_client_that_has_sent_its_last_request_whole_is_answered() {
         "POST / HTTP/1.1|host: a|connection: close|content-length: 4||body",
         "POST / HTTP/1.1|host: a|connection: close|transfer-encoding: chunked||4|body|0||",
     ] {
-        let mut rig = Rig::defaults();
-        let mut client = Raw::new(rig.client_io.take().unwrap());
-        let mut endpoint = rig.endpoint().await;
-        client.send(request).await;
-        client.shut_down().await;
-        let mut asked = endpoint.asked().await;
+        let HalfClosed { client, mut asked, _endpoint, _rig } = half_closed(request).await;
         tokio::task::yield_now().await;
         respond(&mut asked, 200);
         let rest = client.rest().await;
@@ -44,12 +56,7 @@ async fn other_clients_that_go_cancel_their_requests() {
         "POST / HTTP/1.1|host: a|connection: close|content-length: 5||body",
         "POST / HTTP/1.1|host: a|connection: close|transfer-encoding: chunked||4|body|",
     ] {
-        let mut rig = Rig::defaults();
-        let mut client = Raw::new(rig.client_io.take().unwrap());
-        let mut endpoint = rig.endpoint().await;
-        client.send(request).await;
-        client.shut_down().await;
-        let mut asked = endpoint.asked().await;
+        let HalfClosed { client: _client, mut asked, _endpoint, _rig } = half_closed(request).await;
         assert_eq!(poll_fn(|cx| asked.respond.poll_reset(cx)).await.unwrap(), Reason::CANCEL, "{request}");
     }
 }
