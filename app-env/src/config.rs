@@ -40,8 +40,10 @@ pub struct Config {
 pub struct Direction {
     /// Where clients connect to; with port 0 the system picks one.
     pub listen_addr: SocketAddr,
-    /// Where requests go to: at least one, none twice.
+    /// Where requests go to, none twice; at least one, unless there are routes.
     pub endpoints: Vec<HostPort>,
+    /// The file of [routes](crate::routes) that requests go by, which is not read here. `None`: all go to `endpoints`.
+    pub routes: Option<PathBuf>,
     /// How long a client may take to show which protocol it speaks; above zero.
     pub detect_timeout: Duration,
     /// How long a client may take for the head of an HTTP/1.1 request; above zero.

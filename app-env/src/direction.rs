@@ -15,13 +15,13 @@ use crate::{
         ENDPOINTS, HTTP_FAILFAST_TIMEOUT, HTTP_MAX_HEADERS_COUNT, HTTP_MAX_URI_LENGTH, HTTP_QUEUE_CAPACITY,
         HTTP_REQUEST_TIMEOUT, HTTP_RETRY_BUDGET_MIN_PER_SECOND, HTTP_RETRY_BUDGET_RATIO, HTTP_RETRY_BUFFER_SIZE,
         HTTP_RETRY_GATEWAY_ERRORS, HTTP_RETRY_GRPC_UNAVAILABLE, HTTP_RETRY_REFUSED_NON_IDEMPOTENT, LISTEN_ADDR,
-        MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ENDPOINT, MAX_IN_FLIGHT,
+        MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ENDPOINT, MAX_IN_FLIGHT, ROUTES,
         SERVER_HTTP1_HEADER_READ_TIMEOUT, SLOW_START,
     },
     tls,
     variable::{Scope, Var},
 };
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// Reads a direction. `None`: it is off, and nothing but its errors matters.
 pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Direction> {
@@ -29,6 +29,7 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
     let direction = Direction {
         listen_addr: env.read_or_default(&LISTEN_ADDR, scope),
         endpoints: endpoints.unwrap_or_default(),
+        routes: read_routes(env, scope),
         detect_timeout: env.read_or_default(&DETECT_TIMEOUT, scope),
         server_http1_header_read_timeout: env.read_or_default(&SERVER_HTTP1_HEADER_READ_TIMEOUT, scope),
         server: http2::read_server(env, scope),
@@ -72,8 +73,8 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
         max_in_flight: read_bound(env, scope, &MAX_IN_FLIGHT),
         max_buffered_bytes: read_bound(env, scope, &MAX_BUFFERED_BYTES),
     };
-    if !env.is_set(&ENDPOINTS, scope) {
-        env.warn_without_effect(scope, &ENDPOINTS);
+    if !env.is_set(&ENDPOINTS, scope) && !env.is_set(&ROUTES, scope) {
+        env.warn_without_effect(scope, [&ENDPOINTS.words, &ROUTES.words]);
         return None;
     }
     http2::warn_of_large_windows(env, scope, &direction);
@@ -95,6 +96,15 @@ fn read_endpoints(env: &mut Reader, scope: Scope) -> Option<Vec<HostPort>> {
         env.warn(ENDPOINTS.name(scope), message);
     }
     Some(env.fall_back(&ENDPOINTS, scope, endpoints, Origin::Environment))
+}
+
+fn read_routes(env: &mut Reader, scope: Scope) -> Option<PathBuf> {
+    let routes = env.read(&ROUTES, scope)?;
+    if env.is_set(&ENDPOINTS, scope) {
+        let found = format!("is set beside {}", ENDPOINTS.name(scope));
+        env.error(Error::new(ROUTES.name(scope), found, "alone, since a file of routes has endpoints of its own"));
+    }
+    Some(routes)
 }
 
 fn read_tcp(env: &mut Reader, scope: Scope, keepalive: &Var<Time>, user_timeout: &Var<Time>) -> TcpParams {

@@ -66,8 +66,10 @@ pub(crate) struct Host;
 /// [`ClientName`]s, separated by commas.
 pub(crate) struct ClientNames;
 
-/// Where a file is. Whether it is there is not looked at.
-pub(crate) struct FilePath;
+/// The path of a file. Whether it is there is not looked at.
+pub(crate) struct FilePath {
+    kind: &'static str,
+}
 
 /// One of a few words, each of which stands for a value.
 pub(crate) struct Word<T: 'static> {
@@ -358,6 +360,11 @@ impl fmt::Display for ClientNames {
 
 // === impl FilePath ===
 
+impl FilePath {
+    pub(crate) const PEM: Self = Self { kind: "a PEM file" };
+    pub(crate) const ROUTES: Self = Self { kind: "a YAML file of routes" };
+}
+
 impl Grammar for FilePath {
     type Value = PathBuf;
 
@@ -372,7 +379,7 @@ impl Grammar for FilePath {
 
 impl fmt::Display for FilePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the path of a PEM file")
+        write!(f, "the path of {}", self.kind)
     }
 }
 

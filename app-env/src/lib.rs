@@ -38,7 +38,8 @@
 //!   ends requests at once), `SLOW_START`, `DNS_…_TTL` and `DNS_NEGATIVE_HOLD`, windows, queues, `MAX_CONCURRENT_STREAMS`.
 //! - Adaptive flow control wins over windows set beside it, with a warning. `…CONNECT_HTTP2_` windows win over the
 //!   shared `HTTP2_` ones, which win over the defaults.
-//! - A direction is on when its `…ENDPOINTS` are set. Variables of a direction that is off are checked all the same,
+//! - A direction is on when its `…ENDPOINTS` are set, or the file of its `…ROUTES`, which is not read here: see [`routes`].
+//!   Both are an error. Variables of a direction that is off are checked all the same,
 //!   and each gets a warning that it has no effect.
 //! - An unknown variable with the [`PREFIX`] is a warning with the nearest known name, never an error.
 //!
@@ -61,6 +62,7 @@ mod linkerd;
 mod load;
 mod process;
 mod reader;
+pub mod routes;
 mod source;
 mod table;
 mod tls;

@@ -6,7 +6,7 @@ use crate::{
     grammar::Grammar,
     linkerd,
     table::TABLE,
-    variable::{Empty, Scope, Var},
+    variable::{Empty, Scope, Var, Words},
 };
 use std::{
     collections::BTreeMap,
@@ -161,13 +161,14 @@ impl Reader {
         self.warnings.push(Warning::new(variable, message));
     }
 
-    /// Warns about each variable of a direction that is off.
-    pub(crate) fn warn_without_effect<G: Grammar>(&mut self, scope: Scope, switch: &Var<G>) {
-        let switch = switch.name(scope);
+    /// Warns about each variable of a direction that is off, since neither of `switches` is set.
+    pub(crate) fn warn_without_effect(&mut self, scope: Scope, switches: [&Words; 2]) {
+        let switches = switches.map(|words| words.name(scope));
         for row in TABLE.iter().filter(|row| row.words.group.scopes().contains(&scope)) {
             let name = row.words.name(scope);
-            if name != switch && self.vars.contains_key(OsStr::new(&name)) {
-                self.warn(name, format!("has no effect, {switch} is not set"));
+            if !switches.contains(&name) && self.vars.contains_key(OsStr::new(&name)) {
+                let [endpoints, routes] = &switches;
+                self.warn(name, format!("has no effect, neither {endpoints} nor {routes} is set"));
             }
         }
     }

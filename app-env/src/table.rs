@@ -60,7 +60,11 @@ declare! {
     }
     ours ENDPOINTS: Endpoints = Direction "ENDPOINTS" {
         Endpoints, default: Unset, empty: Unset,
-        "where requests go to; unset or empty: the direction is off"
+        "where requests go to; unset or empty: the direction is off, unless it has ROUTES"
+    }
+    ours ROUTES: FilePath = Direction "ROUTES" {
+        FilePath::ROUTES, default: Unset,
+        "file that says which requests go to which endpoints, in place of ENDPOINTS; unset: all go to ENDPOINTS"
     }
     ours ACCEPT_BACKLOG: Number = Direction "ACCEPT_BACKLOG" {
         Number::In(1..=65_535), default: Is("1024"),
@@ -73,11 +77,11 @@ declare! {
     }
 
     ours SERVER_TLS_CERT: FilePath = Direction "SERVER_TLS_CERT" {
-        FilePath, default: Unset,
+        FilePath::PEM, default: Unset,
         "certificate that clients are shown, with its chain behind it; needs the key; unset: no TLS toward clients"
     }
     ours SERVER_TLS_KEY: FilePath = Direction "SERVER_TLS_KEY" {
-        FilePath, default: Unset,
+        FilePath::PEM, default: Unset,
         "its private key (PKCS#8, SEC1 or PKCS#1); unset: no TLS toward clients"
     }
     ours SERVER_TLS_HANDSHAKE_TIMEOUT: Time = Direction "SERVER_TLS_HANDSHAKE_TIMEOUT" {
@@ -85,7 +89,7 @@ declare! {
         "how long a client may take for its TLS handshake; needs the certificate"
     }
     ours SERVER_TLS_CLIENT_CA: FilePath = Direction "SERVER_TLS_CLIENT_CA" {
-        FilePath, default: Unset,
+        FilePath::PEM, default: Unset,
         "certificates of those who may issue clients' ones (mutual TLS); needs the certificate; unset: clients are not asked"
     }
     ours SERVER_TLS_CLIENT_AUTH: Auth = Direction "SERVER_TLS_CLIENT_AUTH" {
@@ -328,7 +332,7 @@ declare! {
         "TLS toward endpoints"
     }
     ours CONNECT_TLS_CA: FilePath = Direction "CONNECT_TLS_CA" {
-        FilePath, default: Unset,
+        FilePath::PEM, default: Unset,
         "certificates of those who may issue endpoints' ones; needs TLS; unset: those that the system trusts"
     }
     ours CONNECT_TLS_SERVER_NAME: Host = Direction "CONNECT_TLS_SERVER_NAME" {
@@ -336,11 +340,11 @@ declare! {
         "whom endpoints' certificates must be for; needs TLS; unset: the host in ENDPOINTS that each was found by"
     }
     ours CONNECT_TLS_CERT: FilePath = Direction "CONNECT_TLS_CERT" {
-        FilePath, default: Unset,
+        FilePath::PEM, default: Unset,
         "certificate that endpoints are shown, with its chain behind it; needs TLS and the key; unset: none"
     }
     ours CONNECT_TLS_KEY: FilePath = Direction "CONNECT_TLS_KEY" {
-        FilePath, default: Unset,
+        FilePath::PEM, default: Unset,
         "its private key (PKCS#8, SEC1 or PKCS#1); unset: none"
     }
     ours CONNECT_TLS_INSECURE_SKIP_VERIFY: Bool = Direction "CONNECT_TLS_INSECURE_SKIP_VERIFY" {

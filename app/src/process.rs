@@ -247,6 +247,7 @@ fn plan(
     let Direction {
         listen_addr,
         endpoints,
+        routes: _,
         detect_timeout,
         server_http1_header_read_timeout,
         server,

@@ -1,6 +1,6 @@
 //! From variables to values: nothing set, everything set, each alone.
 
-use crate::support::{Vars, add_needed, config, effective, full, loaded, on, vars};
+use crate::support::{Vars, add_needed, config, effective, errors, full, loaded, on, vars};
 use app_env::{
     Backoff, Breaker, ClientAuth, ClientCert, ConnectHttp1, ConnectTls, Direction, Dns, EndpointProtocol, LogFormat,
     Origin, Process, Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
@@ -16,7 +16,8 @@ const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-/// Every variable with a value that is neither its default nor that of another one.
+/// Every variable with a value that is neither its default nor that of another one, but for `ROUTES`, which go without
+/// `ENDPOINTS`.
 fn everything() -> Vars {
     let mut all = vars([
         ("HTTP2_INITIAL_STREAM_WINDOW_SIZE", "10"),
@@ -261,6 +262,7 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
     let mut inbound = loaded(&everything()).config.inbound.unwrap();
     inbound.listen_addr = ([0, 0, 0, 0], 4143).into();
     inbound.endpoints = vec!["127.0.0.1:80".parse().unwrap()];
+    inbound.routes = None;
     inbound.server = ServerParams {
         flow_control: Some(FlowControl::DEFAULT),
         write_stall_timeout: Some(secs(300)),
@@ -317,6 +319,29 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
 }
 
 #[test]
+fn routes_alone_turn_a_direction_on() {
+    for side in ["INBOUND", "OUTBOUND"] {
+        let endpoints = config(&vars([(&format!("{side}_ENDPOINTS"), "a:1")]));
+        let routes = config(&vars([(&format!("{side}_ROUTES"), "/routes.yaml")]));
+        let expect = |direction: Option<Direction>| {
+            let mut direction = direction?;
+            direction.endpoints.clear();
+            direction.routes = Some("/routes.yaml".into());
+            Some(direction)
+        };
+        assert_eq!(
+            (routes.inbound, routes.outbound),
+            (expect(endpoints.inbound), expect(endpoints.outbound)),
+            "{side}"
+        );
+    }
+    let both = vars([("INBOUND_ENDPOINTS", "a:1"), ("INBOUND_ROUTES", "/routes.yaml")]);
+    let message = "INBOUND_ROUTES: is set beside INBOUND_ENDPOINTS, must be alone, since a file of routes has endpoints of its own";
+    assert_eq!(errors(&both), [message]);
+    assert_eq!(config(&vars([("INBOUND_ENDPOINTS", ""), ("INBOUND_ROUTES", "x")])).inbound.unwrap().endpoints, []);
+}
+
+#[test]
 fn each_direction_is_on_alone() {
     let inbound = config(&vars([("INBOUND_ENDPOINTS", "a:1")]));
     assert!(inbound.inbound.is_some() && inbound.outbound.is_none());
@@ -347,10 +372,10 @@ fn everything_set_reaches_its_own_field() {
 #[test]
 fn everything_means_every_variable() {
     let all = everything();
-    for variable in variables() {
+    for variable in variables().filter(|variable| !variable.name.ends_with("_ROUTES")) {
         assert!(all.contains_key(&variable.name), "{} needs a value in this test", variable.name);
     }
-    assert_eq!(all.len(), variables().count());
+    assert_eq!(all.len() + 2, variables().count());
 }
 
 #[test]

@@ -137,5 +137,8 @@ fn server_names_are_hosts() {
 fn a_direction_that_is_off_has_no_effect() {
     let lines = warnings(&vars([CERT, KEY, ON]));
     assert_eq!(lines.len(), 3, "{lines:?}");
-    assert!(lines.iter().all(|line| line.ends_with("has no effect, INBOUND_ENDPOINTS is not set")), "{lines:?}");
+    assert!(
+        lines.iter().all(|line| line.ends_with("has no effect, neither INBOUND_ENDPOINTS nor INBOUND_ROUTES is set")),
+        "{lines:?}"
+    );
 }
