@@ -9,6 +9,7 @@
 //! - [`Endpoints`] keeps connections to each of several targets, which may change, and chooses among them by load;
 //!   [`Proxy`] forwards requests to them, retries requests that were not processed, and answers requests that cannot be
 //!   forwarded.
+//! - [`route::Table`] finds which of many rules takes a request, by host, path, method and headers.
 //! - [`mod@hyper`] has hyper's own HTTP/2 builders, and the same two services over them, from the same parameters.
 //! - [`BufferLimit`] bounds the bytes that all connections buffer under backpressure.
 //! - [`Stats`] counts connections, streams, requests and responses, without locks.
@@ -63,6 +64,7 @@ pub mod http1;
 pub mod hyper;
 mod message;
 pub mod proxy;
+pub mod route;
 pub mod server;
 pub mod stats;
 

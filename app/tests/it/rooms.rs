@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The rooms that each room may use, from the top. Each folder and file of `src` but lib.rs is a row.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("proxy", &["balance", "client", "http1", "body", "connection", "message", "stats"]),
     ("balance", &["client", "body", "connection", "message"]),
     ("client", &["http1", "body", "connection", "message", "stats"]),
@@ -15,6 +15,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("http1", &["body", "connection", "message", "stats"]),
     ("body", &["connection", "message", "stats"]),
     ("connection", &["message", "stats"]),
+    ("route", &["message"]),
     ("message", &["stats"]),
     ("stats", &[]),
     // hyper's builders stand apart: they know of `http-h2` and hyper only.

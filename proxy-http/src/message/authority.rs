@@ -54,6 +54,11 @@ pub(crate) fn is_authority(authority: &[u8]) -> bool {
     }
 }
 
+/// The host as it is written, an IPv6 address with its brackets. `None`: the authority is malformed.
+pub(crate) fn host(authority: &[u8]) -> Option<&[u8]> {
+    Some(parse(authority, classes(authority))?.host)
+}
+
 /// Whether two authorities are the same under `scheme`: case makes no difference, nor does the scheme's default port, or an
 /// empty one (RFC 3986 section 6.2.3). An authority that is malformed is the same as none.
 pub(crate) fn is_same(one: &[u8], other: &[u8], scheme: Option<&Scheme>) -> bool {
