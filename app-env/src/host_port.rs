@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
 
@@ -48,6 +48,19 @@ impl HostPort {
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         self.host.parse().ok()
+    }
+
+    /// Whether a connection to it comes to a listener of this host, as far as both show without asking the system.
+    #[must_use]
+    pub fn is_at(&self, listener: SocketAddr) -> bool {
+        let ip = if self.host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { self.ip() };
+        let reaches = |ip: IpAddr| {
+            // To connect to no address is to connect to loopback.
+            let local = ip.is_loopback() || ip.is_unspecified();
+            ip == listener.ip()
+                || local && (listener.ip().is_unspecified() || ip.is_unspecified() && listener.ip().is_loopback())
+        };
+        listener.port() != 0 && self.port == listener.port() && ip.is_some_and(reaches)
     }
 }
 

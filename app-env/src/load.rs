@@ -1,14 +1,14 @@
 //! The whole run: reads all variables, checks them against each other, returns the configuration or all errors.
 
 use crate::{
-    Config, Direction, Effective, Error, Errors, HostPort, Source, Warning, direction,
+    Config, Direction, Effective, Error, Errors, Source, Warning, direction,
     grammar::Address,
     http2, process,
     reader::Reader,
     table::{ADMIN_LISTEN_ADDR, ENDPOINTS, LISTEN_ADDR},
     variable::{Scope, Var},
 };
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 /// The exit code of a process when [`load`] fails: 64, `EX_USAGE` of BSD's `sysexits.h`, as linkerd2-proxy does.
 pub const EXIT_CODE: u8 = 64;
@@ -67,7 +67,7 @@ fn check_loops(env: &mut Reader, config: &Config) {
     let directions = [(Scope::Inbound, &config.inbound), (Scope::Outbound, &config.outbound)];
     let on: Vec<_> = directions.into_iter().filter_map(|(scope, on)| Some((scope, on.as_ref()?))).collect();
     // The first endpoint of a direction that is an address.
-    let to = |from: &Direction, addr: SocketAddr| from.endpoints.iter().find(|endpoint| is_at(endpoint, addr)).cloned();
+    let to = |from: &Direction, addr: SocketAddr| from.endpoints.iter().find(|endpoint| endpoint.is_at(addr)).cloned();
     for (scope, direction) in &on {
         let other = on.iter().find(|(other, _)| other != scope);
         let there_and_back = other.and_then(|(_, other)| {
@@ -84,21 +84,6 @@ fn check_loops(env: &mut Reader, config: &Config) {
             env.error(Error::new(ENDPOINTS.name(*scope), found, "addresses of others, since requests would come back"));
         }
     }
-}
-
-/// Whether a connection to an endpoint comes to a listener of this host, as far as the configuration shows.
-fn is_at(endpoint: &HostPort, listener: SocketAddr) -> bool {
-    let ip = match endpoint.host() {
-        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
-        _ => endpoint.ip(),
-    };
-    let reaches = |ip: IpAddr| {
-        // To connect to no address is to connect to loopback.
-        let local = ip.is_loopback() || ip.is_unspecified();
-        ip == listener.ip()
-            || local && (listener.ip().is_unspecified() || ip.is_unspecified() && listener.ip().is_loopback())
-    };
-    listener.port() != 0 && endpoint.port() == listener.port() && ip.is_some_and(reaches)
 }
 
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {

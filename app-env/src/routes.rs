@@ -228,6 +228,7 @@ impl fmt::Display for PathMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(path) => write!(f, "path {path}"),
+            Self::PathPrefix(path) if path == "/" => f.write_str("all paths"),
             Self::PathPrefix(path) => write!(f, "paths below {path}"),
             Self::GrpcMethod { service, method } => {
                 let any = |name: &Option<String>| name.clone().unwrap_or_else(|| "*".to_owned());

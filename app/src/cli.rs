@@ -1,8 +1,9 @@
 //! The command line.
 
-use crate::{LogLevel, Process, demo, descriptors, listener, log, tls, window_limits, worker};
+use crate::{LogLevel, Process, demo, descriptors, listener, log, routes, tls, window_limits, worker};
 use app_env::{Config, Effective, Loaded, Origin};
 use clap::{Parser, Subcommand};
+use http::{HeaderName, HeaderValue};
 use std::{
     error::Error,
     future::pending,
@@ -30,8 +31,16 @@ struct Args {
 enum Command {
     /// Run the proxy (the default).
     Run,
-    /// Validate the environment and print the effective settings, each with where it came from.
-    Check,
+    /// Validate the environment and the files of routes; print the effective settings, each with where it came from, and
+    /// what goes where.
+    Check {
+        /// Say instead which rule takes a request, and where that goes. Fails if none does.
+        #[arg(long, value_name = "METHOD URI")]
+        request: Option<routes::Query>,
+        /// A field of the request; may be repeated.
+        #[arg(long, value_name = "NAME: VALUE", value_parser = routes::header, requires = "request")]
+        header: Vec<(HeaderName, HeaderValue)>,
+    },
     /// List every variable that is understood.
     Env {
         /// As a Markdown table.
@@ -60,10 +69,15 @@ pub fn main(collect: fn()) -> ExitCode {
     let Args { command } = Args::parse();
     match command.unwrap_or(Command::Run) {
         Command::Run => load().and_then(run),
-        Command::Check => load().and_then(|loaded| {
+        Command::Check { request: None, .. } => load().and_then(|loaded| {
             let mut lines: Vec<_> = loaded.settings.iter().zip(app_env::variables()).map(setting).collect();
             lines.extend(window_limits::note(&loaded.config));
+            lines.extend(routes::describe(&loaded.config));
             print(&(lines.join("\n") + "\n"))
+        }),
+        Command::Check { request: Some(mut request), header } => load().and_then(|loaded| {
+            header.into_iter().for_each(|header| request.add(header));
+            answer(&request, &loaded.config)
         }),
         Command::Env { markdown: true } => print(&app_env::markdown()),
         Command::Env { markdown: false } => {
@@ -83,6 +97,18 @@ fn print(text: &str) -> Result<(), ExitCode> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(fail(&error)),
         _ => Ok(()),
     }
+}
+
+/// Says which rule takes a request.
+fn answer(request: &routes::Query, config: &Config) -> Result<(), ExitCode> {
+    let (lines, is_taken) = request.answer(config);
+    if lines.is_empty() {
+        let reason = "neither is set, must be a file of routes for --request";
+        eprintln!("error: {0}OUTBOUND_ROUTES, {0}INBOUND_ROUTES: {reason}", app_env::PREFIX);
+        return Err(ExitCode::from(app_env::EXIT_CODE));
+    }
+    print(&(lines.join("\n") + "\n"))?;
+    if is_taken { Ok(()) } else { Err(ExitCode::FAILURE) }
 }
 
 /// A setting in one line. An unset one says its meaning, which the variable's help has.
@@ -117,7 +143,7 @@ fn load() -> Result<Loaded, ExitCode> {
         if inbound.is_none() && outbound.is_none() {
             errors.push(format!(
                 "{0}OUTBOUND_ENDPOINTS, {0}INBOUND_ENDPOINTS: neither is set, must be host:port[,host:port...] for at \
-                 least one",
+                 least one, or have {0}OUTBOUND_ROUTES or {0}INBOUND_ROUTES in its place",
                 app_env::PREFIX
             ));
         }
@@ -125,6 +151,9 @@ fn load() -> Result<Loaded, ExitCode> {
             errors.push(format!("{}LOG: {error}", app_env::PREFIX));
         }
         errors.extend(listener::loops(config));
+        let routes = routes::check(config);
+        routes.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        errors.extend(routes.errors);
         errors.extend(tls::check(config));
     }
     for error in &errors {

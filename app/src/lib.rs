@@ -25,6 +25,7 @@ mod listener;
 mod log;
 mod metrics;
 mod process;
+mod routes;
 mod tls;
 mod window_limits;
 mod worker;

@@ -16,8 +16,8 @@ fn stderr(output: &Output) -> String {
 fn every_wrong_variable_has_its_line_in_one_report() {
     let mut command = command();
     // Any text will do for a log filter's grammar and a file's path; what they say is checked by other tests.
-    let any = ["text", "the path of a PEM file"];
-    let variables: Vec<_> = app_env::variables().filter(|variable| !any.contains(&&*variable.accepts)).collect();
+    let takes_any = |accepts: &str| accepts == "text" || accepts.starts_with("the path of ");
+    let variables: Vec<_> = app_env::variables().filter(|variable| !takes_any(&variable.accepts)).collect();
     assert!(variables.len() > 60, "both directions' variables are here");
     for variable in &variables {
         command.env(&variable.name, "?");

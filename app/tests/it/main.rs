@@ -17,6 +17,7 @@ mod loops;
 mod matrix;
 mod protection;
 mod rooms;
+mod routes;
 mod stalls;
 mod support;
 mod tls;
