@@ -8,7 +8,7 @@ use std::{
 
 /// The rooms that each room may use, from the top. Each folder and file of `src` but lib.rs is a row.
 const ARROWS: [(&str, &[&str]); 11] = [
-    ("proxy", &["balance", "client", "http1", "body", "connection", "message", "stats"]),
+    ("proxy", &["balance", "client", "http1", "route", "body", "connection", "message", "stats"]),
     ("balance", &["client", "body", "connection", "message"]),
     ("client", &["http1", "body", "connection", "message", "stats"]),
     ("server", &["http1", "body", "connection", "message", "stats"]),

@@ -12,7 +12,6 @@ use crate::{
         params::Params,
         queue::{Queue, Ticket},
         shared::{Attempt, Balancer, UNPOISONED},
-        state::BalancerState,
     },
     body::source::Source as _,
     client::send_request::OutgoingRequest,
@@ -23,10 +22,7 @@ use std::{
     fmt,
     future::{Future as _, poll_fn},
     pin::pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 use tokio::{
@@ -83,15 +79,7 @@ impl Endpoints {
         C::Error: Into<BoxError>,
         C::Future: Send + 'static,
     {
-        let shared = Arc::new(Balancer {
-            params,
-            http1: connect.is_http1(),
-            started: Instant::now(),
-            state: Mutex::new(BalancerState::new()),
-            log: Arc::clone(connect.log()),
-            waiting: AtomicUsize::new(0),
-            discovery: Mutex::new(None),
-        });
+        let shared = Arc::new(Balancer::new(params, connect.is_http1(), Arc::clone(connect.log())));
         let mut known = Vec::new();
         shared.update_endpoints(&mut known, &discovered.borrow_and_update(), connect);
         let (weak, connect) = (Arc::downgrade(&shared), connect.clone());
@@ -121,6 +109,11 @@ impl Endpoints {
     {
         let (_, endpoints) = watch::channel(addrs.into_iter().map(Endpoint::new).collect());
         Self::spawn(endpoints, connect, params)
+    }
+
+    /// No endpoints, for requests that are answered without one.
+    pub(crate) fn none() -> Self {
+        Self { shared: Arc::new(Balancer::new(Params::default(), false, Arc::default())) }
     }
 
     /// Whether requests can be sent to at least one endpoint; one of HTTP/1.1 needs no connection for that.

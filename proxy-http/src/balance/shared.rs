@@ -52,6 +52,18 @@ pub(super) const UNPOISONED: &str = "nothing panics with the lock held";
 // === impl Balancer ===
 
 impl Balancer {
+    pub(super) fn new(params: Params, http1: bool, log: Arc<EndpointLog>) -> Self {
+        Self {
+            params,
+            http1,
+            started: Instant::now(),
+            state: Mutex::new(BalancerState::new()),
+            log,
+            waiting: AtomicUsize::new(0),
+            discovery: Mutex::new(None),
+        }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, BalancerState> {
         self.state.lock().expect(UNPOISONED)
     }

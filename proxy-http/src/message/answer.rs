@@ -58,6 +58,18 @@ impl Answer {
         Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::Unavailable, reason: reason.into() }
     }
 
+    /// No route takes the request.
+    pub(crate) fn no_route() -> Self {
+        let reason = "no route for the request".to_owned();
+        Self { status: StatusCode::NOT_FOUND, code: grpc::Code::Unimplemented, reason }
+    }
+
+    /// The request's route leads to no back end.
+    pub(crate) fn no_backend() -> Self {
+        let reason = "the request's route has no back end".to_owned();
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, code: grpc::Code::Unavailable, reason }
+    }
+
     /// The client is not allowed.
     pub(crate) fn forbidden(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::FORBIDDEN, code: grpc::Code::PermissionDenied, reason: reason.into() }

@@ -79,6 +79,16 @@ pub(crate) fn is_same(one: &[u8], other: &[u8], scheme: Option<&Scheme>) -> bool
     }
 }
 
+/// The host, and the port if there is one. `None`: the authority is malformed, or its port is none of TCP.
+pub(crate) fn split(authority: &str) -> Option<(&str, Option<u16>)> {
+    let HostPort { host, port } = parse(authority.as_bytes(), classes(authority.as_bytes()))?;
+    let port = match port {
+        [] => None,
+        port => Some(u16::try_from(number(port)).ok().filter(|port| *port > 0)?),
+    };
+    Some((&authority[..host.len()], port))
+}
+
 fn classes(authority: &[u8]) -> u8 {
     authority.iter().fold(0, |all, byte| all | CLASSES[usize::from(*byte)])
 }

@@ -18,7 +18,8 @@ use crate::{
         stream_error::StreamError,
     },
     proxy::{
-        limits::{Deadline, Params, PendingRequest},
+        limits::{AttemptDeadline, Deadline, Params, PendingRequest},
+        policy::Policy,
         retry::{self, RetryState},
         shared::{ProxyShared, is_http1},
     },
@@ -51,6 +52,7 @@ pub(super) struct Exchange {
     pub(super) shared: Arc<ProxyShared>,
     pub(super) started: Instant,
     pub(super) deadline: Deadline,
+    attempt_deadline: AttemptDeadline,
     pub(super) grpc: bool,
     /// The client uses HTTP/1.1, which has no RST_STREAM.
     pub(super) http1: bool,
@@ -83,7 +85,13 @@ const UNANSWERED: &str = "the request is kept until it is answered";
 // === impl Exchange ===
 
 impl Exchange {
-    pub(super) fn start(shared: &Arc<ProxyShared>, head: request::Parts, body: IncomingBody, strip: bool) -> Box<Self> {
+    pub(super) fn start(
+        shared: &Arc<ProxyShared>,
+        head: request::Parts,
+        body: IncomingBody,
+        strip: bool,
+        policy: Policy,
+    ) -> Box<Self> {
         shared.stats.count_request();
         shared.limits.in_flight.fetch_add(1, Relaxed);
         let grpc = grpc::is_grpc(&head.headers);
@@ -92,10 +100,11 @@ impl Exchange {
         let exchange = Self {
             shared: Arc::clone(shared),
             started: now(),
-            deadline: shared.limits.deadline(grpc, &head.headers),
+            deadline: shared.limits.deadline(grpc, &head.headers, policy.request_timeout),
+            attempt_deadline: AttemptDeadline::new(policy.backend_request_timeout),
             grpc,
             http1: is_http1(head.version),
-            retry_state: RetryState::new(&head.method, grpc),
+            retry_state: RetryState::new(&head.method, grpc, &policy, &shared.limits.params.retry),
             request: None,
             attempt: None,
             status: None,
@@ -104,13 +113,13 @@ impl Exchange {
             body: None,
         };
         let mut exchange = Box::write(boxed, exchange);
-        let Params { drop_request_trailers, retry: retry::Params { buffer, .. }, .. } = shared.limits.params;
+        let Params { retry: retry::Params { buffer, .. }, .. } = shared.limits.params;
         let request = exchange.request.insert(OutgoingRequest::new(head, Replay::new(body, buffer), strip));
         if grpc {
             // grpcio fails a call on a 1xx response, and gRPC has no use for one.
             request.drop_interim();
         }
-        if drop_request_trailers {
+        if shared.drop_request_trailers {
             request.body_mut().drop_trailers();
         }
         exchange
@@ -124,6 +133,7 @@ impl Exchange {
     pub(super) fn send(&mut self, now: Instant, avoid: Option<u64>) -> bool {
         let request = self.request.as_mut().expect(UNANSWERED);
         self.attempt = self.shared.endpoints(self.http1).send(request, now, avoid);
+        self.attempt_deadline.start();
         self.attempt.is_some()
     }
 
@@ -131,9 +141,7 @@ impl Exchange {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<AttemptResult> {
         match self.request.as_mut().expect(UNANSWERED).poll_response(cx) {
             Poll::Ready(responded) => Poll::Ready(self.evaluate(responded)),
-            Poll::Pending if is_expired(&mut self.deadline, cx) => {
-                Poll::Ready(AttemptResult::LocalReply(Answer::deadline()))
-            }
+            Poll::Pending if self.is_expired(cx) => Poll::Ready(AttemptResult::LocalReply(Answer::deadline())),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -181,7 +189,13 @@ impl Exchange {
             .send_when_ready(request, avoid, &mut self.retry_state.queue_number, limits.params.failfast_timeout)
             .await;
         self.attempt = sent.inspect_err(|_| stats.count_failfast())?;
+        self.attempt_deadline.start();
         if self.attempt.is_none() { Err(Answer::no_extended_connect()) } else { Ok(()) }
+    }
+
+    /// Whether the request's deadline or the attempt's has passed; if not, wakes `cx` when one does.
+    fn is_expired(&mut self, cx: &mut Context<'_>) -> bool {
+        is_expired(&mut self.deadline, cx) || self.attempt_deadline.is_expired(cx)
     }
 
     /// Decides whether the response is passed on, or the request is sent again.
@@ -347,9 +361,8 @@ impl Drop for Exchange {
 
 impl Source for Exchange {
     fn buffer(&mut self, cx: &mut Context<'_>) -> Backpressure {
-        let Self { body, deadline, .. } = self;
-        let pressure = body.as_mut().map_or(Backpressure::End, |body| body.buffer(cx));
-        if is_expired(deadline, cx) { Backpressure::Expired } else { pressure }
+        let pressure = self.body.as_mut().map_or(Backpressure::End, |body| body.buffer(cx));
+        if self.is_expired(cx) { Backpressure::Expired } else { pressure }
     }
 
     /// gRPC has a status in trailers, which follow a whole message.
@@ -373,7 +386,7 @@ impl http_body::Body for Exchange {
             None => Poll::Ready(None),
         };
         match &polled {
-            Poll::Pending if is_expired(&mut exchange.deadline, cx) => {
+            Poll::Pending if exchange.is_expired(cx) => {
                 let cut = exchange.cut(&Answer::deadline()).map(Frame::trailers);
                 polled = Poll::Ready(Some(cut.ok_or_else(body::Error::timed_out)));
             }

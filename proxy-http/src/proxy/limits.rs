@@ -3,11 +3,13 @@
 use crate::{Stats, message::grpc, proxy::retry};
 use http::HeaderMap;
 use std::{
+    future::Future,
     pin::Pin,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    task::Context,
     time::Duration,
 };
 use tokio::time::{Instant, Sleep};
@@ -50,6 +52,9 @@ pub struct Limits {
 
 /// The deadline of a request. Boxed, since few requests have one.
 pub(super) type Deadline = Option<Pin<Box<Sleep>>>;
+
+/// The deadline of each attempt to get a response, if there is one. Boxed, since few requests have one.
+pub(super) struct AttemptDeadline(Option<Box<(Duration, Pin<Box<Sleep>>)>>);
 
 /// Counts a request that waits for an endpoint, until this is dropped.
 pub(super) struct PendingRequest<'a> {
@@ -106,13 +111,35 @@ impl Limits {
         may_log
     }
 
-    pub(super) fn deadline(&self, grpc: bool, headers: &HeaderMap) -> Deadline {
+    /// `limit`: of the request's route, in place of the proxy's.
+    pub(super) fn deadline(&self, grpc: bool, headers: &HeaderMap, limit: Option<Duration>) -> Deadline {
         let asked = if grpc { grpc::timeout(headers) } else { None };
-        let limit = match (asked, self.params.request_timeout) {
+        let limit = limit.or(self.params.request_timeout).filter(|limit| !limit.is_zero());
+        let limit = match (asked, limit) {
             (Some(asked), Some(most)) => asked.min(most),
             (asked, most) => asked.or(most)?,
         };
         Some(Box::pin(tokio::time::sleep(limit)))
+    }
+}
+
+// === impl AttemptDeadline ===
+
+impl AttemptDeadline {
+    pub(super) fn new(limit: Option<Duration>) -> Self {
+        Self(limit.filter(|limit| !limit.is_zero()).map(|limit| Box::new((limit, Box::pin(tokio::time::sleep(limit))))))
+    }
+
+    /// Starts anew, for the next attempt.
+    pub(super) fn start(&mut self) {
+        if let Some((limit, deadline)) = self.0.as_deref_mut() {
+            deadline.as_mut().reset(Instant::now() + *limit);
+        }
+    }
+
+    /// Whether it has passed; if not, wakes `cx` when it does.
+    pub(super) fn is_expired(&mut self, cx: &mut Context<'_>) -> bool {
+        self.0.as_deref_mut().is_some_and(|(_, deadline)| deadline.as_mut().poll(cx).is_ready())
     }
 }
 

@@ -47,16 +47,24 @@
 //! # }
 //! ```
 
+mod by_authority;
+mod by_route;
 mod exchange;
 mod hops;
 mod limits;
+mod policy;
+mod pool;
 pub mod retry;
 mod service;
 mod shared;
 
 pub use self::{
+    by_authority::{ByAuthority, NotAllowed, Resolve},
+    by_route::{Action, ByRoute, Routes},
     exchange::Error,
     limits::{Limits, Params},
+    policy::Policy,
+    pool::{Backend, BackendEndpoints, Bounds},
     service::{Client, Proxy, ResponseFuture},
 };
 pub use crate::body::ResponseBody as Body;

@@ -2,7 +2,7 @@
 
 pub use crate::stats::RetryReason as Reason;
 
-use crate::{client, message::grpc};
+use crate::{client, message::grpc, proxy::policy::Policy};
 use http::{Method, Response, StatusCode};
 use std::{mem, sync::Mutex, time::Duration};
 use tokio::time::Instant;
@@ -44,6 +44,8 @@ pub(crate) struct RetryState {
     /// The request's place in the queue, once it has waited: later requests are not served before it.
     pub(crate) queue_number: Option<u64>,
     pub(crate) grpc: bool,
+    /// See [`Params::gateway_errors`].
+    gateway_errors: bool,
     /// GET or HEAD.
     pub(crate) safe: bool,
     /// The endpoint had answered some request on the last connection.
@@ -121,7 +123,7 @@ impl Params {
             let stale = error.is_stale() && (retry_state.idempotent || error.is_websocket_handshake());
             let may = stale
                 || failed_with_connection
-                || (self.gateway_errors && retry_state.safe)
+                || (retry_state.gateway_errors && retry_state.safe)
                 || (self.unavailable && retry_state.grpc);
             (error.is_connection_lost() && may).then_some(Reason::ConnectionLost)
         }
@@ -140,7 +142,8 @@ impl Params {
         if self.unavailable && retry_state.grpc && grpc::status(rsp.headers()) == Some(grpc::Code::Unavailable as u8) {
             return Some(Reason::Unavailable);
         }
-        (self.gateway_errors && retry_state.safe && is_gateway_error(rsp.status())).then_some(Reason::GatewayError)
+        (retry_state.gateway_errors && retry_state.safe && is_gateway_error(rsp.status()))
+            .then_some(Reason::GatewayError)
     }
 }
 
@@ -152,10 +155,11 @@ pub(crate) fn is_gateway_error(status: StatusCode) -> bool {
 // === impl RetryState ===
 
 impl RetryState {
-    pub(crate) fn new(method: &Method, grpc: bool) -> Self {
+    pub(crate) fn new(method: &Method, grpc: bool, policy: &Policy, params: &Params) -> Self {
         let safe = matches!(*method, Method::GET | Method::HEAD);
         Self {
-            left: MAX_RETRIES,
+            left: policy.retries.map_or(MAX_RETRIES, |retries| retries.min(MAX_RETRIES)),
+            gateway_errors: policy.retry_gateway_errors.unwrap_or(params.gateway_errors),
             left_if_unprocessed: MAX_UNPROCESSED,
             queue_number: None,
             connection_answered: false,

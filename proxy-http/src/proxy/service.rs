@@ -6,8 +6,12 @@ use crate::{
     connection::now::now,
     message::client_cert::{self, CLIENT_CERT},
     proxy::{
+        by_authority::{ByAuthority, Resolve},
+        by_route::ByRoute,
         exchange::{AttemptResult, Error, Exchange},
         limits::Limits,
+        policy::Policy,
+        pool::{Backend, Find},
         retry::Budget,
         shared::ProxyShared,
     },
@@ -44,6 +48,9 @@ use tower_service::Service;
 /// | response is malformed, after that | RST_STREAM(INTERNAL_ERROR) |
 /// | trailers of a gRPC response have no status, as trailers above the header list size | RST_STREAM(INTERNAL_ERROR) |
 /// | too many header fields, or a path and query too long | 431 or 414, gRPC status 8 |
+/// | no route takes the request | 404, gRPC status 12 |
+/// | its route has no back end with a weight above zero | 500, 14 |
+/// | all destinations that may be connected to have requests in flight | 503, 14 |
 /// | the request has come back 16 times | 508, gRPC status 13 |
 /// | the client is denied, or its certificate has expired | 403, gRPC status 7 |
 /// | extended CONNECT (RFC 8441), or a WebSocket of HTTP/1.1, that an endpoint does not support | 501 |
@@ -57,10 +64,19 @@ use tower_service::Service;
 /// endpoint like other requests, whatever host it names.
 #[derive(Clone, Debug)]
 pub struct Proxy {
-    shared: Arc<ProxyShared>,
+    destination: Destination,
     client: Client,
     /// The time of `client.expires`, on the clock of requests.
     expires_at: Option<Instant>,
+}
+
+/// Where requests go.
+#[derive(Clone, Debug)]
+enum Destination {
+    /// All to the same endpoints.
+    One(Arc<ProxyShared>),
+    /// Each to the one that is found for it.
+    Found(Arc<dyn Find>),
 }
 
 /// The client whose requests are forwarded. By default it has no certificate, is not denied, and does not expire.
@@ -101,9 +117,25 @@ impl Proxy {
         Self::build(http2, Some(http1), limits, stats)
     }
 
+    /// A proxy that sends each request to the back end of its route.
+    pub fn by_route<B: Backend>(destinations: ByRoute<B>) -> Self {
+        Self::to(Destination::Found(destinations.into_find()))
+    }
+
+    /// A proxy that sends each request to the destination that its authority names.
+    pub fn by_authority<R: Resolve>(destinations: ByAuthority<R>) -> Self {
+        Self::to(Destination::Found(destinations.into_find()))
+    }
+
     fn build(endpoints: Endpoints, http1: Option<Endpoints>, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
-        let shared = Arc::new(ProxyShared { endpoints, http1, limits, stats, budget: Budget::new() });
-        Self { shared, client: Client::default(), expires_at: None }
+        let drop_request_trailers = limits.params.drop_request_trailers;
+        let budget = Arc::new(Budget::new());
+        let shared = ProxyShared { endpoints, http1, drop_request_trailers, limits, stats, budget };
+        Self::to(Destination::One(Arc::new(shared)))
+    }
+
+    fn to(destination: Destination) -> Self {
+        Self { destination, client: Client::default(), expires_at: None }
     }
 
     /// The proxy for the requests of one client.
@@ -114,7 +146,7 @@ impl Proxy {
             // A time that the clock cannot tell never comes.
             Instant::now().checked_add(left)
         });
-        Self { shared: Arc::clone(&self.shared), client, expires_at }
+        Self { destination: self.destination.clone(), client, expires_at }
     }
 }
 
@@ -128,19 +160,27 @@ impl Service<Request<IncomingBody>> for Proxy {
     }
 
     fn call(&mut self, mut req: Request<IncomingBody>) -> ResponseFuture {
-        let Self { shared, client, expires_at } = self;
+        let Self { destination, client, expires_at } = self;
+        let found;
+        let (shared, policy, unrouted) = match destination {
+            Destination::One(shared) => (&*shared, Policy::NONE, None),
+            Destination::Found(find) => {
+                found = find.find(req.method(), req.uri(), req.headers(), now());
+                (&found.proxy, found.policy, found.answer)
+            }
+        };
         let denial = if client.denied {
             Some("client is not allowed")
         } else {
             expires_at.is_some_and(|at| at <= now()).then_some("client's certificate has expired")
         };
-        let refused = shared.refuse(&mut req, denial);
+        let refused = shared.refuse(&mut req, denial).or(unrouted);
         if let Some(cert) = &client.cert {
             client_cert::strip(req.headers_mut());
             req.headers_mut().insert(CLIENT_CERT, cert.clone());
         }
         let (head, body) = req.into_parts();
-        let mut exchange = Exchange::start(shared, head, body, client.cert.is_none());
+        let mut exchange = Exchange::start(shared, head, body, client.cert.is_none(), policy);
         if let Some(answer) = refused {
             return ResponseFuture(Progress::Later(Box::pin(future::ready(Ok(exchange.answer(answer))))));
         }

@@ -21,9 +21,11 @@ pub(super) struct ProxyShared {
     pub(super) endpoints: Endpoints,
     /// Endpoints for the requests of HTTP/1.1 clients. `None`: `endpoints`.
     pub(super) http1: Option<Endpoints>,
+    /// See [`Params::drop_request_trailers`].
+    pub(super) drop_request_trailers: bool,
     pub(super) limits: Arc<Limits>,
     pub(super) stats: Arc<Stats>,
-    pub(super) budget: Budget,
+    pub(super) budget: Arc<Budget>,
 }
 
 impl ProxyShared {

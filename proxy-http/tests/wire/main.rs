@@ -5,6 +5,7 @@ mod balance;
 mod client_cert;
 mod connect;
 mod cuts;
+mod destinations;
 mod early;
 mod early_end;
 mod empty_data;

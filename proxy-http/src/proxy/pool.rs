@@ -1,0 +1,228 @@
+//! The destinations that one thread is connected to.
+
+use crate::{
+    Endpoints, Stats,
+    message::answer::Answer,
+    proxy::{limits::Limits, policy::Policy, retry::Budget, shared::ProxyShared},
+};
+use http::{HeaderMap, Method, Uri};
+use std::{
+    borrow::Borrow,
+    collections::HashMap,
+    fmt,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep};
+
+/// A back end: a service, to whose endpoints requests are sent.
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// Connects to its endpoints. Called in a tokio runtime when a first request goes there, and again when one does after
+    /// the connections were closed because none had come for [`Bounds::idle`]. Connections are counted on `stats`.
+    fn connect(&self, stats: &Arc<Stats>) -> BackendEndpoints;
+}
+
+/// The endpoints of a back end.
+#[derive(Clone, Debug)]
+pub struct BackendEndpoints {
+    /// For all requests, or the ones of HTTP/2.
+    pub endpoints: Endpoints,
+    /// For requests of HTTP/1.1. `None`: `endpoints` are for them, too.
+    pub http1: Option<Endpoints>,
+    /// In place of the proxy's [`Params::drop_request_trailers`](super::Params::drop_request_trailers).
+    pub drop_request_trailers: bool,
+}
+
+/// How many destinations a proxy has at once, and for how long.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Bounds {
+    /// ByRoute that are connected to; at least one. With more, the one that was used least recently is left, and a
+    /// request is answered with 503 if all have requests in flight. Default: 1,000.
+    pub max: usize,
+    /// How long a destination may go without a request before its connections are closed; above zero. Default: 5 s, as
+    /// linkerd2-proxy has it for outbound requests.
+    pub idle: Duration,
+}
+
+/// The back ends that are connected to, by keys. A back end is left when it has been idle for a while.
+#[derive(Debug)]
+pub(super) struct Pool<K, B> {
+    connected: Mutex<HashMap<K, Connected<B>>>,
+    bounds: Bounds,
+    limits: Arc<Limits>,
+    stats: Arc<Stats>,
+    budget: Arc<Budget>,
+    /// For requests that go nowhere.
+    nowhere: Arc<ProxyShared>,
+}
+
+/// What was found for a request.
+pub(super) struct Found {
+    pub(super) proxy: Arc<ProxyShared>,
+    pub(super) policy: Policy,
+    /// `None`: the request is sent.
+    pub(super) answer: Option<Answer>,
+}
+
+/// Finds the back ends of requests.
+pub(super) trait Find: fmt::Debug + Send + Sync {
+    fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap, now: Instant) -> Found;
+}
+
+/// A back end that is connected to.
+#[derive(Debug)]
+struct Connected<B> {
+    backend: Arc<B>,
+    proxy: Arc<ProxyShared>,
+    used: Instant,
+}
+
+const UNPOISONED: &str = "nothing panics with the lock held";
+
+// === impl Bounds ===
+
+impl Default for Bounds {
+    /// 1,000 destinations, each left after 5 s without a request.
+    fn default() -> Self {
+        Self { max: 1_000, idle: Duration::from_secs(5) }
+    }
+}
+
+// === impl Pool ===
+
+impl<K, B> Pool<K, B>
+where
+    K: Eq + Hash + Send + 'static,
+    B: Backend,
+{
+    /// A pool without back ends yet. All requests share `limits`, and are counted in `stats`. Must be called in a tokio runtime.
+    pub(super) fn spawn(limits: Arc<Limits>, stats: Arc<Stats>, bounds: Bounds) -> Arc<Self> {
+        let budget = Arc::new(Budget::new());
+        let nowhere = ProxyShared {
+            endpoints: Endpoints::none(),
+            http1: None,
+            drop_request_trailers: false,
+            limits: Arc::clone(&limits),
+            stats: Arc::clone(&stats),
+            budget: Arc::clone(&budget),
+        };
+        let nowhere = Arc::new(nowhere);
+        let pool = Arc::new(Self { connected: Mutex::default(), bounds, limits, stats, budget, nowhere });
+        let weak = Arc::downgrade(&pool);
+        tokio::spawn(async move {
+            loop {
+                // A back end is left after one and a half times its time at most.
+                sleep((bounds.idle / 2).max(Duration::from_millis(1))).await;
+                let Some(pool) = weak.upgrade() else { return };
+                pool.leave_idle();
+            }
+        });
+        pool
+    }
+
+    /// The proxy to the back end of a key, which `find` finds unless it is connected to. An error is the answer to the request.
+    pub(super) fn get<Q>(
+        &self,
+        key: &Q,
+        now: Instant,
+        find: impl FnOnce() -> Result<Arc<B>, Answer>,
+    ) -> Result<Arc<ProxyShared>, Answer>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
+    {
+        let mut connected = self.lock();
+        if let Some(connected) = connected.get_mut(key) {
+            connected.used = now;
+            return Ok(Arc::clone(&connected.proxy));
+        }
+        let backend = find()?;
+        let left = self.make_room(&mut connected)?;
+        let BackendEndpoints { endpoints, http1, drop_request_trailers } = backend.connect(&self.stats);
+        let proxy = Arc::new(ProxyShared {
+            endpoints,
+            http1,
+            drop_request_trailers,
+            limits: Arc::clone(&self.limits),
+            stats: Arc::clone(&self.stats),
+            budget: Arc::clone(&self.budget),
+        });
+        connected.insert(key.to_owned(), Connected { backend, proxy: Arc::clone(&proxy), used: now });
+        drop(connected);
+        drop(left);
+        Ok(proxy)
+    }
+
+    /// Takes the back end that was used least recently out if there are too many. An error: all have requests in flight.
+    fn make_room(&self, connected: &mut HashMap<K, Connected<B>>) -> Result<Option<Connected<B>>, Answer> {
+        if connected.len() < self.bounds.max.max(1) {
+            return Ok(None);
+        }
+        let idle = connected.iter().filter(|(_, connected)| connected.is_idle());
+        let oldest = idle.map(|(_, connected)| connected.used).min();
+        let oldest = oldest.ok_or_else(|| Answer::unavailable("too many destinations have requests in flight"))?;
+        Ok(connected
+            .extract_if(|_, connected| connected.is_idle() && connected.used == oldest)
+            .next()
+            .map(|(_, it)| it))
+    }
+
+    /// For a request that is answered without a back end.
+    pub(super) fn nowhere(&self, answer: Answer) -> Found {
+        Found { proxy: Arc::clone(&self.nowhere), policy: Policy::NONE, answer: Some(answer) }
+    }
+
+    pub(super) fn count_denied(&self) {
+        self.stats.count_denied();
+    }
+
+    /// The back ends that are connected to, and their endpoints.
+    pub(super) fn connected(&self) -> Vec<(Arc<B>, BackendEndpoints)> {
+        let connected = self.lock();
+        let connected = connected.values().map(|Connected { backend, proxy, .. }| {
+            let endpoints = BackendEndpoints {
+                endpoints: proxy.endpoints.clone(),
+                http1: proxy.http1.clone(),
+                drop_request_trailers: proxy.drop_request_trailers,
+            };
+            (Arc::clone(backend), endpoints)
+        });
+        connected.collect()
+    }
+
+    /// Leaves the back ends that do not stay. Their requests in flight go on.
+    pub(super) fn retain(&self, stays: impl Fn(&Arc<B>) -> bool) {
+        self.leave(|connected| !stays(&connected.backend));
+    }
+
+    /// Leaves back ends that no request has used for as long as the bounds say.
+    fn leave_idle(&self) {
+        let now = Instant::now();
+        self.leave(|connected| {
+            if !connected.is_idle() {
+                connected.used = now;
+            }
+            now.duration_since(connected.used) >= self.bounds.idle
+        });
+    }
+
+    fn leave(&self, is_left: impl Fn(&mut Connected<B>) -> bool) {
+        let left: Vec<_> = self.lock().extract_if(|_, connected| is_left(connected)).collect();
+        // Connections are closed without the lock.
+        drop(left);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Connected<B>>> {
+        self.connected.lock().expect(UNPOISONED)
+    }
+}
+
+// === impl Connected ===
+
+impl<B> Connected<B> {
+    /// Whether no request is in flight; each holds the proxy.
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.proxy) == 1
+    }
+}

@@ -1,0 +1,297 @@
+//! Many destinations behind one proxy: which one a request goes to, and how long its connections stay.
+
+use crate::support::{PROXY, client, collect, endpoint_params};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{HeaderMap, Request, Response};
+use http_h2::{ClientParams, ServerParams};
+use proxy_http::{
+    Connect, Endpoints, Proxy, Server, Stats,
+    proxy::{
+        self, Action, Backend, BackendEndpoints, Bounds, ByAuthority, ByRoute, NotAllowed, Policy, Resolve, Routes,
+    },
+    route::Rule,
+};
+use std::{
+    collections::BTreeMap,
+    future::{pending, ready},
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+    sync::{Notify, watch},
+    time::{Instant, sleep},
+};
+
+const IDLE: Duration = Duration::from_secs(5);
+
+/// What back ends have seen.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The name of each in the order in which they were connected to.
+    connected: Mutex<Vec<String>>,
+    open: AtomicUsize,
+    /// Lets the responses to `/wait` end.
+    go: Notify,
+}
+
+/// A back end in memory. It answers with its name in `back-end`.
+#[derive(Debug)]
+struct Memory {
+    name: String,
+    seen: Arc<Seen>,
+}
+
+impl Backend for Memory {
+    fn connect(&self, _: &Arc<Stats>) -> BackendEndpoints {
+        let (name, seen) = (self.name.clone(), Arc::clone(&self.seen));
+        seen.connected.lock().unwrap().push(name.clone());
+        let connector = tower::service_fn(move |_: &'static str| {
+            let (near, far) = tokio::io::duplex(1 << 20);
+            tokio::spawn(serve(name.clone(), Arc::clone(&seen), far));
+            ready(Ok::<_, io::Error>(near))
+        });
+        let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
+        let endpoints = Endpoints::fixed(["memory"], &connect, endpoint_params());
+        BackendEndpoints { endpoints, http1: None, drop_request_trailers: self.name == "drops" }
+    }
+}
+
+async fn serve(name: String, seen: Arc<Seen>, io: DuplexStream) {
+    seen.open.fetch_add(1, Relaxed);
+    let mut connection = h2::server::handshake(io).await.unwrap();
+    while let Some(Ok((mut req, mut respond))) = connection.accept().await {
+        let (name, seen) = (name.clone(), Arc::clone(&seen));
+        tokio::spawn(async move {
+            let trailers = collect(req.body_mut()).await.unwrap().1.map_or(0, |trailers| trailers.len());
+            let rsp = Response::builder().header("back-end", &name).header("trailers", trailers);
+            let rsp = rsp.body(()).unwrap();
+            let wait = req.uri().path() == "/wait";
+            let mut body = respond.send_response(rsp, !wait).unwrap();
+            if wait {
+                seen.go.notified().await;
+                body.send_data(Bytes::new(), true).unwrap();
+            }
+        });
+    }
+    seen.open.fetch_sub(1, Relaxed);
+}
+
+/// Resolves each name under `.example`.
+#[derive(Debug)]
+struct Names(Arc<Seen>);
+
+impl Resolve for Names {
+    type Backend = Memory;
+
+    fn resolve(&self, host: &str, port: u16) -> Result<Arc<Memory>, NotAllowed> {
+        host.ends_with(".example").then_some(()).ok_or(NotAllowed)?;
+        Ok(Arc::new(Memory { name: format!("{host}:{port}"), seen: Arc::clone(&self.0) }))
+    }
+}
+
+/// A proxy by authority, its client's end, and what back ends have seen.
+async fn by_authority(max: usize) -> (SendRequest<Bytes>, Proxy, Arc<Seen>) {
+    let seen = Arc::<Seen>::default();
+    let limits = Arc::new(proxy::Limits::new(PROXY));
+    let bounds = Bounds { max, idle: IDLE };
+    let destinations = ByAuthority::spawn(Names(Arc::clone(&seen)), 80, limits, Arc::<Stats>::default(), bounds);
+    let proxy = Proxy::by_authority(destinations);
+    (client(connect(&proxy)).await, proxy, seen)
+}
+
+fn connect(proxy: &Proxy) -> DuplexStream {
+    let (client_io, server_io) = tokio::io::duplex(1 << 20);
+    let (server, proxy) = (Server::new(&ServerParams::DEFAULT).unwrap(), proxy.clone());
+    tokio::spawn(async move { server.serve(server_io, proxy, pending()).await });
+    client_io
+}
+
+fn request(uri: &str) -> Request<()> {
+    Request::get(uri).body(()).unwrap()
+}
+
+async fn ask(client: &mut SendRequest<Bytes>, req: Request<()>) -> Response<h2::RecvStream> {
+    client.send_request(req, true).unwrap().0.await.unwrap()
+}
+
+fn field<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+/// A client of a proxy by routes, and where new routes go.
+async fn by_route(routes: Routes<Memory>) -> (SendRequest<Bytes>, watch::Sender<Arc<Routes<Memory>>>) {
+    let (sender, routes) = watch::channel(Arc::new(routes));
+    let limits = Arc::new(proxy::Limits::new(PROXY));
+    let bounds = Bounds { max: 10, idle: IDLE };
+    let proxy = Proxy::by_route(ByRoute::spawn(routes, limits, Arc::<Stats>::default(), bounds));
+    (client(connect(&proxy)).await, sender)
+}
+
+fn memory(name: &str, seen: &Arc<Seen>) -> Arc<Memory> {
+    Arc::new(Memory { name: name.to_owned(), seen: Arc::clone(seen) })
+}
+
+/// A rule for all requests.
+fn all(backends: &[(&Arc<Memory>, u32)], policy: Policy) -> (Rule, Action<Memory>) {
+    let backends = backends.iter().map(|(backend, weight)| (Arc::clone(backend), *weight)).collect();
+    (Rule::default(), Action { backends, policy })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_share_of_the_requests_is_the_weight_of_a_back_end() {
+    let seen = Arc::<Seen>::default();
+    let (a, b, c) = (memory("a", &seen), memory("b", &seen), memory("c", &seen));
+    let (mut client, _routes) = by_route(Routes::new([all(&[(&a, 90), (&b, 10), (&c, 0)], Policy::default())])).await;
+    let mut answers = BTreeMap::<String, u32>::new();
+    for _ in 0..3_000 {
+        let rsp = ask(&mut client, request("http://x.example/")).await;
+        *answers.entry(field(rsp.headers(), "back-end").to_owned()).or_default() += 1;
+    }
+    // Six times the standard deviation.
+    assert!(answers["a"].abs_diff(2_700) <= 100, "{answers:?}");
+    assert_eq!(answers.keys().collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_routes_keep_the_connections_of_the_back_ends_that_stay() {
+    let seen = Arc::<Seen>::default();
+    let (a, b) = (memory("a", &seen), memory("b", &seen));
+    let (mut client, routes) = by_route(Routes::new([all(&[(&a, 1)], Policy::default())])).await;
+    let waiting = ask(&mut client, request("http://x.example/wait")).await;
+    routes.send_replace(Arc::new(Routes::new([all(&[(&b, 1), (&a, 0)], Policy::default())])));
+    assert_eq!(field(ask(&mut client, request("http://x.example/")).await.headers(), "back-end"), "b");
+    routes.send_replace(Arc::new(Routes::new([all(&[(&a, 1)], Policy::default())])));
+    assert_eq!(field(ask(&mut client, request("http://x.example/")).await.headers(), "back-end"), "a");
+    assert_eq!(*seen.connected.lock().unwrap(), ["a", "b"]);
+    // Without a it has one request left, which ends well.
+    routes.send_replace(Arc::new(Routes::new([all(&[(&b, 1)], Policy::default())])));
+    assert_eq!(field(ask(&mut client, request("http://x.example/")).await.headers(), "back-end"), "b");
+    seen.go.notify_one();
+    assert!(waiting.into_body().data().await.is_none_or(|data| data.unwrap().is_empty()));
+    assert_eq!(*seen.connected.lock().unwrap(), ["a", "b", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_without_a_back_end_are_answered() {
+    let seen = Arc::<Seen>::default();
+    let a = memory("a", &seen);
+    let (_, nothing) = all(&[(&a, 0)], Policy::default());
+    let rule = Rule { hostnames: vec!["x.example".parse().unwrap()], matches: Vec::new() };
+    let (mut client, _routes) = by_route(Routes::new([(rule, nothing)])).await;
+    assert_eq!(ask(&mut client, request("http://x.example/")).await.status(), 500);
+    assert_eq!(ask(&mut client, request("http://y.example/")).await.status(), 404);
+    let call = |uri| Request::post(uri).header("content-type", "application/grpc").body(()).unwrap();
+    for (uri, status) in [("http://x.example/a.B/C", "14"), ("http://y.example/a.B/C", "12")] {
+        let rsp = ask(&mut client, call(uri)).await;
+        assert_eq!((rsp.status().as_u16(), field(rsp.headers(), "grpc-status")), (200, status), "{uri}");
+    }
+    assert!(seen.connected.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_has_timeouts_of_its_own() {
+    let seen = Arc::<Seen>::default();
+    let a = memory("a", &seen);
+    let some = Some(Duration::from_secs(1));
+    for policy in [
+        Policy { request_timeout: some, ..Policy::default() },
+        Policy { backend_request_timeout: some, ..Policy::default() },
+    ] {
+        let (mut client, _routes) = by_route(Routes::new([all(&[(&a, 1)], policy)])).await;
+        let started = Instant::now();
+        let mut body = ask(&mut client, request("http://x.example/wait")).await.into_body();
+        let error = body.data().await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR), "{policy:?}");
+        assert!((1_000..1_100).contains(&started.elapsed().as_millis()), "{policy:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_back_end_may_get_no_trailers() {
+    let seen = Arc::<Seen>::default();
+    for (name, trailers) in [("drops", "0"), ("takes", "1")] {
+        let (mut client, _routes) = by_route(Routes::new([all(&[(&memory(name, &seen), 1)], Policy::default())])).await;
+        let (rsp, mut body) = client.send_request(request("http://x.example/"), false).unwrap();
+        body.send_trailers(
+            [("x-end", "1")].into_iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect(),
+        )
+        .unwrap();
+        assert_eq!(field(rsp.await.unwrap().headers(), "trailers"), trailers, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authority_names_its_back_end_in_any_form() {
+    let (mut client, proxy, seen) = by_authority(10).await;
+    for (uri, back_end) in [
+        ("http://a.example/", "a.example:80"),
+        ("http://A.Example/", "a.example:80"),
+        ("http://a.example.:80/", "a.example:80"),
+        ("http://a.example:81/", "a.example:81"),
+        ("http://b.example/", "b.example:80"),
+    ] {
+        let rsp = ask(&mut client, request(uri)).await;
+        assert_eq!((rsp.status().as_u16(), field(rsp.headers(), "back-end")), (200, back_end), "{uri}");
+    }
+    let mut http1 = connect(&proxy);
+    http1.write_all(b"GET / HTTP/1.1\r\nhost: B.example\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    http1.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("back-end: b.example:80\r\n"), "{answer}");
+    assert_eq!(*seen.connected.lock().unwrap(), ["a.example:80", "a.example:81", "b.example:80"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_is_not_allowed_gets_nothing() {
+    let (mut client, _, seen) = by_authority(10).await;
+    let rsp = ask(&mut client, request("http://a.test/")).await;
+    assert_eq!(rsp.status(), 403);
+    let call = Request::post("http://a.test/pkg.Service/Method").header("content-type", "application/grpc");
+    let rsp = ask(&mut client, call.body(()).unwrap()).await;
+    assert_eq!((rsp.status().as_u16(), field(rsp.headers(), "grpc-status")), (200, "7"));
+    let connect = Request::connect("a.test:443").body(()).unwrap();
+    assert_eq!(ask(&mut client, connect).await.status(), 403);
+    assert!(seen.connected.lock().unwrap().is_empty());
+    assert_eq!(ask(&mut client, request("http://a.example/")).await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_is_left_once_it_is_idle() {
+    let (mut client, _, seen) = by_authority(10).await;
+    let waiting = ask(&mut client, request("http://a.example/wait")).await;
+    ask(&mut client, request("http://b.example/")).await;
+    assert_eq!(seen.open.load(Relaxed), 2);
+    sleep(IDLE * 2).await;
+    assert_eq!(seen.open.load(Relaxed), 1, "a response is not whole yet");
+    seen.go.notify_one();
+    assert!(waiting.into_body().data().await.is_none_or(|data| data.unwrap().is_empty()));
+    sleep(IDLE * 2).await;
+    assert_eq!(seen.open.load(Relaxed), 0);
+    let rsp = ask(&mut client, request("http://a.example/")).await;
+    assert_eq!(field(rsp.headers(), "back-end"), "a.example:80");
+    assert_eq!(seen.connected.lock().unwrap().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_destination_that_was_used_least_recently_makes_room() {
+    let (mut client, _, seen) = by_authority(2).await;
+    for name in ["a", "b", "a", "c", "a"] {
+        sleep(Duration::from_millis(10)).await;
+        ask(&mut client, request(&format!("http://{name}.example/"))).await;
+    }
+    assert_eq!(*seen.connected.lock().unwrap(), ["a.example:80", "b.example:80", "c.example:80"]);
+    let _waiting = [
+        ask(&mut client, request("http://a.example/wait")).await,
+        ask(&mut client, request("http://c.example/wait")).await,
+    ];
+    let rsp = ask(&mut client, request("http://d.example/")).await;
+    assert_eq!(rsp.status(), 503);
+    assert_eq!(field(rsp.headers(), "proxy-error"), "too many destinations have requests in flight");
+    assert_eq!(ask(&mut client, request("http://c.example/")).await.status(), 200);
+}
