@@ -2,7 +2,7 @@
 //!
 //! A new variable is a new field, so the structs that have most of them are `#[non_exhaustive]`.
 
-use crate::{ClientName, HostPort};
+use crate::{ClientName, Discovery, HostPort};
 use http_h2::{ClientParams, ServerParams};
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -44,6 +44,13 @@ pub struct Direction {
     pub endpoints: Vec<HostPort>,
     /// The file of [routes](crate::routes) that requests go by, which is not read here. `None`: all go to `endpoints`.
     pub routes: Option<PathBuf>,
+    /// Where requests go by their authorities, instead. `None`: to `endpoints`, or by `routes`.
+    pub discovery: Option<Discovery>,
+    /// How long a destination of `routes` or `discovery` may go without a request before its connections are closed; above
+    /// zero.
+    pub discovery_idle_timeout: Duration,
+    /// Destinations of `routes` or `discovery` that each worker is connected to at once; above zero.
+    pub max_destinations: usize,
     /// How long a client may take to show which protocol it speaks; above zero.
     pub detect_timeout: Duration,
     /// How long a client may take for the head of an HTTP/1.1 request; above zero.

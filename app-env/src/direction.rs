@@ -1,7 +1,7 @@
 //! One direction: its listener, its endpoints and the bounds between them.
 
 use crate::{
-    Backoff, Breaker, Connect, ConnectHttp1, Direction, Error, HostPort, Origin, Retry, TcpParams,
+    Backoff, Breaker, Connect, ConnectHttp1, Direction, Discovery, Error, HostPort, Origin, Retry, TcpParams,
     error::plain,
     grammar::{Grammar, Number, Time},
     http2::{self, Shared},
@@ -12,10 +12,11 @@ use crate::{
         CONNECT_EXP_BACKOFF_MIN, CONNECT_HANDSHAKE_TIMEOUT, CONNECT_HTTP1_MAX_CONNECTION_IDLE,
         CONNECT_HTTP1_MAX_CONNECTIONS, CONNECT_HTTP1_MAX_IDLE, CONNECT_KEEPALIVE, CONNECT_MAX_CONNECTION_IDLE,
         CONNECT_MAX_STREAMS_PER_CONNECTION, CONNECT_PROTOCOL, CONNECT_TIMEOUT, CONNECT_USER_TIMEOUT, DETECT_TIMEOUT,
-        ENDPOINTS, HTTP_FAILFAST_TIMEOUT, HTTP_MAX_HEADERS_COUNT, HTTP_MAX_URI_LENGTH, HTTP_QUEUE_CAPACITY,
-        HTTP_REQUEST_TIMEOUT, HTTP_RETRY_BUDGET_MIN_PER_SECOND, HTTP_RETRY_BUDGET_RATIO, HTTP_RETRY_BUFFER_SIZE,
-        HTTP_RETRY_GATEWAY_ERRORS, HTTP_RETRY_GRPC_UNAVAILABLE, HTTP_RETRY_REFUSED_NON_IDEMPOTENT, LISTEN_ADDR,
-        MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ENDPOINT, MAX_IN_FLIGHT, ROUTES,
+        DISCOVERY, DISCOVERY_IDLE_TIMEOUT, DISCOVERY_NETWORKS, DISCOVERY_SUFFIXES, ENDPOINTS, HTTP_FAILFAST_TIMEOUT,
+        HTTP_MAX_HEADERS_COUNT, HTTP_MAX_URI_LENGTH, HTTP_QUEUE_CAPACITY, HTTP_REQUEST_TIMEOUT,
+        HTTP_RETRY_BUDGET_MIN_PER_SECOND, HTTP_RETRY_BUDGET_RATIO, HTTP_RETRY_BUFFER_SIZE, HTTP_RETRY_GATEWAY_ERRORS,
+        HTTP_RETRY_GRPC_UNAVAILABLE, HTTP_RETRY_REFUSED_NON_IDEMPOTENT, LISTEN_ADDR, MAX_BUFFERED_BYTES,
+        MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ENDPOINT, MAX_DESTINATIONS, MAX_IN_FLIGHT, ROUTES,
         SERVER_HTTP1_HEADER_READ_TIMEOUT, SLOW_START,
     },
     tls,
@@ -30,6 +31,9 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
         listen_addr: env.read_or_default(&LISTEN_ADDR, scope),
         endpoints: endpoints.unwrap_or_default(),
         routes: read_routes(env, scope),
+        discovery: read_discovery(env, scope),
+        discovery_idle_timeout: env.read_or_default(&DISCOVERY_IDLE_TIMEOUT, scope),
+        max_destinations: read_bound(env, scope, &MAX_DESTINATIONS),
         detect_timeout: env.read_or_default(&DETECT_TIMEOUT, scope),
         server_http1_header_read_timeout: env.read_or_default(&SERVER_HTTP1_HEADER_READ_TIMEOUT, scope),
         server: http2::read_server(env, scope),
@@ -73,8 +77,8 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
         max_in_flight: read_bound(env, scope, &MAX_IN_FLIGHT),
         max_buffered_bytes: read_bound(env, scope, &MAX_BUFFERED_BYTES),
     };
-    if !env.is_set(&ENDPOINTS, scope) && !env.is_set(&ROUTES, scope) {
-        env.warn_without_effect(scope, [&ENDPOINTS.words, &ROUTES.words]);
+    if !env.is_set(&ENDPOINTS, scope) && !env.is_set(&ROUTES, scope) && !env.is_set(&DISCOVERY, scope) {
+        env.warn_without_effect(scope, [&ENDPOINTS.words, &ROUTES.words, &DISCOVERY.words]);
         return None;
     }
     http2::warn_of_large_windows(env, scope, &direction);
@@ -105,6 +109,39 @@ fn read_routes(env: &mut Reader, scope: Scope) -> Option<PathBuf> {
         env.error(Error::new(ROUTES.name(scope), found, "alone, since a file of routes has endpoints of its own"));
     }
     Some(routes)
+}
+
+fn read_discovery(env: &mut Reader, scope: Scope) -> Option<Discovery> {
+    let suffixes = env.read(&DISCOVERY_SUFFIXES, scope);
+    let networks = env.read(&DISCOVERY_NETWORKS, scope);
+    let Some(()) = env.read(&DISCOVERY, scope) else {
+        let needs = format!("has no effect without {}=authority", DISCOVERY.name(scope));
+        if suffixes.is_some() {
+            env.warn(DISCOVERY_SUFFIXES.name(scope), needs.clone());
+        }
+        if networks.is_some() {
+            env.warn(DISCOVERY_NETWORKS.name(scope), needs);
+        }
+        return None;
+    };
+    let name = DISCOVERY.name(scope);
+    for (is_set, other) in
+        [(env.is_set(&ENDPOINTS, scope), &ENDPOINTS.words), (env.is_set(&ROUTES, scope), &ROUTES.words)]
+    {
+        if is_set {
+            let found = format!("is set beside {}", other.name(scope));
+            env.error(Error::new(name.clone(), found, "alone, since authorities name the endpoints"));
+        }
+    }
+    if !env.is_set(&DISCOVERY_SUFFIXES, scope) && !env.is_set(&DISCOVERY_NETWORKS, scope) {
+        let expected = format!(
+            "with {} or {}: a proxy to any host would be an open relay",
+            DISCOVERY_SUFFIXES.name(scope),
+            DISCOVERY_NETWORKS.name(scope)
+        );
+        env.error(Error::new(name, "is set without suffixes and networks", &expected));
+    }
+    Some(Discovery { suffixes: suffixes.unwrap_or_default(), networks: networks.unwrap_or_default() })
 }
 
 fn read_tcp(env: &mut Reader, scope: Scope, keepalive: &Var<Time>, user_timeout: &Var<Time>) -> TcpParams {

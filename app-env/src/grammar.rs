@@ -2,8 +2,12 @@
 //!
 //! `Display` of a grammar completes the sentence "must be …" and fills the tables of variables.
 
-use crate::{ClientAuth, ClientName, EndpointProtocol, HostPort, LogFormat, host_port::parse_host};
+use crate::{
+    ClientAuth, ClientName, DomainSuffix, EndpointProtocol, HostPort, LogFormat, discovery::Network,
+    host_port::parse_host,
+};
 use http_h2::Setting;
+use ipnet::IpNet;
 use std::{
     fmt,
     net::SocketAddr,
@@ -66,6 +70,12 @@ pub(crate) struct Host;
 /// [`ClientName`]s, separated by commas.
 pub(crate) struct ClientNames;
 
+/// [`DomainSuffix`]es, separated by commas.
+pub(crate) struct Suffixes;
+
+/// Networks, separated by commas.
+pub(crate) struct Networks;
+
 /// The path of a file. Whether it is there is not looked at.
 pub(crate) struct FilePath {
     kind: &'static str,
@@ -79,6 +89,9 @@ pub(crate) struct Word<T: 'static> {
 pub(crate) type Switch = Word<bool>;
 
 pub(crate) type Auth = Word<ClientAuth>;
+
+/// The one word of a variable that is otherwise unset.
+pub(crate) type Only = Word<()>;
 
 /// A word for a [`LogFormat`], in any case, as linkerd2-proxy has it.
 pub(crate) struct Format;
@@ -355,6 +368,46 @@ impl fmt::Display for ClientNames {
         f.write_str(
             "a comma-separated list of DNS names and SPIFFE IDs (as web.example,*.prod.example,spiffe://example/web)",
         )
+    }
+}
+
+// === impl Suffixes ===
+
+impl Grammar for Suffixes {
+    type Value = Vec<DomainSuffix>;
+
+    fn parse(&self, text: &str) -> Result<Vec<DomainSuffix>, Refused> {
+        parse_list(text)
+    }
+
+    fn print(&self, value: &Vec<DomainSuffix>) -> String {
+        value.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl fmt::Display for Suffixes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a comma-separated list of DNS names (as svc.cluster.local,example.com)")
+    }
+}
+
+// === impl Networks ===
+
+impl Grammar for Networks {
+    type Value = Vec<IpNet>;
+
+    fn parse(&self, text: &str) -> Result<Vec<IpNet>, Refused> {
+        Ok(parse_list(text)?.into_iter().map(|Network(network)| network).collect())
+    }
+
+    fn print(&self, value: &Vec<IpNet>) -> String {
+        value.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl fmt::Display for Networks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a comma-separated list of networks (as 10.0.0.0/8,fd00::/8)")
     }
 }
 

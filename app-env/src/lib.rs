@@ -54,6 +54,7 @@
 mod client_name;
 mod config;
 mod direction;
+mod discovery;
 mod error;
 mod grammar;
 mod host_port;
@@ -73,8 +74,10 @@ pub use config::{
     Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectHttp1, ConnectTls, Direction, Dns,
     EndpointProtocol, LogFormat, Retry, ServerTls, TcpParams, TlsIdentity,
 };
+pub use discovery::{Discovery, DomainSuffix, InvalidDomainSuffix};
 pub use error::{Error, Errors, Warning};
 pub use host_port::{HostPort, InvalidHostPort};
+pub use ipnet::IpNet;
 pub use load::{EXIT_CODE, Loaded, load};
 pub use reader::{Effective, Origin};
 pub use source::{Process, Source};

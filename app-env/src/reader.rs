@@ -162,13 +162,13 @@ impl Reader {
     }
 
     /// Warns about each variable of a direction that is off, since neither of `switches` is set.
-    pub(crate) fn warn_without_effect(&mut self, scope: Scope, switches: [&Words; 2]) {
+    pub(crate) fn warn_without_effect(&mut self, scope: Scope, switches: [&Words; 3]) {
         let switches = switches.map(|words| words.name(scope));
         for row in TABLE.iter().filter(|row| row.words.group.scopes().contains(&scope)) {
             let name = row.words.name(scope);
             if !switches.contains(&name) && self.vars.contains_key(OsStr::new(&name)) {
-                let [endpoints, routes] = &switches;
-                self.warn(name, format!("has no effect, neither {endpoints} nor {routes} is set"));
+                let [endpoints, routes, discovery] = &switches;
+                self.warn(name, format!("has no effect, none of {endpoints}, {routes} and {discovery} is set"));
             }
         }
     }

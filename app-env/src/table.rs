@@ -6,8 +6,8 @@
 use crate::{
     ClientAuth,
     grammar::{
-        Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, Host, Number, Protocols, Ratio, Switch, Text,
-        Time,
+        Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, Host, Networks, Number, Only, Protocols, Ratio,
+        Suffixes, Switch, Text, Time,
     },
     variable::{
         DefaultText::{Computed, Is, PerDirection, Unset},
@@ -60,11 +60,31 @@ declare! {
     }
     ours ENDPOINTS: Endpoints = Direction "ENDPOINTS" {
         Endpoints, default: Unset, empty: Unset,
-        "where requests go to; unset or empty: the direction is off, unless it has ROUTES"
+        "where requests go to; unset or empty: the direction is off, unless it has ROUTES or DISCOVERY"
     }
     ours ROUTES: FilePath = Direction "ROUTES" {
         FilePath::ROUTES, default: Unset,
         "file that says which requests go to which endpoints, in place of ENDPOINTS; unset: all go to ENDPOINTS"
+    }
+    ours DISCOVERY: Only = Direction "DISCOVERY" {
+        Only { words: &[("authority", ())] }, default: Unset,
+        "with authority each request goes to the host that its authority names, in place of ENDPOINTS; needs suffixes or networks; unset: all go to ENDPOINTS"
+    }
+    ours DISCOVERY_SUFFIXES: Suffixes = Direction "DISCOVERY_SUFFIXES" {
+        Suffixes, default: Unset,
+        "names that authorities may have, themselves and all below them; others get 403; unset: none"
+    }
+    ours DISCOVERY_NETWORKS: Networks = Direction "DISCOVERY_NETWORKS" {
+        Networks, default: Unset,
+        "networks of the addresses that authorities may be; others get 403; unset: none"
+    }
+    linkerd DISCOVERY_IDLE_TIMEOUT: Time = Direction "DISCOVERY_IDLE_TIMEOUT" {
+        Time::ABOVE_ZERO, default: PerDirection("90s", "5s"),
+        "time without a request after which the connections to a destination by ROUTES or DISCOVERY are closed"
+    }
+    ours MAX_DESTINATIONS: Number = Direction "MAX_DESTINATIONS" {
+        Number::ABOVE_ZERO, default: Is("1000"),
+        "destinations by ROUTES or DISCOVERY that each worker is connected to; more take the place of idle ones, or get 503"
     }
     ours ACCEPT_BACKLOG: Number = Direction "ACCEPT_BACKLOG" {
         Number::In(1..=65_535), default: Is("1024"),

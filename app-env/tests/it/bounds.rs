@@ -47,6 +47,8 @@ const BOUNDS: &[(&str, [&str; 2], [&str; 2])] = &[
     ("HTTP_MAX_HEADERS_COUNT", ["0", "-1"], U32),
     ("HTTP_MAX_URI_LENGTH", ["1", "0"], U32),
     ("SLOW_START", ["0", "-1s"], CENTURY),
+    ("DISCOVERY_IDLE_TIMEOUT", ["1ms", "0"], CENTURY),
+    ("MAX_DESTINATIONS", ["1", "0"], U32),
     ("BREAKER_CONSECUTIVE_FAILURES", ["0", "-1"], U32),
     ("BREAKER_MIN_EJECTION", ["1ms", "0"], CENTURY),
     ("BREAKER_MAX_EJECTION", ["1ms", "0"], CENTURY),

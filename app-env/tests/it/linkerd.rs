@@ -13,6 +13,7 @@ fn names_are_linkerds_or_marked_as_ours() {
     let linkerds = [
         "LISTEN_ADDR",
         "DETECT_TIMEOUT",
+        "DISCOVERY_IDLE_TIMEOUT",
         "SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL",
         "SERVER_HTTP2_INITIAL_STREAM_WINDOW_SIZE",
         "SERVER_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE",

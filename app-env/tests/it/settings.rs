@@ -1,9 +1,9 @@
 //! From variables to values: nothing set, everything set, each alone.
 
-use crate::support::{Vars, add_needed, config, effective, errors, full, loaded, on, vars};
+use crate::support::{Vars, add_needed, config, effective, errors, full, loaded, on, vars, warnings};
 use app_env::{
-    Backoff, Breaker, ClientAuth, ClientCert, ConnectHttp1, ConnectTls, Direction, Dns, EndpointProtocol, LogFormat,
-    Origin, Process, Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
+    Backoff, Breaker, ClientAuth, ClientCert, ConnectHttp1, ConnectTls, Direction, Discovery, Dns, EndpointProtocol,
+    LogFormat, Origin, Process, Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
 };
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
 use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, thread::available_parallelism, time::Duration};
@@ -91,6 +91,8 @@ fn everything() -> Vars {
             ("CONNECT_HTTP2_MAX_CONNECTION_IDLE", format!("{tens}36ms")),
             ("MAX_CONNECTIONS_PER_ENDPOINT", format!("{tens}37")),
             ("SLOW_START", format!("{tens}38ms")),
+            ("DISCOVERY_IDLE_TIMEOUT", format!("{tens}54ms")),
+            ("MAX_DESTINATIONS", format!("{tens}55")),
             ("BREAKER_CONSECUTIVE_FAILURES", format!("{tens}39")),
             ("BREAKER_MIN_EJECTION", format!("{tens}40ms")),
             ("BREAKER_MAX_EJECTION", format!("{tens}41s")),
@@ -221,6 +223,8 @@ fn everything_of(tens: u8) -> Direction {
     direction.breaker =
         Breaker { consecutive_failures: n(39), min_ejection: time(40), max_ejection: secs(n(41).into()) };
     direction.slow_start = time(38);
+    direction.discovery_idle_timeout = time(54);
+    direction.max_destinations = size(55);
     direction.http_retry = Retry {
         gateway_errors: true,
         refused_non_idempotent: false,
@@ -262,7 +266,8 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
     let mut inbound = loaded(&everything()).config.inbound.unwrap();
     inbound.listen_addr = ([0, 0, 0, 0], 4143).into();
     inbound.endpoints = vec!["127.0.0.1:80".parse().unwrap()];
-    inbound.routes = None;
+    (inbound.routes, inbound.discovery) = (None, None);
+    (inbound.discovery_idle_timeout, inbound.max_destinations) = (secs(90), 1_000);
     inbound.server = ServerParams {
         flow_control: Some(FlowControl::DEFAULT),
         write_stall_timeout: Some(secs(300)),
@@ -311,6 +316,7 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
     inbound.max_buffered_bytes = 256 << 20;
     let mut outbound = inbound.clone();
     outbound.listen_addr = ([127, 0, 0, 1], 4140).into();
+    outbound.discovery_idle_timeout = secs(5);
     outbound.connect.timeout = secs(1);
     outbound.connect.backoff.max = secs(60);
     outbound.http_failfast_timeout = secs(3);
@@ -339,6 +345,61 @@ fn routes_alone_turn_a_direction_on() {
     let message = "INBOUND_ROUTES: is set beside INBOUND_ENDPOINTS, must be alone, since a file of routes has endpoints of its own";
     assert_eq!(errors(&both), [message]);
     assert_eq!(config(&vars([("INBOUND_ENDPOINTS", ""), ("INBOUND_ROUTES", "x")])).inbound.unwrap().endpoints, []);
+}
+
+#[test]
+fn discovery_alone_turns_a_direction_on() {
+    for side in ["INBOUND", "OUTBOUND"] {
+        let endpoints = config(&vars([(&format!("{side}_ENDPOINTS"), "a:1")]));
+        let discovery = config(&vars([
+            (&format!("{side}_DISCOVERY"), "authority"),
+            (&format!("{side}_DISCOVERY_SUFFIXES"), "Svc.cluster.local, .example.com"),
+            (&format!("{side}_DISCOVERY_NETWORKS"), "10.0.0.0/8,fd00::/8,192.0.2.1"),
+        ]));
+        let expect = |direction: Option<Direction>| {
+            let mut direction = direction?;
+            direction.endpoints.clear();
+            direction.discovery = Some(Discovery {
+                suffixes: ["svc.cluster.local", "example.com"].map(|name| name.parse().unwrap()).into(),
+                networks: ["10.0.0.0/8", "fd00::/8", "192.0.2.1/32"].map(|network| network.parse().unwrap()).into(),
+            });
+            Some(direction)
+        };
+        assert_eq!(
+            (discovery.inbound, discovery.outbound),
+            (expect(endpoints.inbound), expect(endpoints.outbound)),
+            "{side}"
+        );
+    }
+}
+
+#[test]
+fn discovery_needs_to_be_told_where_requests_may_go() {
+    let on = ("INBOUND_DISCOVERY", "authority");
+    let relay = "INBOUND_DISCOVERY: is set without suffixes and networks, must be with INBOUND_DISCOVERY_SUFFIXES or INBOUND_DISCOVERY_NETWORKS: a proxy to any host would be an open relay";
+    assert_eq!(errors(&vars([on])), [relay]);
+    let suffixes = ("INBOUND_DISCOVERY_SUFFIXES", "example.com");
+    for other in [("INBOUND_ENDPOINTS", "a:1"), ("INBOUND_ROUTES", "/routes.yaml")] {
+        let message = format!(
+            "INBOUND_DISCOVERY: is set beside {}, must be alone, since authorities name the endpoints",
+            other.0
+        );
+        assert_eq!(errors(&vars([on, suffixes, other])), [message]);
+    }
+    let alone = "INBOUND_DISCOVERY_SUFFIXES: has no effect without INBOUND_DISCOVERY=authority";
+    assert_eq!(warnings(&vars([("INBOUND_ENDPOINTS", "a:1"), suffixes])), [alone]);
+    for (name, wrong) in [
+        ("INBOUND_DISCOVERY", "dns"),
+        ("INBOUND_DISCOVERY_SUFFIXES", "a b"),
+        ("INBOUND_DISCOVERY_SUFFIXES", "10.0.0.1"),
+        ("INBOUND_DISCOVERY_NETWORKS", "10.0.0.1/8"),
+        ("INBOUND_DISCOVERY_NETWORKS", "10.0.0.0/33"),
+        ("INBOUND_DISCOVERY_NETWORKS", "example.com"),
+    ] {
+        let mut all = vars([on, suffixes]);
+        all.insert(full(name), wrong.to_owned());
+        assert_eq!(errors(&all).len(), 1, "{name}={wrong}");
+    }
 }
 
 #[test]
@@ -372,10 +433,14 @@ fn everything_set_reaches_its_own_field() {
 #[test]
 fn everything_means_every_variable() {
     let all = everything();
-    for variable in variables().filter(|variable| !variable.name.ends_with("_ROUTES")) {
+    // These are for a direction without endpoints.
+    let instead = ["_ROUTES", "_DISCOVERY", "_DISCOVERY_SUFFIXES", "_DISCOVERY_NETWORKS"];
+    let (others, rest): (Vec<_>, Vec<_>) =
+        variables().partition(|variable| instead.iter().any(|end| variable.name.ends_with(end)));
+    for variable in rest {
         assert!(all.contains_key(&variable.name), "{} needs a value in this test", variable.name);
     }
-    assert_eq!(all.len() + 2, variables().count());
+    assert_eq!(all.len() + others.len(), variables().count());
 }
 
 #[test]

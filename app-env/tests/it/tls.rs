@@ -138,7 +138,8 @@ fn a_direction_that_is_off_has_no_effect() {
     let lines = warnings(&vars([CERT, KEY, ON]));
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert!(
-        lines.iter().all(|line| line.ends_with("has no effect, neither INBOUND_ENDPOINTS nor INBOUND_ROUTES is set")),
+        lines.iter().all(|line| line
+            .ends_with("has no effect, none of INBOUND_ENDPOINTS, INBOUND_ROUTES and INBOUND_DISCOVERY is set")),
         "{lines:?}"
     );
 }

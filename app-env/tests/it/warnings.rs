@@ -45,7 +45,7 @@ fn variables_of_a_direction_that_is_off_are_a_warning_each() {
     assert_eq!(
         warnings(&vars),
         ["LISTEN_ADDR", "CONNECT_HTTP2_MAX_FRAME_SIZE", "MAX_IN_FLIGHT"].map(|suffix| format!(
-            "OUTBOUND_{suffix}: has no effect, neither OUTBOUND_ENDPOINTS nor OUTBOUND_ROUTES is set"
+            "OUTBOUND_{suffix}: has no effect, none of OUTBOUND_ENDPOINTS, OUTBOUND_ROUTES and OUTBOUND_DISCOVERY is set"
         ))
     );
 }

@@ -1,0 +1,113 @@
+//! Where requests may go by their authorities.
+
+use crate::host_port::dns_name;
+use ipnet::IpNet;
+use std::{fmt, net::IpAddr, str::FromStr};
+
+/// The destinations that requests may name by their authorities: at least one suffix or network.
+///
+/// ```
+/// use app_env::Discovery;
+///
+/// let allowed = Discovery {
+///     suffixes: vec!["svc.cluster.local".parse()?],
+///     networks: vec!["10.0.0.0/8".parse()?],
+/// };
+/// assert!(allowed.allows_name("orders.shop.svc.cluster.local"));
+/// assert!(!allowed.allows_name("evil-svc.cluster.local"));
+/// assert!(allowed.allows_ip("10.1.2.3".parse()?));
+/// assert!(!allowed.allows_ip("127.0.0.1".parse()?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Discovery {
+    /// Names, which are allowed themselves, and all names below them.
+    pub suffixes: Vec<DomainSuffix>,
+    /// Networks of authorities that are IP addresses. Addresses that names have need not be in one.
+    pub networks: Vec<IpNet>,
+}
+
+/// A DNS name that stands for itself and all names below it, in lower case and without a dot at its end.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct DomainSuffix(String);
+
+/// A network as CIDR, for the list of them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Network(pub(crate) IpNet);
+
+/// Why a text is not a [`DomainSuffix`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct InvalidDomainSuffix {
+    reason: String,
+}
+
+// === impl Discovery ===
+
+impl Discovery {
+    /// Whether requests may go to a host by its name, in lower case and without a dot at its end.
+    #[must_use]
+    pub fn allows_name(&self, name: &str) -> bool {
+        self.suffixes.iter().any(|DomainSuffix(suffix)| {
+            name.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        })
+    }
+
+    /// Whether requests may go to an IP address. One of IPv4 that is written as an IPv6 one is the same.
+    #[must_use]
+    pub fn allows_ip(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.networks.iter().any(|network| network.contains(&ip))
+    }
+}
+
+// === impl DomainSuffix ===
+
+impl DomainSuffix {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DomainSuffix {
+    type Err = InvalidDomainSuffix;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDomainSuffix> {
+        let name = text.trim_matches('.').strip_prefix("*.").unwrap_or_else(|| text.trim_matches('.'));
+        dns_name(name).map(Self).map_err(|error| InvalidDomainSuffix { reason: error.to_string() })
+    }
+}
+
+impl fmt::Display for DomainSuffix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl Network ===
+
+impl FromStr for Network {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let network = match text.parse::<IpNet>() {
+            Ok(network) => network,
+            Err(_) => text.parse::<IpAddr>().map_err(|_| "is no network")?.into(),
+        };
+        if network.trunc() != network {
+            return Err("has bits beyond its prefix");
+        }
+        Ok(Self(network))
+    }
+}
+
+// === impl InvalidDomainSuffix ===
+
+impl fmt::Display for InvalidDomainSuffix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for InvalidDomainSuffix {}
