@@ -4,12 +4,7 @@ mod connections;
 
 use self::connections::{Format, Page};
 use crate::{
-    LogLevel,
-    descriptors::Use,
-    dns::{NameState, Names},
-    listener,
-    metrics::Metrics,
-    worker::Worker,
+    LogLevel, descriptors::Use, destination::Connected, dns::NameState, listener, metrics::Metrics, worker::Worker,
 };
 use app_env::Effective;
 use bytes::Bytes;
@@ -17,7 +12,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use proxy_http::Endpoints;
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -38,8 +32,8 @@ pub(crate) struct State {
     pub(crate) settings: Vec<Effective>,
     pub(crate) log: LogLevel,
     pub(crate) metrics: Metrics,
-    /// Of each direction's endpoints.
-    pub(crate) names: Vec<(&'static str, Names)>,
+    /// The names of the directions that are on.
+    pub(crate) directions: Vec<&'static str>,
     pub(crate) workers: Arc<[Worker]>,
     pub(crate) shutdown: Notify,
     /// Whether `POST /shutdown` ends the process.
@@ -156,8 +150,7 @@ impl State {
     }
 
     fn connections(&self, format: Format) -> Response<Full<Bytes>> {
-        let directions: Vec<_> = self.names.iter().map(|(direction, _)| *direction).collect();
-        let page = Page::new(&directions, &self.workers);
+        let page = Page::new(&self.directions, &self.workers);
         match format {
             Format::Json => typed("application/json", page.json()),
             Format::Text => text(StatusCode::OK, page.text()),
@@ -166,10 +159,7 @@ impl State {
 
     /// Whether each worker can reach an endpoint in each direction.
     fn is_ready(&self) -> bool {
-        self.workers
-            .iter()
-            .flat_map(|worker| &worker.endpoints)
-            .all(|protocols| protocols.iter().any(Endpoints::is_ready))
+        self.workers.iter().flat_map(|worker| &worker.connected).all(Connected::is_ready)
     }
 
     /// Says which names have a problem, also when the process is ready because of other endpoints.
@@ -182,8 +172,10 @@ impl State {
             (StatusCode::SERVICE_UNAVAILABLE, "not every direction can reach an endpoint\n")
         };
         let mut body = line.to_owned();
-        for (direction, names) in &self.names {
-            for (endpoint, status) in names.status() {
+        // Names are the same on all workers.
+        let connected = self.workers.first().map_or_else(Default::default, |worker| &*worker.connected);
+        for (direction, connected) in self.directions.iter().zip(connected) {
+            for (endpoint, status) in connected.names() {
                 let problem = match status.state {
                     NameState::Resolved => continue,
                     NameState::Kept => "cannot be looked up, its last addresses are in use",

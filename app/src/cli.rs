@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{LogLevel, Process, demo, descriptors, listener, log, routes, tls, window_limits, worker};
+use crate::{LogLevel, Process, demo, descriptors, listener, log, routes, routing, tls, window_limits, worker};
 use app_env::{Config, Effective, Loaded, Origin};
 use clap::{Parser, Subcommand};
 use http::{HeaderName, HeaderValue};
@@ -143,7 +143,7 @@ fn load() -> Result<Loaded, ExitCode> {
         if inbound.is_none() && outbound.is_none() {
             errors.push(format!(
                 "{0}OUTBOUND_ENDPOINTS, {0}INBOUND_ENDPOINTS: neither is set, must be host:port[,host:port...] for at \
-                 least one, or have {0}OUTBOUND_ROUTES or {0}INBOUND_ROUTES in its place",
+                 least one, or have a file or authorities in its place ({0}OUTBOUND_ROUTES, {0}OUTBOUND_DISCOVERY)",
                 app_env::PREFIX
             ));
         }
@@ -155,6 +155,7 @@ fn load() -> Result<Loaded, ExitCode> {
         routes.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         errors.extend(routes.errors);
         errors.extend(tls::check(config));
+        errors.extend(routing::check(config));
     }
     for error in &errors {
         eprintln!("error: {error}");

@@ -16,16 +16,20 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod authorities;
+mod backend;
 pub mod cli;
 mod connector;
 mod demo;
 mod descriptors;
+mod destination;
 pub mod dns;
 mod listener;
 mod log;
 mod metrics;
 mod process;
 mod routes;
+mod routing;
 mod tls;
 mod window_limits;
 mod worker;

@@ -10,10 +10,13 @@ mod transports;
 use self::system::{Log, System};
 use crate::{
     LogLevel,
-    dns::Names,
+    destination::Connected,
+    dns::Status,
+    routing::Routing,
     tls::Tls,
     worker::{Plan, Worker},
 };
+use app_env::HostPort;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, text::encode},
@@ -38,8 +41,8 @@ struct Directions(Vec<Direction>);
 struct Direction {
     name: &'static str,
     stats: Vec<Arc<Stats>>,
-    endpoints: Vec<Endpoints>,
-    names: Names,
+    connected: Vec<Connected>,
+    routing: Option<Arc<Routing>>,
     limits: Arc<Limits>,
     buffers: Arc<BufferLimit>,
     tls: Tls,
@@ -59,8 +62,8 @@ impl Metrics {
         let directions = names.iter().zip(plans).enumerate().map(|(index, (name, plan))| Direction {
             name,
             stats: workers.iter().map(|worker| Arc::clone(&worker.stats[index])).collect(),
-            endpoints: workers.iter().flat_map(|worker| worker.endpoints[index].clone()).collect(),
-            names: plan.names.clone(),
+            routing: plan.destination.routing().cloned(),
+            connected: workers.iter().map(|worker| worker.connected[index].clone()).collect(),
             limits: Arc::clone(&plan.limits),
             buffers: Arc::clone(&plan.buffers),
             tls: plan.tls.clone(),
@@ -93,6 +96,7 @@ impl Collector for Directions {
         self.retries(&mut encoder)?;
         self.balancer(&mut encoder)?;
         self.names(&mut encoder)?;
+        self.destinations(&mut encoder)?;
         self.transports(&mut encoder)?;
         self.limits(&mut encoder)?;
         self.stalls(&mut encoder)?;
@@ -106,6 +110,16 @@ impl Collector for Directions {
 impl Direction {
     fn sum(&self, count: impl Fn(&Stats) -> u64) -> u64 {
         self.stats.iter().map(|stats| count(stats)).sum()
+    }
+
+    /// The endpoints that workers are connected to.
+    fn endpoints(&self) -> Vec<Endpoints> {
+        self.connected.iter().flat_map(Connected::endpoints).collect()
+    }
+
+    /// The endpoints that are names, which are the same on all workers.
+    fn names(&self) -> Vec<(HostPort, Status)> {
+        self.connected.first().map_or_else(Vec::new, Connected::names)
     }
 
     /// Encodes durations of all workers.
@@ -140,10 +154,13 @@ fn peer_name(peer: Peer) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connector::TcpConnector;
+    use crate::{connector::TcpConnector, dns::Names};
     use app_env::TcpParams;
     use http_h2::ClientParams;
-    use proxy_http::{Connect, Endpoint, balance, proxy};
+    use proxy_http::{
+        Connect, Endpoint, balance,
+        proxy::{self, BackendEndpoints},
+    };
     use std::{net::SocketAddr, time::Duration};
     use tokio::{sync::watch, task::yield_now, time::timeout};
 
@@ -152,11 +169,18 @@ mod tests {
         let addrs: [SocketAddr; 2] = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 2], 1).into()];
         let connect = Connect::new(TcpConnector::new(TcpParams::default()), &ClientParams::DEFAULT).unwrap();
         let (discovered, list) = watch::channel(addrs.map(Endpoint::new).to_vec());
+        let connected = || {
+            let endpoints = Endpoints::spawn(list.clone(), &connect, balance::Params::default());
+            Connected::One {
+                endpoints: BackendEndpoints { endpoints, http1: None, drop_request_trailers: false },
+                names: Names::default(),
+            }
+        };
         let direction = Direction {
             name: "outbound",
             stats: vec![Arc::default(), Arc::default()],
-            endpoints: (0..2).map(|_| Endpoints::spawn(list.clone(), &connect, balance::Params::default())).collect(),
-            names: Names::default(),
+            connected: vec![connected(), connected()],
+            routing: None,
             limits: Arc::new(proxy::Limits::new(proxy::Params::default())),
             buffers: Arc::default(),
             tls: Tls::default(),

@@ -2,19 +2,21 @@
 
 use crate::{
     LogLevel, admin,
+    authorities::Authorities,
+    backend::{self, Backend},
     descriptors::Use,
-    dns::{self, Discovery},
+    destination::Destination,
+    dns,
     listener::{self, BindError, Refusals},
     metrics::Metrics,
+    routing::{self, Routing},
     tls::{self, Tls},
     window_limits,
     worker::{Accepted, Plan, Worker},
 };
 use app_env::{Config, Direction, Loaded, PREFIX};
 use proxy_http::{
-    BufferLimit, Server,
-    balance::{self, breaker},
-    http1,
+    BufferLimit, Server, http1,
     proxy::{self, retry},
     stats::{Limit, Peer},
 };
@@ -43,7 +45,8 @@ pub struct Process {
     workers: Workers,
     admin: TcpListener,
     admin_state: Arc<admin::State>,
-    tls: Vec<Tls>,
+    /// All that is made of files.
+    reloads: Vec<Arc<dyn tls::Reload>>,
     reload: Reloader,
     stop: watch::Sender<bool>,
     lame_duck: Duration,
@@ -63,6 +66,8 @@ pub struct StartError(#[from] StartErrorKind);
 enum StartErrorKind {
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error("cannot use the routes")]
+    Routes(#[from] routing::Errors),
     #[error("cannot use TLS")]
     Tls(#[from] tls::Errors),
     #[error("cannot start a worker")]
@@ -139,7 +144,7 @@ impl Process {
             settings,
             log,
             metrics,
-            names: names.iter().zip(&plans).map(|(name, plan)| (*name, plan.names.clone())).collect(),
+            directions: names.clone(),
             workers: Arc::clone(&workers.workers),
             shutdown: Notify::new(),
             shutdown_enabled: shutdown_endpoint_enabled,
@@ -147,13 +152,17 @@ impl Process {
             draining: AtomicBool::new(false),
             large_page: Arc::default(),
         });
-        let tls = plans.into_iter().map(|plan| plan.tls).collect();
+        let from_files = |plan: &Plan| {
+            let routing = plan.destination.routing().map(|routing| Arc::clone(routing) as Arc<dyn tls::Reload>);
+            plan.tls.reloads().chain(routing).collect::<Vec<_>>()
+        };
+        let reloads = plans.iter().flat_map(from_files).collect();
         let reload = Reloader::default();
         let (lame_duck, grace) = (shutdown_lame_duck_period, shutdown_grace_period);
-        Ok(Self { listeners, workers, admin, admin_state, tls, reload, stop, lame_duck, grace })
+        Ok(Self { listeners, workers, admin, admin_state, reloads, reload, stop, lame_duck, grace })
     }
 
-    /// Reads certificates and keys again on demand, without waiting for their files to change.
+    /// Reads certificates, keys and routes again on demand, without waiting for their files to change.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
         self.reload.clone()
@@ -186,15 +195,14 @@ impl Process {
     /// by GOAWAY, and requests in flight finish. Returns when the last connection has closed, or two seconds after the end of
     /// the grace period at most, in which the streams that are open are reset. When it is dropped all ends at once.
     pub async fn run<F: Future<Output = &'static str>>(self, shutdown: F) {
-        let Self { listeners, workers, admin, admin_state, tls, reload, stop, lame_duck, grace } = self;
+        let Self { listeners, workers, admin, admin_state, reloads, reload, stop, lame_duck, grace } = self;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.workers.len(), "starting");
         for Listener { name, listener, endpoints, .. } in &listeners {
             tracing::info!(direction = name, addr = shown(listener), endpoints, "listening");
         }
         tracing::info!(addr = shown(&admin), "admin server listening");
         let admin_task = tokio::spawn(admin::serve(admin, Arc::clone(&admin_state)));
-        let sources = tls.iter().flat_map(Tls::reloads).collect();
-        let reload_task = tokio::spawn(tls::watch(sources, reload.0));
+        let reload_task = tokio::spawn(tls::watch(reloads, reload.0));
         let names = listeners.iter().map(|listener| listener.name).collect();
         let limits_task = tokio::spawn(window_limits::watch(names, Arc::clone(&workers.workers)));
         let accepting: Vec<_> = listeners
@@ -247,7 +255,10 @@ fn plan(
     let Direction {
         listen_addr,
         endpoints,
-        routes: _,
+        routes,
+        discovery,
+        discovery_idle_timeout,
+        max_destinations,
         detect_timeout,
         server_http1_header_read_timeout,
         server,
@@ -270,7 +281,11 @@ fn plan(
     } = direction;
     let variable = format!("{PREFIX}{}_LISTEN_ADDR", name.to_ascii_uppercase());
     let listener = listener::bind(listen_addr, accept_backlog, variable)?;
-    let listed: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
+    let listed = match (&routes, &discovery) {
+        (Some(routes), _) => format!("by {}", routes.display()),
+        (None, Some(_)) => "by authority".to_owned(),
+        (None, None) => endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+    };
     let limits = proxy::Limits::new(proxy::Params {
         queue_capacity: http_queue_capacity,
         failfast_timeout: http_failfast_timeout,
@@ -292,77 +307,33 @@ fn plan(
         .buffer_in(Arc::clone(&buffers))
         .http1(&http1)
         .detect_timeout(detect_timeout);
-    // Once for all workers, so that all have the same addresses.
-    let hosts = tls.client.as_ref().is_some_and(|client| client.needs_hosts());
-    let Discovery { list: endpoints, names } = dns::discover(&endpoints, hosts, dns, resolver);
-    let endpoint_params = endpoint_params(&connect, breaker, slow_start, cores);
-    let plan = Plan {
-        accept,
-        limits: Arc::new(limits),
-        buffers,
-        server,
-        endpoints,
-        names,
-        endpoint_params,
-        http1_params: http1_endpoint_params(&connect.http1, endpoint_params, cores),
-        max_headers_count: http_max_headers_count,
-        connect: Arc::new(connect),
-        log: Arc::default(),
-        tls,
-    };
-    let places = Arc::new(Semaphore::new(max_connections));
-    Ok((Listener { name, listener, endpoints: listed.join(","), places }, plan))
-}
-
-/// One worker's share of a direction's limits.
-fn endpoint_params(
-    connect: &app_env::Connect,
-    breaker: app_env::Breaker,
-    slow_start: Duration,
-    cores: NonZeroUsize,
-) -> balance::Params {
-    let app_env::Connect {
-        backoff,
-        max_connections,
-        max_streams,
-        max_idle,
-        protocol: _,
-        http1: _,
-        http2: _,
-        timeout: _,
-        handshake_timeout: _,
-        tcp: _,
-        tls: _,
-        drop_request_trailers: _,
-        ..
-    } = *connect;
-    let app_env::Backoff { min, max, jitter } = backoff;
-    let app_env::Breaker { consecutive_failures, min_ejection, max_ejection } = breaker;
-    balance::Params {
-        backoff: balance::Backoff { min, max, jitter },
-        max_connections: NonZeroUsize::new(max_connections / cores).unwrap_or(NonZeroUsize::MIN),
-        max_streams: max_streams.and_then(NonZeroUsize::new),
-        max_idle: Some(max_idle),
-        max_idle_connections: None,
+    let shared = backend::Shared {
+        breaker,
         slow_start,
-        breaker: breaker::Params { consecutive_failures, min_ejection, max_ejection },
-    }
-}
-
-/// The same for endpoints that are spoken to in HTTP/1.1.
-fn http1_endpoint_params(
-    http1: &app_env::ConnectHttp1,
-    http2: balance::Params,
-    cores: NonZeroUsize,
-) -> balance::Params {
-    let app_env::ConnectHttp1 { max_connections, max_idle, max_connection_idle } = *http1;
-    balance::Params {
-        max_connections: NonZeroUsize::new(max_connections / cores).unwrap_or(NonZeroUsize::MIN),
-        max_streams: None,
-        max_idle: Some(max_connection_idle),
-        max_idle_connections: Some(max_idle / cores),
-        ..http2
-    }
+        cores,
+        buffers: Arc::clone(&buffers),
+        max_headers_count: http_max_headers_count,
+        log: Arc::default(),
+        dns,
+        resolver: resolver.clone(),
+    };
+    let bounds = proxy::Bounds { max: max_destinations, idle: discovery_idle_timeout };
+    let client = tls.client.clone();
+    let destination = match (routes, discovery) {
+        (None, None) => Destination::One(Arc::new(Backend::new(&endpoints, connect, client, shared))),
+        (Some(routes), _) => {
+            let routing = Arc::new(Routing::load(name, routes, connect, client, shared)?);
+            Destination::Routed { routing, bounds }
+        }
+        (None, Some(discovery)) => {
+            let authorities = Authorities::new(discovery, connect, client, shared);
+            let default_port = if tls.server.is_some() { 443 } else { 80 };
+            Destination::Named { authorities, default_port, bounds }
+        }
+    };
+    let plan = Plan { accept, limits: Arc::new(limits), buffers, server, tls, destination };
+    let places = Arc::new(Semaphore::new(max_connections));
+    Ok((Listener { name, listener, endpoints: listed, places }, plan))
 }
 
 fn retry_params(retry: &app_env::Retry) -> retry::Params {

@@ -13,7 +13,7 @@ mod stream;
 mod throttle;
 
 pub(crate) use client::{Client, TlsConnector};
-pub(crate) use files::Errors;
+pub(crate) use files::{Errors, Stamp};
 pub(crate) use reload::{Reload, watch};
 pub(crate) use server::{Accepted, Server};
 pub(crate) use stats::Stats;

@@ -2,16 +2,12 @@
 //! share nothing on the path of a request but the count of requests in flight.
 
 use crate::{
-    connector::TcpConnector,
-    dns::{Names, Target},
+    destination::{Connected, Destination},
     listener::set_options,
-    tls::{self, Throttle, Tls, TlsConnector},
+    tls::{self, Throttle, Tls},
 };
-use app_env::{EndpointProtocol, TcpParams};
-use proxy_http::{
-    BufferLimit, Connect, Endpoint, Endpoints, Protocol, Proxy, Replay, Server, Stats, balance, client::EndpointLog,
-    proxy::Limits, server, stats::Peer,
-};
+use app_env::TcpParams;
+use proxy_http::{BufferLimit, Proxy, Server, Stats, proxy::Limits, server, stats::Peer};
 use std::{
     error::Error,
     future::pending,
@@ -37,27 +33,19 @@ pub(crate) struct Worker {
     open: Arc<AtomicU64>,
     /// One for each direction, as the stacks.
     pub(crate) stats: Vec<Arc<Stats>>,
-    /// The endpoints of each direction, once for each protocol that is spoken with them.
-    pub(crate) endpoints: Vec<Vec<Endpoints>>,
+    /// What each direction is connected to.
+    pub(crate) connected: Vec<Connected>,
 }
 
 /// The settings of a worker's stack for one direction.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) accept: TcpParams,
-    pub(crate) connect: Arc<app_env::Connect>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) buffers: Arc<BufferLimit>,
     pub(crate) server: Server,
-    pub(crate) endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
-    pub(crate) names: Names,
-    pub(crate) endpoint_params: balance::Params,
     pub(crate) tls: Tls,
-    pub(crate) http1_params: balance::Params,
-    /// Fields that responses of HTTP/1.1 may have.
-    pub(crate) max_headers_count: usize,
-    /// The last log lines about endpoints, by any worker.
-    pub(crate) log: Arc<EndpointLog>,
+    pub(crate) destination: Destination,
 }
 
 /// A connection on its way to a worker.
@@ -120,7 +108,7 @@ impl Worker {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
         let stats: Vec<Arc<Stats>> = plans.iter().map(|_| Arc::default()).collect();
-        let (stacks, endpoints) = {
+        let (stacks, connected) = {
             let _in_runtime = runtime.enter();
             plans.iter().zip(&stats).map(|(plan, stats)| Stack::new(plan, stats)).unzip()
         };
@@ -128,7 +116,7 @@ impl Worker {
         thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || runtime.block_on(serve(stacks, accepted, stop)))?;
-        Ok((Self { open: Arc::default(), stats, endpoints }, connections))
+        Ok((Self { open: Arc::default(), stats, connected }, connections))
     }
 
     /// Clients' connections that are open here or on their way to this worker.
@@ -248,63 +236,16 @@ impl Drop for Place {
 // === impl Stack ===
 
 impl Stack {
-    fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Vec<Endpoints>) {
-        let Plan { accept, connect, limits, server, tls, .. } = plan;
-        let spawn = |protocol| plan.endpoints(protocol, stats);
-        let (limits, requests) = (Arc::clone(limits), Arc::clone(stats));
-        let (proxy, endpoints) = match connect.protocol {
-            EndpointProtocol::Http2 | EndpointProtocol::Http1 => {
-                let http2 = connect.protocol == EndpointProtocol::Http2;
-                let endpoints = spawn(if http2 { Protocol::Http2 } else { Protocol::Http1 });
-                (Proxy::new(endpoints.clone(), limits, requests), vec![endpoints])
-            }
-            EndpointProtocol::Same => {
-                let (http2, http1) = (spawn(Protocol::Http2), spawn(Protocol::Http1));
-                let proxy = Proxy::by_protocol(http2.clone(), http1.clone(), limits, requests);
-                (proxy, vec![http2, http1])
-            }
-        };
-        let asked = endpoints[0].clone();
+    fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Connected) {
+        let Plan { accept, limits, server, tls, destination, .. } = plan;
+        let (proxy, connected) = destination.connect(limits, stats);
+        let asked = connected.clone();
         let server = server
             .clone()
             .count_on(Arc::clone(stats.transport(Peer::Client)))
             .extended_connect(move || asked.is_extended_connect_enabled());
         let log = Arc::default();
         let server = Arc::new(server);
-        (Self { server, proxy, tcp: *accept, tls: tls.server.clone(), log }, endpoints)
-    }
-}
-
-// === impl Plan ===
-
-impl Plan {
-    /// One worker's connections to the endpoints that are spoken to in `protocol`.
-    fn endpoints(&self, protocol: Protocol, stats: &Stats) -> Endpoints {
-        let Self { connect, endpoints, endpoint_params, http1_params, tls, .. } = self;
-        let tcp = TcpConnector::new(connect.tcp);
-        let params = match protocol {
-            Protocol::Http2 => *endpoint_params,
-            Protocol::Http1 => *http1_params,
-        };
-        match &tls.client {
-            None => Endpoints::spawn(endpoints.clone(), &self.connect(tcp, protocol, stats), params),
-            Some(tls) => {
-                let connector = TlsConnector::new(tcp, Arc::clone(tls), protocol);
-                Endpoints::spawn(endpoints.clone(), &self.connect(connector, protocol, stats), params)
-            }
-        }
-    }
-
-    fn connect<C>(&self, connector: C, protocol: Protocol, stats: &Stats) -> Connect<C, Replay> {
-        let app_env::Connect { http2, timeout, handshake_timeout, .. } = &*self.connect;
-        Connect::new(connector, http2)
-            .expect("params are checked when they are read")
-            .protocol(protocol)
-            .timeout(*timeout)
-            .handshake_timeout(*handshake_timeout)
-            .log_to(Arc::clone(&self.log))
-            .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
-            .buffer_in(Arc::clone(&self.buffers))
-            .max_headers_count(self.max_headers_count)
+        (Self { server, proxy, tcp: *accept, tls: tls.server.clone(), log }, connected)
     }
 }

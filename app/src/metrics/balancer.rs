@@ -1,6 +1,6 @@
 //! Metrics of endpoints, and of the names among them.
 
-use super::{Direction, Directions, Get};
+use super::{Direction, Directions, Get, NO_EXEMPLAR};
 use crate::dns::NameState;
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
 use proxy_http::{
@@ -32,7 +32,7 @@ impl Directions {
             let labels = [("direction", direction.name)];
             direction.histogram(Stats::queued, 1e3, family.encode_family(&labels)?)?;
         }
-        let merged = |direction: &Direction| merge(direction.endpoints.iter().flat_map(Endpoints::status));
+        let merged = |direction: &Direction| merge(direction.endpoints().iter().flat_map(Endpoints::status));
         let directions: Vec<_> = self.0.iter().map(|direction| (direction.name, merged(direction))).collect();
         let help = "Endpoints by state";
         let mut family = encoder.encode_descriptor("http_balancer_endpoints", help, None, MetricType::Gauge)?;
@@ -65,8 +65,27 @@ impl Directions {
         Ok(())
     }
 
+    pub(super) fn destinations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Destinations by route or authority that workers are connected to, each once for each worker";
+        let mut family = encoder.encode_descriptor("http_destinations", help, None, MetricType::Gauge)?;
+        for direction in &self.0 {
+            let count: usize = direction.connected.iter().map(|worker| worker.destinations().len()).sum();
+            family.encode_family(&[("direction", direction.name)])?.encode_gauge(&(count as u64))?;
+        }
+        let help = "Times that the file of routes was read again, by result";
+        let mut family = encoder.encode_descriptor("http_routes_reloads", help, None, MetricType::Counter)?;
+        for direction in &self.0 {
+            let Some(routing) = &direction.routing else { continue };
+            for (result, count) in routing.reloads().counts() {
+                let labels = [("direction", direction.name), ("result", result)];
+                family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn names(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let directions: Vec<_> = self.0.iter().map(|direction| (direction.name, direction.names.status())).collect();
+        let directions: Vec<_> = self.0.iter().map(|direction| (direction.name, direction.names())).collect();
         let help = "Endpoints that are names, by what name servers say of them";
         let mut family = encoder.encode_descriptor("dns_names", help, None, MetricType::Gauge)?;
         for (name, names) in directions.iter().filter(|(_, names)| !names.is_empty()) {

@@ -19,7 +19,7 @@ pub(crate) struct Reloadable<T> {
 }
 
 /// Something that is made of files.
-pub(crate) trait Reload: Send + Sync {
+pub(crate) trait Reload: fmt::Debug + Send + Sync {
     /// Looks at the files, and takes them over if they have changed or if it is `forced`. If they are wrong, all stays as
     /// it is.
     fn reload(&self, forced: bool);

@@ -6,6 +6,7 @@ mod balancer;
 mod connections;
 mod crates;
 mod deployments;
+mod destinations;
 mod dns;
 mod drain;
 mod grpc;

@@ -163,3 +163,15 @@ fn what_is_asked_must_be_a_request_and_have_routes() {
         "{stderr}"
     );
 }
+
+#[test]
+fn certificates_of_backends_are_checked() {
+    let files = Files::new();
+    let tls = readme().replace("serverName: orders.example", "serverName: orders.example, ca: /none.pem");
+    let path = files.write("routes.yaml", &tls);
+    let (code, _, stderr) = check(&[("OUTBOUND_ROUTES", &path)], &[]);
+    assert_eq!(code, Some(64));
+    let place =
+        format!("{path}: TLS of the backend orders, in place of LINKERD2_PROXY_OUTBOUND_CONNECT_TLS_CA: /none.pem");
+    assert!(matches!(&*errors(&stderr), [error] if error.starts_with(&place)), "{stderr}");
+}

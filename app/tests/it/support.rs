@@ -157,6 +157,12 @@ impl App {
         Duration::from_millis((stat.utime + stat.stime) * 1_000 / procfs::ticks_per_second())
     }
 
+    /// Memory of the process that is resident.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let process = procfs::process::Process::new(self.child.id().try_into().unwrap()).unwrap();
+        process.statm().unwrap().resident * procfs::page_size()
+    }
+
     /// File descriptors that the process has open.
     pub(crate) fn descriptors(&self) -> usize {
         procfs::process::Process::new(self.child.id().try_into().unwrap()).unwrap().fd_count().unwrap()

@@ -1,0 +1,91 @@
+//! Back ends that requests name by their authorities.
+
+use crate::{
+    backend::{Backend, Shared},
+    tls,
+};
+use app_env::{Discovery, HostPort};
+use proxy_http::proxy::{NotAllowed, Resolve};
+use std::{
+    collections::HashMap,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+/// Follows the endpoints of authorities, each once for all workers. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Authorities(Arc<Inner>);
+
+struct Inner {
+    allowed: Discovery,
+    connect: app_env::Connect,
+    tls: Option<Arc<tls::Client>>,
+    shared: Shared,
+    /// The back ends that a worker is connected to, and some that none is any more.
+    followed: Mutex<Followed>,
+}
+
+#[derive(Default)]
+struct Followed {
+    backends: HashMap<HostPort, Weak<Backend>>,
+    /// How many there may be before the ones that no worker has are removed.
+    limit: usize,
+}
+
+/// The least of [`Followed::limit`].
+const MIN_LIMIT: usize = 64;
+
+// === impl Authorities ===
+
+impl Authorities {
+    /// Back ends of the destinations that are `allowed`, which are all connected to in one way.
+    pub(crate) fn new(
+        allowed: Discovery,
+        connect: app_env::Connect,
+        tls: Option<Arc<tls::Client>>,
+        shared: Shared,
+    ) -> Self {
+        Self(Arc::new(Inner { allowed, connect, tls, shared, followed: Mutex::default() }))
+    }
+
+    /// Whether requests may go to a host, as [`Resolve`] has it.
+    fn is_allowed(&self, host: &str) -> bool {
+        let ip: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+        match ip {
+            Some(ip) => self.0.allowed.allows_ip(ip),
+            None => self.0.allowed.allows_name(host),
+        }
+    }
+}
+
+impl Resolve for Authorities {
+    type Backend = Backend;
+
+    fn resolve(&self, host: &str, port: u16) -> Result<Arc<Backend>, NotAllowed> {
+        if !self.is_allowed(host) {
+            return Err(NotAllowed);
+        }
+        // What is no name for DNS has no endpoints.
+        let endpoint: HostPort = format!("{host}:{port}").parse().map_err(|_| NotAllowed)?;
+        let Inner { connect, tls, shared, followed, .. } = &*self.0;
+        let mut followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(backend) = followed.backends.get(&endpoint).and_then(Weak::upgrade) {
+            return Ok(backend);
+        }
+        if followed.backends.len() >= followed.limit {
+            followed.backends.retain(|_, backend| backend.strong_count() > 0);
+            followed.limit = (followed.backends.len() * 2).max(MIN_LIMIT);
+        }
+        let backend =
+            Arc::new(Backend::new(std::slice::from_ref(&endpoint), connect.clone(), tls.clone(), shared.clone()));
+        followed.backends.insert(endpoint, Arc::downgrade(&backend));
+        Ok(backend)
+    }
+}
+
+impl fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authorities").field("allowed", &self.0.allowed).finish_non_exhaustive()
+    }
+}

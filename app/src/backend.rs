@@ -1,0 +1,159 @@
+//! A back end: endpoints that are followed, and how they are connected to.
+
+use crate::{
+    connector::TcpConnector,
+    dns::{self, Discovery, Names, Target},
+    tls::{self, TlsConnector},
+};
+use app_env::{EndpointProtocol, HostPort};
+use proxy_http::{
+    BufferLimit, Connect, Endpoint, Endpoints, Protocol, Replay, Stats,
+    balance::{self, breaker},
+    client::EndpointLog,
+    proxy::{self, BackendEndpoints},
+    stats::Peer,
+};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+/// Endpoints, for all workers, each of which connects to them.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
+    pub(crate) names: Names,
+    connect: app_env::Connect,
+    pub(crate) tls: Option<Arc<tls::Client>>,
+    http2_params: balance::Params,
+    http1_params: balance::Params,
+    shared: Shared,
+}
+
+/// What the back ends of a direction have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) breaker: app_env::Breaker,
+    pub(crate) slow_start: Duration,
+    pub(crate) cores: NonZeroUsize,
+    pub(crate) buffers: Arc<BufferLimit>,
+    /// Fields that responses of HTTP/1.1 may have.
+    pub(crate) max_headers_count: usize,
+    /// The last log lines about endpoints, by any worker.
+    pub(crate) log: Arc<EndpointLog>,
+    pub(crate) dns: app_env::Dns,
+    pub(crate) resolver: dns::Resolver,
+}
+
+// === impl Backend ===
+
+impl Backend {
+    /// Follows `endpoints`, once for all workers, so that all have the same addresses. Must be called in a tokio runtime.
+    pub(crate) fn new(
+        endpoints: &[HostPort],
+        connect: app_env::Connect,
+        tls: Option<Arc<tls::Client>>,
+        shared: Shared,
+    ) -> Self {
+        let hosts = tls.as_ref().is_some_and(|client| client.needs_hosts());
+        let Discovery { list, names } = dns::discover(endpoints, hosts, shared.dns, &shared.resolver);
+        let http2_params = endpoint_params(&connect, shared.breaker, shared.slow_start, shared.cores);
+        let http1_params = http1_endpoint_params(&connect.http1, http2_params, shared.cores);
+        Self { endpoints: list, names, connect, tls, http2_params, http1_params, shared }
+    }
+
+    pub(crate) fn protocol(&self) -> EndpointProtocol {
+        self.connect.protocol
+    }
+
+    /// One worker's connections to the endpoints that are spoken to in `protocol`.
+    fn spawn(&self, protocol: Protocol, stats: &Stats) -> Endpoints {
+        let tcp = TcpConnector::new(self.connect.tcp);
+        let params = match protocol {
+            Protocol::Http2 => self.http2_params,
+            Protocol::Http1 => self.http1_params,
+        };
+        let list = self.endpoints.clone();
+        match &self.tls {
+            None => Endpoints::spawn(list, &self.connector(tcp, protocol, stats), params),
+            Some(tls) => {
+                let connector = TlsConnector::new(tcp, Arc::clone(tls), protocol);
+                Endpoints::spawn(list, &self.connector(connector, protocol, stats), params)
+            }
+        }
+    }
+
+    fn connector<C>(&self, connector: C, protocol: Protocol, stats: &Stats) -> Connect<C, Replay> {
+        let app_env::Connect { http2, timeout, handshake_timeout, .. } = &self.connect;
+        Connect::new(connector, http2)
+            .expect("params are checked when they are read")
+            .protocol(protocol)
+            .timeout(*timeout)
+            .handshake_timeout(*handshake_timeout)
+            .log_to(Arc::clone(&self.shared.log))
+            .count_on(Arc::clone(stats.transport(Peer::Endpoint)))
+            .buffer_in(Arc::clone(&self.shared.buffers))
+            .max_headers_count(self.shared.max_headers_count)
+    }
+}
+
+impl proxy::Backend for Backend {
+    fn connect(&self, stats: &Arc<Stats>) -> BackendEndpoints {
+        let spawn = |protocol| self.spawn(protocol, stats);
+        let (endpoints, http1) = match self.protocol() {
+            EndpointProtocol::Http2 => (spawn(Protocol::Http2), None),
+            EndpointProtocol::Http1 => (spawn(Protocol::Http1), None),
+            EndpointProtocol::Same => (spawn(Protocol::Http2), Some(spawn(Protocol::Http1))),
+        };
+        BackendEndpoints { endpoints, http1, drop_request_trailers: self.connect.drop_request_trailers }
+    }
+}
+
+/// One worker's share of a direction's limits.
+fn endpoint_params(
+    connect: &app_env::Connect,
+    breaker: app_env::Breaker,
+    slow_start: Duration,
+    cores: NonZeroUsize,
+) -> balance::Params {
+    let app_env::Connect {
+        backoff,
+        max_connections,
+        max_streams,
+        max_idle,
+        protocol: _,
+        http1: _,
+        http2: _,
+        timeout: _,
+        handshake_timeout: _,
+        tcp: _,
+        tls: _,
+        drop_request_trailers: _,
+        ..
+    } = *connect;
+    let app_env::Backoff { min, max, jitter } = backoff;
+    let app_env::Breaker { consecutive_failures, min_ejection, max_ejection } = breaker;
+    balance::Params {
+        backoff: balance::Backoff { min, max, jitter },
+        max_connections: NonZeroUsize::new(max_connections / cores).unwrap_or(NonZeroUsize::MIN),
+        max_streams: max_streams.and_then(NonZeroUsize::new),
+        max_idle: Some(max_idle),
+        max_idle_connections: None,
+        slow_start,
+        breaker: breaker::Params { consecutive_failures, min_ejection, max_ejection },
+    }
+}
+
+/// The same for endpoints that are spoken to in HTTP/1.1.
+fn http1_endpoint_params(
+    http1: &app_env::ConnectHttp1,
+    http2: balance::Params,
+    cores: NonZeroUsize,
+) -> balance::Params {
+    let app_env::ConnectHttp1 { max_connections, max_idle, max_connection_idle } = *http1;
+    balance::Params {
+        max_connections: NonZeroUsize::new(max_connections / cores).unwrap_or(NonZeroUsize::MIN),
+        max_streams: None,
+        max_idle: Some(max_connection_idle),
+        max_idle_connections: Some(max_idle / cores),
+        ..http2
+    }
+}

@@ -1,0 +1,221 @@
+//! Routes from a file, and the back ends that they name.
+
+use crate::{
+    backend::{self, Backend},
+    routes::{self, Place},
+    tls::{self, Reload, Stamp},
+};
+use app_env::{
+    Config,
+    routes::{Retry, Rule},
+};
+use proxy_http::proxy::{Action, Policy, Routes};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+use tokio::sync::watch;
+
+/// The routes of a direction, which are read again when their file changes.
+#[derive(Debug)]
+pub(crate) struct Routing {
+    direction: &'static str,
+    path: PathBuf,
+    /// What back ends have unless the file sets it.
+    connect: app_env::Connect,
+    tls: Option<Arc<tls::Client>>,
+    shared: backend::Shared,
+    /// The routes that count.
+    made: watch::Sender<Arc<Routes<Backend>>>,
+    loaded: Mutex<Loaded>,
+    reloads: Reloads,
+}
+
+/// What was loaded last.
+#[derive(Debug)]
+struct Loaded {
+    /// Of the file when it was read last, be it in vain.
+    stamp: Stamp,
+    backends: Backends,
+}
+
+/// The back ends by name, each with what the file says of it.
+type Backends = BTreeMap<String, (app_env::routes::Backend, Arc<Backend>)>;
+
+/// How often the file was read again.
+#[derive(Debug, Default)]
+pub(crate) struct Reloads {
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// All that is wrong with a file, or with the certificates that it names.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub(crate) struct Errors(Vec<String>);
+
+// === impl Routing ===
+
+impl Routing {
+    /// Reads the file of a direction's routes, and follows the endpoints of its back ends. Must be called in a tokio runtime.
+    pub(crate) fn load(
+        direction: &'static str,
+        path: PathBuf,
+        connect: app_env::Connect,
+        tls: Option<Arc<tls::Client>>,
+        shared: backend::Shared,
+    ) -> Result<Self, Errors> {
+        let (made, _) = watch::channel(Arc::new(Routes::new([])));
+        // Before it is read: if it changes in between, it is read again.
+        let loaded = Mutex::new(Loaded { stamp: Stamp::of(&path), backends: Backends::new() });
+        let routing = Self { direction, path, connect, tls, shared, made, loaded, reloads: Reloads::default() };
+        // `app` has said the warnings before.
+        let (backends, _) = routing.read(&Backends::new())?;
+        routing.lock().backends = backends;
+        Ok(routing)
+    }
+
+    /// The routes that count, now and later.
+    pub(crate) fn routes(&self) -> watch::Receiver<Arc<Routes<Backend>>> {
+        self.made.subscribe()
+    }
+
+    pub(crate) fn reloads(&self) -> &Reloads {
+        &self.reloads
+    }
+
+    /// Reads the file and has its routes count. Back ends of which it says what it said before stay.
+    fn read(&self, before: &Backends) -> Result<(Backends, Vec<String>), Errors> {
+        let routes::Loaded { routes: spec, warnings } = routes::load(&self.path, &self.connect).map_err(Errors)?;
+        let mut backends = Backends::new();
+        let mut errors = Vec::new();
+        for (name, backend) in &spec.backends {
+            if let Some(known) = before.get(name).filter(|known| known.0 == *backend) {
+                backends.insert(name.clone(), known.clone());
+                continue;
+            }
+            let tls = if backend.connect.tls == self.connect.tls {
+                Ok(self.tls.clone())
+            } else {
+                client(self.direction, &self.path, name, backend)
+            };
+            match tls {
+                Ok(tls) => {
+                    let made = Backend::new(&backend.endpoints, backend.connect.clone(), tls, self.shared.clone());
+                    backends.insert(name.clone(), (backend.clone(), Arc::new(made)));
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(Errors(errors));
+        }
+        let rules = routes::rules(&spec).map_err(|error| Errors(vec![format!("{}:{error}", self.path.display())]))?;
+        let actions = rules.into_iter().map(|(matches, Place { route, rule })| {
+            let rule = &spec.routes[route].rules[rule];
+            (matches, action(rule, &backends))
+        });
+        self.made.send_replace(Arc::new(Routes::new(actions)));
+        Ok((backends, warnings))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reload for Routing {
+    fn reload(&self, forced: bool) {
+        let mut loaded = self.lock();
+        for (_, backend) in loaded.backends.values() {
+            if let Some(tls) = &backend.tls
+                && !self.tls.as_ref().is_some_and(|shared| Arc::ptr_eq(shared, tls))
+            {
+                tls.reload(forced);
+            }
+        }
+        let stamp = Stamp::of(&self.path);
+        if stamp == loaded.stamp && !forced {
+            return;
+        }
+        loaded.stamp = stamp;
+        let (direction, path) = (self.direction, self.path.display());
+        match self.read(&loaded.backends) {
+            Ok((backends, warnings)) => {
+                for warning in warnings {
+                    tracing::warn!(direction, "{warning}");
+                }
+                tracing::info!(direction, %path, backends = backends.len(), "routes were read again");
+                loaded.backends = backends;
+                self.reloads.succeeded.fetch_add(1, Relaxed);
+            }
+            Err(Errors(errors)) => {
+                for error in errors {
+                    tracing::warn!(direction, "{error}");
+                }
+                tracing::warn!(direction, %path, "routes stay as they were");
+                self.reloads.failed.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}
+
+/// The errors in the TLS of back ends, of files that can be read, without using them.
+pub(crate) fn check(config: &Config) -> Vec<String> {
+    let directions = [("inbound", &config.inbound), ("outbound", &config.outbound)];
+    let mut errors = Vec::new();
+    for (name, direction) in directions {
+        let Some(direction) = direction else { continue };
+        let Some(path) = &direction.routes else { continue };
+        let Ok(routes::Loaded { routes, .. }) = routes::load(path, &direction.connect) else { continue };
+        let own = routes.backends.iter().filter(|(_, backend)| backend.connect.tls != direction.connect.tls);
+        errors.extend(own.filter_map(|(of, backend)| client(name, path, of, backend).err()));
+    }
+    errors
+}
+
+/// The TLS toward a back end that has its own.
+fn client(
+    direction: &'static str,
+    path: &Path,
+    name: &str,
+    backend: &app_env::routes::Backend,
+) -> Result<Option<Arc<tls::Client>>, String> {
+    let Some(tls) = &backend.connect.tls else { return Ok(None) };
+    match tls::Client::load(direction, tls, &backend.endpoints) {
+        Ok(client) => Ok(Some(Arc::new(client))),
+        Err(error) => Err(format!("{}: TLS of the backend {name}, in place of {error}", path.display())),
+    }
+}
+
+fn action(rule: &Rule, backends: &Backends) -> Action<Backend> {
+    // The parser refuses names of back ends that there are not.
+    let shares = rule.backend_refs.iter().filter_map(|share| {
+        let (_, backend) = backends.get(&share.name)?;
+        Some((Arc::clone(backend), share.weight))
+    });
+    Action { backends: shares.collect(), policy: policy(rule) }
+}
+
+fn policy(rule: &Rule) -> Policy {
+    let Retry { attempts, gateway_errors, .. } = rule.retry.unwrap_or_default();
+    Policy {
+        request_timeout: rule.timeouts.request,
+        backend_request_timeout: rule.timeouts.backend_request,
+        retries: attempts,
+        retry_gateway_errors: gateway_errors,
+    }
+}
+
+// === impl Reloads ===
+
+impl Reloads {
+    /// How often it went well and how often not, by the name of each.
+    pub(crate) fn counts(&self) -> [(&'static str, u64); 2] {
+        [("success", self.succeeded.load(Relaxed)), ("failure", self.failed.load(Relaxed))]
+    }
+}
