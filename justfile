@@ -52,6 +52,10 @@ curl: _release
 endpoints *args: _release
     scripts/endpoints {{args}}
 
+# curl, h2load, grpcio and node before the release binary and HAProxy, nginx or nghttpx; `just chains --direct` leaves it out.
+chains *args: _release
+    scripts/chains {{args}}
+
 # Chromium through the release binary.
 browser: _release
     scripts/browser
