@@ -1,7 +1,7 @@
 //! A back end: endpoints that are followed, and how they are connected to.
 
 use crate::{
-    connector::TcpConnector,
+    connector::{OwnListeners, TcpConnector},
     dns::{self, Discovery, Names, Target},
     tls::{self, TlsConnector},
 };
@@ -41,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) log: Arc<EndpointLog>,
     pub(crate) dns: app_env::Dns,
     pub(crate) resolver: dns::Resolver,
+    pub(crate) own: OwnListeners,
 }
 
 // === impl Backend ===
@@ -66,7 +67,7 @@ impl Backend {
 
     /// One worker's connections to the endpoints that are spoken to in `protocol`.
     fn spawn(&self, protocol: Protocol, stats: &Stats) -> Endpoints {
-        let tcp = TcpConnector::new(self.connect.tcp);
+        let tcp = TcpConnector::new(self.connect.tcp, self.shared.own.clone());
         let params = match protocol {
             Protocol::Http2 => self.http2_params,
             Protocol::Http1 => self.http1_params,

@@ -5,7 +5,7 @@ mod certificate;
 use self::certificate::{Certificate, HOST};
 use crate::{
     LogLevel, Process,
-    connector::TcpConnector,
+    connector::{OwnListeners, TcpConnector},
     dns::Target,
     tls::{self, Accepted, TlsConnector},
     window_limits,
@@ -102,7 +102,7 @@ pub(crate) async fn run(once: bool, tls: bool, time: Duration) -> Result<(), Box
     let proxy_task = tokio::spawn(process.run(async { stopped.await.unwrap_or("the demo has failed") }));
 
     println!("back end on {backend_addr}, proxy before it on {proxy}, admin server on {admin}");
-    let tcp = TcpConnector::new(TcpParams::default());
+    let tcp = TcpConnector::new(TcpParams::default(), OwnListeners::default());
     let outcomes = match &certificate {
         None => load(Connect::new(tcp, &ClientParams::DEFAULT)?, proxy, time).await?,
         Some(certificate) => {

@@ -154,7 +154,10 @@ fn peer_name(peer: Peer) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{connector::TcpConnector, dns::Names};
+    use crate::{
+        connector::{OwnListeners, TcpConnector},
+        dns::Names,
+    };
     use app_env::TcpParams;
     use http_h2::ClientParams;
     use proxy_http::{
@@ -167,7 +170,8 @@ mod tests {
     #[tokio::test]
     async fn an_endpoint_that_is_gone_has_no_series() {
         let addrs: [SocketAddr; 2] = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 2], 1).into()];
-        let connect = Connect::new(TcpConnector::new(TcpParams::default()), &ClientParams::DEFAULT).unwrap();
+        let connect = TcpConnector::new(TcpParams::default(), OwnListeners::default());
+        let connect = Connect::new(connect, &ClientParams::DEFAULT).unwrap();
         let (discovered, list) = watch::channel(addrs.map(Endpoint::new).to_vec());
         let connected = || {
             let endpoints = Endpoints::spawn(list.clone(), &connect, balance::Params::default());

@@ -4,6 +4,7 @@ use crate::{
     LogLevel, admin,
     authorities::Authorities,
     backend::{self, Backend},
+    connector::OwnListeners,
     descriptors::Use,
     destination::Destination,
     dns,
@@ -118,12 +119,13 @@ impl Process {
             ..
         } = config;
         let resolver = dns::Resolver::system();
+        let own = OwnListeners::default();
         let mut listeners = Vec::new();
         let mut plans = Vec::new();
         let mut names = Vec::new();
         for (name, direction) in [("inbound", inbound), ("outbound", outbound)] {
             let Some(direction) = direction else { continue };
-            let (listener, mut plan) = plan(name, direction, dns, &resolver, cores)?;
+            let (listener, mut plan) = plan(name, direction, dns, (&resolver, &own), cores)?;
             plan.server = plan.server.drain_timeout(shutdown_grace_period);
             listeners.push(listener);
             plans.push(plan);
@@ -131,6 +133,8 @@ impl Process {
         }
         let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG, format!("{PREFIX}ADMIN_LISTEN_ADDR"))
             .map_err(StartErrorKind::from)?;
+        let bound = listeners.iter().map(|listener| &listener.listener).chain([&admin]);
+        own.set(bound.filter_map(|listener| listener.local_addr().ok()).collect());
         let (stop, stopping) = watch::channel(false);
         let (workers, connections): (Vec<_>, Vec<_>) = (0..cores.get())
             .map(|index| Worker::spawn(index, &plans, stopping.clone()))
@@ -248,7 +252,7 @@ fn plan(
     name: &'static str,
     direction: Direction,
     dns: app_env::Dns,
-    resolver: &dns::Resolver,
+    (resolver, own): (&dns::Resolver, &OwnListeners),
     cores: NonZeroUsize,
 ) -> Result<(Listener, Plan), StartErrorKind> {
     let tls = Tls::load(name, &direction)?;
@@ -316,6 +320,7 @@ fn plan(
         log: Arc::default(),
         dns,
         resolver: resolver.clone(),
+        own: own.clone(),
     };
     let bounds = proxy::Bounds { max: max_destinations, idle: discovery_idle_timeout };
     let client = tls.client.clone();

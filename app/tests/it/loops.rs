@@ -1,7 +1,7 @@
 //! Endpoints that send requests back to the proxy.
 
 use crate::support::{App, PATIENCE, connect, get};
-use http::StatusCode;
+use http::{Request, StatusCode};
 use std::net::SocketAddr;
 use tokio::{
     io::copy_bidirectional,
@@ -57,4 +57,26 @@ async fn a_loop_is_broken_over_http2() {
 #[tokio::test]
 async fn a_loop_is_broken_over_http1() {
     one_request_is_not_many("http1").await;
+}
+
+#[tokio::test]
+async fn an_authority_that_is_the_proxy_itself_is_refused() {
+    let settings = [
+        ("LINKERD2_PROXY_OUTBOUND_DISCOVERY", "authority"),
+        ("LINKERD2_PROXY_OUTBOUND_DISCOVERY_NETWORKS", "127.0.0.0/8,0.0.0.0"),
+        ("LINKERD2_PROXY_OUTBOUND_CONNECT_PROTOCOL", "http1"),
+    ];
+    let mut app = App::start_to("", &settings);
+    let mut client = connect(app.proxy).await;
+    for own in [app.proxy, app.admin] {
+        for host in ["127.0.0.1", "0.0.0.0", "[::ffff:127.0.0.1]"] {
+            let req = Request::post(format!("http://{host}:{}/shutdown", own.port())).body(()).unwrap();
+            let response = client.send_request(req, true).unwrap().0.await.unwrap();
+            assert_eq!(response.status(), StatusCode::BAD_GATEWAY, "{host}");
+            let error = "no endpoint can be reached: could not connect: it is a listener of this proxy";
+            assert_eq!(response.headers()["proxy-error"], error, "{host}");
+        }
+    }
+    assert_eq!(requests(&app).await, 6);
+    assert!(!app.has_ended());
 }
