@@ -1,4 +1,4 @@
-//! ByRoute that requests name themselves, by their authorities.
+//! Destinations that requests name themselves, by their authorities.
 
 use crate::{
     Stats,
@@ -102,7 +102,11 @@ impl<R: Resolve> Resolved<R> {
 
 impl<R: Resolve> Find for Resolved<R> {
     fn find(&self, _: &Method, uri: &Uri, _: &HeaderMap, now: Instant) -> Found {
-        self.choose(uri, now).unwrap_or_else(|answer| self.pool.nowhere(answer))
+        self.choose(uri, now).unwrap_or_else(|answer| self.pool.nowhere(Some(answer)))
+    }
+
+    fn nowhere(&self) -> Found {
+        self.pool.nowhere(None)
     }
 }
 

@@ -171,7 +171,11 @@ impl<B: Backend> Routed<B> {
 
 impl<B: Backend> Find for Routed<B> {
     fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap, now: Instant) -> Found {
-        self.choose(method, uri, headers, now).unwrap_or_else(|answer| self.pool.nowhere(answer))
+        self.choose(method, uri, headers, now).unwrap_or_else(|answer| self.pool.nowhere(Some(answer)))
+    }
+
+    fn nowhere(&self) -> Found {
+        self.pool.nowhere(None)
     }
 }
 

@@ -37,7 +37,7 @@ pub struct BackendEndpoints {
 /// How many destinations a proxy has at once, and for how long.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Bounds {
-    /// ByRoute that are connected to; at least one. With more, the one that was used least recently is left, and a
+    /// Destinations that are connected to; at least one. With more, the one that was used least recently is left, and a
     /// request is answered with 503 if all have requests in flight. Default: 1,000.
     pub max: usize,
     /// How long a destination may go without a request before its connections are closed; above zero. Default: 5 s, as
@@ -68,6 +68,9 @@ pub(super) struct Found {
 /// Finds the back ends of requests.
 pub(super) trait Find: fmt::Debug + Send + Sync {
     fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap, now: Instant) -> Found;
+
+    /// For a request that is denied, which must not have anything connected to.
+    fn nowhere(&self) -> Found;
 }
 
 /// A back end that is connected to.
@@ -169,8 +172,8 @@ where
     }
 
     /// For a request that is answered without a back end.
-    pub(super) fn nowhere(&self, answer: Answer) -> Found {
-        Found { proxy: Arc::clone(&self.nowhere), policy: Policy::NONE, answer: Some(answer) }
+    pub(super) fn nowhere(&self, answer: Option<Answer>) -> Found {
+        Found { proxy: Arc::clone(&self.nowhere), policy: Policy::NONE, answer }
     }
 
     pub(super) fn count_denied(&self) {

@@ -161,18 +161,21 @@ impl Service<Request<IncomingBody>> for Proxy {
 
     fn call(&mut self, mut req: Request<IncomingBody>) -> ResponseFuture {
         let Self { destination, client, expires_at } = self;
-        let found;
-        let (shared, policy, unrouted) = match destination {
-            Destination::One(shared) => (&*shared, Policy::NONE, None),
-            Destination::Found(find) => {
-                found = find.find(req.method(), req.uri(), req.headers(), now());
-                (&found.proxy, found.policy, found.answer)
-            }
-        };
         let denial = if client.denied {
             Some("client is not allowed")
         } else {
             expires_at.is_some_and(|at| at <= now()).then_some("client's certificate has expired")
+        };
+        let found;
+        let (shared, policy, unrouted) = match destination {
+            Destination::One(shared) => (&*shared, Policy::NONE, None),
+            Destination::Found(find) => {
+                found = match denial {
+                    None => find.find(req.method(), req.uri(), req.headers(), now()),
+                    Some(_) => find.nowhere(),
+                };
+                (&found.proxy, found.policy, found.answer)
+            }
         };
         let refused = shared.refuse(&mut req, denial).or(unrouted);
         if let Some(cert) = &client.cert {

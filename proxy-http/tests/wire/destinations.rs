@@ -262,6 +262,22 @@ async fn a_destination_that_is_not_allowed_gets_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_is_denied_has_nothing_connected_to() {
+    let (_, proxy, seen) = by_authority(10).await;
+    let denied = proxy.for_client(proxy::Client { denied: true, ..proxy::Client::default() });
+    let mut client = client(connect(&denied)).await;
+    for uri in ["http://a.example/", "http://a.test/"] {
+        let rsp = ask(&mut client, request(uri)).await;
+        assert_eq!(
+            (rsp.status().as_u16(), field(rsp.headers(), "proxy-error")),
+            (403, "client is not allowed"),
+            "{uri}"
+        );
+    }
+    assert!(seen.connected.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_destination_is_left_once_it_is_idle() {
     let (mut client, _, seen) = by_authority(10).await;
     let waiting = ask(&mut client, request("http://a.example/wait")).await;
