@@ -6,10 +6,10 @@ use crate::{
     proxy::{
         limits::Limits,
         policy::Policy,
-        pool::{Backend, BackendEndpoints, Bounds, Find, Found, Pool},
+        pool::{self, Backend, BackendEndpoints, Bounds, Find, Found, Pool},
     },
 };
-use http::{HeaderMap, Method, Uri, uri::Authority};
+use http::{HeaderMap, Method, Uri};
 use std::{borrow::Cow, fmt, sync::Arc};
 use tokio::time::Instant;
 
@@ -83,8 +83,8 @@ impl<R: Resolve> Clone for ByAuthority<R> {
 // === impl Resolved ===
 
 impl<R: Resolve> Resolved<R> {
-    fn choose(&self, uri: &Uri, now: Instant) -> Result<Found, Answer> {
-        let named = uri.authority().map(Authority::as_str).and_then(|text| Some((text, authority::split(text)?)));
+    fn choose(&self, uri: &Uri, headers: &HeaderMap, now: Instant) -> Result<Found, Answer> {
+        let named = pool::authority(uri, headers).and_then(|text| Some((text, authority::split(text)?)));
         let (text, (host, port)) = named
             .ok_or_else(|| Answer::bad_request("the request has no authority, which would name its destination"))?;
         let port = port.unwrap_or(self.default_port);
@@ -101,8 +101,8 @@ impl<R: Resolve> Resolved<R> {
 }
 
 impl<R: Resolve> Find for Resolved<R> {
-    fn find(&self, _: &Method, uri: &Uri, _: &HeaderMap, now: Instant) -> Found {
-        self.choose(uri, now).unwrap_or_else(|answer| self.pool.nowhere(Some(answer)))
+    fn find(&self, _: &Method, uri: &Uri, headers: &HeaderMap, now: Instant) -> Found {
+        self.choose(uri, headers, now).unwrap_or_else(|answer| self.pool.nowhere(Some(answer)))
     }
 
     fn nowhere(&self) -> Found {

@@ -6,11 +6,11 @@ use crate::{
     proxy::{
         limits::Limits,
         policy::Policy,
-        pool::{Backend, BackendEndpoints, Bounds, Find, Found, Pool},
+        pool::{Backend, BackendEndpoints, Bounds, Find, Found, Pool, authority},
     },
     route::{self, Table},
 };
-use http::{HeaderMap, Method, Uri, uri::Authority};
+use http::{HeaderMap, Method, Uri};
 use std::sync::{Arc, Mutex};
 use tokio::{sync::watch, time::Instant};
 
@@ -159,10 +159,9 @@ impl<B: Backend> Routed<B> {
 
     fn choose(&self, method: &Method, uri: &Uri, headers: &HeaderMap, now: Instant) -> Result<Found, Answer> {
         let routes = self.routes();
-        let authority = uri.authority().map(Authority::as_str);
         // A plain CONNECT has no path.
         let path = if uri.path().is_empty() { "/" } else { uri.path() };
-        let action = routes.table.find(authority, path, method, headers).ok_or_else(Answer::no_route)?;
+        let action = routes.table.find(authority(uri, headers), path, method, headers).ok_or_else(Answer::no_route)?;
         let backend = action.choose().ok_or_else(Answer::no_backend)?;
         let proxy = self.pool.get(&Arc::as_ptr(backend).addr(), now, || Ok(Arc::clone(backend)))?;
         Ok(Found { proxy, policy: action.policy, answer: None })

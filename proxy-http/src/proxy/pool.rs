@@ -5,7 +5,7 @@ use crate::{
     message::answer::Answer,
     proxy::{limits::Limits, policy::Policy, retry::Budget, shared::ProxyShared},
 };
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method, Uri, header::HOST, uri::Authority};
 use std::{
     borrow::Borrow,
     collections::HashMap,
@@ -71,6 +71,11 @@ pub(super) trait Find: fmt::Debug + Send + Sync {
 
     /// For a request that is denied, which must not have anything connected to.
     fn nowhere(&self) -> Found;
+}
+
+/// The authority that a request names. One of HTTP/2 may have `host` in its place (RFC 9113 section 8.3.1).
+pub(super) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    uri.authority().map(Authority::as_str).or_else(|| headers.get(HOST)?.to_str().ok())
 }
 
 /// A back end that is connected to.

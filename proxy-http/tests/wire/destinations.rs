@@ -248,6 +248,23 @@ async fn an_authority_names_its_back_end_in_any_form() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn host_names_the_destination_where_there_is_no_authority() {
+    let host = |host| Request::get("/").header("host", host).body(()).unwrap();
+    let (mut client, _, _) = by_authority(10).await;
+    assert_eq!(field(ask(&mut client, host("a.example:81")).await.headers(), "back-end"), "a.example:81");
+    assert_eq!(ask(&mut client, host("a.test")).await.status(), 403);
+    let seen = Arc::<Seen>::default();
+    let (a, b) = (memory("a", &seen), memory("b", &seen));
+    let (mut rule, to_a) = all(&[(&a, 1)], Policy::default());
+    rule.hostnames = vec!["a.example".parse().unwrap()];
+    let routes = Routes::new([(rule, to_a), all(&[(&b, 1)], Policy::default())]);
+    let (mut client, _routes) = by_route(routes).await;
+    for (name, back_end) in [("a.example", "a"), ("b.example", "b")] {
+        assert_eq!(field(ask(&mut client, host(name)).await.headers(), "back-end"), back_end);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_destination_that_is_not_allowed_gets_nothing() {
     let (mut client, _, seen) = by_authority(10).await;
     let rsp = ask(&mut client, request("http://a.test/")).await;
