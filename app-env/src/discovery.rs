@@ -24,16 +24,22 @@ pub struct Discovery {
     /// Names, which are allowed themselves, and all names below them.
     pub suffixes: Vec<DomainSuffix>,
     /// Networks of authorities that are IP addresses. Addresses that names have need not be in one.
-    pub networks: Vec<IpNet>,
+    pub networks: Vec<Network>,
 }
 
 /// A DNS name that stands for itself and all names below it, in lower case and without a dot at its end.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct DomainSuffix(String);
 
-/// A network as CIDR, for the list of them.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Network(pub(crate) IpNet);
+/// A network of IP addresses, as CIDR has it: an address and the length of the prefix. An address alone is a network of one.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Network(IpNet);
+
+/// Why a text is not a [`Network`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct InvalidNetwork {
+    reason: &'static str,
+}
 
 /// Why a text is not a [`DomainSuffix`].
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -55,8 +61,7 @@ impl Discovery {
     /// Whether requests may go to an IP address. One of IPv4 that is written as an IPv6 one is the same.
     #[must_use]
     pub fn allows_ip(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.networks.iter().any(|network| network.contains(&ip))
+        self.networks.iter().any(|network| network.contains(ip))
     }
 }
 
@@ -87,20 +92,49 @@ impl fmt::Display for DomainSuffix {
 
 // === impl Network ===
 
-impl FromStr for Network {
-    type Err = &'static str;
+impl Network {
+    /// Whether an address is in it. One of IPv4 that is written as an IPv6 one is the same.
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        self.0.contains(&ip.to_canonical())
+    }
+}
 
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        let network = match text.parse::<IpNet>() {
-            Ok(network) => network,
-            Err(_) => text.parse::<IpAddr>().map_err(|_| "is no network")?.into(),
+impl FromStr for Network {
+    type Err = InvalidNetwork;
+
+    fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
+        let refuse = |reason| Err(InvalidNetwork { reason });
+        let network = match (text.parse::<IpNet>(), text.parse::<IpAddr>()) {
+            (Ok(network), _) => network,
+            (_, Ok(ip)) => ip.into(),
+            _ => return refuse("is no network"),
         };
+        if matches!(network, IpNet::V6(network) if network.addr().to_ipv4_mapped().is_some()) {
+            return refuse("has IPv4 addresses in the form of IPv6, must have them in that of IPv4");
+        }
         if network.trunc() != network {
-            return Err("has bits beyond its prefix");
+            return refuse("has bits beyond its prefix");
         }
         Ok(Self(network))
     }
 }
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+// === impl InvalidNetwork ===
+
+impl fmt::Display for InvalidNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason)
+    }
+}
+
+impl std::error::Error for InvalidNetwork {}
 
 // === impl InvalidDomainSuffix ===
 

@@ -3,11 +3,9 @@
 //! `Display` of a grammar completes the sentence "must be …" and fills the tables of variables.
 
 use crate::{
-    ClientAuth, ClientName, DomainSuffix, EndpointProtocol, HostPort, LogFormat, discovery::Network,
-    host_port::parse_host,
+    ClientAuth, ClientName, DomainSuffix, EndpointProtocol, HostPort, LogFormat, Network, host_port::parse_host,
 };
 use http_h2::Setting;
-use ipnet::IpNet;
 use std::{
     fmt,
     net::SocketAddr,
@@ -394,13 +392,13 @@ impl fmt::Display for Suffixes {
 // === impl Networks ===
 
 impl Grammar for Networks {
-    type Value = Vec<IpNet>;
+    type Value = Vec<Network>;
 
-    fn parse(&self, text: &str) -> Result<Vec<IpNet>, Refused> {
-        Ok(parse_list(text)?.into_iter().map(|Network(network)| network).collect())
+    fn parse(&self, text: &str) -> Result<Vec<Network>, Refused> {
+        parse_list(text)
     }
 
-    fn print(&self, value: &Vec<IpNet>) -> String {
+    fn print(&self, value: &Vec<Network>) -> String {
         value.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
 }

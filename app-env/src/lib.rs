@@ -74,10 +74,9 @@ pub use config::{
     Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectHttp1, ConnectTls, Direction, Dns,
     EndpointProtocol, LogFormat, Retry, ServerTls, TcpParams, TlsIdentity,
 };
-pub use discovery::{Discovery, DomainSuffix, InvalidDomainSuffix};
+pub use discovery::{Discovery, DomainSuffix, InvalidDomainSuffix, InvalidNetwork, Network};
 pub use error::{Error, Errors, Warning};
 pub use host_port::{HostPort, InvalidHostPort};
-pub use ipnet::IpNet;
 pub use load::{EXIT_CODE, Loaded, load};
 pub use reader::{Effective, Origin};
 pub use source::{Process, Source};

@@ -395,6 +395,7 @@ fn discovery_needs_to_be_told_where_requests_may_go() {
         ("INBOUND_DISCOVERY_NETWORKS", "10.0.0.1/8"),
         ("INBOUND_DISCOVERY_NETWORKS", "10.0.0.0/33"),
         ("INBOUND_DISCOVERY_NETWORKS", "example.com"),
+        ("INBOUND_DISCOVERY_NETWORKS", "::ffff:10.0.0.0/104"),
     ] {
         let mut all = vars([on, suffixes]);
         all.insert(full(name), wrong.to_owned());
