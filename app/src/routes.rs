@@ -9,9 +9,10 @@ use app_env::{
 use http::{HeaderName, HeaderValue, Method};
 use proxy_http::route::{Match, PathMatch, Rule};
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     net::SocketAddr,
+    os::unix::fs::FileTypeExt as _,
     path::Path,
 };
 
@@ -101,6 +102,10 @@ fn directions(config: &Config) -> impl Iterator<Item = (&'static str, &Direction
 /// At most one byte more than a file may have.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
+    // To open one would wait for a writer.
+    if fs::metadata(path)?.file_type().is_fifo() {
+        return Err(io::Error::other("is a pipe"));
+    }
     let limit = u64::try_from(MAX_SIZE).unwrap_or(u64::MAX).saturating_add(1);
     File::open(path)?.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -40,6 +40,8 @@ pub(crate) struct Routing {
 struct Loaded {
     /// Of the file when it was read last, be it in vain.
     stamp: Stamp,
+    /// What was wrong then. A certificate that is not there yet may come later, without a change of the file.
+    errors: Vec<String>,
     backends: Backends,
 }
 
@@ -71,7 +73,7 @@ impl Routing {
     ) -> Result<Self, Errors> {
         let (made, _) = watch::channel(Arc::new(Routes::new([])));
         // Before it is read: if it changes in between, it is read again.
-        let loaded = Mutex::new(Loaded { stamp: Stamp::of(&path), backends: Backends::new() });
+        let loaded = Mutex::new(Loaded { stamp: Stamp::of(&path), errors: Vec::new(), backends: Backends::new() });
         let routing = Self { direction, path, connect, tls, shared, made, loaded, reloads: Reloads::default() };
         // `app` has said the warnings before.
         let (backends, _) = routing.read(&Backends::new())?;
@@ -139,7 +141,8 @@ impl Reload for Routing {
             }
         }
         let stamp = Stamp::of(&self.path);
-        if stamp == loaded.stamp && !forced {
+        let is_same = stamp == loaded.stamp && !forced;
+        if is_same && loaded.errors.is_empty() {
             return;
         }
         loaded.stamp = stamp;
@@ -151,12 +154,15 @@ impl Reload for Routing {
                 }
                 tracing::info!(direction, %path, backends = backends.len(), "routes were read again");
                 loaded.backends = backends;
+                loaded.errors.clear();
                 self.reloads.succeeded.fetch_add(1, Relaxed);
             }
+            Err(Errors(errors)) if is_same && errors == loaded.errors => {}
             Err(Errors(errors)) => {
-                for error in errors {
+                for error in &errors {
                     tracing::warn!(direction, "{error}");
                 }
+                loaded.errors = errors;
                 tracing::warn!(direction, %path, "routes stay as they were");
                 self.reloads.failed.fetch_add(1, Relaxed);
             }

@@ -299,3 +299,19 @@ async fn destinations_that_were_left_cost_nothing() {
     }
     println!("resident: {once} bytes, and {connected} with {count} destinations");
 }
+
+#[tokio::test]
+async fn a_certificate_that_comes_after_the_file_is_taken_up() {
+    let a = endpoint("a").await;
+    let file = File::new(&shares(a, 1, a, 0));
+    let ca = file.path().with_extension("pem");
+    let app = file.start();
+    let text = shares(a, 1, a, 0).replacen("}, b:", &format!(", tls: {{ca: {}}}}}, b:", ca.display()), 1);
+    file.write(&text);
+    app.counted("http_routes_reloads_total{direction=\"outbound\",result=\"failure\"} 1").await;
+    let authority = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+    fs::write(&ca, authority.cert.pem()).unwrap();
+    app.counted("http_routes_reloads_total{direction=\"outbound\",result=\"success\"} 1").await;
+    app.counted("http_routes_reloads_total{direction=\"outbound\",result=\"failure\"} 1").await;
+    fs::remove_file(ca).unwrap();
+}
