@@ -52,6 +52,10 @@ curl: _release
 endpoints *args: _release
     scripts/endpoints {{args}}
 
+# nginx, nghttpd and grpcio behind the release binary, by routes and by authority.
+routes: _release
+    scripts/routes
+
 # curl, h2load, grpcio and node before the release binary and HAProxy, nginx or nghttpx; `just chains --direct` leaves it out.
 chains *args: _release
     scripts/chains {{args}}

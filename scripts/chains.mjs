@@ -1,7 +1,7 @@
 // The last hop of a chain, and node's http2 client of one.
 //
 //     chains.mjs serve JOURNAL HTTP2_PORT HTTP1_PORT [PREFIX]   # PREFIX: of tokens whose requests are held no more
-//     chains.mjs request PORT    # reads {requests} from a line of stdin; the next line cancels those that may be
+//     chains.mjs request PORT    # reads {requests} from a line of stdin; the next line cancels the ones that may be
 import { createHash } from "node:crypto";
 import fs from "node:fs";
 import http from "node:http";

@@ -423,7 +423,7 @@ class Chain:
     behind: bool = False
     # Whether the last hop speaks HTTP/1.1, which has no gRPC.
     http1: bool = False
-    # What the binary speaks with its endpoint.
+    # The version of HTTP between the binary and its endpoint.
     protocol: str = "http2"
     settings: dict = dataclasses.field(default_factory=dict)
     # Whether the peer itself sends END_STREAM where its own connection is lost in the middle of a response without content-length.
@@ -434,7 +434,7 @@ class Chain:
 
 CHAINS = [
     # HAProxy 2.6.12 ends responses with END_STREAM when the last hop is lost in their middle. Before their heads it says
-    # REFUSED_STREAM, whatever the last hop has done of the request. On a busy machine it ends
+    # REFUSED_STREAM, also after the last hop has done a part of the request. On a busy machine it ends
     # some requests with END_STREAM that got RST_STREAM(CANCEL) alone.
     Chain(
         "before HAProxy", haproxy, ends_responses=True, ends_requests=True,

@@ -207,7 +207,7 @@ CASES = [
     Case("granian", granian, cores=(1, 2), requests=(10_000, 10_000)),
     Case("granian-chunks", granian, requests=(5_000, 5_000), path="/chunks"),
     Case("node-h2", node(), requests=(10_000, 10_000)),
-    # Ends its sessions by GOAWAY alone: node 20.20.2 itself did not always survive what else ends one.
+    # Ends its sessions by GOAWAY alone: node 20.20.2 itself did not always survive the other ways.
     Case("node-h2-100", node(limit=100), requests=(10_000, 10_000)),
     Case("node-h1-20", node("http1", 20), "http1", requests=(10_000, 10_000), tls=False),
 ]

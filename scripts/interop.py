@@ -205,7 +205,9 @@ def cases(channel):
 def connect(port, directory):
     target = f"127.0.0.1:{port}"
     if not directory:
-        return grpc.insecure_channel(target, options=OPTIONS)
+        # The authority of the calls, where it is not the target.
+        authority = os.environ.get("INTEROP_AUTHORITY")
+        return grpc.insecure_channel(target, options=OPTIONS + [("grpc.default_authority", authority)] * bool(authority))
     return grpc.secure_channel(target, grpc.ssl_channel_credentials(*read(directory)), options=OPTIONS)
 
 

@@ -32,11 +32,12 @@ await() {
   return 1
 }
 
-# start_app LISTEN_PORT BACKEND_PORT [ADMIN_PORT]: the proxy, in the background. Its process id is in $app_pid.
+# start_app LISTEN_PORT BACKEND_PORT [ADMIN_PORT]: the proxy, in the background. Its process id is in $app_pid. With an empty
+# BACKEND_PORT variables of the caller say where requests go.
 start_app() {
   [ -x "$app" ] || { echo "$app is missing: run cargo build --release -p app, or set APP" >&2; return 1; }
   LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR="127.0.0.1:$1" \
-  LINKERD2_PROXY_OUTBOUND_ENDPOINTS="127.0.0.1:$2" \
+  LINKERD2_PROXY_OUTBOUND_ENDPOINTS="${2:+127.0.0.1:$2}" \
   LINKERD2_PROXY_ADMIN_LISTEN_ADDR="127.0.0.1:${3:-0}" \
   LINKERD2_PROXY_LOG=${LINKERD2_PROXY_LOG:-warn} \
     "$app" &
