@@ -1,6 +1,6 @@
 //! Where requests may go by their authorities.
 
-use crate::host_port::dns_name;
+use crate::host_port::{InvalidHostPort, dns_name};
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -41,12 +41,6 @@ pub struct InvalidNetwork {
     reason: &'static str,
 }
 
-/// Why a text is not a [`DomainSuffix`].
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct InvalidDomainSuffix {
-    reason: String,
-}
-
 // === impl Discovery ===
 
 impl Discovery {
@@ -76,11 +70,11 @@ impl DomainSuffix {
 }
 
 impl FromStr for DomainSuffix {
-    type Err = InvalidDomainSuffix;
+    type Err = InvalidHostPort;
 
-    fn from_str(text: &str) -> Result<Self, InvalidDomainSuffix> {
-        let name = text.trim_matches('.').strip_prefix("*.").unwrap_or_else(|| text.trim_matches('.'));
-        dns_name(name).map(Self).map_err(|error| InvalidDomainSuffix { reason: error.to_string() })
+    fn from_str(text: &str) -> Result<Self, InvalidHostPort> {
+        let name = text.trim_matches('.');
+        dns_name(name.strip_prefix("*.").unwrap_or(name)).map(Self)
     }
 }
 
@@ -135,13 +129,3 @@ impl fmt::Display for InvalidNetwork {
 }
 
 impl std::error::Error for InvalidNetwork {}
-
-// === impl InvalidDomainSuffix ===
-
-impl fmt::Display for InvalidDomainSuffix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
-    }
-}
-
-impl std::error::Error for InvalidDomainSuffix {}

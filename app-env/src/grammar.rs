@@ -8,6 +8,7 @@ use crate::{
 use http_h2::Setting;
 use std::{
     fmt,
+    marker::PhantomData,
     net::SocketAddr,
     ops::{Range, RangeInclusive},
     path::PathBuf,
@@ -59,20 +60,23 @@ pub(crate) struct Ratio;
 /// `ip:port`.
 pub(crate) struct Address;
 
-/// `host:port`, separated by commas.
-pub(crate) struct Endpoints;
+/// Values of one kind, separated by commas.
+pub(crate) struct List<T> {
+    /// The kind in words, with an example.
+    of: &'static str,
+    kind: PhantomData<fn() -> T>,
+}
+
+pub(crate) type Endpoints = List<HostPort>;
+
+pub(crate) type ClientNames = List<ClientName>;
+
+pub(crate) type Suffixes = List<DomainSuffix>;
+
+pub(crate) type Networks = List<Network>;
 
 /// A host without a port, as [`HostPort`] has it.
 pub(crate) struct Host;
-
-/// [`ClientName`]s, separated by commas.
-pub(crate) struct ClientNames;
-
-/// [`DomainSuffix`]es, separated by commas.
-pub(crate) struct Suffixes;
-
-/// Networks, separated by commas.
-pub(crate) struct Networks;
 
 /// The path of a file. Whether it is there is not looked at.
 pub(crate) struct FilePath {
@@ -283,37 +287,56 @@ impl fmt::Display for Address {
     }
 }
 
-// === impl Endpoints ===
+// === impl List ===
 
-impl Grammar for Endpoints {
-    type Value = Vec<HostPort>;
+impl<T> List<T> {
+    const fn new(of: &'static str) -> Self {
+        Self { of, kind: PhantomData }
+    }
+}
 
-    fn parse(&self, text: &str) -> Result<Vec<HostPort>, Refused> {
-        parse_list(text)
+impl List<HostPort> {
+    pub(crate) const ENDPOINTS: Self = Self::new("host:port (as 10.0.0.1:80,[::1]:80,api.example:80)");
+}
+
+impl List<ClientName> {
+    pub(crate) const CLIENT_NAMES: Self =
+        Self::new("DNS names and SPIFFE IDs (as web.example,*.prod.example,spiffe://example/web)");
+}
+
+impl List<DomainSuffix> {
+    pub(crate) const SUFFIXES: Self = Self::new("DNS names (as svc.cluster.local,example.com)");
+}
+
+impl List<Network> {
+    pub(crate) const NETWORKS: Self = Self::new("networks (as 10.0.0.0/8,fd00::/8)");
+}
+
+impl<T: fmt::Display + FromStr<Err: fmt::Display>> Grammar for List<T> {
+    type Value = Vec<T>;
+
+    fn parse(&self, text: &str) -> Result<Vec<T>, Refused> {
+        let mut items = Vec::new();
+        let mut faults = Vec::new();
+        for (index, item) in text.split(',').map(str::trim).enumerate() {
+            match item.parse() {
+                Ok(item) => items.push(item),
+                Err(_) if item.is_empty() => faults.push(format!("item {} is empty", index + 1)),
+                Err(error) => faults.push(format!("item {} {error}", index + 1)),
+            }
+        }
+        if faults.is_empty() { Ok(items) } else { Err(Refused { detail: Some(summary(&faults)) }) }
     }
 
-    fn print(&self, value: &Vec<HostPort>) -> String {
+    fn print(&self, value: &Vec<T>) -> String {
         value.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
 }
 
-impl fmt::Display for Endpoints {
+impl<T> fmt::Display for List<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a comma-separated list of host:port (as 10.0.0.1:80,[::1]:80,api.example:80)")
+        write!(f, "a comma-separated list of {}", self.of)
     }
-}
-
-fn parse_list<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<Vec<T>, Refused> {
-    let mut items = Vec::new();
-    let mut faults = Vec::new();
-    for (index, item) in text.split(',').map(str::trim).enumerate() {
-        match item.parse() {
-            Ok(item) => items.push(item),
-            Err(_) if item.is_empty() => faults.push(format!("item {} is empty", index + 1)),
-            Err(error) => faults.push(format!("item {} {error}", index + 1)),
-        }
-    }
-    if faults.is_empty() { Ok(items) } else { Err(Refused { detail: Some(summary(&faults)) }) }
 }
 
 /// The first faults, which are enough for a long list.
@@ -344,68 +367,6 @@ impl Grammar for Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a host (as api.example, 10.0.0.1 or [::1])")
-    }
-}
-
-// === impl ClientNames ===
-
-impl Grammar for ClientNames {
-    type Value = Vec<ClientName>;
-
-    fn parse(&self, text: &str) -> Result<Vec<ClientName>, Refused> {
-        parse_list(text)
-    }
-
-    fn print(&self, value: &Vec<ClientName>) -> String {
-        value.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-    }
-}
-
-impl fmt::Display for ClientNames {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "a comma-separated list of DNS names and SPIFFE IDs (as web.example,*.prod.example,spiffe://example/web)",
-        )
-    }
-}
-
-// === impl Suffixes ===
-
-impl Grammar for Suffixes {
-    type Value = Vec<DomainSuffix>;
-
-    fn parse(&self, text: &str) -> Result<Vec<DomainSuffix>, Refused> {
-        parse_list(text)
-    }
-
-    fn print(&self, value: &Vec<DomainSuffix>) -> String {
-        value.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-    }
-}
-
-impl fmt::Display for Suffixes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a comma-separated list of DNS names (as svc.cluster.local,example.com)")
-    }
-}
-
-// === impl Networks ===
-
-impl Grammar for Networks {
-    type Value = Vec<Network>;
-
-    fn parse(&self, text: &str) -> Result<Vec<Network>, Refused> {
-        parse_list(text)
-    }
-
-    fn print(&self, value: &Vec<Network>) -> String {
-        value.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-    }
-}
-
-impl fmt::Display for Networks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a comma-separated list of networks (as 10.0.0.0/8,fd00::/8)")
     }
 }
 

@@ -23,7 +23,7 @@ pub struct HostPort {
     port: u16,
 }
 
-/// Why a text is not a [`HostPort`].
+/// Why a text is not a [`HostPort`], or not a [`DomainSuffix`](crate::DomainSuffix).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct InvalidHostPort {
     reason: &'static str,

@@ -74,7 +74,7 @@ pub use config::{
     Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectHttp1, ConnectTls, Direction, Dns,
     EndpointProtocol, LogFormat, Retry, ServerTls, TcpParams, TlsIdentity,
 };
-pub use discovery::{Discovery, DomainSuffix, InvalidDomainSuffix, InvalidNetwork, Network};
+pub use discovery::{Discovery, DomainSuffix, InvalidNetwork, Network};
 pub use error::{Error, Errors, Warning};
 pub use host_port::{HostPort, InvalidHostPort};
 pub use load::{EXIT_CODE, Loaded, load};

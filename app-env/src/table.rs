@@ -59,7 +59,7 @@ declare! {
         "where clients connect to; port 0: a free one"
     }
     ours ENDPOINTS: Endpoints = Direction "ENDPOINTS" {
-        Endpoints, default: Unset, empty: Unset,
+        Endpoints::ENDPOINTS, default: Unset, empty: Unset,
         "where requests go to; unset or empty: the direction is off, unless it has ROUTES or DISCOVERY"
     }
     ours ROUTES: FilePath = Direction "ROUTES" {
@@ -71,11 +71,11 @@ declare! {
         "with authority each request goes to the host that its authority names, in place of ENDPOINTS; needs suffixes or networks; unset: all go to ENDPOINTS"
     }
     ours DISCOVERY_SUFFIXES: Suffixes = Direction "DISCOVERY_SUFFIXES" {
-        Suffixes, default: Unset,
+        Suffixes::SUFFIXES, default: Unset,
         "names that authorities may have, themselves and all below them; others get 403; unset: none"
     }
     ours DISCOVERY_NETWORKS: Networks = Direction "DISCOVERY_NETWORKS" {
-        Networks, default: Unset,
+        Networks::NETWORKS, default: Unset,
         "networks of the addresses that authorities may be; others get 403; unset: none"
     }
     linkerd DISCOVERY_IDLE_TIMEOUT: Time = Direction "DISCOVERY_IDLE_TIMEOUT" {
@@ -118,7 +118,7 @@ declare! {
         "whether a client must have a certificate; one that is shown is always verified; needs the clients' CA"
     }
     ours SERVER_TLS_ALLOWED_CLIENTS: ClientNames = Direction "SERVER_TLS_ALLOWED_CLIENTS" {
-        ClientNames, default: Unset,
+        ClientNames::CLIENT_NAMES, default: Unset,
         "whose requests are served, by their certificate's SAN, others get 403; needs the clients' CA; unset: all"
     }
     ours SERVER_TLS_FORWARD_CLIENT_CERT: Bool = Direction "SERVER_TLS_FORWARD_CLIENT_CERT" {

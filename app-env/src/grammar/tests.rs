@@ -118,13 +118,13 @@ fn addresses_are_numbers_with_a_port() {
 #[test]
 fn endpoints_are_trimmed_one_by_one() {
     let list = vec!["a:1".parse().unwrap(), "[::1]:2".parse().unwrap()];
-    check(&Endpoints, "a:1,[::1]:2", Some(list.clone()));
-    check(&Endpoints, "a:1 ,\t[::1]:2", Some(list));
+    check(&Endpoints::ENDPOINTS, "a:1,[::1]:2", Some(list.clone()));
+    check(&Endpoints::ENDPOINTS, "a:1 ,\t[::1]:2", Some(list));
 }
 
 #[test]
 fn endpoints_report_each_item_that_is_wrong() {
-    let detail = |text: &str| Endpoints.parse(text).unwrap_err().detail.unwrap();
+    let detail = |text: &str| Endpoints::ENDPOINTS.parse(text).unwrap_err().detail.unwrap();
     assert_eq!(detail("a:1,,b"), "item 2 is empty; item 3 has no port");
     assert_eq!(detail("a:1,"), "item 2 is empty");
     assert_eq!(detail(&["b"; 5].join(",")).matches("has no port").count(), 5);
