@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{LogLevel, Process, demo, descriptors, listener, log, routes, routing, tls, window_limits, worker};
+use crate::{LogLevel, Process, demo, descriptors, listener, log, routes, tls, window_limits, worker};
 use app_env::{Config, Effective, Loaded, Origin};
 use clap::{Parser, Subcommand};
 use http::{HeaderName, HeaderValue};
@@ -155,7 +155,6 @@ fn load() -> Result<Loaded, ExitCode> {
         routes.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         errors.extend(routes.errors);
         errors.extend(tls::check(config));
-        errors.extend(routing::check(config));
     }
     for error in &errors {
         eprintln!("error: {error}");

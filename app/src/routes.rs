@@ -2,6 +2,7 @@
 
 mod show;
 
+use crate::tls;
 use app_env::{
     Config, Connect, Direction, PREFIX,
     routes::{self, HeaderMatch, Hostname, MAX_SIZE, Routes},
@@ -14,11 +15,12 @@ use std::{
     net::SocketAddr,
     os::unix::fs::FileTypeExt as _,
     path::Path,
+    sync::Arc,
 };
 
 pub(crate) use show::{Query, describe, header};
 
-/// A file that was read, with what is probably not meant in it, a line each.
+/// A file that was read, and its probable mistakes, a line each.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) routes: Routes,
@@ -32,14 +34,14 @@ pub(crate) struct Place {
     pub(crate) rule: usize,
 }
 
-/// What was found in the files of a configuration, a line each.
+/// Mistakes in the files of a configuration, and probable ones, a line each.
 #[derive(Debug, Default)]
 pub(crate) struct Checked {
     pub(crate) warnings: Vec<String>,
     pub(crate) errors: Vec<String>,
 }
 
-/// Reads a file of routes, whose backends connect by `connect` but for what they set.
+/// Reads a file of routes, whose backends have the settings of `connect` where they set none.
 ///
 /// # Errors
 ///
@@ -67,6 +69,8 @@ pub(crate) fn check(config: &Config) -> Checked {
             Ok(Loaded { routes, warnings }) => {
                 checked.warnings.extend(warnings);
                 checked.errors.extend(loops(name, direction, &routes, config.admin_listen_addr));
+                let own = routes.backends.iter().filter(|(_, backend)| backend.connect.tls != direction.connect.tls);
+                checked.errors.extend(own.filter_map(|(of, backend)| client(name, path, of, backend).err()));
             }
             Err(errors) => checked.errors.extend(errors),
         }
@@ -78,7 +82,7 @@ pub(crate) fn check(config: &Config) -> Checked {
 ///
 /// # Errors
 ///
-/// The line of a rule, and what no request can have.
+/// The line of a rule that no request can match.
 pub(crate) fn rules(routes: &Routes) -> Result<Vec<(Rule, Place)>, String> {
     let mut rules = Vec::new();
     for (route, of) in routes.routes.iter().enumerate() {
@@ -89,6 +93,20 @@ pub(crate) fn rules(routes: &Routes) -> Result<Vec<(Rule, Place)>, String> {
         }
     }
     Ok(rules)
+}
+
+/// The TLS toward a back end that has its own.
+pub(crate) fn client(
+    direction: &'static str,
+    path: &Path,
+    name: &str,
+    backend: &routes::Backend,
+) -> Result<Option<Arc<tls::Client>>, String> {
+    let Some(tls) = &backend.connect.tls else { return Ok(None) };
+    match tls::Client::load(direction, tls, &backend.endpoints) {
+        Ok(client) => Ok(Some(Arc::new(client))),
+        Err(error) => Err(format!("{}: TLS of the backend {name}, in place of {error}", path.display())),
+    }
 }
 
 /// The directions that have a file of routes, by their names.
@@ -132,7 +150,7 @@ fn loops(name: &str, direction: &Direction, routes: &Routes, admin: SocketAddr) 
     errors
 }
 
-/// A rule as requests are matched with it. `None`: no request has what it asks for.
+/// A rule as requests are matched with it. `None`: no request can match it.
 fn make(hostnames: &[Hostname], rule: &routes::Rule) -> Option<Rule> {
     let hostnames = hostnames.iter().map(|name| name.as_str().parse().ok()).collect::<Option<_>>()?;
     let matches = rule.matches.iter().map(|of| {

@@ -5,14 +5,11 @@ use crate::{
     routes::{self, Place},
     tls::{self, Reload, Stamp},
 };
-use app_env::{
-    Config,
-    routes::{Retry, Rule},
-};
+use app_env::routes::{Retry, Rule};
 use proxy_http::proxy::{Action, Policy, Routes};
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -25,7 +22,7 @@ use tokio::sync::watch;
 pub(crate) struct Routing {
     direction: &'static str,
     path: PathBuf,
-    /// What back ends have unless the file sets it.
+    /// The settings of back ends, unless the file sets others.
     connect: app_env::Connect,
     tls: Option<Arc<tls::Client>>,
     shared: backend::Shared,
@@ -35,17 +32,17 @@ pub(crate) struct Routing {
     reloads: Reloads,
 }
 
-/// What was loaded last.
+/// The state of the last load.
 #[derive(Debug)]
 struct Loaded {
     /// Of the file when it was read last, be it in vain.
     stamp: Stamp,
-    /// What was wrong then. A certificate that is not there yet may come later, without a change of the file.
+    /// The mistakes then. A certificate that is not there yet may come later, without a change of the file.
     errors: Vec<String>,
     backends: Backends,
 }
 
-/// The back ends by name, each with what the file says of it.
+/// The back ends by name, each with its settings in the file.
 type Backends = BTreeMap<String, (app_env::routes::Backend, Arc<Backend>)>;
 
 /// How often the file was read again.
@@ -90,7 +87,7 @@ impl Routing {
         &self.reloads
     }
 
-    /// Reads the file and has its routes count. Back ends of which it says what it said before stay.
+    /// Reads the file and has its routes count. Back ends with the settings that they had before stay.
     fn read(&self, before: &Backends) -> Result<(Backends, Vec<String>), Errors> {
         let routes::Loaded { routes: spec, warnings } = routes::load(&self.path, &self.connect).map_err(Errors)?;
         let mut backends = Backends::new();
@@ -103,7 +100,7 @@ impl Routing {
             let tls = if backend.connect.tls == self.connect.tls {
                 Ok(self.tls.clone())
             } else {
-                client(self.direction, &self.path, name, backend)
+                routes::client(self.direction, &self.path, name, backend)
             };
             match tls {
                 Ok(tls) => {
@@ -167,34 +164,6 @@ impl Reload for Routing {
                 self.reloads.failed.fetch_add(1, Relaxed);
             }
         }
-    }
-}
-
-/// The errors in the TLS of back ends, of files that can be read, without using them.
-pub(crate) fn check(config: &Config) -> Vec<String> {
-    let directions = [("inbound", &config.inbound), ("outbound", &config.outbound)];
-    let mut errors = Vec::new();
-    for (name, direction) in directions {
-        let Some(direction) = direction else { continue };
-        let Some(path) = &direction.routes else { continue };
-        let Ok(routes::Loaded { routes, .. }) = routes::load(path, &direction.connect) else { continue };
-        let own = routes.backends.iter().filter(|(_, backend)| backend.connect.tls != direction.connect.tls);
-        errors.extend(own.filter_map(|(of, backend)| client(name, path, of, backend).err()));
-    }
-    errors
-}
-
-/// The TLS toward a back end that has its own.
-fn client(
-    direction: &'static str,
-    path: &Path,
-    name: &str,
-    backend: &app_env::routes::Backend,
-) -> Result<Option<Arc<tls::Client>>, String> {
-    let Some(tls) = &backend.connect.tls else { return Ok(None) };
-    match tls::Client::load(direction, tls, &backend.endpoints) {
-        Ok(client) => Ok(Some(Arc::new(client))),
-        Err(error) => Err(format!("{}: TLS of the backend {name}, in place of {error}", path.display())),
     }
 }
 
