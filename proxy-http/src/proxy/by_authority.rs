@@ -4,9 +4,10 @@ use crate::{
     Stats,
     message::{answer::Answer, authority},
     proxy::{
+        find::{self, Find, Found},
         limits::Limits,
         policy::Policy,
-        pool::{self, Backend, BackendEndpoints, Bounds, Find, Found, Pool},
+        pool::{Backend, BackendEndpoints, Bounds, Pool},
     },
 };
 use http::{HeaderMap, Method, Uri};
@@ -84,13 +85,13 @@ impl<R: Resolve> Clone for ByAuthority<R> {
 
 impl<R: Resolve> Resolved<R> {
     fn choose(&self, uri: &Uri, headers: &HeaderMap, now: Instant) -> Result<Found, Answer> {
-        let named = pool::authority(uri, headers).and_then(|text| Some((text, authority::split(text)?)));
+        let named = find::authority(uri, headers).and_then(|text| Some((text, authority::split(text)?)));
         let (text, (host, port)) = named
             .ok_or_else(|| Answer::bad_request("the request has no authority, which would name its destination"))?;
         let port = port.unwrap_or(self.default_port);
         let key = key(text, host, (port != self.default_port).then_some(port));
         let proxy = self.pool.get(&*key, now, || {
-            let host = &key[..host.trim_end_matches('.').len()];
+            let host = &key[..without_dot(host).len()];
             self.resolve.resolve(host, port).map_err(|error| {
                 self.pool.count_denied();
                 Answer::forbidden(error.to_string())
@@ -110,10 +111,15 @@ impl<R: Resolve> Find for Resolved<R> {
     }
 }
 
+/// A name without a dot at its end, which it may have in DNS.
+fn without_dot(host: &str) -> &str {
+    host.strip_suffix('.').unwrap_or(host)
+}
+
 /// The one form of a destination: the host in lower case without a dot at its end, and the port if it is not the default one.
 /// That of most requests is a part of their authority.
 fn key<'a>(authority: &'a str, host: &'a str, port: Option<u16>) -> Cow<'a, str> {
-    let name = host.trim_end_matches('.');
+    let name = without_dot(host);
     let is_written = name.len() == host.len() && !host.bytes().any(|byte| byte.is_ascii_uppercase());
     match port {
         None if is_written => Cow::Borrowed(name),
@@ -136,6 +142,7 @@ mod tests {
             ("a.example", "a.example"),
             ("A.Example", "a.example"),
             ("a.example.", "a.example"),
+            ("a.example..", "a.example."),
             ("a.example:80", "a.example"),
             ("a.example:080", "a.example"),
             ("a.example:", "a.example"),

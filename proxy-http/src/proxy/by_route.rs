@@ -4,9 +4,10 @@ use crate::{
     Stats,
     message::answer::Answer,
     proxy::{
+        find::{Find, Found, authority},
         limits::Limits,
         policy::Policy,
-        pool::{Backend, BackendEndpoints, Bounds, Find, Found, Pool, authority},
+        pool::{Backend, BackendEndpoints, Bounds, Pool},
     },
     route::{self, Table},
 };
@@ -14,13 +15,13 @@ use http::{HeaderMap, Method, Uri};
 use std::sync::{Arc, Mutex};
 use tokio::{sync::watch, time::Instant};
 
-/// What requests go to that a rule matches. Without a back end whose weight is above zero they are answered with 500, gRPC
+/// The back ends that a rule's requests go to. Without one whose weight is above zero they are answered with 500, gRPC
 /// status 14.
 #[derive(Clone, Debug)]
 pub struct Action<B> {
     /// Each back end's share of the requests is its weight, divided by the sum of all.
     pub backends: Vec<(Arc<B>, u32)>,
-    /// What its requests have in place of the proxy's limits.
+    /// The limits of its requests, in place of the proxy's.
     pub policy: Policy,
 }
 
@@ -58,14 +59,13 @@ const UNPOISONED: &str = "nothing panics with the lock held";
 impl<B> Routes<B> {
     /// Routes of rules, each with its action.
     pub fn new(rules: impl IntoIterator<Item = (route::Rule, Action<B>)>) -> Self {
+        let table = Table::new(rules);
         let mut backends: Vec<Arc<B>> = Vec::new();
-        let table = Table::new(rules.into_iter().inspect(|(_, action)| {
-            for (backend, _) in &action.backends {
-                if !backends.iter().any(|known| Arc::ptr_eq(known, backend)) {
-                    backends.push(Arc::clone(backend));
-                }
+        for (backend, _) in table.targets().iter().flat_map(|action: &Action<B>| &action.backends) {
+            if !backends.iter().any(|known| Arc::ptr_eq(known, backend)) {
+                backends.push(Arc::clone(backend));
             }
-        }));
+        }
         Self { table, backends }
     }
 

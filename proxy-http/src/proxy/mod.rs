@@ -50,6 +50,7 @@
 mod by_authority;
 mod by_route;
 mod exchange;
+mod find;
 mod hops;
 mod limits;
 mod policy;

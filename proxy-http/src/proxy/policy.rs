@@ -1,8 +1,8 @@
-//! What a route says of its requests.
+//! The limits of a route's requests.
 
 use std::time::Duration;
 
-/// What a route says of its requests in place of the proxy's [`Params`](super::Params). `None`, the default of each: as they say.
+/// The limits of a route's requests, in place of the proxy's [`Params`](super::Params). `None`, the default of each: the proxy's.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Policy {
     /// The longest time from a request's head to its response's end, as Gateway API's `timeouts.request`. Zero: no limit.

@@ -3,9 +3,8 @@
 use crate::{
     Endpoints, Stats,
     message::answer::Answer,
-    proxy::{limits::Limits, policy::Policy, retry::Budget, shared::ProxyShared},
+    proxy::{find::Found, limits::Limits, policy::Policy, retry::Budget, shared::ProxyShared},
 };
-use http::{HeaderMap, Method, Uri, header::HOST, uri::Authority};
 use std::{
     borrow::Borrow,
     collections::HashMap,
@@ -55,27 +54,6 @@ pub(super) struct Pool<K, B> {
     budget: Arc<Budget>,
     /// For requests that go nowhere.
     nowhere: Arc<ProxyShared>,
-}
-
-/// What was found for a request.
-pub(super) struct Found {
-    pub(super) proxy: Arc<ProxyShared>,
-    pub(super) policy: Policy,
-    /// `None`: the request is sent.
-    pub(super) answer: Option<Answer>,
-}
-
-/// Finds the back ends of requests.
-pub(super) trait Find: fmt::Debug + Send + Sync {
-    fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap, now: Instant) -> Found;
-
-    /// For a request that is denied, which must not have anything connected to.
-    fn nowhere(&self) -> Found;
-}
-
-/// The authority that a request names. One of HTTP/2 may have `host` in its place (RFC 9113 section 8.3.1).
-pub(super) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
-    uri.authority().map(Authority::as_str).or_else(|| headers.get(HOST)?.to_str().ok())
 }
 
 /// A back end that is connected to.

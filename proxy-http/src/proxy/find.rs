@@ -1,0 +1,30 @@
+//! How a proxy to several destinations has the one of a request found.
+
+use crate::{
+    message::answer::Answer,
+    proxy::{policy::Policy, shared::ProxyShared},
+};
+use http::{HeaderMap, Method, Uri, header::HOST, uri::Authority};
+use std::{fmt, sync::Arc};
+use tokio::time::Instant;
+
+/// Where a request goes, or the answer that it gets.
+pub(super) struct Found {
+    pub(super) proxy: Arc<ProxyShared>,
+    pub(super) policy: Policy,
+    /// `None`: the request is sent.
+    pub(super) answer: Option<Answer>,
+}
+
+/// Finds the back ends of requests.
+pub(super) trait Find: fmt::Debug + Send + Sync {
+    fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap, now: Instant) -> Found;
+
+    /// For a request that is denied, which must not have anything connected to.
+    fn nowhere(&self) -> Found;
+}
+
+/// The authority that a request names. One of HTTP/2 may have `host` in its place (RFC 9113 section 8.3.1).
+pub(super) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    uri.authority().map(Authority::as_str).or_else(|| headers.get(HOST)?.to_str().ok())
+}
