@@ -1,6 +1,6 @@
 //! Routes: which requests go to which endpoints, as a file says it.
 //!
-//! The file is YAML with two keys: `backends`, lists of endpoints by name, and `routes`, whose names and shape are those of the
+//! The file is YAML with two keys: `backends`, lists of endpoints by name, and `routes`, with the names and the shape of the
 //! Gateway API's HTTPRoute and GRPCRoute.
 //!
 //! ```
@@ -60,7 +60,7 @@ pub struct Routes {
 pub struct Backend {
     /// At least one, none twice.
     pub endpoints: Vec<HostPort>,
-    /// How they are connected to: as the direction says, but for what the file sets.
+    /// How they are connected to: the direction's settings, and in their place those of the file.
     pub connect: Connect,
 }
 
@@ -70,7 +70,7 @@ pub struct Backend {
 pub struct Route {
     /// Its name, which no other route has.
     pub name: Option<String>,
-    /// The hosts whose requests it takes, none twice. None: those of all hosts.
+    /// The hosts whose requests it takes, none twice. None: all hosts.
     pub hostnames: Vec<Hostname>,
     /// At least one.
     pub rules: Vec<Rule>,
@@ -90,11 +90,11 @@ pub struct Rule {
     pub backend_refs: Vec<BackendRef>,
     /// How long requests may take.
     pub timeouts: Timeouts,
-    /// Which requests are sent again. `None`: those that the direction sends again.
+    /// The retries of its requests. `None`: the direction's.
     pub retry: Option<Retry>,
 }
 
-/// What a request must have, all of it.
+/// Conditions on a request, all of which must hold.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Match {
@@ -111,7 +111,7 @@ pub struct Match {
 pub enum PathMatch {
     /// This path.
     Exact(String),
-    /// This path and those below it, by segments: `/a` has `/a/b` and not `/ab`. There is no `/` at the end, but of `/` itself.
+    /// This path and all paths below it, by segments: `/a` has `/a/b` and not `/ab`. There is no `/` at the end, but of `/` itself.
     PathPrefix(String),
     /// A call of gRPC: POST to `/service/method`. One of both is always there.
     GrpcMethod {
@@ -170,7 +170,7 @@ pub struct InvalidHostname {
     reason: String,
 }
 
-/// A place of a file, and what is wrong or probably not meant there.
+/// A place of a file, and the mistake, or probable mistake, there.
 #[non_exhaustive]
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Problem {
@@ -178,7 +178,7 @@ pub struct Problem {
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// What was found, and what must be there.
+    /// The text that was found, and the text that must be there.
     pub message: String,
 }
 
@@ -191,7 +191,7 @@ const FILE: Known =
 // === impl Routes ===
 
 impl Routes {
-    /// Reads and checks a file. Backends connect by `connect`, but for what they set. The second value has the warnings.
+    /// Reads and checks a file. Backends have the settings of `connect` where they set none. The second value has the warnings.
     ///
     /// # Errors
     ///

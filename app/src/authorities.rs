@@ -66,7 +66,7 @@ impl Resolve for Authorities {
         if !self.is_allowed(host) {
             return Err(NotAllowed);
         }
-        // What is no name for DNS has no endpoints.
+        // A host that is no name of DNS has no endpoints.
         let endpoint: HostPort = format!("{host}:{port}").parse().map_err(|_| NotAllowed)?;
         let Inner { connect, tls, shared, followed, .. } = &*self.0;
         let mut followed = followed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -28,7 +28,7 @@ pub(crate) struct Backend {
     shared: Shared,
 }
 
-/// What the back ends of a direction have in common.
+/// Settings and state that the back ends of a direction share.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) breaker: app_env::Breaker,

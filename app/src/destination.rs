@@ -21,7 +21,7 @@ pub(crate) enum Destination {
     Named { authorities: Authorities, default_port: u16, bounds: Bounds },
 }
 
-/// What one worker is connected to.
+/// The endpoints that one worker is connected to.
 #[derive(Clone, Debug)]
 pub(crate) enum Connected {
     One { endpoints: BackendEndpoints, names: Names },
@@ -40,7 +40,7 @@ impl Destination {
         }
     }
 
-    /// One worker's proxy, and what it connects to. Must be called in a tokio runtime.
+    /// One worker's proxy, and the endpoints that it connects to. Must be called in a tokio runtime.
     pub(crate) fn connect(&self, limits: &Arc<Limits>, stats: &Arc<Stats>) -> (Proxy, Connected) {
         let (limits, requests) = (Arc::clone(limits), Arc::clone(stats));
         match self {

@@ -33,7 +33,7 @@ pub(crate) struct Worker {
     open: Arc<AtomicU64>,
     /// One for each direction, as the stacks.
     pub(crate) stats: Vec<Arc<Stats>>,
-    /// What each direction is connected to.
+    /// The endpoints that each direction is connected to.
     pub(crate) connected: Vec<Connected>,
 }
 

@@ -1,4 +1,4 @@
-//! What it costs to find the rule of a request among many.
+//! The time to find the rule of a request among many.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};

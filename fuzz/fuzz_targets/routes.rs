@@ -1,4 +1,4 @@
-//! Any file of routes: it is read or refused with places in it, and what is read names only backends that there are.
+//! Any file of routes: it is read, or refused with places in it, and routes that are read name only backends that there are.
 #![no_main]
 
 use app_env::{Connect, routes::Routes};

@@ -159,7 +159,7 @@ fn read_endpoints(node: &Node, problems: &mut Problems) -> Option<Vec<HostPort>>
     (!endpoints.is_empty()).then_some(endpoints)
 }
 
-/// Reads `on`, `off`, or what differs from the direction's TLS.
+/// Reads `on`, `off`, or settings in place of the direction's TLS.
 fn read_tls(node: &Node, base: Option<&ConnectTls>, problems: &mut Problems) -> Option<ConnectTls> {
     let base = base.cloned().unwrap_or_default();
     if let Value::Scalar(text) = &node.value {

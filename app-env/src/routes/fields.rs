@@ -14,7 +14,7 @@ use crate::{
 pub(super) struct Problems {
     pub(super) errors: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
-    /// Those that are too many to be kept.
+    /// Errors beyond the ones that are kept.
     more: usize,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Known {
 // === impl Problems ===
 
 impl Problems {
-    /// What was read and the warnings, or all errors; each in the order of their places.
+    /// The value that was read and the warnings, or all errors; each in the order of their places.
     pub(super) fn finish<T>(mut self, read: Option<T>) -> Result<(T, Vec<Problem>), Vec<Problem>> {
         for problems in [&mut self.errors, &mut self.warnings] {
             problems.sort_by_key(|problem| (problem.line, problem.column));
@@ -73,7 +73,7 @@ impl Problems {
         };
         for (index, (key, _)) in entries.iter().enumerate() {
             if !known.keys.contains(&&*key.text) {
-                // To look for the nearest key takes time, which is lost on what is not kept.
+                // To look for the nearest key takes time, which is lost on an error that is not kept.
                 let is_kept = self.errors.len() < MAX_PROBLEMS;
                 self.error(key.position, if is_kept { known.refuse(&key.text) } else { String::new() });
             } else if let Some((first, _)) = entries[..index].iter().find(|(first, _)| first.text == key.text) {
@@ -112,7 +112,7 @@ impl Problems {
         })
     }
 
-    /// The value of a node. What `parse` says is why the text is none, or empty.
+    /// The value of a node. An error of `parse` is the reason why the text has none, or empty.
     pub(super) fn parse<T>(
         &mut self,
         node: &Node,
@@ -121,7 +121,7 @@ impl Problems {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
         let detail = match &node.value {
-            // What the grammars take is trimmed and not empty.
+            // The grammars take texts that are trimmed and not empty.
             Value::Scalar(text) if text.trim().is_empty() => String::new(),
             Value::Scalar(text) => match parse(text.trim()) {
                 Ok(value) => return Some(value),

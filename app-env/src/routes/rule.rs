@@ -105,7 +105,7 @@ struct Reader<'a> {
     backends: Option<&'a BTreeMap<String, Entry>>,
     used: &'a mut BTreeSet<String>,
     problems: &'a mut Problems,
-    /// Those of the route so far.
+    /// The matches of the route so far.
     matches: Vec<Placed>,
 }
 

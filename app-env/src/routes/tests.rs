@@ -4,7 +4,7 @@ use super::*;
 use crate::{ConnectTls, EndpointProtocol, TlsIdentity, load};
 use http_h2::{ClientKeepAlive, FlowControl};
 
-/// What the direction connects with, with variables by their names behind `CONNECT_`.
+/// The direction's settings of connections, with variables by their names behind `CONNECT_`.
 fn connect<const N: usize>(vars: [(&str, &str); N]) -> Connect {
     let mut all = BTreeMap::from([("LINKERD2_PROXY_OUTBOUND_ROUTES".to_owned(), "x".to_owned())]);
     all.extend(vars.map(|(name, value)| (format!("LINKERD2_PROXY_OUTBOUND_CONNECT_{name}"), value.to_owned())));
@@ -15,7 +15,7 @@ fn parse(text: &str) -> Result<(Routes, Vec<Problem>), Vec<Problem>> {
     Routes::parse(text, &connect([]))
 }
 
-/// What is read without any warning.
+/// Routes that are read without any warning.
 #[track_caller]
 fn routes(text: &str) -> Routes {
     let (routes, warnings) = parse(text).unwrap_or_else(|errors| panic!("{errors:#?}"));
@@ -208,7 +208,7 @@ fn a_backend_overrides_what_the_direction_says() {
         ("HTTP2_MAX_CONNECTION_IDLE", "19s"),
     ]);
     assert_eq!(all, Connect { max_connections: 5, ..same.clone() });
-    // What a back end leaves out is the direction's.
+    // A setting that a back end leaves out is the direction's.
     assert_eq!(connects("", &same), same);
     assert_eq!(connects("protocol: same", &same), Connect { protocol: EndpointProtocol::Same, ..same.clone() });
     assert_eq!(connects("tls: off", &same).tls, None);

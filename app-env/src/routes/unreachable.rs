@@ -1,7 +1,7 @@
 //! Matches that no request comes to, since another one takes all of it.
 //!
-//! By the Gateway API's precedence that is so only for one with the same hostname, path and headers: what is more specific takes
-//! less, and what is less specific comes later.
+//! By the Gateway API's precedence that is so only for one with the same hostname, path and headers: a more specific match takes
+//! less, and a less specific one comes later.
 
 use super::{HeaderMatch, Hostname, PathMatch, fields::Problems, rule::Placed};
 use std::collections::HashMap;

@@ -24,7 +24,7 @@ pub(super) enum Value {
     Null,
     Scalar(String),
     List(Vec<Node>),
-    /// The keys in their order, also those that are there more than once.
+    /// The keys in their order, with all that are there more than once.
     Map(Vec<(Key, Node)>),
 }
 
@@ -45,7 +45,7 @@ const MAX_DEPTH: usize = 32;
 ///
 /// # Errors
 ///
-/// The first place from which the text is not understood: what follows has no meaning without it.
+/// The first place from which the text is not understood: without it the rest has no meaning.
 pub(super) fn parse(text: &str) -> Result<Option<Node>, Problem> {
     let mut loader = Loader { parser: Parser::new_from_str(text) };
     let mut document = None;

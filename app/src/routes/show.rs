@@ -13,7 +13,7 @@ use std::{fmt::Write as _, str::FromStr, time::Duration};
 #[derive(Clone, Debug)]
 pub(crate) struct Query(Box<Request<()>>);
 
-/// What goes where, a line each; no line if there is no file of routes.
+/// The rules and the back ends of each, a line each; no line if there is no file of routes.
 pub(crate) fn describe(config: &Config) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, direction, path) in directions(config) {

@@ -40,7 +40,7 @@ async fn stopped_reader(proxy: SocketAddr, path: &str, window: u32) -> impl Size
     (client, body)
 }
 
-/// The page once the client has a blocked stream and has been sent what its window of 1,000 bytes takes, and the client's connection on it.
+/// The page once the client has a blocked stream and all that its window of 1,000 bytes takes, and the client's connection on it.
 async fn blocked(app: &App) -> (Value, Value) {
     let blocked = async {
         loop {
@@ -49,7 +49,7 @@ async fn blocked(app: &App) -> (Value, Value) {
             let page: Value = serde_json::from_str(&page).unwrap();
             let mut connections = page["connections"].as_array().unwrap().iter();
             let client = connections.find(|connection| connection["peer"] == "src").unwrap().clone();
-            // A page may be made before what the window has room for is written.
+            // A page may be made before the bytes that the window takes are written.
             let is_written = client["written_bytes"].as_u64() >= Some(1_000);
             if client["http2"]["blocked_streams"] == 1 && is_written {
                 return (page, client);

@@ -1,6 +1,6 @@
 //! Which rule takes a request: by host, path, method and headers, the most specific first.
 //!
-//! Names and precedence are those of the Gateway API's HTTPRoute and GRPCRoute.
+//! Names and precedence are the Gateway API's, of HTTPRoute and GRPCRoute.
 
 mod rule;
 mod table;

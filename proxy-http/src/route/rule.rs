@@ -1,4 +1,4 @@
-//! Rules: what requests must have to be taken.
+//! Rules: the conditions on which requests are taken.
 
 use http::{HeaderName, HeaderValue, Method};
 use std::{fmt, str::FromStr};
@@ -8,16 +8,16 @@ use std::{fmt, str::FromStr};
 pub struct Rule {
     /// The hosts. None: all, and requests without one, too.
     pub hostnames: Vec<Hostname>,
-    /// What requests must have, one of them. None: nothing.
+    /// Conditions, one of which must hold. None: all requests are taken.
     pub matches: Vec<Match>,
 }
 
-/// What a request must have, all of it. By default nothing.
+/// Conditions on a request, all of which must hold. By default there is none.
 #[derive(Clone, Debug, Default)]
 pub struct Match {
     /// The path, without the query.
     pub path: PathMatch,
-    /// The method. `None`: any. That of gRPC is POST, whatever stands here.
+    /// The method. `None`: any. A call of gRPC has POST, also if another one stands here.
     pub method: Option<Method>,
     /// Fields with one value each: one line of the field must have it.
     pub headers: Vec<(HeaderName, HeaderValue)>,
@@ -28,7 +28,7 @@ pub struct Match {
 pub enum PathMatch {
     /// This path.
     Exact(String),
-    /// This path and those below it, by segments: `/a` and `/a/` have `/a` and `/a/b`, and not `/ab`. `/` has all.
+    /// This path and all paths below it, by segments: `/a` and `/a/` have `/a` and `/a/b`, and not `/ab`. `/` has all.
     Prefix(String),
     /// A call of gRPC: POST to `/service/method`.
     GrpcMethod {

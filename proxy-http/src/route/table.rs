@@ -8,10 +8,10 @@ use crate::message::authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use std::{cmp::Reverse, collections::HashMap};
 
-/// Rules, and what each leads to.
+/// Rules, and the target of each.
 ///
 /// Of all rules that take a request the most specific has it, as the Gateway API says: first the one with the exact host, then
-/// with the longest `*.`; of those the one with the exact path, then with the longest prefix, then with a method (a gRPC method
+/// with the longest `*.`; then the one with the exact path, then with the longest prefix, then with a method (a gRPC method
 /// without a service is one), then with the most headers, and then the first.
 ///
 /// ```
@@ -35,7 +35,7 @@ pub struct Table<T> {
     hosts: HashMap<Box<[u8]>, Paths>,
     /// By the names without `*.`.
     wildcards: HashMap<Box<[u8]>, Paths>,
-    /// The lengths of those names, the longest first.
+    /// The lengths of the names without `*.`, the longest first.
     wildcard_lengths: Vec<usize>,
     any_host: Paths,
 }
@@ -62,7 +62,7 @@ struct Entry {
     target: usize,
 }
 
-/// What the path must be beside exact or below its prefix.
+/// The condition on the path, beside that it is exact or below its prefix.
 #[derive(Clone, Debug)]
 enum Call {
     /// Anything.
@@ -83,7 +83,7 @@ struct Request<'a> {
 // === impl Table ===
 
 impl<T> Table<T> {
-    /// A table of rules, the first of which counts among equals, and what each leads to.
+    /// A table of rules, the first of which counts among equals, and the target of each.
     pub fn new(rules: impl IntoIterator<Item = (Rule, T)>) -> Self {
         let mut table = Self {
             targets: Vec::new(),
@@ -112,7 +112,7 @@ impl<T> Table<T> {
         table
     }
 
-    /// What the rule that has the request leads to. `None`: no rule takes it.
+    /// The target of the rule that has the request. `None`: no rule takes it.
     ///
     /// The authority's case and port make no difference, nor does a dot at its end. One that is malformed is as none.
     pub fn find(&self, authority: Option<&str>, path: &str, method: &Method, headers: &HeaderMap) -> Option<&T> {
@@ -126,7 +126,7 @@ impl<T> Table<T> {
         self.targets.get(target)
     }
 
-    /// All that rules lead to, in their order.
+    /// The targets of the rules, in their order.
     pub fn targets(&self) -> &[T] {
         &self.targets
     }

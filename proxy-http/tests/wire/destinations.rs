@@ -30,7 +30,7 @@ use tokio::{
 
 const IDLE: Duration = Duration::from_secs(5);
 
-/// What back ends have seen.
+/// The connections and requests that back ends have had.
 #[derive(Debug, Default)]
 struct Seen {
     /// The name of each in the order in which they were connected to.
@@ -95,7 +95,7 @@ impl Resolve for Names {
     }
 }
 
-/// A proxy by authority, its client's end, and what back ends have seen.
+/// A proxy by authority, its client's end, and the connections and requests of its back ends.
 async fn by_authority(max: usize) -> (SendRequest<Bytes>, Proxy, Arc<Seen>) {
     let seen = Arc::<Seen>::default();
     let limits = Arc::new(proxy::Limits::new(PROXY));

@@ -1,4 +1,4 @@
-//! Mistakes, and what is probably not meant.
+//! Mistakes, and probable mistakes.
 
 use super::*;
 

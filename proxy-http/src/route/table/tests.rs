@@ -79,7 +79,7 @@ fn case_ports_and_the_last_dot_of_hosts_make_no_difference() {
             ("GET SHOP.EXAMPLE.:80 /", Some(0)),
             ("GET A.b.EXAMPLE:80 /", Some(1)),
             ("GET [::1]:80 /", Some(2)),
-            // What is malformed has no host.
+            // A malformed authority has no host.
             ("GET user@shop.example /", Some(2)),
             ("GET shop.example:0 /", Some(2)),
             ("GET shop.example:x /", Some(2)),
@@ -179,7 +179,7 @@ fn hostnames_are_names_or_wildcards() {
     }
 }
 
-/// What a rule is compared with others by, if it takes the request: the Gateway API's words, one by one.
+/// A rule's rank among others, if it takes the request: the Gateway API's words, one by one.
 fn rank(rule: &Rule, authority: &str, path: &str, method: &Method, headers: &HeaderMap) -> Option<impl Ord + use<>> {
     let host = authority.split(':').next().unwrap().to_ascii_lowercase();
     let hosts = rule.hostnames.iter().filter_map(|Hostname { name, is_wildcard }| {
