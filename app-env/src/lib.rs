@@ -43,7 +43,7 @@
 //!   and each gets a warning that it has no effect.
 //! - An unknown variable with the [`PREFIX`] is a warning with the nearest known name, never an error.
 //!
-//! Names, grammar and defaults are linkerd2-proxy's where it has the variable; the README lists every difference.
+//! Names, grammar and defaults are linkerd2-proxy's where it has the variable; its README lists every difference.
 //!
 //! # Stability
 //!

@@ -1,6 +1,7 @@
-//! The deployments of the README, run as they stand there but for addresses and paths.
+//! The deployments of the manual, run as they stand there but for addresses and paths.
 
 use crate::{
+    docs,
     support::{connect as connect_plain, get},
     tls::{
         Answer, HOST, ask, connect, endpoint, open,
@@ -9,7 +10,7 @@ use crate::{
     },
 };
 use app::{LogLevel, Process};
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
+use std::{collections::BTreeMap, net::SocketAddr};
 use tokio::sync::oneshot;
 
 /// A process of one of the deployments.
@@ -21,8 +22,8 @@ struct Deployed {
 
 /// The variables of a deployment, with other addresses and with files of `files`.
 fn variables(name: &str, files: &Files, endpoints: &[(&str, SocketAddr)]) -> BTreeMap<String, String> {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
-    let (_, block) = readme.split_once(&format!("<!-- deployment: {name} -->\n```sh\n")).unwrap();
+    let chapter = docs::chapter("tls.md");
+    let (_, block) = chapter.split_once(&format!("<!-- deployment: {name} -->\n```sh\n")).unwrap();
     let (block, _) = block.split_once("```").unwrap();
     let mut variables: BTreeMap<_, _> = block
         .lines()

@@ -8,6 +8,7 @@ mod crates;
 mod deployments;
 mod destinations;
 mod dns;
+mod docs;
 mod drain;
 mod grpc;
 mod http1;

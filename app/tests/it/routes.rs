@@ -1,7 +1,7 @@
 //! The file of routes, as `app check` sees it.
 
-use crate::{support::command, tls::pki::Files};
-use std::{fs, path::Path, process::Output};
+use crate::{docs, support::command, tls::pki::Files};
+use std::{fs, process::Output};
 
 const PREFIX: &str = "LINKERD2_PROXY_";
 
@@ -15,10 +15,10 @@ fn check(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
-/// The file in the README.
-fn readme() -> String {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
-    let (_, block) = readme.split_once("<!-- routes -->\n```yaml\n").unwrap();
+/// The file in the manual.
+fn example() -> String {
+    let chapter = docs::chapter("routes.md");
+    let (_, block) = chapter.split_once("<!-- routes -->\n```yaml\n").unwrap();
     block.split_once("```").unwrap().0.to_owned()
 }
 
@@ -27,9 +27,9 @@ fn errors(stderr: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_file_of_the_readme_says_what_goes_where() {
+fn the_file_of_the_manual_says_what_goes_where() {
     let files = Files::new();
-    let path = files.write("routes.yaml", &readme());
+    let path = files.write("routes.yaml", &example());
     let (code, stdout, stderr) = check(&[("OUTBOUND_ROUTES", &path), ("OUTBOUND_MAX_CONNECTIONS", "1")], &[]);
     assert_eq!((code, &*stderr), (Some(0), ""));
     let (_, shown) = stdout.split_once(&format!("outbound routes of {path}:\n")).unwrap();
@@ -49,7 +49,7 @@ fn the_file_of_the_readme_says_what_goes_where() {
 #[test]
 fn a_request_is_told_its_rule() {
     let files = Files::new();
-    let path = files.write("routes.yaml", &readme());
+    let path = files.write("routes.yaml", &example());
     let ask = |request: &str, header: &str| {
         let arguments = ["--request", request, "--header", header];
         let (code, stdout, _) = check(&[("INBOUND_ROUTES", &path)], &arguments);
@@ -68,11 +68,11 @@ fn a_request_is_told_its_rule() {
     ] {
         assert_eq!(ask(request, "x-env: new"), (Some(code), expect.to_owned()), "{request}");
     }
-    let by_header = readme().replace("path: {type: PathPrefix, value: /cart}", "headers: [{name: X-Env, value: new}]");
+    let by_header = example().replace("path: {type: PathPrefix, value: /cart}", "headers: [{name: X-Env, value: new}]");
     fs::write(&path, by_header).unwrap();
     assert_eq!(ask("GET http://shop.example/", "x-env: new"), (Some(0), cart.to_owned()));
     assert_ne!(ask("GET http://shop.example/", "x-env: old"), (Some(0), cart.to_owned()));
-    fs::write(&path, readme().replace("weight: 90", "weight: 0").replace("weight: 10", "weight: 0")).unwrap();
+    fs::write(&path, example().replace("weight: 90", "weight: 0").replace("weight: 10", "weight: 0")).unwrap();
     let (code, line) = ask("GET http://shop.example/cart", "a: b");
     assert!(code == Some(0) && line.ends_with("-> 500, since all weights are 0; request within 10s"), "{line}");
 }
@@ -80,7 +80,7 @@ fn a_request_is_told_its_rule() {
 #[test]
 fn all_mistakes_have_their_places() {
     let files = Files::new();
-    let text = readme()
+    let text = example()
         .replace("weight: 90", "wieght: 90")
         .replace("http1", "h1")
         .replace("- {name: shop-new", "- {name: new");
@@ -124,7 +124,7 @@ fn what_can_never_match_is_a_warning() {
     let files = Files::new();
     let path = files.write(
         "routes.yaml",
-        &format!("{}- rules: [{{backendRefs: [{{name: shop}}]}}]\n", readme().replace("/cart", "/")),
+        &format!("{}- rules: [{{backendRefs: [{{name: shop}}]}}]\n", example().replace("/cart", "/")),
     );
     let (code, _, stderr) = check(&[("OUTBOUND_ROUTES", &path)], &[]);
     let warning = format!("warning: {path}:24:5: no request comes here, the match of line 19 takes all of them");
@@ -135,7 +135,7 @@ fn what_can_never_match_is_a_warning() {
 fn listeners_of_the_process_are_no_endpoints() {
     let files = Files::new();
     for (endpoint, listener) in [("127.0.0.1:4140", "OUTBOUND_LISTEN_ADDR"), ("localhost:4191", "ADMIN_LISTEN_ADDR")] {
-        let path = files.write("routes.yaml", &readme().replace("10.0.0.12:8080", endpoint));
+        let path = files.write("routes.yaml", &example().replace("10.0.0.12:8080", endpoint));
         let (code, _, stderr) = check(&[("OUTBOUND_ROUTES", &path)], &[]);
         let expect = format!(
             "{path}: the backend shop has {endpoint}, the proxy's own listener ({PREFIX}{listener}), must have addresses of others"
@@ -167,7 +167,7 @@ fn what_is_asked_must_be_a_request_and_have_routes() {
 #[test]
 fn certificates_of_backends_are_checked() {
     let files = Files::new();
-    let tls = readme().replace("serverName: orders.example", "serverName: orders.example, ca: /none.pem");
+    let tls = example().replace("serverName: orders.example", "serverName: orders.example, ca: /none.pem");
     let path = files.write("routes.yaml", &tls);
     let (code, _, stderr) = check(&[("OUTBOUND_ROUTES", &path)], &[]);
     assert_eq!(code, Some(64));
