@@ -82,7 +82,7 @@ fn the_contents_have_each_chapter_once() {
 
 #[test]
 fn each_variable_of_the_manual_exists() {
-    let known: BTreeSet<_> = app_env::variables().into_iter().map(|variable| variable.name).collect();
+    let known: BTreeSet<_> = app_env::variables().map(|variable| variable.name).collect();
     let mut seen = 0;
     for path in pages() {
         for text in read(&path).split("LINKERD2_PROXY_").skip(1) {
