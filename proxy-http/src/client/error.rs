@@ -149,6 +149,11 @@ impl Error {
         matches!(&self.source, Some(Source::Http1(source)) if source.is_unrepresentable())
     }
 
+    /// The response is not HTTP/1.1, but starts as one of another protocol does, which `Display` names.
+    fn is_other_protocol(&self) -> bool {
+        matches!(&self.source, Some(Source::Http1(source)) if source.is_other_protocol())
+    }
+
     /// A connection of HTTP/1.1 was lost that had carried other requests, or had been idle before its first: the endpoint
     /// may have closed it before it read this request.
     pub(crate) fn is_stale(&self) -> bool {
@@ -211,7 +216,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.remote_reset() {
             Some(reason) => write!(f, "endpoint reset the stream: {reason:?}"),
-            None if self.is_response_malformed() => f.write_str("endpoint's response is malformed"),
+            None if self.is_response_malformed() && !self.is_other_protocol() => {
+                f.write_str("endpoint's response is malformed")
+            }
             None if self.is_request_too_large() => f.write_str("the request's head is larger than the endpoint takes"),
             None if self.is_request_broken() => f.write_str("the request's body broke"),
             None if self.is_stalled() => f.write_str("endpoint took no more of the request"),

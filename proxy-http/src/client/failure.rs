@@ -1,6 +1,6 @@
 //! Why a request got no response on a connection of HTTP/1.1.
 
-use crate::message::fields::Invalid;
+use crate::{connection::detect::OtherProtocol, message::fields::Invalid};
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,8 @@ enum FailureKind {
     IdleTimeout,
     #[error("endpoint's response is not HTTP/1.1: {0}")]
     Malformed(&'static str),
+    #[error("{0}")]
+    OtherProtocol(OtherProtocol),
 }
 
 // === impl Failure ===
@@ -50,6 +52,11 @@ impl Failure {
         Self { kind, source: Some(source) }
     }
 
+    /// The response is not HTTP/1.1, but starts as one of another protocol does.
+    pub(super) fn other_protocol(other: OtherProtocol) -> Self {
+        Self { kind: FailureKind::OtherProtocol(other), source: None }
+    }
+
     /// The request cannot be expressed in HTTP/1.1.
     pub(crate) fn is_unrepresentable(&self) -> bool {
         matches!(self.kind, FailureKind::Unrepresentable(_))
@@ -57,7 +64,12 @@ impl Failure {
 
     /// The endpoint's response is not HTTP/1.1.
     pub(crate) fn is_malformed(&self) -> bool {
-        matches!(self.kind, FailureKind::Malformed(_))
+        matches!(self.kind, FailureKind::Malformed(_) | FailureKind::OtherProtocol(_))
+    }
+
+    /// The endpoint speaks another protocol.
+    pub(crate) fn is_other_protocol(&self) -> bool {
+        matches!(self.kind, FailureKind::OtherProtocol(_))
     }
 
     /// Nothing of the request was sent.

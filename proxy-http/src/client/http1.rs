@@ -159,7 +159,9 @@ impl Handle {
 
     pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         let mut hyper = self.shared.hyper();
-        ready!(hyper.as_mut().ok_or(Failure::CLOSED)?.poll_ready(cx)).map_err(Failure::unsent)?;
+        ready!(hyper.as_mut().ok_or(Failure::CLOSED)?.poll_ready(cx)).map_err(|error| {
+            self.shared.exchange.other_protocol().map_or_else(|| Failure::unsent(error), Failure::other_protocol)
+        })?;
         if self.shared.exchange.is_ready() {
             return Poll::Ready(Ok(()));
         }
@@ -263,7 +265,10 @@ impl PendingResponse {
             }
             Err(mut error) => Err(match error.take_message() {
                 Some(_) => Failure::unsent(error.into_error()),
-                None => Failure::lost(error.into_error(), self.reused, self.kind.is_get()),
+                None => match self.shared.exchange.other_protocol() {
+                    Some(other) => Failure::other_protocol(other),
+                    None => Failure::lost(error.into_error(), self.reused, self.kind.is_get()),
+                },
             }),
         })
     }

@@ -17,6 +17,7 @@ use h2::Reason;
 use http_h2::{ClientParams, RESET_STREAM_DURATION};
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -45,6 +46,8 @@ pub(super) struct Driver<I> {
 const DATA_FRAME_BUDGET: usize = 16 << 20;
 /// The part of that budget beyond which a connection is replaced.
 const MAX_DATA_FRAME_COST: u64 = DATA_FRAME_BUDGET as u64 / 2;
+/// Servers of HTTP/1.1, and of TLS, close a connection on which HTTP/2's preface comes.
+const CLOSED_EARLY: &str = "connection was closed before SETTINGS came; the endpoint may speak another protocol";
 /// Streams to open before the peer's SETTINGS are known. None, because the peer would refuse streams above its limit.
 const INITIAL_MAX_SEND_STREAMS: usize = 0;
 
@@ -97,15 +100,28 @@ pub(super) async fn settings<I: AsyncRead + AsyncWrite + Unpin>(
     flow: &mut Flow,
 ) -> Result<(), ConnectError> {
     poll_fn(|cx| {
-        let ended = poll_connection(connection, connection_state, flow, cx).map_err(ConnectError::handshake)?;
+        let ended = poll_connection(connection, connection_state, flow, cx);
+        if let Some(other) = connection_state.other_protocol() {
+            return Poll::Ready(Err(ConnectError::handshake(other)));
+        }
+        let ended = match ended {
+            Poll::Ready(Err(error)) if is_closed_by_peer(&error) => Poll::Ready(()),
+            ended => ended.map_err(ConnectError::handshake)?,
+        };
         connection_state.set_max_streams(handle.current_max_send_streams());
         match ended {
-            Poll::Ready(()) => Poll::Ready(Err(ConnectError::handshake("connection was closed before SETTINGS came"))),
+            Poll::Ready(()) => Poll::Ready(Err(ConnectError::handshake(CLOSED_EARLY))),
             Poll::Pending if connection_state.has_settings() => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
         }
     })
     .await
+}
+
+/// Whether the transport failed because the peer had closed it, and for no reason that the error tells.
+fn is_closed_by_peer(error: &BoxError) -> bool {
+    let io = error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+    io.is_some_and(|io| matches!(io.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset))
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {

@@ -1,6 +1,6 @@
-//! Detects a client's protocol by its first bytes.
+//! Detects the protocol of a peer by its first bytes.
 
-use crate::connection::rewind::ReadAhead;
+use crate::connection::{frames::head::SETTINGS, rewind::ReadAhead};
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -23,10 +23,43 @@ pub(crate) enum Detected {
     Closed,
 }
 
+/// A protocol that an endpoint's first bytes are of, in place of the one that it was spoken to in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum OtherProtocol {
+    #[error("endpoint speaks HTTP/1.1")]
+    Http1,
+    #[error("endpoint speaks HTTP/2")]
+    Http2,
+    #[error("endpoint speaks TLS")]
+    Tls,
+    /// Some servers of HTTP/1.1 answer to HTTP/2's preface with content that has no status line.
+    #[error("endpoint does not speak HTTP/2")]
+    NotHttp2,
+}
+
 /// HTTP/2's client preface (RFC 9113 section 3.4).
 const PREFACE: &[u8; ReadAhead::MAX] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a TLS record with a handshake message. No HTTP method begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
+/// The first byte of a TLS record with an alert, with which servers answer to what is not TLS.
+const TLS_ALERT: u8 = 0x15;
+
+// === impl OtherProtocol ===
+
+impl OtherProtocol {
+    /// By the start of what an endpoint sends first: an HTTP/1 status line, a SETTINGS frame without an ACK, or a TLS alert. It is
+    /// for an error that is there anyway, so that a start in pieces need not be told.
+    pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
+        match *bytes {
+            [b'H', b'T', b'T', b'P', b'/', b'1', ..] => Some(Self::Http1),
+            [0, _, _, SETTINGS, 0, 0, 0, 0, 0, ..] => Some(Self::Http2),
+            [TLS_ALERT, 3, ..] => Some(Self::Tls),
+            // The fourth byte of a frame is its type.
+            [_, _, _, b' '..=u8::MAX, ..] => Some(Self::NotHttp2),
+            _ => None,
+        }
+    }
+}
 
 /// Reads HTTP/2's preface, or up to the first byte that differs from it; never more, so that no other bytes are copied.
 pub(crate) async fn detect<I: AsyncRead + Unpin>(io: &mut I) -> io::Result<Detected> {

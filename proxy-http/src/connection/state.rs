@@ -3,6 +3,7 @@
 use crate::{
     connection::{
         blocked::BlockedStreams,
+        detect::OtherProtocol,
         now::now,
         path::Path,
         streams::{MAX_REFUSED, OpenStream, Streams},
@@ -52,6 +53,8 @@ pub(crate) struct ConnectionState {
     is_write_blocked: AtomicBool,
     /// Whether the peer's first SETTINGS have come.
     has_settings: AtomicBool,
+    /// The protocol of an endpoint's first bytes, if it is another one.
+    other_protocol: OnceLock<OtherProtocol>,
     /// The GOAWAY that ended the connection, with its debug data, if it named an error.
     go_away: OnceLock<Box<GoAway>>,
     /// DATA frames received that have only padding.
@@ -112,6 +115,7 @@ impl ConnectionState {
             sending: BlockedStreams::new(Arc::clone(transport), BlockedReason::StreamWindow),
             is_write_blocked: AtomicBool::new(false),
             has_settings: AtomicBool::new(false),
+            other_protocol: OnceLock::new(),
             go_away: OnceLock::new(),
             padding_alone: AtomicUsize::new(0),
             engine_resets: AtomicUsize::new(0),
@@ -221,6 +225,14 @@ impl ConnectionState {
 
     pub(crate) fn set_settings(&self) {
         self.has_settings.store(true, Relaxed);
+    }
+
+    pub(crate) fn set_other_protocol(&self, other: OtherProtocol) {
+        let _ = self.other_protocol.set(other);
+    }
+
+    pub(crate) fn other_protocol(&self) -> Option<OtherProtocol> {
+        self.other_protocol.get().copied()
     }
 
     pub(crate) fn has_settings(&self) -> bool {

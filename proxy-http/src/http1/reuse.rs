@@ -10,17 +10,18 @@
 //! them: a response that it rejects is forwarded, but is the last of its connection.
 
 use crate::{
+    connection::detect::OtherProtocol,
     http1::framing::{BodyFraming, FramingParser, ParseState, Rejected},
     message::fields,
 };
 use std::{
     io, mem,
     pin::Pin,
-    sync::Arc,
     sync::atomic::{
         AtomicBool, AtomicU8,
         Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -33,6 +34,8 @@ pub(crate) struct Exchange {
     request: AtomicU8,
     /// The request is a HEAD, whose response has no body whatever its fields say.
     is_head: AtomicBool,
+    /// The protocol of bytes that are not HTTP/1.1, if it is known.
+    other_protocol: OnceLock<OtherProtocol>,
 }
 
 /// The next step of a connection while hyper is idle.
@@ -102,7 +105,12 @@ const WRITTEN: u8 = 2;
 
 impl Exchange {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: AtomicU8::new(NEW), request: AtomicU8::new(PARTIAL), is_head: AtomicBool::new(false) })
+        Arc::new(Self {
+            state: AtomicU8::new(NEW),
+            request: AtomicU8::new(PARTIAL),
+            is_head: AtomicBool::new(false),
+            other_protocol: OnceLock::new(),
+        })
     }
 
     /// Whether the last exchange lets the connection take a request.
@@ -144,6 +152,11 @@ impl Exchange {
         !matches!(self.state.load(Relaxed), READY | QUEUED)
     }
 
+    /// The protocol that the endpoint speaks in place of HTTP/1.1, if its bytes have shown one.
+    pub(crate) fn other_protocol(&self) -> Option<OtherProtocol> {
+        self.other_protocol.get().copied()
+    }
+
     fn is_written(&self) -> bool {
         self.request.load(Relaxed) == WRITTEN
     }
@@ -180,6 +193,11 @@ impl<I: AsyncRead + Unpin> AsyncRead for ResponseWatch<I> {
             return Poll::Ready(Ok(()));
         }
         let unasked = !responses.is_open;
+        if responses.is_at_start()
+            && let Some(other @ (OtherProtocol::Http2 | OtherProtocol::Tls)) = OtherProtocol::of(read)
+        {
+            let _ = exchange.other_protocol.set(other);
+        }
         responses.read(read);
         // After a response that is whole before its request, the endpoint may read the rest of that as another request.
         if responses.is_rejected() || !responses.is_open && !exchange.is_written() {
@@ -191,10 +209,11 @@ impl<I: AsyncRead + Unpin> AsyncRead for ResponseWatch<I> {
         // hyper may have a request to write, and would take the bytes for its response.
         if unasked {
             buf.set_filled(before);
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "bytes came that nothing had asked for",
-            )));
+            let error = match exchange.other_protocol() {
+                Some(other) => io::Error::new(io::ErrorKind::InvalidData, other),
+                None => io::Error::new(io::ErrorKind::InvalidData, "bytes came that nothing had asked for"),
+            };
+            return Poll::Ready(Err(error));
         }
         Poll::Ready(Ok(()))
     }
@@ -240,6 +259,11 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for ResponseWatch<I> {
 impl ResponseParser {
     fn is_rejected(&self) -> bool {
         self.framing.state == ParseState::Rejected
+    }
+
+    /// Whether the next byte is the first of a response.
+    fn is_at_start(&self) -> bool {
+        self.framing.state == ParseState::Head && self.head.status.is_none() && self.framing.line.is_empty()
     }
 
     /// Follows the bytes that were read.

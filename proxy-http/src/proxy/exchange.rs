@@ -309,7 +309,7 @@ impl Exchange {
             endpoint.count_stream_limit(StreamLimit::WriteStall);
             Ok(self.answer(Answer::stalled()))
         } else if error.is_response_malformed() {
-            Ok(self.answer(Answer::bad_gateway("endpoint's response is malformed")))
+            Ok(self.answer(Answer::bad_gateway(error.to_string())))
         } else if error.is_refused() || (self.http1 && error.is_unprocessed()) {
             // A client that gets RST_STREAM(REFUSED_STREAM) may send the request again, which was done here in vain.
             Ok(self.answer(Answer::unavailable("endpoint refused the request")))

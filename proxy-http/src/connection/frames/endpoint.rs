@@ -1,6 +1,7 @@
 //! The frames of an endpoint, of which h2 keeps to itself the first SETTINGS, interim responses, and GOAWAY in part.
 
 use crate::connection::{
+    detect::OtherProtocol,
     frames::{
         empty_data::{EmptyDataFilter, FramesRead},
         head::{
@@ -107,6 +108,11 @@ impl FrameReader<EndpointFrames> {
     #[inline(never)]
     fn read_frames(&mut self, bytes: &[u8]) -> FramesRead {
         self.observer.empty_data.clear();
+        if let FirstSettings::Awaited = self.observer.settings
+            && let Some(other) = OtherProtocol::of(bytes).filter(|other| *other != OtherProtocol::Http2)
+        {
+            self.observer.connection_state.set_other_protocol(other);
+        }
         let Ok(()) = self.follow(bytes);
         let observer = &mut self.observer;
         let frames = mem::take(&mut observer.frames);
