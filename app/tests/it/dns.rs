@@ -3,7 +3,6 @@
 use crate::support::PATIENCE;
 use app::dns::{Discovery, Resolver, Target, discover};
 use app_env::{Dns, HostPort};
-use bytes::Bytes;
 use hickory_resolver::proto::{
     op::{Message, OpCode, ResponseCode},
     rr::{
@@ -11,13 +10,10 @@ use hickory_resolver::proto::{
         rdata::{CNAME, NS, SOA},
     },
 };
-use http::{Request, Response};
-use http_h2::{ClientParams, ServerParams};
-use proxy_http::{BoxError, Connect, Endpoint, Endpoints, Proxy, balance, proxy};
+use proxy_http::Endpoint;
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fs,
-    future::{Future, pending, poll_fn},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{
@@ -29,16 +25,19 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, UdpSocket},
     runtime::Handle,
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     task::yield_now,
     time::{Instant, advance, timeout},
 };
 
+mod failures;
 mod families;
 mod negative;
+mod requests;
 mod servers;
+mod system;
 
 type List = watch::Receiver<Vec<Endpoint<Target>>>;
 
@@ -439,176 +438,6 @@ async fn an_answer_too_long_for_a_datagram_is_had_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_stops_resolving_keeps_its_last_addresses() {
-    for code in [ResponseCode::ServFail, ResponseCode::Refused] {
-        let mut server = Server::start().await;
-        server.set_addrs("a.test", 5, &["10.0.0.1", "::1"]);
-        let mut list = server.discover(&["a.test:80"], UNBOUNDED);
-        changed(&mut list).await;
-        server.asked().await;
-        server.set("a.test", Zone::Code(code));
-        // By the last question the first answers count.
-        for _ in 0..4 {
-            server.asked_later().await;
-        }
-        assert!(!list.has_changed().unwrap(), "{code}");
-        check(&list, &["10.0.0.1:80", "[::1]:80"]);
-
-        server.set_addrs("a.test", 5, &["10.0.0.2"]);
-        pass(30 * SECOND).await;
-        changed(&mut list).await;
-        check(&list, &["10.0.0.2:80"]);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn failures_are_retried_ever_less_often() {
-    let unbounded = [1, 2, 4, 8, 16, 30, 30];
-    let bounded = [1, 2, 3, 3, 3, 3, 3];
-    for (max_ttl, waits) in [(None, unbounded), (Some(3 * SECOND), bounded)] {
-        let mut server = Server::start().await;
-        let _list = server.discover(&["a.test:80"], Dns { max_ttl, ..UNBOUNDED });
-        let mut last = server.asked().await;
-        for wait in waits {
-            let next = server.asked_later().await;
-            let wait = wait * SECOND;
-            assert!((wait..wait + 2 * SECOND).contains(&(next - last)), "{:?} for {wait:?}", next - last);
-            last = next;
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_family_that_fails_alone_keeps_its_last_addresses() {
-    let mut server = Server::start().await;
-    server.set_addrs("a.test", 5, &["10.0.0.1", "::1"]);
-    let mut list = server.discover(&["a.test:80"], UNBOUNDED);
-    changed(&mut list).await;
-    server.asked().await;
-    let failure = Said::Code(ResponseCode::ServFail);
-    server.set("a.test", Zone::Families(Said::Addrs(ips(&["10.0.0.2"]), 5), failure));
-    server.asked_later().await;
-    changed(&mut list).await;
-    check(&list, &["10.0.0.2:80", "[::1]:80"]);
-    // That there is none is no failure.
-    server.set_addrs("a.test", 5, &["10.0.0.2"]);
-    pass(5 * SECOND).await;
-    changed(&mut list).await;
-    check(&list, &["10.0.0.2:80"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_name_that_never_resolves_holds_up_no_other() {
-    let server = Server::start().await;
-    server.set("bad.test", Zone::Code(ResponseCode::ServFail));
-    server.set_addrs("good.test", 5, &["10.0.0.1"]);
-    let mut list = server.discover(&["bad.test:80", "good.test:80", "none.test:80"], UNBOUNDED);
-    changed(&mut list).await;
-    check(&list, &["10.0.0.1:80"]);
-    server.set_addrs("bad.test", 5, &["10.0.0.2"]);
-    pass(2 * SECOND).await;
-    changed(&mut list).await;
-    check(&list, &["10.0.0.2:80", "10.0.0.1:80"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn bounds_win_over_the_ttl_and_nothing_wins_over_a_second() {
-    let bounds = |min: Option<u64>, max: Option<u64>| Dns {
-        min_ttl: min.map(Duration::from_millis),
-        max_ttl: max.map(Duration::from_millis),
-        negative_hold: HOLD,
-    };
-    for (ttl, bounds, wait) in [
-        (5, bounds(None, None), 5),
-        (5, bounds(Some(20_000), None), 20),
-        (5, bounds(Some(20_000), Some(20_000)), 20),
-        (5, bounds(Some(2_000), Some(20_000)), 5),
-        (50, bounds(None, Some(20_000)), 20),
-        (0, bounds(None, None), 1),
-        (0, bounds(Some(10), None), 1),
-        (50, bounds(None, Some(0)), 1),
-    ] {
-        let mut server = Server::start().await;
-        server.set_addrs("a.test", ttl, &["10.0.0.1"]);
-        let mut list = server.discover(&["a.test:80"], bounds);
-        changed(&mut list).await;
-        let first = server.asked().await;
-        let (waited, wait) = (server.asked_later().await - first, wait * SECOND);
-        assert!((wait..wait + 2 * SECOND).contains(&waited), "TTL {ttl}, {bounds:?}: {waited:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn names_are_tried_in_the_search_domains() {
-    let mut server = Server::start_with("search one.test two.test\noptions ndots:2", "").await;
-    server.set_addrs("web.two.test", 5, &["10.0.0.1"]);
-    server.set_addrs("a.b.test", 5, &["10.0.0.2"]);
-    server.set_addrs("web", 5, &["10.0.0.3"]);
-    server.set_addrs("b.test", 5, &["10.0.0.4"]);
-    let mut check_one = async |endpoint: &str, expect: &str, asked: &[&str]| {
-        let mut list = server.discover(&[endpoint], UNBOUNDED);
-        changed(&mut list).await;
-        check(&list, &[expect]);
-        assert_eq!(server.names(), asked);
-    };
-    check_one("web:80", "10.0.0.1:80", &["web.one.test.", "web.two.test."]).await;
-    check_one("web.:80", "10.0.0.3:80", &["web."]).await;
-    check_one("a.b.test:80", "10.0.0.2:80", &["a.b.test."]).await;
-    check_one("b.test:80", "10.0.0.4:80", &["b.test.one.test.", "b.test.two.test.", "b.test."]).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_hosts_file_comes_first_and_is_read_anew() {
-    let hosts = "10.1.0.1 db db.test # comment\n10.1.0.2 db\n::5 db\nnonsense\n";
-    let mut server = Server::start_with("search test", hosts).await;
-    server.set_addrs("db.test", 5, &["10.0.0.1"]);
-    let bounds = Dns { max_ttl: Some(5 * SECOND), ..UNBOUNDED };
-    let mut list = server.discover(&["DB:80"], bounds);
-    changed(&mut list).await;
-    check(&list, &["10.1.0.1:80", "10.1.0.2:80", "[::5]:80"]);
-    assert!(server.names().is_empty());
-    fs::write(server.files.join("hosts"), "10.1.0.3 db\n").unwrap();
-    pass(5 * SECOND).await;
-    changed(&mut list).await;
-    check(&list, &["10.1.0.3:80"]);
-    fs::remove_file(server.files.join("hosts")).unwrap();
-    pass(5 * SECOND).await;
-    changed(&mut list).await;
-    check(&list, &["10.0.0.1:80"]);
-}
-
-#[tokio::test]
-async fn localhost_is_the_systems() {
-    let mut list = discover(&hosts_and_ports(&["localhost:80"]), false, UNBOUNDED, &Resolver::system()).list;
-    changed(&mut list).await;
-    assert!(addrs(&list).contains(&([127, 0, 0, 1], 80).into()), "{:?}", addrs(&list));
-}
-
-#[tokio::test(start_paused = true)]
-async fn without_resolv_conf_names_keep_their_addresses_until_it_is_back() {
-    let mut server = Server::start_with("", "10.1.0.1 db").await;
-    server.set_addrs("a.test", 5, &["10.0.0.1"]);
-    let mut list = server.discover(&["a.test:80"], UNBOUNDED);
-    changed(&mut list).await;
-    server.asked().await;
-    server.set_addrs("a.test", 5, &["10.0.0.2"]);
-    let resolv_conf = server.files.join("resolv.conf");
-    let text = fs::read(&resolv_conf).unwrap();
-    fs::remove_file(&resolv_conf).unwrap();
-    pass(5 * SECOND).await;
-    settle().await;
-    assert!(server.names().is_empty() && !list.has_changed().unwrap());
-    // The hosts file does without.
-    let mut other = server.discover(&["db:80"], UNBOUNDED);
-    changed(&mut other).await;
-    check(&other, &["10.1.0.1:80"]);
-    fs::write(&resolv_conf, text).unwrap();
-    pass(SECOND).await;
-    changed(&mut list).await;
-    check(&list, &["10.0.0.2:80"]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn tasks_end_with_the_last_receiver() {
     let mut server = Server::start().await;
     server.set_addrs("a.test", 500, &["10.0.0.1"]);
@@ -628,119 +457,4 @@ async fn tasks_end_with_the_last_receiver() {
     pass(1_000 * SECOND).await;
     settle().await;
     assert!(server.names().is_empty());
-}
-
-/// Endpoints at one port of several loopback addresses, each of which answers with its own address: at once, or on
-/// `/held` when `release` is told.
-struct Backends {
-    port: u16,
-    release: Arc<Notify>,
-}
-
-impl Backends {
-    async fn start(addrs: &[&str]) -> Self {
-        let release = Arc::<Notify>::default();
-        let listeners = loop {
-            let first = TcpListener::bind((addrs[0], 0)).await.unwrap();
-            let port = first.local_addr().unwrap().port();
-            let mut listeners = vec![first];
-            for addr in &addrs[1..] {
-                listeners.extend(TcpListener::bind((*addr, port)).await);
-            }
-            // The port may be taken at one of them, in which case there is another one.
-            if listeners.len() == addrs.len() {
-                break listeners;
-            }
-        };
-        let port = listeners[0].local_addr().unwrap().port();
-        for listener in listeners {
-            let release = Arc::clone(&release);
-            tokio::spawn(async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(Self::serve(stream, Arc::clone(&release)));
-                }
-            });
-        }
-        Self { port, release }
-    }
-
-    async fn serve(stream: TcpStream, release: Arc<Notify>) {
-        let ip = stream.local_addr().unwrap().ip().to_string();
-        let mut connection = h2::server::handshake(stream).await.unwrap();
-        while let Some(Ok((req, mut respond))) = connection.accept().await {
-            let (ip, release) = (ip.clone(), Arc::clone(&release));
-            tokio::spawn(async move {
-                if req.uri().path() == "/held" {
-                    release.notified().await;
-                }
-                respond.send_response(Response::builder().header("ip", ip).body(()).unwrap(), true).unwrap();
-            });
-        }
-    }
-}
-
-/// A client of a proxy to the endpoints of a list.
-async fn client_of(list: List) -> h2::client::SendRequest<Bytes> {
-    let connector = tower::service_fn(|target: Target| TcpStream::connect(target.addr));
-    let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
-    let params = balance::Params { slow_start: Duration::ZERO, ..Default::default() };
-    let endpoints = Endpoints::spawn(list, &connect, params);
-    let limits = Arc::new(proxy::Limits::new(proxy::Params::default()));
-    let proxy = Proxy::new(endpoints, limits, Arc::default());
-    let (near, far) = tokio::io::duplex(1 << 16);
-    tokio::spawn(async move {
-        proxy_http::Server::new(&ServerParams::DEFAULT)?.serve(far, proxy, pending()).await.map_err(BoxError::from)
-    });
-    let (client, connection) = h2::client::handshake(near).await.unwrap();
-    tokio::spawn(connection);
-    client
-}
-
-/// Sends a request; the result is the address of the endpoint that answers.
-async fn ask(client: &mut h2::client::SendRequest<Bytes>, path: &str) -> impl Future<Output = String> + use<> {
-    let req = Request::get(format!("http://a.test{path}")).body(()).unwrap();
-    poll_fn(|cx| client.poll_ready(cx)).await.unwrap();
-    let (response, _) = client.send_request(req, true).unwrap();
-    async move { response.await.unwrap().headers()["ip"].to_str().unwrap().to_owned() }
-}
-
-/// Asks until each of `expect` has answered, and then on; nobody else may.
-async fn check_answers(client: &mut h2::client::SendRequest<Bytes>, expect: &[&str]) {
-    let mut answered = BTreeSet::new();
-    let mut after = 0;
-    while after < 50 {
-        answered.insert(timeout(PATIENCE, ask(client, "/").await).await.unwrap());
-        after += usize::from(answered.len() >= expect.len());
-    }
-    assert_eq!(answered.iter().map(String::as_str).collect::<Vec<_>>(), expect);
-}
-
-#[tokio::test(start_paused = true)]
-async fn requests_follow_the_addresses_of_a_name_and_those_in_flight_stay() {
-    const SOME: [&str; 3] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
-    let mut server = Server::start().await;
-    let backends = Backends::start(&SOME).await;
-    server.set_addrs("a.test", 5, &SOME[..1]);
-    let mut list = server.discover(&[&format!("a.test:{}", backends.port)], UNBOUNDED);
-    let mut client = client_of(list.clone()).await;
-    check_answers(&mut client, &SOME[..1]).await;
-    let first = server.asked().await;
-    let held = ask(&mut client, "/held").await;
-
-    server.set_addrs("a.test", 5, &SOME[1..]);
-    check_answers(&mut client, &SOME[..1]).await;
-    changed(&mut list).await;
-    assert!(server.asked_later().await - first >= 5 * SECOND);
-    changed(&mut list).await;
-    timeout(PATIENCE, async { while ask(&mut client, "/").await.await != SOME[2] {} }).await.unwrap();
-    check_answers(&mut client, &SOME[1..]).await;
-
-    // A name that is gone leaves its addresses.
-    server.set("a.test", Zone::Code(ResponseCode::NXDomain));
-    for _ in 0..2 {
-        server.asked_later().await;
-    }
-    check_answers(&mut client, &SOME[1..]).await;
-    backends.release.notify_one();
-    assert_eq!(timeout(PATIENCE, held).await.unwrap(), SOME[0]);
 }

@@ -1,17 +1,17 @@
 //! Endpoints of HTTP/1.1: a raw h2 client, or raw bytes, on one side of the proxy, raw bytes on the other.
 
+mod smuggled;
+mod websockets;
+
 use crate::{
-    frames::{DATA, GOAWAY, HEADERS, Peer, RST_STREAM},
-    framing,
     raw::Raw,
-    support::{PROXY, Rig, collect, endpoint_params, get, grpc, post, reset},
+    support::{Rig, collect, endpoint_params, get, grpc, post, reset},
 };
 use h2::{Reason, client::SendRequest};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
-use http_h2::{ClientParams, MaxConnectionAge, ServerParams};
-use proxy_http::{Endpoints, Protocol, balance, proxy::retry, stats::Peer as Side};
+use proxy_http::{Protocol, balance, proxy::retry};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 fn http1() -> Rig {
     Rig::to(Protocol::Http1, endpoint_params())
@@ -202,104 +202,6 @@ async fn requests_that_have_no_form_are_400() {
         // Not a byte of it was sent.
         let (_response, _) = client.send_request(get(), true).unwrap();
         assert!(endpoint.until("\r\n\r\n").await.starts_with("GET /path HTTP/1.1\r\n"), "{class}");
-    }
-}
-
-fn get_with(name: &'static str, value: HeaderValue) -> Request<()> {
-    let mut req = get();
-    req.headers_mut().insert(name, value);
-    req
-}
-
-/// A header block of literals, behind the pseudo-fields that it does not give itself.
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    let pseudo = [(":method", "POST"), (":scheme", "http"), (":authority", "test.example"), (":path", "/open")];
-    let given = |name: &str| fields.iter().any(|(field, _)| *field == name);
-    let mut block = Vec::new();
-    for (name, value) in pseudo.iter().filter(|(name, _)| !given(name)).chain(fields) {
-        block.push(0x10);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).unwrap());
-            block.extend(text.as_bytes());
-        }
-    }
-    block
-}
-
-/// A name, fields, and DATA behind them.
-type Smuggled = (&'static str, &'static [(&'static str, &'static str)], &'static str);
-
-/// Messages that HTTP/2 can carry and HTTP/1.1 cannot.
-const SMUGGLED: &[Smuggled] = &[
-    ("H2.TE", &[("transfer-encoding", "chunked")], "0\r\n\r\nGET /hidden HTTP/1.1\r\nhost: a\r\n\r\n"),
-    ("H2.CL, too short", &[("content-length", "4")], "bodyGET /hidden HTTP/1.1\r\nhost: a\r\n\r\n"),
-    ("H2.CL, too long", &[("content-length", "400")], "GET /hidden HTTP/1.1\r\nhost: a\r\n\r\n"),
-    ("H2.CL, none", &[("content-length", "0")], "GET /hidden HTTP/1.1\r\nhost: a\r\n\r\n"),
-    ("H2.CL, twice", &[("content-length", "4"), ("content-length", "5")], "body"),
-    ("H2.CL, a list", &[("content-length", "4, 4")], "body"),
-    ("H2.CL, a sign", &[("content-length", "+4")], "body"),
-    ("H2.CL, a blank", &[("content-length", " 4")], "body"),
-    ("connection", &[("connection", "x-a")], ""),
-    ("keep-alive", &[("keep-alive", "timeout=5")], ""),
-    ("upgrade", &[("upgrade", "websocket")], ""),
-    ("te", &[("te", "chunked")], ""),
-    ("CR and LF in a value", &[("x", "y\r\ntransfer-encoding: chunked")], ""),
-    ("LF in a value", &[("x", "y\ntransfer-encoding: chunked")], ""),
-    ("CR in a value", &[("x", "y\rtransfer-encoding: chunked")], ""),
-    ("NUL in a value", &[("x", "y\0")], ""),
-    ("CR and LF in a name", &[("x: y\r\ntransfer-encoding", "chunked")], ""),
-    ("a colon in a name", &[("transfer-encoding: chunked\r\nx", "y")], ""),
-    ("a blank in a name", &[("transfer-encoding ", "chunked")], ""),
-    ("an upper-case name", &[("Transfer-Encoding", "chunked")], ""),
-    ("an empty name", &[("", "y")], ""),
-    ("CR and LF in the path", &[(":path", "/open HTTP/1.1\r\nhost: a\r\n\r\nGET /hidden")], ""),
-    ("a blank in the path", &[(":path", "/open HTTP/1.1")], ""),
-    ("a tab in the path", &[(":path", "/open\tHTTP/1.1")], ""),
-    ("a path without a slash", &[(":path", "open")], ""),
-    ("an absolute path", &[(":path", "http://other.example/")], ""),
-    ("an empty path", &[(":path", "")], ""),
-    ("CR and LF in the method", &[(":method", "GET /hidden HTTP/1.1\r\nhost: a\r\n\r\nPOST")], ""),
-    ("a blank in the method", &[(":method", "GET /hidden")], ""),
-    ("CR and LF in the authority", &[(":authority", "a\r\ntransfer-encoding: chunked")], ""),
-    ("a blank in the authority", &[(":authority", "a b")], ""),
-    ("a slash in the authority", &[(":authority", "a/b")], ""),
-    ("a user in the authority", &[(":authority", "u@a")], ""),
-    ("CR and LF in the scheme", &[(":scheme", "http\r\nx: y")], ""),
-    ("a pseudo-field twice", &[(":path", "/open"), (":path", "/hidden")], ""),
-    ("a pseudo-field behind others", &[("x", "y"), (":path", "/hidden")], ""),
-    ("a pseudo-field that is none", &[(":host", "a")], ""),
-    ("another host", &[("host", "b")], ""),
-];
-
-#[tokio::test(start_paused = true)]
-async fn what_only_http_2_can_carry_does_not_reach_an_endpoint() {
-    // The first is fine, and shows that the others could have come through.
-    let fine: &[Smuggled] = &[("fine", &[("content-length", "4"), ("x", "y")], "body")];
-    for (index, &(class, fields, data)) in fine.iter().chain(SMUGGLED).enumerate() {
-        let mut rig = http1();
-        let mut client = Peer(rig.client_io.take().unwrap());
-        client.send_preface().await;
-        let mut endpoint = endpoint(&mut rig).await;
-        client.send(HEADERS, if data.is_empty() { 5 } else { 4 }, 1, &block(fields)).await;
-        if !data.is_empty() {
-            client.send(DATA, 1, 1, data.as_bytes()).await;
-        }
-        let _ = timeout(Duration::from_secs(5), async { while endpoint.more().await {} }).await;
-        let (requests, rest) = framing::read(&endpoint.read);
-        assert_eq!(requests.len(), usize::from(index == 0), "{class}: {:?}", String::from_utf8_lossy(&endpoint.read));
-        assert_ne!(rest, framing::Rest::Nonsense, "{class}");
-        if index > 0 {
-            let answered = async {
-                loop {
-                    match client.frame().await {
-                        None => return true,
-                        Some(frame) if [HEADERS, RST_STREAM, GOAWAY].contains(&frame.kind) => return true,
-                        Some(_) => {}
-                    }
-                }
-            };
-            assert_eq!(timeout(Duration::from_secs(5), answered).await, Ok(true), "{class} is not answered");
-        }
     }
 }
 
@@ -498,116 +400,8 @@ async fn http_1_1_clients_are_carried_as_they_came() {
     assert_eq!(client.rest().await, "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok");
 }
 
-const UPGRADE: &str = "GET /chat HTTP/1.1|host: test.example|connection: keep-alive, Upgrade|upgrade: WebSocket|\
-                       sec-websocket-key: x3JJHMbDL1EzLkh9GBhXDw==|sec-websocket-version: 13||";
-const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols|connection: Upgrade|upgrade: websocket|\
-                        sec-websocket-accept: HSmrc0sMlYUkAGmm5OPpG2HaGWk=||";
-
-#[tokio::test]
-async fn websockets_pass_from_end_to_end() {
-    let mut rig = http1();
-    let mut client = Raw::new(rig.client_io.take().unwrap());
-    let mut endpoint = endpoint(&mut rig).await;
-    client.send(UPGRADE).await;
-    let head = endpoint.until("\r\n\r\n").await;
-    for field in
-        ["connection: upgrade\r\n", "upgrade: WebSocket\r\n", "sec-websocket-key: x3JJ", "host: test.example\r\n"]
-    {
-        assert!(head.contains(field), "{head}");
-    }
-    // Bytes that no head may have; the first of them come with the head.
-    let bytes = "\n\0content-length: 5\r\ncontent-length: 6\n\r\n\r\n";
-    endpoint.send(&format!("{SWITCHED}{bytes}")).await;
-    let head = client.until("\r\n\r\n").await;
-    assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
-    for field in ["connection: upgrade\r\n", "upgrade: websocket\r\n", "sec-websocket-accept: HSmr"] {
-        assert!(head.contains(field), "{head}");
-    }
-    assert_eq!(client.exactly(bytes.len()).await, bytes.as_bytes());
-    for _ in 0..3 {
-        client.send(bytes).await;
-        assert_eq!(endpoint.exactly(bytes.len()).await, bytes.as_bytes());
-        endpoint.send(bytes).await;
-        assert_eq!(client.exactly(bytes.len()).await, bytes.as_bytes());
-    }
-    assert_eq!(rig.stats.responses().count(), 0, "it is counted at its end");
-    drop(client);
-    assert_eq!(endpoint.rest().await, "");
-    let transport = rig.stats.transport(Side::Client);
-    while transport.open_connections() > 0 {
-        tokio::task::yield_now().await;
-    }
-    let statuses: Vec<_> = rig.stats.responses().map(|responses| responses.status.as_u16()).collect();
-    assert_eq!(statuses, [101]);
-}
-
-#[tokio::test]
-async fn an_endpoint_ends_a_websocket() {
-    let mut rig = http1();
-    let mut client = Raw::new(rig.client_io.take().unwrap());
-    let mut endpoint = endpoint(&mut rig).await;
-    client.send(UPGRADE).await;
-    endpoint.until("\r\n\r\n").await;
-    endpoint.send(SWITCHED).await;
-    client.until("\r\n\r\n").await;
-    endpoint.send("bye").await;
-    drop(endpoint);
-    assert_eq!(client.until("bye").await, "bye");
-    client.shut_down().await;
-    assert_eq!(client.rest().await, "");
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_upgrade_that_is_refused_leaves_the_connection_as_it_was() {
-    let mut rig = http1();
-    let mut client = Raw::new(rig.client_io.take().unwrap());
-    let mut endpoint = endpoint(&mut rig).await;
-    client.send(UPGRADE).await;
-    endpoint.until("\r\n\r\n").await;
-    endpoint.send("HTTP/1.1 426 Upgrade Required|upgrade: other|connection: upgrade|content-length: 2||no").await;
-    assert_eq!(client.until("no").await, "HTTP/1.1 426 Upgrade Required\r\ncontent-length: 2\r\n\r\nno");
-    client.send("GET / HTTP/1.1|host: a||").await;
-    endpoint.until("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
-    endpoint.send("HTTP/1.1 200 OK|content-length: 2||ok").await;
-    client.until("ok").await;
-    client.send("GET / HTTP/1.1\nhost: a||").await;
-    assert!(client.rest().await.starts_with("HTTP/1.1 400 "), "the guard still stands");
-}
-
-#[tokio::test]
-async fn other_upgrades_are_not_passed_on() {
-    for (connection, upgrade, method) in
-        [("upgrade", "h2c", "GET"), ("keep-alive", "websocket", "GET"), ("upgrade", "websocket", "POST")]
-    {
-        let mut rig = http1();
-        let mut client = Raw::new(rig.client_io.take().unwrap());
-        let mut endpoint = endpoint(&mut rig).await;
-        client.send(&format!("{method} / HTTP/1.1|host: a|connection: {connection}|upgrade: {upgrade}||")).await;
-        let head = endpoint.until("\r\n\r\n").await;
-        assert!(!head.contains("upgrade"), "{head}");
-        // And so an endpoint that goes on all the same is not believed.
-        endpoint.send(SWITCHED).await;
-        assert!(client.receive().await.status == 502);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn websockets_outlive_a_drain_but_not_the_grace_of_their_age() {
-    let age = MaxConnectionAge { age: Duration::from_secs(100), grace: Duration::from_secs(30) };
-    let aged = ServerParams { max_connection_age: Some(age), ..ServerParams::DEFAULT };
-    let mut rig = Rig::of(&aged, &ClientParams::DEFAULT, PROXY, |connect| {
-        Endpoints::fixed(["endpoint"], &connect.protocol(Protocol::Http1), endpoint_params())
-    });
-    let mut client = Raw::new(rig.client_io.take().unwrap());
-    let mut endpoint = endpoint(&mut rig).await;
-    let started = Instant::now();
-    client.send(UPGRADE).await;
-    endpoint.until("\r\n\r\n").await;
-    endpoint.send(SWITCHED).await;
-    client.until("\r\n\r\n").await;
-    sleep(Duration::from_secs(115)).await;
-    client.send("ping").await;
-    assert_eq!(endpoint.exactly(4).await, b"ping");
-    assert_eq!(client.rest().await, "");
-    assert!((120..=140).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+fn get_with(name: &'static str, value: HeaderValue) -> Request<()> {
+    let mut req = get();
+    req.headers_mut().insert(name, value);
+    req
 }
