@@ -1,9 +1,9 @@
 //! A back end: endpoints that are followed, and how they are connected to.
 
 use crate::{
-    connector::{OwnListeners, TcpConnector},
+    connector::{Connector, OwnListeners},
     dns::{self, Discovery, Names, Target},
-    tls::{self, TlsConnector},
+    tls,
 };
 use app_env::{EndpointProtocol, HostPort};
 use proxy_http::{
@@ -67,22 +67,16 @@ impl Backend {
 
     /// One worker's connections to the endpoints that are spoken to in `protocol`.
     fn spawn(&self, protocol: Protocol, stats: &Stats) -> Endpoints {
-        let tcp = TcpConnector::new(self.connect.tcp, self.shared.own.clone());
+        let tls = self.tls.as_ref().map(|tls| (Arc::clone(tls), protocol));
+        let connector = Connector::new(self.connect.tcp, self.shared.own.clone(), tls);
         let params = match protocol {
             Protocol::Http2 => self.http2_params,
             Protocol::Http1 => self.http1_params,
         };
-        let list = self.endpoints.clone();
-        match &self.tls {
-            None => Endpoints::spawn(list, &self.connector(tcp, protocol, stats), params),
-            Some(tls) => {
-                let connector = TlsConnector::new(tcp, Arc::clone(tls), protocol);
-                Endpoints::spawn(list, &self.connector(connector, protocol, stats), params)
-            }
-        }
+        Endpoints::spawn(self.endpoints.clone(), &self.connect(connector, protocol, stats), params)
     }
 
-    fn connector<C>(&self, connector: C, protocol: Protocol, stats: &Stats) -> Connect<C, Replay> {
+    fn connect(&self, connector: Connector, protocol: Protocol, stats: &Stats) -> Connect<Connector, Replay> {
         let app_env::Connect { http2, timeout, handshake_timeout, .. } = &self.connect;
         Connect::new(connector, http2)
             .expect("params are checked when they are read")

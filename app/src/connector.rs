@@ -1,10 +1,14 @@
-//! TCP connections to endpoints.
+//! Connections to endpoints, in clear text or in TLS.
 
 use crate::{
     descriptors::{Use, exhausted, is_reserved},
+    dns::Target,
     listener::set_options,
+    tls,
+    transport::Transport,
 };
 use app_env::TcpParams;
+use proxy_http::{BoxError, Protocol};
 use std::{
     future::Future,
     io,
@@ -19,20 +23,22 @@ use tower_service::Service;
 /// Connects to an endpoint's address, unless that is a listener of the process itself: requests would come back, or come to the
 /// admin server from this host, which it trusts.
 #[derive(Clone, Debug)]
-pub(crate) struct TcpConnector {
+pub(crate) struct Connector {
     params: TcpParams,
     own: OwnListeners,
+    /// The client's side of TLS, and the protocol that it offers. `None`: clear text.
+    tls: Option<(Arc<tls::Client>, Protocol)>,
 }
 
 /// The addresses on which the process listens, once all are bound. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OwnListeners(Arc<OnceLock<Vec<SocketAddr>>>);
 
-// === impl TcpConnector ===
+// === impl Connector ===
 
-impl TcpConnector {
-    pub(crate) fn new(params: TcpParams, own: OwnListeners) -> Self {
-        Self { params, own }
+impl Connector {
+    pub(crate) fn new(params: TcpParams, own: OwnListeners, tls: Option<(Arc<tls::Client>, Protocol)>) -> Self {
+        Self { params, own, tls }
     }
 }
 
@@ -58,31 +64,38 @@ impl OwnListeners {
     }
 }
 
-impl<T: Into<SocketAddr>> Service<T> for TcpConnector {
-    type Response = TcpStream;
-    type Error = io::Error;
+impl Service<Target> for Connector {
+    type Response = Transport;
+    type Error = BoxError;
     // Boxed once a connection.
-    type Future = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Transport, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, target: T) -> Self::Future {
-        let params = self.params;
-        let addr = target.into();
+    fn call(&mut self, Target { addr, host }: Target) -> Self::Future {
+        let (params, tls) = (self.params, self.tls.clone());
         let is_own = self.own.has(addr);
         Box::pin(async move {
             if is_own {
-                return Err(io::Error::other("it is a listener of this proxy"));
+                return Err("it is a listener of this proxy".into());
             }
-            let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-            if is_reserved(&socket, Use::Endpoint) {
-                return Err(exhausted());
-            }
-            let stream = socket.connect(addr).await?;
-            set_options(&stream, &params);
-            Ok(stream)
+            let stream = connect(addr, &params).await?;
+            Ok(match tls {
+                None => Transport::Plain(stream),
+                Some((tls, protocol)) => Transport::TlsClient(tls.connect(host.as_deref(), stream, protocol).await?),
+            })
         })
     }
+}
+
+async fn connect(addr: SocketAddr, params: &TcpParams) -> io::Result<TcpStream> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if is_reserved(&socket, Use::Endpoint) {
+        return Err(exhausted());
+    }
+    let stream = socket.connect(addr).await?;
+    set_options(&stream, params);
+    Ok(stream)
 }

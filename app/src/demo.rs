@@ -5,9 +5,10 @@ mod certificate;
 use self::certificate::{Certificate, HOST};
 use crate::{
     LogLevel, Process,
-    connector::{OwnListeners, TcpConnector},
+    connector::{Connector, OwnListeners},
     dns::Target,
-    tls::{self, Accepted, TlsConnector},
+    tls,
+    transport::Transport,
     window_limits,
 };
 use app_env::TcpParams;
@@ -27,14 +28,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
-    signal::ctrl_c,
-    sync::oneshot,
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::{net::TcpListener, signal::ctrl_c, sync::oneshot, task::JoinSet, time::Instant};
 use tower_service::Service;
 
 /// One kind of request that the demo sends.
@@ -102,14 +96,12 @@ pub(crate) async fn run(once: bool, tls: bool, time: Duration) -> Result<(), Box
     let proxy_task = tokio::spawn(process.run(async { stopped.await.unwrap_or("the demo has failed") }));
 
     println!("back end on {backend_addr}, proxy before it on {proxy}, admin server on {admin}");
-    let tcp = TcpConnector::new(TcpParams::default(), OwnListeners::default());
-    let outcomes = match &certificate {
-        None => load(Connect::new(tcp, &ClientParams::DEFAULT)?, proxy, time).await?,
-        Some(certificate) => {
-            let tls = TlsConnector::new(tcp, Arc::new(certificate.client()?), Protocol::Http2);
-            load(Connect::new(tls, &ClientParams::DEFAULT)?, proxy, time).await?
-        }
+    let tls = match &certificate {
+        None => None,
+        Some(certificate) => Some((Arc::new(certificate.client()?), Protocol::Http2)),
     };
+    let connector = Connector::new(TcpParams::default(), OwnListeners::default(), tls);
+    let outcomes = load(Connect::new(connector, &ClientParams::DEFAULT)?, proxy, time).await?;
     print_table(&outcomes, time);
     if let Some(note) = note {
         println!("{note}");
@@ -131,29 +123,23 @@ async fn serve_backend(listener: TcpListener, tls: Option<Arc<tls::Server>>) {
         let _ = stream.set_nodelay(true);
         let (server, tls) = (server.clone(), tls.clone());
         tokio::spawn(async move {
-            let pending = std::future::pending();
-            match tls {
-                None => _ = server.serve(stream, Echo, pending).await,
-                Some(tls) => {
-                    if let Some(Accepted { stream, .. }) = tls.accept(stream).await {
-                        let _ = server.serve(stream, Echo, pending).await;
-                    }
-                }
+            let transport = match tls {
+                None => Some(Transport::Plain(stream)),
+                Some(tls) => tls.accept(stream).await.map(|accepted| Transport::TlsServer(accepted.stream)),
+            };
+            if let Some(transport) = transport {
+                let _ = server.serve(transport, Echo, std::future::pending()).await;
             }
         });
     }
 }
 
 /// Sends all kinds of traffic at once.
-async fn load<C>(
-    mut connect: Connect<C, Full<Bytes>>,
+async fn load(
+    mut connect: Connect<Connector, Full<Bytes>>,
     proxy: SocketAddr,
     time: Duration,
-) -> Result<Vec<(Traffic, Outcome)>, BoxError>
-where
-    C: Service<Target, Error: Into<BoxError>, Future: Send + 'static>,
-    C::Response: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+) -> Result<Vec<(Traffic, Outcome)>, BoxError> {
     let until = Instant::now() + time;
     let mut tasks = JoinSet::new();
     for _ in 0..CONNECTIONS {

@@ -31,6 +31,7 @@ mod process;
 mod routes;
 mod routing;
 mod tls;
+mod transport;
 mod window_limits;
 mod worker;
 

@@ -155,8 +155,8 @@ fn peer_name(peer: Peer) -> &'static str {
 mod tests {
     use super::*;
     use crate::{
-        connector::{OwnListeners, TcpConnector},
-        dns::Names,
+        connector::{Connector, OwnListeners},
+        dns::{Names, Target},
     };
     use app_env::TcpParams;
     use http_h2::ClientParams;
@@ -164,15 +164,15 @@ mod tests {
         Connect, Endpoint, balance,
         proxy::{self, BackendEndpoints},
     };
-    use std::{net::SocketAddr, time::Duration};
+    use std::time::Duration;
     use tokio::{sync::watch, task::yield_now, time::timeout};
 
     #[tokio::test]
     async fn an_endpoint_that_is_gone_has_no_series() {
-        let addrs: [SocketAddr; 2] = [([127, 0, 0, 1], 1).into(), ([127, 0, 0, 2], 1).into()];
-        let connect = TcpConnector::new(TcpParams::default(), OwnListeners::default());
+        let addrs = [1, 2].map(|host| Target { addr: ([127, 0, 0, host], 1).into(), host: None });
+        let connect = Connector::new(TcpParams::default(), OwnListeners::default(), None);
         let connect = Connect::new(connect, &ClientParams::DEFAULT).unwrap();
-        let (discovered, list) = watch::channel(addrs.map(Endpoint::new).to_vec());
+        let (discovered, list) = watch::channel(addrs.clone().map(Endpoint::new).to_vec());
         let connected = || {
             let endpoints = Endpoints::spawn(list.clone(), &connect, balance::Params::default());
             Connected::One {
@@ -193,15 +193,15 @@ mod tests {
         registry.register_collector(Box::new(Directions(vec![direction])));
         let metrics = Metrics(registry);
         // Of each endpoint; latencies are not known yet.
-        let series = |addr| metrics.encode().unwrap().matches(&format!("endpoint=\"{addr}\"")).count();
-        assert_eq!(addrs.map(series), [3, 3]);
-        discovered.send_replace(vec![Endpoint::new(addrs[1])]);
+        let series = |addr: &Target| metrics.encode().unwrap().matches(&format!("endpoint=\"{addr}\"")).count();
+        assert_eq!(addrs.each_ref().map(series), [3, 3]);
+        discovered.send_replace(vec![Endpoint::new(addrs[1].clone())]);
         let gone = async {
-            while series(addrs[0]) > 0 {
+            while series(&addrs[0]) > 0 {
                 yield_now().await;
             }
         };
         timeout(Duration::from_secs(60), gone).await.expect("its series vanish");
-        assert_eq!(series(addrs[1]), 3);
+        assert_eq!(series(&addrs[1]), 3);
     }
 }

@@ -12,11 +12,12 @@ mod stats;
 mod stream;
 mod throttle;
 
-pub(crate) use client::{Client, TlsConnector};
+pub(crate) use client::Client;
 pub(crate) use files::{Errors, Stamp};
 pub(crate) use reload::{Reload, watch};
 pub(crate) use server::{Accepted, Server};
 pub(crate) use stats::Stats;
+pub(crate) use stream::Stream;
 pub(crate) use throttle::Throttle;
 
 use app_env::{Config, Direction};

@@ -5,9 +5,10 @@ use crate::{
     destination::{Connected, Destination},
     listener::set_options,
     tls::{self, Throttle, Tls},
+    transport::Transport,
 };
 use app_env::TcpParams;
-use proxy_http::{BufferLimit, Proxy, Server, Stats, proxy::Limits, server, stats::Peer};
+use proxy_http::{BufferLimit, Protocol, Proxy, Server, Stats, proxy::Limits, server, stats::Peer};
 use std::{
     error::Error,
     future::pending,
@@ -65,6 +66,16 @@ pub(crate) struct Accepted {
 pub(crate) struct Place {
     open: Arc<AtomicU64>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// A client's connection, once its handshake of TLS is done or none is needed.
+struct Shaken {
+    transport: Transport,
+    proxy: Proxy,
+    /// The protocol that ALPN chose. `None`: none.
+    protocol: Option<Protocol>,
+    /// When the client's certificate expires.
+    expires: Option<SystemTime>,
 }
 
 /// All that serves one direction on one worker.
@@ -152,53 +163,38 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
         };
         let Stack { server, proxy, tcp, tls, log } = &stacks[direction];
         set_options(&stream, tcp);
-        let (server, proxy, mut stop) = (Arc::clone(server), proxy.clone(), stop.clone());
+        let (server, proxy, tls, log) = (Arc::clone(server), proxy.clone(), tls.clone(), Arc::clone(log));
+        let mut stop = stop.clone();
         // A task ends when the client closes, or when the process drains. That `stop` lives in it holds the drain up.
-        match tls.clone() {
-            None => {
-                let log = Arc::clone(log);
-                tokio::spawn(async move {
-                    let draining = async { _ = stop.wait_for(|stop| *stop).await };
-                    let accepted = server::Accepted { peer: Some(peer), protocol: None };
-                    let served = server.serve_accepted(accepted, stream, proxy, draining).await;
-                    if served.as_ref().is_err_and(server::Error::is_tls)
-                        && let Some(left_out) = log.admits()
-                    {
-                        tracing::warn!(
-                            %peer,
-                            left_out,
-                            "client speaks TLS to a listener that has no certificate; closing its connection"
-                        );
+        tokio::spawn(async move {
+            if let Some(Shaken { transport, proxy, protocol, expires }) = shake_hands(stream, tls, proxy).await {
+                // Requests of a client whose certificate has expired are refused, so it had better connect anew.
+                let draining = async {
+                    tokio::select! {
+                        _ = stop.wait_for(|stop| *stop) => {}
+                        () = expiry(expires) => {}
                     }
-                    ended(served, peer, &log);
-                    drop((stop, place));
-                });
+                };
+                let accepted = server::Accepted { peer: Some(peer), protocol };
+                ended(server.serve_accepted(accepted, transport, proxy, draining).await, peer, &log);
             }
-            Some(tls) => {
-                let log = Arc::clone(log);
-                tokio::spawn(async move {
-                    if let Some(tls::Accepted { stream, client, protocol }) = tls.accept(stream).await {
-                        // Requests of a client whose certificate has expired are refused, so it had better connect anew.
-                        let expired = expiry(client.expires);
-                        let draining = async {
-                            tokio::select! {
-                                _ = stop.wait_for(|stop| *stop) => {}
-                                () = expired => {}
-                            }
-                        };
-                        let proxy = proxy.for_client(client);
-                        let accepted = server::Accepted { peer: Some(peer), protocol };
-                        ended(server.serve_accepted(accepted, stream, proxy, draining).await, peer, &log);
-                    }
-                    drop((stop, place));
-                });
-            }
-        }
+            drop((stop, place));
+        });
     }
     drop(stop);
     // No more connections will come; open ones go on until the process ends.
     drop(stacks);
     pending().await
+}
+
+/// Shakes hands where there is TLS. `None`: the client failed, and is told.
+async fn shake_hands(stream: TcpStream, tls: Option<Arc<tls::Server>>, proxy: Proxy) -> Option<Shaken> {
+    let Some(tls) = tls else {
+        return Some(Shaken { transport: Transport::Plain(stream), proxy, protocol: None, expires: None });
+    };
+    let tls::Accepted { stream, client, protocol } = tls.accept(stream).await?;
+    let expires = client.expires;
+    Some(Shaken { transport: Transport::TlsServer(stream), proxy: proxy.for_client(client), protocol, expires })
 }
 
 /// Completes at a time. `None`: never.
@@ -211,7 +207,15 @@ async fn expiry(time: Option<SystemTime>) {
 
 fn ended(served: Result<(), server::Error>, peer: SocketAddr, log: &Throttle) {
     let Err(error) = served else { return };
-    if error.is_engine_limit()
+    if error.is_tls()
+        && let Some(left_out) = log.admits()
+    {
+        tracing::warn!(
+            %peer,
+            left_out,
+            "client speaks TLS to a listener that has no certificate; closing its connection"
+        );
+    } else if error.is_engine_limit()
         && let Some(left_out) = log.admits()
     {
         tracing::warn!(

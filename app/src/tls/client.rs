@@ -9,9 +9,8 @@ use super::{
     stats::{Failure, Stats},
     stream::Stream,
 };
-use crate::{connector::TcpConnector, dns::Target};
 use app_env::{ConnectTls, HostPort};
-use proxy_http::{BoxError, Protocol};
+use proxy_http::Protocol;
 use rustls::{
     ClientConfig, RootCertStore,
     client::{
@@ -21,17 +20,9 @@ use rustls::{
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use std::{
-    future::Future,
-    io,
-    path::PathBuf,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{io, path::PathBuf, sync::Arc};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
-use tower_service::Service;
 
 /// One direction's TLS toward endpoints, for all workers.
 #[derive(Debug)]
@@ -43,17 +34,9 @@ pub(crate) struct Client {
     stats: Arc<Stats>,
 }
 
-/// Connects to an endpoint's address, and shakes hands with it.
-#[derive(Clone, Debug)]
-pub(crate) struct TlsConnector {
-    tcp: TcpConnector,
-    tls: Arc<Client>,
-    protocol: Protocol,
-}
-
 /// Why there is no TLS with an endpoint.
 #[derive(Debug, thiserror::Error)]
-enum ConnectError {
+pub(crate) enum ConnectError {
     #[error("TLS handshake failed: endpoint speaks plain text")]
     Plaintext,
     #[error("TLS handshake failed: endpoint's certificate {SELF_SIGNED}")]
@@ -123,7 +106,8 @@ impl Client {
         &self.stats
     }
 
-    async fn connect(
+    /// Shakes hands on `stream`, with an endpoint that was found by `host`.
+    pub(crate) async fn connect(
         &self,
         host: Option<&str>,
         stream: TcpStream,
@@ -177,32 +161,6 @@ impl Reload for Client {
             self.stats.reloaded(self.direction, &result);
             self.stats.set_expires(self.direction, self.made.current().expires);
         }
-    }
-}
-
-// === impl TlsConnector ===
-
-impl TlsConnector {
-    pub(crate) fn new(tcp: TcpConnector, tls: Arc<Client>, protocol: Protocol) -> Self {
-        Self { tcp, tls, protocol }
-    }
-}
-
-impl Service<Target> for TlsConnector {
-    type Response = Stream<TlsStream<TcpStream>>;
-    type Error = BoxError;
-    // Boxed once a connection.
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, target: Target) -> Self::Future {
-        let host = target.host.clone();
-        let connecting = self.tcp.call(target);
-        let (tls, protocol) = (Arc::clone(&self.tls), self.protocol);
-        Box::pin(async move { Ok(tls.connect(host.as_deref(), connecting.await?, protocol).await?) })
     }
 }
 

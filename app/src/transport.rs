@@ -1,0 +1,68 @@
+//! A connection in clear text or in TLS, toward clients or endpoints.
+
+use crate::tls::Stream;
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{client, server};
+
+/// One type for all transports: all that serves connections, and all that makes them, is compiled once, not once in clear
+/// text and once in TLS.
+#[derive(Debug)]
+pub(crate) enum Transport {
+    Plain(TcpStream),
+    TlsServer(Stream<server::TlsStream<TcpStream>>),
+    TlsClient(Stream<client::TlsStream<TcpStream>>),
+}
+
+/// Calls a method of the stream, whichever it is.
+macro_rules! on_stream {
+    ($transport:expr, $method:ident($($argument:expr),*)) => {
+        match $transport.get_mut() {
+            Transport::Plain(stream) => Pin::new(stream).$method($($argument),*),
+            Transport::TlsServer(stream) => Pin::new(stream).$method($($argument),*),
+            Transport::TlsClient(stream) => Pin::new(stream).$method($($argument),*),
+        }
+    };
+}
+
+// === impl Transport ===
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        on_stream!(self, poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        on_stream!(self, poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        on_stream!(self, poll_write_vectored(cx, bufs))
+    }
+
+    /// Each of them writes what several slices have at once.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(self, poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(self, poll_shutdown(cx))
+    }
+}
