@@ -52,6 +52,10 @@ curl: _release
 endpoints *args: _release
     scripts/endpoints {{args}}
 
+# The files of deploy/ against the release binary.
+deploy: _release
+    scripts/deploy
+
 # nginx, nghttpd and grpcio behind the release binary, by routes and by authority.
 routes: _release
     scripts/routes
