@@ -57,6 +57,15 @@ impl<A> Endpoint<A> {
     pub fn new(addr: A) -> Self {
         Self { addr, weight: NonZeroU32::MIN, params: ClientParams::DEFAULT, labels: Vec::new() }
     }
+
+    /// Whether connections to this endpoint are the same as to the other one: weight and labels do not concern them.
+    pub(super) fn has_same_connections(&self, other: &Self) -> bool
+    where
+        A: PartialEq,
+    {
+        let Self { addr, weight: _, params, labels: _ } = self;
+        *addr == other.addr && *params == other.params
+    }
 }
 
 // === impl State ===

@@ -61,8 +61,8 @@ impl Endpoints {
     /// Connects with `connect` to the endpoints that `discovered` holds, now and whenever it changes.
     ///
     /// Endpoints are identified by address. An endpoint that is removed gets no new requests, and its open requests finish;
-    /// an endpoint whose weight, parameters or labels have changed is removed and added. Each endpoint has a task of
-    /// its own.
+    /// an endpoint whose parameters have changed is removed and added. One whose weight or labels have changed keeps its
+    /// connections. Each endpoint has a task of its own.
     ///
     /// # Panics
     ///
@@ -260,7 +260,7 @@ impl fmt::Debug for Endpoints {
 // === impl Balancer ===
 
 impl Balancer {
-    /// Removes endpoints that are not in `endpoints`, and adds the ones that are new.
+    /// Removes endpoints that are not in `endpoints`, changes the ones that are, and adds the ones that are new.
     fn update_endpoints<A, C>(
         self: &Arc<Self>,
         known: &mut Vec<(Endpoint<A>, u64)>,
@@ -273,13 +273,17 @@ impl Balancer {
         C::Error: Into<BoxError>,
         C::Future: Send + 'static,
     {
-        known.retain(|(endpoint, id)| {
-            let stays = endpoints.contains(endpoint);
-            if !stays {
-                tracing::info!(endpoint = %endpoint.addr, "endpoint is gone");
+        known.retain_mut(|(known, id)| {
+            let Some(endpoint) = endpoints.iter().find(|endpoint| known.has_same_connections(endpoint)) else {
+                tracing::info!(endpoint = %known.addr, "endpoint is gone");
                 self.remove(*id);
+                return false;
+            };
+            if known != endpoint {
+                self.change(*id, endpoint);
+                *known = endpoint.clone();
             }
-            stays
+            true
         });
         let slow_start = SlowStart::new(self.lock().down_since().is_none());
         for endpoint in endpoints {
@@ -291,6 +295,14 @@ impl Balancer {
                 Err(error) => tracing::warn!(endpoint = %endpoint.addr, %error, "endpoint's params are wrong"),
             }
         }
+    }
+
+    /// Changes the weight and the labels of an endpoint, which keeps its connections.
+    fn change<A>(&self, id: u64, endpoint: &Endpoint<A>) {
+        self.update(id, |state| {
+            state.weight = f64::from(endpoint.weight.get());
+            state.labels.clone_from(&endpoint.labels);
+        });
     }
 
     fn add<A, C>(self: &Arc<Self>, endpoint: &Endpoint<A>, connect: Connect<C, Replay>, slow_start: SlowStart) -> u64

@@ -189,6 +189,30 @@ async fn weights_are_shares() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_weight_that_changes_counts_on_the_connections_that_are_there() {
+    let mut rig = Rig::new(&[("a", 1), ("b", 1)]).await;
+    rig.start("a").await;
+    rig.start("b").await;
+    rig.check(5_000, &[("a", 1.0), ("b", 1.0)]).await;
+    let connected = rig.connected.load(Relaxed);
+    let mut list = listed(&[("a", 1), ("b", 3)]);
+    list[0].labels = vec![("zone".to_owned(), "here".to_owned())];
+    rig.list.send_replace(list.clone());
+    while rig.endpoints.status()[0].labels != list[0].labels {
+        tokio::time::sleep(MS).await;
+    }
+    // At once: one that was added anew would start with a tenth.
+    rig.check(5_000, &[("a", 1.0), ("b", 3.0)]).await;
+    assert_eq!(rig.connected.load(Relaxed), connected);
+    // Parameters are those of connections.
+    list[1].params.max_frame_size = Some(1 << 20);
+    rig.list.send_replace(list);
+    while rig.connected.load(Relaxed) == connected {
+        tokio::time::sleep(MS).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn weights_are_shares_of_those_that_are_there() {
     let mut rig = Rig::new(&[("a", 1), ("b", 3), ("c", 6), ("d", 100)]).await;
     for name in ["a", "b", "c"] {
