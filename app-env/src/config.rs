@@ -2,7 +2,7 @@
 //!
 //! A new variable is a new field, so the structs that have most of them are `#[non_exhaustive]`.
 
-use crate::{ClientName, Discovery, HostPort};
+use crate::{ClientName, Discovery, DomainSuffix, HostPort};
 use http_h2::{ClientParams, ServerParams};
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -16,6 +16,8 @@ pub struct Config {
     pub outbound: Option<Direction>,
     /// How long the addresses of names count.
     pub dns: Dns,
+    /// Linkerd's control plane. `None`: no direction asks it.
+    pub control_plane: Option<ControlPlane>,
     /// Where the admin server listens.
     pub admin_listen_addr: SocketAddr,
     /// How long requests may go on once the process is told to end; zero ends them at once.
@@ -259,6 +261,23 @@ pub struct Dns {
     /// How long a name keeps its addresses after the first answer that it does not exist, or has no
     /// address; 30 s by default. Zero: they are dropped at once.
     pub negative_hold: Duration,
+}
+
+/// How Linkerd's control plane is asked for destinations.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ControlPlane {
+    /// Where its destination service listens.
+    pub addr: HostPort,
+    /// A token that it is sent with each question; opaque to the proxy. Empty: none.
+    pub context: String,
+    /// Names of which it is asked for the profile before the endpoints.
+    pub profile_suffixes: Vec<DomainSuffix>,
+    /// Whether endpoints that it says to have a TLS identity, which the proxy cannot verify, are spoken to all the same.
+    pub allow_plaintext: bool,
+    /// How long its first answer to a question may take; above zero.
+    pub initial_timeout: Duration,
+    /// Time without news after which it is asked again; above zero.
+    pub idle_timeout: Duration,
 }
 
 /// How log lines are written.

@@ -1,7 +1,8 @@
 //! One direction: its listener, its endpoints and the bounds between them.
 
 use crate::{
-    Backoff, Breaker, Connect, ConnectHttp1, Direction, Discovery, Error, HostPort, Origin, Retry, TcpParams,
+    Backoff, Breaker, Connect, ConnectHttp1, Direction, Discovery, DiscoverySource, EndpointProtocol, Error, HostPort,
+    Origin, Retry, TcpParams,
     error::plain,
     grammar::{Grammar, Number, Time},
     http2::{self, Shared},
@@ -27,11 +28,13 @@ use std::{path::PathBuf, time::Duration};
 /// Reads a direction. `None`: it is off, and nothing but its errors matters.
 pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Direction> {
     let endpoints = read_endpoints(env, scope);
+    let discovery = read_discovery(env, scope);
+    let protocol = read_protocol(env, scope, discovery.as_ref());
     let direction = Direction {
         listen_addr: env.read_or_default(&LISTEN_ADDR, scope),
         endpoints: endpoints.unwrap_or_default(),
         routes: read_routes(env, scope),
-        discovery: read_discovery(env, scope),
+        discovery,
         discovery_idle_timeout: env.read_or_default(&DISCOVERY_IDLE_TIMEOUT, scope),
         max_destinations: read_bound(env, scope, &MAX_DESTINATIONS),
         detect_timeout: env.read_or_default(&DETECT_TIMEOUT, scope),
@@ -42,7 +45,7 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
         max_connections: read_bound(env, scope, &MAX_CONNECTIONS),
         server_tls: tls::read_server(env, scope),
         connect: Connect {
-            protocol: env.read_or_default(&CONNECT_PROTOCOL, scope),
+            protocol,
             http1: ConnectHttp1 {
                 max_connections: read_bound(env, scope, &CONNECT_HTTP1_MAX_CONNECTIONS),
                 max_idle: read_bound(env, scope, &CONNECT_HTTP1_MAX_IDLE),
@@ -114,8 +117,8 @@ fn read_routes(env: &mut Reader, scope: Scope) -> Option<PathBuf> {
 fn read_discovery(env: &mut Reader, scope: Scope) -> Option<Discovery> {
     let suffixes = env.read(&DISCOVERY_SUFFIXES, scope);
     let networks = env.read(&DISCOVERY_NETWORKS, scope);
-    let Some(()) = env.read(&DISCOVERY, scope) else {
-        let needs = format!("has no effect without {}=authority", DISCOVERY.name(scope));
+    let Some(source) = env.read(&DISCOVERY, scope) else {
+        let needs = format!("has no effect without {}", DISCOVERY.name(scope));
         if suffixes.is_some() {
             env.warn(DISCOVERY_SUFFIXES.name(scope), needs.clone());
         }
@@ -133,7 +136,9 @@ fn read_discovery(env: &mut Reader, scope: Scope) -> Option<Discovery> {
             env.error(Error::new(name.clone(), found, "alone, since authorities name the endpoints"));
         }
     }
-    if !env.is_set(&DISCOVERY_SUFFIXES, scope) && !env.is_set(&DISCOVERY_NETWORKS, scope) {
+    // The control plane knows its own services, and others are reached where that is allowed.
+    let needs_allowed = source == DiscoverySource::Dns;
+    if needs_allowed && !env.is_set(&DISCOVERY_SUFFIXES, scope) && !env.is_set(&DISCOVERY_NETWORKS, scope) {
         let expected = format!(
             "with {} or {}: a proxy to any host would be an open relay",
             DISCOVERY_SUFFIXES.name(scope),
@@ -141,7 +146,18 @@ fn read_discovery(env: &mut Reader, scope: Scope) -> Option<Discovery> {
         );
         env.error(Error::new(name, "is set without suffixes and networks", &expected));
     }
-    Some(Discovery { suffixes: suffixes.unwrap_or_default(), networks: networks.unwrap_or_default() })
+    Some(Discovery { source, suffixes: suffixes.unwrap_or_default(), networks: networks.unwrap_or_default() })
+}
+
+/// What is spoken with endpoints. Linkerd's control plane says of some endpoints what they speak; others are spoken to as each
+/// request's client speaks, unless the variable says otherwise.
+fn read_protocol(env: &mut Reader, scope: Scope, discovery: Option<&Discovery>) -> EndpointProtocol {
+    let protocol = env.read_or_default(&CONNECT_PROTOCOL, scope);
+    let is_linkerd = discovery.is_some_and(|discovery| discovery.source == DiscoverySource::Linkerd);
+    if !is_linkerd || env.is_set(&CONNECT_PROTOCOL, scope) {
+        return protocol;
+    }
+    env.fall_back(&CONNECT_PROTOCOL, scope, EndpointProtocol::Same, Origin::Inherited(DISCOVERY.name(scope)))
 }
 
 fn read_tcp(env: &mut Reader, scope: Scope, keepalive: &Var<Time>, user_timeout: &Var<Time>) -> TcpParams {

@@ -4,12 +4,14 @@ use crate::host_port::{InvalidHostPort, dns_name};
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// The destinations that requests may name by their authorities: at least one suffix or network.
+/// The destinations that requests may name by their authorities, and where their endpoints are found. At least one suffix or
+/// network, but for Linkerd's control plane, which says itself what there is.
 ///
 /// ```
-/// use app_env::Discovery;
+/// use app_env::{Discovery, DiscoverySource};
 ///
 /// let allowed = Discovery {
+///     source: DiscoverySource::Dns,
 ///     suffixes: vec!["svc.cluster.local".parse()?],
 ///     networks: vec!["10.0.0.0/8".parse()?],
 /// };
@@ -21,10 +23,23 @@ use std::{fmt, net::IpAddr, str::FromStr};
 /// ```
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Discovery {
+    /// Where endpoints are found.
+    pub source: DiscoverySource,
     /// Names, which are allowed themselves, and all names below them.
     pub suffixes: Vec<DomainSuffix>,
     /// Networks of authorities that are IP addresses. Addresses that names have need not be in one.
     pub networks: Vec<Network>,
+}
+
+/// Where the endpoints of a destination are found.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum DiscoverySource {
+    /// The addresses of the authority's host; the default.
+    #[default]
+    Dns,
+    /// What [`ControlPlane`](crate::ControlPlane) says of the authority. Of one that it does not know, the addresses of the host, if
+    /// that is allowed.
+    Linkerd,
 }
 
 /// A DNS name that stands for itself and all names below it, in lower case and without a dot at its end.
@@ -47,9 +62,7 @@ impl Discovery {
     /// Whether requests may go to a host by its name, in lower case and without a dot at its end.
     #[must_use]
     pub fn allows_name(&self, name: &str) -> bool {
-        self.suffixes.iter().any(|DomainSuffix(suffix)| {
-            name.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        })
+        self.suffixes.iter().any(|suffix| suffix.contains(name))
     }
 
     /// Whether requests may go to an IP address. One of IPv4 that is written as an IPv6 one is the same.
@@ -66,6 +79,12 @@ impl DomainSuffix {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether a name, in lower case and without a dot at its end, is this one or below it.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        name.strip_suffix(self.0.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     }
 }
 

@@ -3,7 +3,8 @@
 //! `Display` of a grammar completes the sentence "must be …" and fills the tables of variables.
 
 use crate::{
-    ClientAuth, ClientName, DomainSuffix, EndpointProtocol, HostPort, LogFormat, Network, host_port::parse_host,
+    ClientAuth, ClientName, DiscoverySource, DomainSuffix, EndpointProtocol, HostPort, LogFormat, Network,
+    host_port::{InvalidHostPort, parse_host},
 };
 use http_h2::Setting;
 use std::{
@@ -75,6 +76,9 @@ pub(crate) type Suffixes = List<DomainSuffix>;
 
 pub(crate) type Networks = List<Network>;
 
+/// `host:port`, as [`HostPort`] has it.
+pub(crate) struct HostAndPort;
+
 /// A host without a port, as [`HostPort`] has it.
 pub(crate) struct Host;
 
@@ -92,8 +96,7 @@ pub(crate) type Switch = Word<bool>;
 
 pub(crate) type Auth = Word<ClientAuth>;
 
-/// The one word of a variable that is otherwise unset.
-pub(crate) type Only = Word<()>;
+pub(crate) type Sources = Word<DiscoverySource>;
 
 /// A word for a [`LogFormat`], in any case, as linkerd2-proxy has it.
 pub(crate) struct Format;
@@ -367,6 +370,26 @@ impl Grammar for Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a host (as api.example, 10.0.0.1 or [::1])")
+    }
+}
+
+// === impl HostAndPort ===
+
+impl Grammar for HostAndPort {
+    type Value = HostPort;
+
+    fn parse(&self, text: &str) -> Result<HostPort, Refused> {
+        text.parse().map_err(|error: InvalidHostPort| Refused { detail: Some(error.to_string()) })
+    }
+
+    fn print(&self, value: &HostPort) -> String {
+        value.to_string()
+    }
+}
+
+impl fmt::Display for HostAndPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("host:port (as api.example:80, 10.0.0.1:80 or [::1]:80)")
     }
 }
 

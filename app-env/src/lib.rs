@@ -71,10 +71,10 @@ mod variable;
 
 pub use client_name::{ClientName, InvalidClientName};
 pub use config::{
-    Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectHttp1, ConnectTls, Direction, Dns,
+    Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectHttp1, ConnectTls, ControlPlane, Direction, Dns,
     EndpointProtocol, LogFormat, Retry, ServerTls, TcpParams, TlsIdentity,
 };
-pub use discovery::{Discovery, DomainSuffix, InvalidNetwork, Network};
+pub use discovery::{Discovery, DiscoverySource, DomainSuffix, InvalidNetwork, Network};
 pub use error::{Error, Errors, Warning};
 pub use host_port::{HostPort, InvalidHostPort};
 pub use load::{EXIT_CODE, Loaded, load};

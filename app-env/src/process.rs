@@ -1,22 +1,26 @@
 //! The settings of the process as a whole.
 
 use crate::{
-    Config, Direction, Dns, Error, Origin,
+    Config, ControlPlane, Direction, DiscoverySource, Dns, Error, Origin,
     grammar::Grammar as _,
     reader::Reader,
     table::{
-        ADMIN_LISTEN_ADDR, ADMIN_REMOTE_CONTROL, CORES, DNS_MAX_TTL, DNS_MIN_TTL, DNS_NEGATIVE_HOLD, LOG, LOG_FORMAT,
-        SHUTDOWN_ENDPOINT_ENABLED, SHUTDOWN_GRACE_PERIOD, SHUTDOWN_LAME_DUCK_PERIOD,
+        ADMIN_LISTEN_ADDR, ADMIN_REMOTE_CONTROL, CONTROL_STREAM_IDLE_TIMEOUT, CONTROL_STREAM_INITIAL_TIMEOUT, CORES,
+        DESTINATION_ALLOW_PLAINTEXT, DESTINATION_CONTEXT, DESTINATION_PROFILE_SUFFIXES, DESTINATION_SVC_ADDR,
+        DISCOVERY, DNS_MAX_TTL, DNS_MIN_TTL, DNS_NEGATIVE_HOLD, LOG, LOG_FORMAT, SHUTDOWN_ENDPOINT_ENABLED,
+        SHUTDOWN_GRACE_PERIOD, SHUTDOWN_LAME_DUCK_PERIOD,
     },
     variable::Scope,
 };
 use std::{num::NonZeroUsize, thread::available_parallelism};
 
 pub(crate) fn read(env: &mut Reader, inbound: Option<Direction>, outbound: Option<Direction>) -> Config {
+    let control_plane = read_control_plane(env, inbound.as_ref(), outbound.as_ref());
     Config {
         inbound,
         outbound,
         dns: read_dns(env),
+        control_plane,
         admin_listen_addr: env.read_or_default(&ADMIN_LISTEN_ADDR, Scope::Process),
         shutdown_grace_period: env.read_or_default(&SHUTDOWN_GRACE_PERIOD, Scope::Process),
         shutdown_lame_duck_period: env.read_or_default(&SHUTDOWN_LAME_DUCK_PERIOD, Scope::Process),
@@ -26,6 +30,46 @@ pub(crate) fn read(env: &mut Reader, inbound: Option<Direction>, outbound: Optio
         log: env.read_or_default(&LOG, Scope::Process),
         log_format: env.read_or_default(&LOG_FORMAT, Scope::Process),
     }
+}
+
+/// `None`: no direction asks it, or its address is missing.
+fn read_control_plane(
+    env: &mut Reader,
+    inbound: Option<&Direction>,
+    outbound: Option<&Direction>,
+) -> Option<ControlPlane> {
+    let scope = Scope::Process;
+    let addr = env.read(&DESTINATION_SVC_ADDR, scope);
+    let context = env.read(&DESTINATION_CONTEXT, scope).unwrap_or_default();
+    let profile_suffixes = env.read_or_default(&DESTINATION_PROFILE_SUFFIXES, scope);
+    let allow_plaintext = env.read_or_default(&DESTINATION_ALLOW_PLAINTEXT, scope);
+    let initial_timeout = env.read_or_default(&CONTROL_STREAM_INITIAL_TIMEOUT, scope);
+    let idle_timeout = env.read_or_default(&CONTROL_STREAM_IDLE_TIMEOUT, scope);
+    let asks = |direction: Option<&Direction>| {
+        let discovery = direction.and_then(|direction| direction.discovery.as_ref());
+        discovery.is_some_and(|discovery| discovery.source == DiscoverySource::Linkerd)
+    };
+    let asking = [(Scope::Inbound, inbound), (Scope::Outbound, outbound)];
+    let Some((asking, _)) = asking.into_iter().find(|(_, direction)| asks(*direction)) else {
+        let set = [
+            (env.is_set(&DESTINATION_SVC_ADDR, scope), &DESTINATION_SVC_ADDR.words),
+            (env.is_set(&DESTINATION_CONTEXT, scope), &DESTINATION_CONTEXT.words),
+            (env.is_set(&DESTINATION_PROFILE_SUFFIXES, scope), &DESTINATION_PROFILE_SUFFIXES.words),
+            (env.is_set(&DESTINATION_ALLOW_PLAINTEXT, scope), &DESTINATION_ALLOW_PLAINTEXT.words),
+            (env.is_set(&CONTROL_STREAM_INITIAL_TIMEOUT, scope), &CONTROL_STREAM_INITIAL_TIMEOUT.words),
+            (env.is_set(&CONTROL_STREAM_IDLE_TIMEOUT, scope), &CONTROL_STREAM_IDLE_TIMEOUT.words),
+        ];
+        for (_, words) in set.into_iter().filter(|(is_set, _)| *is_set) {
+            let either = [Scope::Inbound, Scope::Outbound].map(|scope| DISCOVERY.name(scope)).join(" or ");
+            env.warn(words.name(scope), format!("is not used without {either}=linkerd"));
+        }
+        return None;
+    };
+    if addr.is_none() && !env.is_wrong(&DESTINATION_SVC_ADDR, scope) {
+        let expected = format!("set for {}=linkerd", DISCOVERY.name(asking));
+        env.error(Error::new(DESTINATION_SVC_ADDR.name(scope), "is unset", expected));
+    }
+    Some(ControlPlane { addr: addr?, context, profile_suffixes, allow_plaintext, initial_timeout, idle_timeout })
 }
 
 fn read_dns(env: &mut Reader) -> Dns {

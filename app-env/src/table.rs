@@ -4,10 +4,10 @@
 //! from [`TABLE`]. A test in `tests/it` checks that the parsers read all of them.
 
 use crate::{
-    ClientAuth,
+    ClientAuth, DiscoverySource,
     grammar::{
-        Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, Host, Networks, Number, Only, Protocols, Ratio,
-        Suffixes, Switch, Text, Time,
+        Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, Host, HostAndPort, Networks, Number, Protocols,
+        Ratio, Sources, Suffixes, Switch, Text, Time,
     },
     variable::{
         DefaultText::{Computed, Is, PerDirection, Unset},
@@ -66,17 +66,17 @@ declare! {
         FilePath::ROUTES, default: Unset,
         "file that says which requests go to which endpoints, in place of ENDPOINTS; unset: all go to ENDPOINTS"
     }
-    ours DISCOVERY: Only = Direction "DISCOVERY" {
-        Only { words: &[("authority", ())] }, default: Unset,
-        "with authority each request goes to the host that its authority names, in place of ENDPOINTS; needs suffixes or networks; unset: all go to ENDPOINTS"
+    ours DISCOVERY: Sources = Direction "DISCOVERY" {
+        Sources { words: &[("authority", DiscoverySource::Dns), ("linkerd", DiscoverySource::Linkerd)] }, default: Unset,
+        "with authority each request goes to the host that its authority names, in place of ENDPOINTS; needs suffixes or networks; with linkerd the control plane at DESTINATION_SVC_ADDR is asked for its endpoints first; unset: all go to ENDPOINTS"
     }
     ours DISCOVERY_SUFFIXES: Suffixes = Direction "DISCOVERY_SUFFIXES" {
         Suffixes::SUFFIXES, default: Unset,
-        "names that authorities may have, themselves and all below them; others get 403; unset: none"
+        "names that authorities may have, themselves and all below them; others get 403, unless Linkerd's control plane knows them; unset: none"
     }
     ours DISCOVERY_NETWORKS: Networks = Direction "DISCOVERY_NETWORKS" {
         Networks::NETWORKS, default: Unset,
-        "networks of the addresses that authorities may be; others get 403; unset: none"
+        "networks of the addresses that authorities may be; others get 403, unless Linkerd's control plane knows them; unset: none"
     }
     linkerd DISCOVERY_IDLE_TIMEOUT: Time = Direction "DISCOVERY_IDLE_TIMEOUT" {
         Time::ABOVE_ZERO, default: PerDirection("90s", "5s"),
@@ -477,6 +477,32 @@ declare! {
     ours DNS_NEGATIVE_HOLD: Time = Process "DNS_NEGATIVE_HOLD" {
         Time::ANY, default: Is("30s"),
         "how long a name's addresses are kept once name servers say that there are none; 0 drops them at once"
+    }
+
+    linkerd DESTINATION_SVC_ADDR: HostAndPort = Process "DESTINATION_SVC_ADDR" {
+        HostAndPort, default: Unset,
+        "where the destination service of Linkerd's control plane listens, which is asked by directions with DISCOVERY=linkerd; unset: none"
+    }
+    linkerd DESTINATION_CONTEXT: Text = Process "DESTINATION_CONTEXT" {
+        Text, default: Unset,
+        "a token that it is sent with each question; unset: an empty one"
+    }
+    linkerd DESTINATION_PROFILE_SUFFIXES: Suffixes = Process "DESTINATION_PROFILE_SUFFIXES" {
+        Suffixes::SUFFIXES, default: Is("svc.cluster.local"),
+        "names, themselves and all below them, of which it is asked for the profile before the endpoints"
+    }
+    ours DESTINATION_ALLOW_PLAINTEXT: Bool = Process "DESTINATION_ALLOW_PLAINTEXT" {
+        Bool, default: Is("false"),
+        "whether endpoints that it says to have a TLS identity, which the proxy cannot verify, are sent requests all the same; false: they are left out"
+    }
+
+    linkerd CONTROL_STREAM_INITIAL_TIMEOUT: Time = Process "CONTROL_STREAM_INITIAL_TIMEOUT" {
+        Time::ABOVE_ZERO, default: Is("3s"), empty: Unset,
+        "how long it may take for its first answer to a question, before it is asked again on a new connection"
+    }
+    linkerd CONTROL_STREAM_IDLE_TIMEOUT: Time = Process "CONTROL_STREAM_IDLE_TIMEOUT" {
+        Time::ABOVE_ZERO, default: Is("5m"), empty: Unset,
+        "time without news of a destination after which it is asked again, in case that it is silent for another reason"
     }
 
     linkerd ADMIN_LISTEN_ADDR: Address = Process "ADMIN_LISTEN_ADDR" {

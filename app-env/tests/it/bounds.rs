@@ -58,6 +58,8 @@ const BOUNDS: &[(&str, [&str; 2], [&str; 2])] = &[
     ("WRITE_STALL_TIMEOUT", ["1ms", "0"], CENTURY),
     ("STREAM_IDLE_TIMEOUT", ["1ms", "0"], CENTURY),
     ("MAX_BUFFERED_BYTES", ["0", "-1"], U32),
+    ("CONTROL_STREAM_INITIAL_TIMEOUT", ["1ms", "0"], CENTURY),
+    ("CONTROL_STREAM_IDLE_TIMEOUT", ["1ms", "0"], CENTURY),
     ("DNS_MIN_TTL", ["0", "-1s"], CENTURY),
     ("DNS_MAX_TTL", ["0", "-1s"], CENTURY),
     ("DNS_NEGATIVE_HOLD", ["0", "-1s"], CENTURY),

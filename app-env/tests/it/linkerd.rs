@@ -1,8 +1,8 @@
 //! linkerd2-proxy's contract: the meaning of a deployment made for it, and where this crate differs on purpose.
 //! The README lists the same differences.
 
-use crate::support::{config, effective, errors, loaded, on, vars, warnings};
-use app_env::{LogFormat, variables};
+use crate::support::{self, config, effective, errors, loaded, on, vars, warnings};
+use app_env::{Discovery, DiscoverySource, EndpointProtocol, LogFormat, variables};
 use http_h2::{ClientParams, FlowControl, KeepAlive};
 use std::time::Duration;
 
@@ -41,6 +41,11 @@ fn names_are_linkerds_or_marked_as_ours() {
         "HTTP2_INITIAL_CONNECTION_WINDOW_SIZE",
         "DNS_MIN_TTL",
         "DNS_MAX_TTL",
+        "CONTROL_STREAM_INITIAL_TIMEOUT",
+        "CONTROL_STREAM_IDLE_TIMEOUT",
+        "DESTINATION_SVC_ADDR",
+        "DESTINATION_CONTEXT",
+        "DESTINATION_PROFILE_SUFFIXES",
         "ADMIN_LISTEN_ADDR",
         "SHUTDOWN_GRACE_PERIOD",
         "SHUTDOWN_ENDPOINT_ENABLED",
@@ -178,6 +183,55 @@ fn difference_reset_streams_are_remembered() {
 #[test]
 fn difference_unknown_variables_are_warned_of() {
     assert_eq!(warnings(&vars([("DESTINATION_SVC_ADDR", "localhost.:8086")])).len(), 1);
+}
+
+#[test]
+fn the_control_plane_is_asked_where_discovery_says_so() {
+    for side in ["INBOUND", "OUTBOUND"] {
+        let discovery = format!("{side}_DISCOVERY");
+        let config = config(&vars([
+            (&discovery, "linkerd"),
+            ("DESTINATION_SVC_ADDR", "linkerd-dst-headless.linkerd.svc.cluster.local.:8086"),
+            ("DESTINATION_CONTEXT", r#"{"ns":"shop","nodeName":"a"}"#),
+            ("DESTINATION_PROFILE_SUFFIXES", "svc.cluster.local.,example.com"),
+            ("DESTINATION_ALLOW_PLAINTEXT", "true"),
+        ]));
+        let control_plane = config.control_plane.unwrap();
+        assert_eq!(control_plane.addr.port(), 8086);
+        assert_eq!(control_plane.context, r#"{"ns":"shop","nodeName":"a"}"#);
+        assert_eq!(control_plane.profile_suffixes.len(), 2);
+        assert!(control_plane.allow_plaintext);
+        let direction = config.inbound.or(config.outbound).unwrap();
+        let Discovery { source, suffixes, networks } = direction.discovery.unwrap();
+        assert_eq!((source, suffixes, networks), (DiscoverySource::Linkerd, vec![], vec![]));
+        // Unless it is set.
+        assert_eq!(direction.connect.protocol, EndpointProtocol::Same);
+        let http2 = vars([
+            (&discovery, "linkerd"),
+            ("DESTINATION_SVC_ADDR", "a:1"),
+            (&format!("{side}_CONNECT_PROTOCOL"), "http2"),
+        ]);
+        let config = support::config(&http2);
+        let direction = config.inbound.or(config.outbound).unwrap();
+        assert_eq!(direction.connect.protocol, EndpointProtocol::Http2);
+        let message = format!("DESTINATION_SVC_ADDR: is unset, must be set for {discovery}=linkerd");
+        assert_eq!(errors(&vars([(&discovery, "linkerd")])), [message]);
+    }
+}
+
+#[test]
+fn a_control_plane_that_is_not_asked_is_warned_of() {
+    let expected = "is not used without INBOUND_DISCOVERY or OUTBOUND_DISCOVERY=linkerd";
+    for (name, value) in [
+        ("DESTINATION_SVC_ADDR", "a:1"),
+        ("DESTINATION_CONTEXT", "x"),
+        ("DESTINATION_PROFILE_SUFFIXES", "a.example"),
+        ("DESTINATION_ALLOW_PLAINTEXT", "true"),
+        ("CONTROL_STREAM_INITIAL_TIMEOUT", "1s"),
+        ("CONTROL_STREAM_IDLE_TIMEOUT", "1s"),
+    ] {
+        assert_eq!(warnings(&on([(name, value)])), [format!("{name}: {expected}")]);
+    }
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use crate::support::{Vars, add_needed, config, effective, errors, full, loaded, on, vars, warnings};
 use app_env::{
-    Backoff, Breaker, ClientAuth, ClientCert, ConnectHttp1, ConnectTls, Direction, Discovery, Dns, EndpointProtocol,
-    LogFormat, Origin, Process, Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
+    Backoff, Breaker, ClientAuth, ClientCert, ConnectHttp1, ConnectTls, Direction, Discovery, DiscoverySource, Dns,
+    EndpointProtocol, LogFormat, Origin, Process, Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
 };
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
 use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, thread::available_parallelism, time::Duration};
@@ -360,6 +360,7 @@ fn discovery_alone_turns_a_direction_on() {
             let mut direction = direction?;
             direction.endpoints.clear();
             direction.discovery = Some(Discovery {
+                source: DiscoverySource::Dns,
                 suffixes: ["svc.cluster.local", "example.com"].map(|name| name.parse().unwrap()).into(),
                 networks: ["10.0.0.0/8", "fd00::/8", "192.0.2.1/32"].map(|network| network.parse().unwrap()).into(),
             });
@@ -386,7 +387,7 @@ fn discovery_needs_to_be_told_where_requests_may_go() {
         );
         assert_eq!(errors(&vars([on, suffixes, other])), [message]);
     }
-    let alone = "INBOUND_DISCOVERY_SUFFIXES: has no effect without INBOUND_DISCOVERY=authority";
+    let alone = "INBOUND_DISCOVERY_SUFFIXES: has no effect without INBOUND_DISCOVERY";
     assert_eq!(warnings(&vars([("INBOUND_ENDPOINTS", "a:1"), suffixes])), [alone]);
     for (name, wrong) in [
         ("INBOUND_DISCOVERY", "dns"),
@@ -435,7 +436,18 @@ fn everything_set_reaches_its_own_field() {
 fn everything_means_every_variable() {
     let all = everything();
     // These are for a direction without endpoints.
-    let instead = ["_ROUTES", "_DISCOVERY", "_DISCOVERY_SUFFIXES", "_DISCOVERY_NETWORKS"];
+    let instead = [
+        "_ROUTES",
+        "_DISCOVERY",
+        "_DISCOVERY_SUFFIXES",
+        "_DISCOVERY_NETWORKS",
+        "_CONTROL_STREAM_INITIAL_TIMEOUT",
+        "_CONTROL_STREAM_IDLE_TIMEOUT",
+        "_DESTINATION_SVC_ADDR",
+        "_DESTINATION_CONTEXT",
+        "_DESTINATION_PROFILE_SUFFIXES",
+        "_DESTINATION_ALLOW_PLAINTEXT",
+    ];
     let (others, rest): (Vec<_>, Vec<_>) =
         variables().partition(|variable| instead.iter().any(|end| variable.name.ends_with(end)));
     for variable in rest {
