@@ -25,7 +25,8 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The pause before the next attempt. `failures`: failed attempts in a row before the last one.
-    pub(super) fn pause(&self, failures: u32) -> Duration {
+    #[must_use]
+    pub fn pause(&self, failures: u32) -> Duration {
         let pause = self.min.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX)).min(self.max);
         pause + pause.mul_f64(self.jitter.max(0.0) * fastrand::f64())
     }

@@ -188,7 +188,8 @@ impl Stats {
         self.shed.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn count_denied(&self) {
+    /// Counts a request that was answered with 403, gRPC status 7.
+    pub fn count_denied(&self) {
         self.denied.fetch_add(1, Relaxed);
     }
 
