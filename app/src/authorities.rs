@@ -2,6 +2,7 @@
 
 use crate::{
     backend::{Backend, Shared},
+    linkerd::Linkerd,
     tls,
 };
 use app_env::{Discovery, HostPort};
@@ -22,6 +23,8 @@ struct Inner {
     connect: app_env::Connect,
     tls: Option<Arc<tls::Client>>,
     shared: Shared,
+    /// Knows destinations that need not be allowed. `None`: all are looked up in DNS.
+    linkerd: Option<Linkerd>,
     /// The back ends that a worker is connected to, and some that none is any more.
     followed: Mutex<Followed>,
 }
@@ -39,14 +42,15 @@ const MIN_LIMIT: usize = 64;
 // === impl Authorities ===
 
 impl Authorities {
-    /// Back ends of the destinations that are `allowed`, which are all connected to in one way.
+    /// Back ends of the destinations that are `allowed`, or that `linkerd` knows, which are all connected to in one way.
     pub(crate) fn new(
         allowed: Discovery,
         connect: app_env::Connect,
         tls: Option<Arc<tls::Client>>,
         shared: Shared,
+        linkerd: Option<Linkerd>,
     ) -> Self {
-        Self(Arc::new(Inner { allowed, connect, tls, shared, followed: Mutex::default() }))
+        Self(Arc::new(Inner { allowed, connect, tls, shared, linkerd, followed: Mutex::default() }))
     }
 
     /// Whether requests may go to a host, as [`Resolve`] has it.
@@ -63,12 +67,13 @@ impl Resolve for Authorities {
     type Backend = Backend;
 
     fn resolve(&self, host: &str, port: u16) -> Result<Arc<Backend>, NotAllowed> {
-        if !self.is_allowed(host) {
+        let Inner { connect, tls, shared, linkerd, followed, .. } = &*self.0;
+        let is_allowed = self.is_allowed(host);
+        if !is_allowed && linkerd.is_none() {
             return Err(NotAllowed);
         }
         // A host that is no name of DNS has no endpoints.
         let endpoint: HostPort = format!("{host}:{port}").parse().map_err(|_| NotAllowed)?;
-        let Inner { connect, tls, shared, followed, .. } = &*self.0;
         let mut followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(backend) = followed.backends.get(&endpoint).and_then(Weak::upgrade) {
             return Ok(backend);
@@ -77,8 +82,14 @@ impl Resolve for Authorities {
             followed.backends.retain(|_, backend| backend.strong_count() > 0);
             followed.limit = (followed.backends.len() * 2).max(MIN_LIMIT);
         }
-        let backend =
-            Arc::new(Backend::new(std::slice::from_ref(&endpoint), connect.clone(), tls.clone(), shared.clone()));
+        let (connect, tls, shared) = (connect.clone(), tls.clone(), shared.clone());
+        let backend = Arc::new(match linkerd {
+            None => Backend::new(std::slice::from_ref(&endpoint), connect, tls, shared),
+            Some(linkerd) => {
+                let hosts = tls.as_ref().is_some_and(|client| client.needs_hosts());
+                Backend::followed(linkerd.follow(endpoint.clone(), is_allowed, hosts), connect, tls, shared)
+            }
+        });
         followed.backends.insert(endpoint, Arc::downgrade(&backend));
         Ok(backend)
     }

@@ -3,12 +3,13 @@
 use crate::{
     connector::{Connector, OwnListeners},
     dns::{self, Discovery, Names, Target},
+    linkerd::{Followed, Why},
     tls,
 };
 use app_env::{EndpointProtocol, HostPort};
 use proxy_http::{
     BufferLimit, Connect, Endpoint, Endpoints, Protocol, Replay, Stats,
-    balance::{self, breaker},
+    balance::{self, breaker, endpoint::NoEndpoints},
     client::EndpointLog,
     proxy::{self, BackendEndpoints},
     stats::Peer,
@@ -21,6 +22,8 @@ use tokio::sync::watch;
 pub(crate) struct Backend {
     endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
     pub(crate) names: Names,
+    /// Why there are no endpoints. `None`: that is known of names alone.
+    why: Option<Why>,
     connect: app_env::Connect,
     pub(crate) tls: Option<Arc<tls::Client>>,
     http2_params: balance::Params,
@@ -56,9 +59,30 @@ impl Backend {
     ) -> Self {
         let hosts = tls.as_ref().is_some_and(|client| client.needs_hosts());
         let Discovery { list, names } = dns::discover(endpoints, hosts, shared.dns, &shared.resolver);
+        Self::build(list, names, None, connect, tls, shared)
+    }
+
+    /// The endpoints that the control plane says.
+    pub(crate) fn followed(
+        Followed { list, names, why }: Followed,
+        connect: app_env::Connect,
+        tls: Option<Arc<tls::Client>>,
+        shared: Shared,
+    ) -> Self {
+        Self::build(list, names, Some(why), connect, tls, shared)
+    }
+
+    fn build(
+        endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
+        names: Names,
+        why: Option<Why>,
+        connect: app_env::Connect,
+        tls: Option<Arc<tls::Client>>,
+        shared: Shared,
+    ) -> Self {
         let http2_params = endpoint_params(&connect, shared.breaker, shared.slow_start, shared.cores);
         let http1_params = http1_endpoint_params(&connect.http1, http2_params, shared.cores);
-        Self { endpoints: list, names, connect, tls, http2_params, http1_params, shared }
+        Self { endpoints, names, why, connect, tls, http2_params, http1_params, shared }
     }
 
     pub(crate) fn protocol(&self) -> EndpointProtocol {
@@ -66,14 +90,23 @@ impl Backend {
     }
 
     /// One worker's connections to the endpoints that are spoken to in `protocol`.
-    fn spawn(&self, protocol: Protocol, stats: &Stats) -> Endpoints {
+    fn spawn(&self, protocol: Protocol, stats: &Arc<Stats>) -> Endpoints {
         let tls = self.tls.as_ref().map(|tls| (Arc::clone(tls), protocol));
         let connector = Connector::new(self.connect.tcp, self.shared.own.clone(), tls);
         let params = match protocol {
             Protocol::Http2 => self.http2_params,
             Protocol::Http1 => self.http1_params,
         };
-        Endpoints::spawn(self.endpoints.clone(), &self.connect(connector, protocol, stats), params)
+        let endpoints = Endpoints::spawn(self.endpoints.clone(), &self.connect(connector, protocol, stats), params);
+        let Some(why) = self.why.clone() else { return endpoints };
+        let stats = Arc::clone(stats);
+        endpoints.explained_by(move || {
+            let why = why.get();
+            if matches!(why, Some(NoEndpoints::Forbidden(_))) {
+                stats.count_denied();
+            }
+            why
+        })
     }
 
     fn connect(&self, connector: Connector, protocol: Protocol, stats: &Stats) -> Connect<Connector, Replay> {

@@ -76,10 +76,20 @@ struct Discovered {
 /// has now is another target. Of an address that several have at once, the first endpoint's host counts.
 #[must_use]
 pub fn discover(endpoints: &[HostPort], hosts: bool, dns: Dns, resolver: &Resolver) -> Discovery {
+    discover_as(endpoints, hosts, dns, resolver, Names::default())
+}
+
+/// The same with names that are known to others already.
+pub(crate) fn discover_as(
+    endpoints: &[HostPort],
+    hosts: bool,
+    dns: Dns,
+    resolver: &Resolver,
+    names: Names,
+) -> Discovery {
     let literal = |endpoint: &HostPort| endpoint.ip().map(|ip| Target::new(endpoint, ip, hosts));
     let by_endpoint: Vec<Vec<_>> = endpoints.iter().map(|endpoint| Vec::from_iter(literal(endpoint))).collect();
     let (list, receiver) = watch::channel(merge(&by_endpoint));
-    let names = Names::default();
     let discovered = Arc::new(Discovered { by_endpoint: Mutex::new(by_endpoint), list, names: names.clone(), hosts });
     for (index, endpoint) in endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.ip().is_none()) {
         names.set(endpoint, Status { state: NameState::Unresolved, addresses: 0 });
@@ -104,7 +114,7 @@ fn merge(by_endpoint: &[Vec<Target>]) -> Vec<Endpoint<Target>> {
 // === impl Target ===
 
 impl Target {
-    fn new(endpoint: &HostPort, ip: IpAddr, hosts: bool) -> Self {
+    pub(crate) fn new(endpoint: &HostPort, ip: IpAddr, hosts: bool) -> Self {
         let host = hosts.then(|| endpoint.host().into());
         Self { addr: SocketAddr::new(ip, endpoint.port()), host }
     }
@@ -130,6 +140,11 @@ impl Names {
     pub fn status(&self) -> Vec<(HostPort, Status)> {
         let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         names.iter().map(|(endpoint, status)| (endpoint.clone(), *status)).collect()
+    }
+
+    /// Forgets all of them, which are no longer followed.
+    pub(crate) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn set(&self, endpoint: &HostPort, status: Status) {

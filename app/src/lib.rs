@@ -24,6 +24,7 @@ mod demo;
 mod descriptors;
 mod destination;
 pub mod dns;
+mod linkerd;
 mod listener;
 mod log;
 mod metrics;

@@ -1,17 +1,22 @@
 //! The metrics page: the workers' counters, summed up, under the names that linkerd2-proxy gives them.
 
 mod balancer;
+mod control_plane;
 mod flow_control;
 mod requests;
 mod system;
 mod tls;
 mod transports;
 
-use self::system::{Log, System};
+use self::{
+    control_plane::ControlPlane,
+    system::{Log, System},
+};
 use crate::{
     LogLevel,
     destination::Connected,
     dns::Status,
+    linkerd::Control,
     routing::Routing,
     tls::Tls,
     worker::{Plan, Worker},
@@ -58,7 +63,13 @@ pub(crate) const PEERS: [(Peer, &str); 2] = [(Peer::Client, "src"), (Peer::Endpo
 // === impl Metrics ===
 
 impl Metrics {
-    pub(crate) fn new(names: &[&'static str], plans: &[Plan], workers: &[Worker], log: &LogLevel) -> Self {
+    pub(crate) fn new(
+        names: &[&'static str],
+        plans: &[Plan],
+        workers: &[Worker],
+        log: &LogLevel,
+        control: Option<Arc<Control>>,
+    ) -> Self {
         let directions = names.iter().zip(plans).enumerate().map(|(index, (name, plan))| Direction {
             name,
             stats: workers.iter().map(|worker| Arc::clone(&worker.stats[index])).collect(),
@@ -70,6 +81,9 @@ impl Metrics {
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Directions(directions.collect())));
+        if let Some(control) = control {
+            registry.register_collector(Box::new(ControlPlane(control)));
+        }
         registry.register_collector(Box::new(Log(Arc::clone(log.lost()))));
         registry.register_collector(Box::new(System));
         Self(registry)

@@ -8,6 +8,7 @@ use crate::{
     descriptors::Use,
     destination::Destination,
     dns,
+    linkerd::{Control, Linkerd},
     listener::{self, BindError, Refusals},
     metrics::Metrics,
     routing::{self, Routing},
@@ -15,7 +16,7 @@ use crate::{
     window_limits,
     worker::{Accepted, Plan, Worker},
 };
-use app_env::{Config, Direction, Loaded, PREFIX};
+use app_env::{Config, Direction, DiscoverySource, Loaded, PREFIX};
 use proxy_http::{
     BufferLimit, Server, http1,
     proxy::{self, retry},
@@ -108,6 +109,7 @@ impl Process {
             inbound,
             outbound,
             dns,
+            control_plane,
             admin_listen_addr,
             shutdown_grace_period,
             shutdown_lame_duck_period,
@@ -120,12 +122,13 @@ impl Process {
         } = config;
         let resolver = dns::Resolver::system();
         let own = OwnListeners::default();
+        let control = control_plane.map(|settings| Control::new(settings, own.clone(), dns, &resolver));
         let mut listeners = Vec::new();
         let mut plans = Vec::new();
         let mut names = Vec::new();
         for (name, direction) in [("inbound", inbound), ("outbound", outbound)] {
             let Some(direction) = direction else { continue };
-            let (listener, mut plan) = plan(name, direction, dns, (&resolver, &own), cores)?;
+            let (listener, mut plan) = plan(name, direction, dns, (&resolver, &own, control.as_ref()), cores)?;
             plan.server = plan.server.drain_timeout(shutdown_grace_period);
             listeners.push(listener);
             plans.push(plan);
@@ -143,7 +146,7 @@ impl Process {
             .into_iter()
             .unzip();
         let workers = Workers { workers: workers.into(), connections: connections.into() };
-        let metrics = Metrics::new(&names, &plans, &workers.workers, &log);
+        let metrics = Metrics::new(&names, &plans, &workers.workers, &log, control);
         let admin_state = Arc::new(admin::State {
             settings,
             log,
@@ -252,7 +255,7 @@ fn plan(
     name: &'static str,
     direction: Direction,
     dns: app_env::Dns,
-    (resolver, own): (&dns::Resolver, &OwnListeners),
+    (resolver, own, control): (&dns::Resolver, &OwnListeners, Option<&Arc<Control>>),
     cores: NonZeroUsize,
 ) -> Result<(Listener, Plan), StartErrorKind> {
     let tls = Tls::load(name, &direction)?;
@@ -287,7 +290,10 @@ fn plan(
     let listener = listener::bind(listen_addr, accept_backlog, variable)?;
     let listed = match (&routes, &discovery) {
         (Some(routes), _) => format!("by {}", routes.display()),
-        (None, Some(_)) => "by authority".to_owned(),
+        (None, Some(discovery)) => match discovery.source {
+            DiscoverySource::Dns => "by authority".to_owned(),
+            DiscoverySource::Linkerd => "by Linkerd's control plane".to_owned(),
+        },
         (None, None) => endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
     };
     let limits = proxy::Limits::new(proxy::Params {
@@ -331,7 +337,10 @@ fn plan(
             Destination::Routed { routing, bounds }
         }
         (None, Some(discovery)) => {
-            let authorities = Authorities::new(discovery, connect, client, shared);
+            let control = control.filter(|_| discovery.source == DiscoverySource::Linkerd);
+            let linkerd =
+                control.map(|control| Linkerd::new(Arc::clone(control), name, connect.backoff, dns, resolver.clone()));
+            let authorities = Authorities::new(discovery, connect, client, shared, linkerd);
             let default_port = if tls.server.is_some() { 443 } else { 80 };
             Destination::Named { authorities, default_port, bounds }
         }

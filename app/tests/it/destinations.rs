@@ -60,11 +60,11 @@ impl Drop for File {
 }
 
 /// An endpoint of HTTP/2 that answers with its name.
-async fn endpoint(name: &'static str) -> SocketAddr {
+pub(crate) async fn endpoint(name: &'static str) -> SocketAddr {
     endpoint_on("127.0.0.1:0", name).await
 }
 
-async fn endpoint_on(addr: &str, name: &'static str) -> SocketAddr {
+pub(crate) async fn endpoint_on(addr: &str, name: &'static str) -> SocketAddr {
     let listener = TcpListener::bind(addr).await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -88,7 +88,7 @@ async fn endpoint_on(addr: &str, name: &'static str) -> SocketAddr {
 }
 
 /// The same of HTTP/1.1.
-async fn http1_endpoint(name: &'static str) -> SocketAddr {
+pub(crate) async fn http1_endpoint(name: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -109,7 +109,7 @@ async fn http1_endpoint(name: &'static str) -> SocketAddr {
 }
 
 /// The status of a response, and the name of the back end that it is from.
-async fn ask(client: &mut SendRequest<Bytes>, req: Request<()>) -> (u16, String) {
+pub(crate) async fn ask(client: &mut SendRequest<Bytes>, req: Request<()>) -> (u16, String) {
     poll_fn(|cx| client.poll_ready(cx)).await.unwrap();
     let rsp = client.send_request(req, true).unwrap().0.await.unwrap();
     let field = |name| rsp.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
@@ -117,11 +117,11 @@ async fn ask(client: &mut SendRequest<Bytes>, req: Request<()>) -> (u16, String)
     (rsp.status().as_u16(), field("back-end").or(grpc).or(field("proxy-error")).unwrap_or_default())
 }
 
-fn get(uri: &str) -> Request<()> {
+pub(crate) fn get(uri: &str) -> Request<()> {
     Request::get(uri).body(()).unwrap()
 }
 
-fn call(uri: &str) -> Request<()> {
+pub(crate) fn call(uri: &str) -> Request<()> {
     Request::post(uri).header("content-type", "application/grpc").header("te", "trailers").body(()).unwrap()
 }
 

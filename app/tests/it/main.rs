@@ -13,6 +13,7 @@ mod drain;
 mod grpc;
 mod http1;
 mod lifetime;
+mod linkerd;
 mod listener;
 mod logs;
 mod loops;

@@ -1,0 +1,299 @@
+//! The task of a destination.
+
+use super::{
+    Linkerd, Why,
+    control::{Client, Control, Registered},
+    endpoints::{EndpointSet, Refused},
+    profile::Profile,
+    stream::{self, Event},
+};
+use crate::dns::{self, Discovery, Names, Target};
+use app_env::HostPort;
+use linkerd2_proxy_api::destination::{NoEndpoints as NoEndpointsMessage, Update, update::Update as Kind};
+use proxy_http::{Endpoint, balance::endpoint::NoEndpoints};
+use std::{
+    future::pending,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
+
+/// Keeps the list of one destination's endpoints.
+pub(super) struct Follower {
+    linkerd: Linkerd,
+    destination: HostPort,
+    /// Whether requests may go to the addresses of its host.
+    is_allowed: bool,
+    hosts: bool,
+    list: watch::Sender<Vec<Endpoint<Target>>>,
+    names: Names,
+    why: Why,
+    profile: watch::Sender<Profile>,
+    known: Mutex<Known>,
+    /// Notified when DNS is to be followed, or not any more.
+    has_changed: Notify,
+    registered: Registered,
+}
+
+/// What is known of the destination.
+#[derive(Debug)]
+enum Known {
+    /// Nothing, and why.
+    Nothing(String),
+    /// Its endpoints.
+    Endpoints(EndpointSet),
+    /// It takes no HTTP.
+    Opaque,
+    /// The control plane does not know it.
+    Unknown,
+}
+
+// === impl Follower ===
+
+impl Follower {
+    pub(super) fn new(
+        linkerd: Linkerd,
+        destination: HostPort,
+        is_allowed: bool,
+        hosts: bool,
+        list: watch::Sender<Vec<Endpoint<Target>>>,
+        names: Names,
+        why: Why,
+    ) -> Self {
+        let registered = linkerd.control.register(linkerd.direction, destination.clone());
+        let suffixes = &linkerd.control.settings.profile_suffixes;
+        let has_profile = suffixes.iter().any(|suffix| suffix.contains(destination.host()));
+        let profile = if has_profile { Profile::Waiting } else { Profile::Name(None) };
+        Self {
+            linkerd,
+            destination,
+            is_allowed,
+            hosts,
+            list,
+            names,
+            why,
+            profile: watch::Sender::new(profile),
+            known: Mutex::new(Known::Nothing("the control plane has not answered yet".to_owned())),
+            has_changed: Notify::new(),
+            registered,
+        }
+    }
+
+    /// Ends when nobody needs the list any more.
+    pub(super) async fn follow(self) {
+        tokio::select! {
+            () = self.list.closed() => {}
+            () = self.follow_profile() => {}
+            () = self.follow_endpoints() => {}
+            () = self.follow_dns() => {}
+        }
+        self.names.clear();
+    }
+
+    fn control(&self) -> &Arc<Control> {
+        &self.linkerd.control
+    }
+
+    /// Asks for the profile, if there may be one. Never returns.
+    async fn follow_profile(&self) {
+        if !self.profile.borrow().is_waiting() {
+            return pending().await;
+        }
+        let path = self.destination.to_string();
+        let allow_plaintext = self.control().settings.allow_plaintext;
+        let open = |mut client: Client| {
+            let question = self.control().question(&path);
+            async move { client.destinations.get_profile(question).await }
+        };
+        let rejected =
+            stream::follow(self.control(), &self.registered, self.linkerd.backoff, open, |event| match event {
+                Event::Message { message, .. } => _ = self.profile.send_replace(Profile::new(message, allow_plaintext)),
+                Event::Failed(_) => self.go_on_without_profile(),
+            });
+        let status = rejected.await;
+        tracing::debug!(destination = %self.destination, message = status.message(), "the destination has no profile");
+        self.profile.send_replace(Profile::Name(None));
+        pending().await
+    }
+
+    /// A profile that comes later counts all the same.
+    fn go_on_without_profile(&self) {
+        self.profile.send_if_modified(|profile| {
+            let waits = profile.is_waiting();
+            if waits {
+                *profile = Profile::Name(None);
+            }
+            waits
+        });
+    }
+
+    /// Follows what the profile says of the endpoints. Never returns.
+    async fn follow_endpoints(&self) {
+        let mut profiles = self.profile.subscribe();
+        loop {
+            let profile = profiles.borrow_and_update().clone();
+            match profile {
+                Profile::Waiting => {
+                    let limit = self.control().settings.initial_timeout;
+                    if timeout(limit, profiles.changed()).await.is_err() {
+                        self.go_on_without_profile();
+                    }
+                }
+                Profile::Name(name) => {
+                    let host = name.as_deref().map(|name| format!("{name}:{}", self.destination.port()));
+                    let path = host.unwrap_or_else(|| self.destination.to_string());
+                    tokio::select! {
+                        () = self.follow_name(&path) => {}
+                        () = name_changed(&mut profiles, name.as_deref()) => {}
+                    }
+                }
+                Profile::Endpoint(set) => {
+                    self.set(Known::Endpoints(set));
+                    let _ = profiles.changed().await;
+                }
+                Profile::Opaque => {
+                    self.set(Known::Opaque);
+                    let _ = profiles.changed().await;
+                }
+            }
+        }
+    }
+
+    /// Follows the endpoints of a name. Never returns.
+    async fn follow_name(&self, path: &str) {
+        let open = |mut client: Client| {
+            let question = self.control().question(path);
+            async move { client.destinations.get(question).await }
+        };
+        let mut is_initial = true;
+        let rejected =
+            stream::follow(self.control(), &self.registered, self.linkerd.backoff, open, |event| match event {
+                Event::Message { message, is_first } => is_initial = !self.update(message, is_initial || is_first),
+                Event::Failed(status) => {
+                    let mut known = self.lock();
+                    if let Known::Nothing(reason) = &mut *known {
+                        *reason = format!("the control plane cannot be asked: {}", status.message());
+                        drop(known);
+                        self.publish();
+                    }
+                }
+            });
+        let status = rejected.await;
+        tracing::debug!(destination = %self.destination, message = status.message(), "it is no destination of the control plane");
+        self.set(Known::Unknown);
+        pending().await
+    }
+
+    /// Takes an update, and returns whether it says anything. The first one of a stream that does replaces all that was known before.
+    fn update(&self, Update { update }: Update, is_initial: bool) -> bool {
+        let allow_plaintext = self.control().settings.allow_plaintext;
+        let mut set = match &*self.lock() {
+            Known::Endpoints(set) if !is_initial => set.clone(),
+            _ => EndpointSet::default(),
+        };
+        let known = match update {
+            Some(Kind::Add(added)) => {
+                if !set.add(added, allow_plaintext) {
+                    return false;
+                }
+                Known::Endpoints(set)
+            }
+            // Nothing has been added on the stream that could be removed.
+            Some(Kind::Remove(_)) if is_initial => return false,
+            Some(Kind::Remove(removed)) => {
+                set.remove(removed);
+                Known::Endpoints(set)
+            }
+            Some(Kind::NoEndpoints(NoEndpointsMessage { exists: true })) => Known::Endpoints(EndpointSet::default()),
+            Some(Kind::NoEndpoints(NoEndpointsMessage { exists: false })) => Known::Unknown,
+            None => return false,
+        };
+        self.set(known);
+        true
+    }
+
+    fn set(&self, known: Known) {
+        *self.lock() = known;
+        self.publish();
+        self.has_changed.notify_one();
+    }
+
+    /// Puts what is known into the list. Of a destination that the control plane does not know, DNS comes by itself.
+    fn publish(&self) {
+        let destination = &self.destination;
+        let unavailable = |reason: &str| (Vec::new(), Some(NoEndpoints::Unavailable(reason.to_owned())));
+        let mut left_out = 0;
+        let (list, why) = match &*self.lock() {
+            Known::Nothing(reason) => (Vec::new(), Some(NoEndpoints::Unknown(reason.clone()))),
+            Known::Endpoints(set) => {
+                left_out = set.refused();
+                match set.list(destination, self.hosts) {
+                    Ok(list) if list.is_empty() => {
+                        unavailable(&format!("the control plane has no endpoints of {destination}"))
+                    }
+                    Ok(list) => (list, None),
+                    Err(refused) => unavailable(refused.reason()),
+                }
+            }
+            Known::Opaque => unavailable(Refused::Opaque.reason()),
+            Known::Unknown if self.is_allowed => return,
+            Known::Unknown => (Vec::new(), Some(NoEndpoints::Forbidden("the destination is not allowed".to_owned()))),
+        };
+        self.send(list, why, left_out);
+    }
+
+    fn send(&self, list: Vec<Endpoint<Target>>, why: Option<NoEndpoints>, left_out: usize) {
+        let is_news = self.why.get() != why;
+        if is_news && let Some(NoEndpoints::Unavailable(reason)) = &why {
+            tracing::warn!(destination = %self.destination, left_out, "no endpoint to send requests to: {reason}");
+        }
+        self.why.set(why);
+        // An empty list that comes again has requests look why it is empty.
+        self.list.send_if_modified(|current| {
+            let has_changed = *current != list;
+            if has_changed && left_out > 0 {
+                let endpoints = list.len();
+                tracing::warn!(destination = %self.destination, endpoints, left_out, "endpoints get no requests");
+            }
+            *current = list;
+            has_changed || is_news
+        });
+    }
+
+    /// Follows the addresses of the destination's host while the control plane does not know it. Never returns.
+    async fn follow_dns(&self) {
+        let is_followed = || self.is_allowed && matches!(*self.lock(), Known::Unknown);
+        loop {
+            while !is_followed() {
+                self.has_changed.notified().await;
+            }
+            let (dns, resolver) = (self.linkerd.dns, &self.linkerd.resolver);
+            let destination = std::slice::from_ref(&self.destination);
+            let Discovery { mut list, .. } =
+                dns::discover_as(destination, self.hosts, dns, resolver, self.names.clone());
+            while is_followed() {
+                let found = list.borrow_and_update().clone();
+                self.send(found, None, 0);
+                tokio::select! {
+                    // One that is an address never changes.
+                    Ok(()) = list.changed() => {}
+                    () = self.has_changed.notified() => {}
+                }
+            }
+            drop(list);
+            self.names.clear();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Completes when the endpoints are no longer the ones of `name`.
+async fn name_changed(profiles: &mut watch::Receiver<Profile>, name: Option<&str>) {
+    let is_other = |profile: &Profile| !matches!(profile, Profile::Name(same) if same.as_deref() == name);
+    let _ = profiles.wait_for(is_other).await;
+}
