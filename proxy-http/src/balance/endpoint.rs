@@ -1,5 +1,6 @@
 //! An endpoint as service discovery describes it: address, weight, parameters, labels. And its status.
 
+use http::uri::Authority;
 use http_h2::ClientParams;
 use std::{fmt, num::NonZeroU32};
 
@@ -14,6 +15,8 @@ pub struct Endpoint<A> {
     /// Parameters of its connections; each that is set takes precedence over that of [`Connect`](crate::Connect).
     /// Default: none is set.
     pub params: ClientParams,
+    /// The authority of requests to it, in place of the ones that clients have sent, but for CONNECT. `None`: theirs.
+    pub authority: Option<Authority>,
     /// Names and values that label its metrics; [`Status`] has them. Default: none.
     pub labels: Vec<(String, String)>,
 }
@@ -65,9 +68,9 @@ pub enum State {
 // === impl Endpoint ===
 
 impl<A> Endpoint<A> {
-    /// An endpoint of weight 1, without parameters or labels of its own.
+    /// An endpoint of weight 1, without parameters, authority or labels of its own.
     pub fn new(addr: A) -> Self {
-        Self { addr, weight: NonZeroU32::MIN, params: ClientParams::DEFAULT, labels: Vec::new() }
+        Self { addr, weight: NonZeroU32::MIN, params: ClientParams::DEFAULT, authority: None, labels: Vec::new() }
     }
 
     /// Whether connections to this endpoint are the same as to the other one: weight and labels do not concern them.
@@ -75,8 +78,8 @@ impl<A> Endpoint<A> {
     where
         A: PartialEq,
     {
-        let Self { addr, weight: _, params, labels: _ } = self;
-        *addr == other.addr && *params == other.params
+        let Self { addr, weight: _, params, authority, labels: _ } = self;
+        *addr == other.addr && *params == other.params && *authority == other.authority
     }
 }
 

@@ -61,7 +61,7 @@ impl Endpoints {
     /// Connects with `connect` to the endpoints that `discovered` holds, now and whenever it changes.
     ///
     /// Endpoints are identified by address. An endpoint that is removed gets no new requests, and its open requests finish;
-    /// an endpoint whose parameters have changed is removed and added. One whose weight or labels have changed keeps its
+    /// an endpoint whose parameters or authority have changed is removed and added. One whose weight or labels have changed keeps its
     /// connections. Each endpoint has a task of its own.
     ///
     /// # Panics
@@ -344,6 +344,7 @@ impl Balancer {
         let (on_transport, on_capacity) = (Arc::downgrade(self), Arc::downgrade(self));
         let connect = connect
             .peer(Arc::clone(&addr))
+            .authority(endpoint.authority.as_ref())
             .on_transport(Arc::new(move || {
                 if let Some(shared) = on_transport.upgrade() {
                     shared.update(id, |connecting| connecting.is_handshaking = true);

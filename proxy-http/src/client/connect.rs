@@ -20,6 +20,7 @@ use crate::{
     http1::params::max_headers,
     stats::{Side, Transport},
 };
+use http::uri::Authority;
 use http_h2::{ClientParams, OutOfRange};
 use std::{
     fmt,
@@ -56,6 +57,7 @@ pub struct Connect<C, B> {
     max_headers_count: usize,
     log: Arc<EndpointLog>,
     peer: Option<Arc<str>>,
+    authority: Option<Arc<Authority>>,
     on_transport: OnCapacity,
     on_capacity: OnCapacity,
     body: PhantomData<fn(B)>,
@@ -86,6 +88,7 @@ impl<C, B> Connect<C, B> {
             max_headers_count: 0,
             log: Arc::default(),
             peer: None,
+            authority: None,
             on_transport: Arc::new(|| {}),
             on_capacity: Arc::new(|| {}),
             body: PhantomData,
@@ -142,6 +145,11 @@ impl<C, B> Connect<C, B> {
     /// The endpoint's name, for descriptions of its connections. Default: none.
     pub(crate) fn peer(self, peer: Arc<str>) -> Self {
         Self { peer: Some(peer), ..self }
+    }
+
+    /// Sends requests with this authority in place of their own. Default: with their own.
+    pub(crate) fn authority(self, authority: Option<&Authority>) -> Self {
+        Self { authority: authority.cloned().map(Arc::new), ..self }
     }
 
     /// Calls `on_transport` when the transport is made, before the handshake. Default: no call.
@@ -215,7 +223,7 @@ where
         let write_stall = write_stall_timeout.unwrap_or(ClientParams::DEFAULT_WRITE_STALL_TIMEOUT);
         let flow_control = flow_control.unwrap_or(ClientParams::DEFAULT_FLOW_CONTROL);
         let Self { timeout, handshake_timeout, protocol, max_headers_count, ref peer, .. } = *self;
-        let peer = peer.clone();
+        let (peer, authority) = (peer.clone(), self.authority.clone());
         let (on_transport, on_capacity) = (Arc::clone(&self.on_transport), Arc::clone(&self.on_capacity));
         Box::pin(async move {
             let io = match timeout {
@@ -265,7 +273,7 @@ where
                     Engine::Http1(made.map_err(ConnectError::handshake)?)
                 }
             };
-            Ok(SendRequest { engine, connection_state, closed, write_stall, body: PhantomData })
+            Ok(SendRequest { engine, connection_state, closed, write_stall, authority, body: PhantomData })
         })
     }
 }
@@ -284,6 +292,7 @@ impl<C: Clone, B> Clone for Connect<C, B> {
             max_headers_count: self.max_headers_count,
             log: Arc::clone(&self.log),
             peer: self.peer.clone(),
+            authority: self.authority.clone(),
             on_transport: Arc::clone(&self.on_transport),
             on_capacity: Arc::clone(&self.on_capacity),
             body: PhantomData,

@@ -10,10 +10,12 @@ use crate::{
         state::{ConnectionState, GoAway},
         windows::initial_windows,
     },
+    message::connect_protocol::ConnectProtocol,
     stats::{Side, Transport},
 };
 use bytes::Bytes;
 use h2::Reason;
+use http::{Method, Request, Version, request::Parts};
 use http_h2::{ClientParams, RESET_STREAM_DURATION};
 use std::{
     future::{Future, poll_fn},
@@ -228,4 +230,15 @@ fn poll_connection<I: AsyncRead + AsyncWrite + Unpin>(
     }
     connection_state.update_blocked();
     flow.poll_pings(connection, connection_state, cx).map(|KeepAliveTimedOut| Err("keep-alive timed out".into()))
+}
+
+/// A request's head as h2 sends it.
+pub(super) fn request(mut head: Parts) -> Request<()> {
+    if head.method == Method::CONNECT {
+        ConnectProtocol::send(&mut head.extensions);
+    }
+    // h2 accepts a request without authority only if its version is HTTP/1.1, and sends it in HTTP/2 without `:authority`.
+    // linkerd2-proxy does the same.
+    head.version = if head.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
+    Request::from_parts(head, ())
 }

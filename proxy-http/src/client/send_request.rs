@@ -6,6 +6,7 @@ use crate::{
     client::{
         error::{Error, SendError},
         http1::{self, BodySink},
+        http2,
     },
     connection::{
         sending::{SendingStream, StoppedClient},
@@ -13,11 +14,11 @@ use crate::{
         streams::OpenStream,
     },
     http1::tunnel,
-    message::{connect_protocol::ConnectProtocol, head::Head, interim::InterimBudget, validate},
+    message::{authority, connect_protocol::ConnectProtocol, head::Head, interim::InterimBudget, validate},
     stats::Side,
 };
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version, request::Parts};
+use http::{Method, Request, Response, StatusCode, request::Parts, uri::Authority};
 use http_body::Body;
 use std::{
     fmt,
@@ -44,6 +45,8 @@ pub struct SendRequest<B> {
     pub(super) connection_state: Arc<ConnectionState>,
     pub(super) closed: watch::Receiver<()>,
     pub(super) write_stall: Duration,
+    /// In place of those of requests. `None`: theirs are sent.
+    pub(super) authority: Option<Arc<Authority>>,
     pub(super) body: PhantomData<fn(B)>,
 }
 
@@ -158,18 +161,19 @@ where
         &mut self,
         OutgoingRequest { head, upload, http1, .. }: &mut OutgoingRequest<B>,
     ) -> Result<InFlight, Error> {
+        let authority = &self.authority;
         let h2 = match &mut self.engine {
             Engine::Http2(h2) => h2,
             Engine::Http1(handle) => {
                 let stream = self.connection_state.open_stream();
-                let sent = handle.send(head.take(), upload.body_mut(), stream, self.write_stall);
+                let sent = handle.send(take(head, authority.as_deref()), upload.body_mut(), stream, self.write_stall);
                 let (sent, to) = sent.map_err(Error::http1)?;
                 *http1 = Some(to);
                 return Ok(InFlight::Http1(Box::new(sent)));
             }
         };
         let ended = upload.body_mut().is_end_stream();
-        let request = h2_request(head);
+        let request = http2::request(take(head, authority.as_deref()));
         let path = request.uri().path_and_query().filter(|_| !ended).cloned();
         // RFC 9113 section 6.5.2: the peer's limit is advisory, but some endpoints end the connection for a larger head.
         if head.list_size().is_some_and(|size| size > self.connection_state.max_header_list()) {
@@ -179,7 +183,7 @@ where
             // The handle's last request waits to be sent. A handle has at most one, so another handle sends this one.
             Err(_) if h2.poll_ready(&mut Context::from_waker(Waker::noop())).is_pending() => {
                 *h2 = h2.clone();
-                h2.send_request(h2_request(head), ended)
+                h2.send_request(http2::request(take(head, authority.as_deref())), ended)
             }
             sent => sent,
         };
@@ -191,16 +195,13 @@ where
     }
 }
 
-/// A request's head as h2 sends it.
-fn h2_request(head: &mut Head) -> Request<()> {
+/// Takes a request's head, with the authority that the endpoint is sent if it has one of its own.
+fn take(head: &mut Head, authority: Option<&Authority>) -> Parts {
     let mut head = head.take();
-    if head.method == Method::CONNECT {
-        ConnectProtocol::send(&mut head.extensions);
+    if let Some(authority) = authority {
+        authority::replace(&mut head, authority);
     }
-    // h2 accepts a request without authority only if its version is HTTP/1.1, and sends it in HTTP/2 without `:authority`.
-    // linkerd2-proxy does the same.
-    head.version = if head.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
-    Request::from_parts(head, ())
+    head
 }
 
 impl<B> Service<Request<B>> for SendRequest<B>
@@ -231,6 +232,7 @@ impl<B> Clone for SendRequest<B> {
             connection_state: Arc::clone(&self.connection_state),
             closed: self.closed.clone(),
             write_stall: self.write_stall,
+            authority: self.authority.clone(),
             body: PhantomData,
         }
     }

@@ -1,7 +1,12 @@
 //! Authorities: the one grammar for `:authority`, `host` and targets, of either version (RFC 3986 section 3.2).
 
-use http::uri::Scheme;
-use std::net::Ipv6Addr;
+use crate::message::connect_protocol::ConnectProtocol;
+use http::{
+    Method, Uri, header,
+    request::Parts,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use std::{mem, net::Ipv6Addr};
 
 /// The host and the port of an authority, as they are written.
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +148,21 @@ fn is_port(port: &[u8]) -> bool {
 
 fn number(digits: &[u8]) -> u32 {
     digits.iter().fold(0, |value, byte| value * 10 + u32::from(byte - b'0'))
+}
+
+/// Replaces a request's authority, in `:authority` and `host` alike. The one of CONNECT stays, since it is where the tunnel leads; that
+/// of extended CONNECT (RFC 8441) is like others.
+pub(crate) fn replace(head: &mut Parts, authority: &Authority) {
+    if head.method == Method::CONNECT && head.extensions.get::<ConnectProtocol>().is_none() {
+        return;
+    }
+    let mut uri = mem::take(&mut head.uri).into_parts();
+    uri.authority = Some(authority.clone());
+    // A target with an authority has both.
+    uri.scheme.get_or_insert(Scheme::HTTP);
+    uri.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+    head.uri = Uri::from_parts(uri).unwrap_or_default();
+    head.headers.remove(header::HOST);
 }
 
 #[cfg(test)]

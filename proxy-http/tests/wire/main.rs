@@ -29,6 +29,7 @@ mod late;
 mod lifetime;
 mod long_life;
 mod malformed;
+mod no_endpoints;
 mod other_protocol;
 mod params;
 mod protection;
