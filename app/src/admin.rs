@@ -1,6 +1,7 @@
-//! The admin server: health, metrics, connections, settings, log level and shutdown, over HTTP/1.1.
+//! The admin server: health, metrics, connections, destinations, settings, log level and shutdown, over HTTP/1.1.
 
 mod connections;
+mod destinations;
 
 use self::connections::{Format, Page};
 use crate::{
@@ -73,14 +74,16 @@ pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
 impl State {
     async fn answer(self: &Arc<Self>, req: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
         let allowed = match req.uri().path() {
-            "/live" | "/ready" | "/metrics" | "/connections" | "/config" => [Method::GET, Method::HEAD].as_slice(),
+            "/live" | "/ready" | "/metrics" | "/connections" | "/destinations" | "/config" => {
+                [Method::GET, Method::HEAD].as_slice()
+            }
             "/proxy-log-level" => &[Method::GET, Method::PUT],
             "/shutdown" => &[Method::POST],
             _ => {
                 return text(
                     StatusCode::NOT_FOUND,
-                    "no such page; there are /live, /ready, /metrics, /connections, /config, /proxy-log-level and \
-                     /shutdown\n",
+                    "no such page; there are /live, /ready, /metrics, /connections, /destinations, /config, \
+                     /proxy-log-level and /shutdown\n",
                 );
             }
         };
@@ -100,8 +103,9 @@ impl State {
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" => self.ready(),
             "/metrics" => self.large_page(Self::metrics).await,
-            "/connections" => match Format::asked(req.uri(), req.headers()) {
-                Some(format) => self.large_page(move |state| state.connections(format)).await,
+            path @ ("/connections" | "/destinations") => match Format::asked(req.uri(), req.headers()) {
+                Some(format) if path == "/connections" => self.large_page(move |state| state.connections(format)).await,
+                Some(format) => self.large_page(move |state| state.destinations(format)).await,
                 None => text(StatusCode::BAD_REQUEST, "format must be json or text\n"),
             },
             "/config" => typed("application/json", self.config()),
@@ -151,6 +155,14 @@ impl State {
 
     fn connections(&self, format: Format) -> Response<Full<Bytes>> {
         let page = Page::new(&self.directions, &self.workers);
+        match format {
+            Format::Json => typed("application/json", page.json()),
+            Format::Text => text(StatusCode::OK, page.text()),
+        }
+    }
+
+    fn destinations(&self, format: Format) -> Response<Full<Bytes>> {
+        let page = destinations::Page::new(&self.directions, &self.workers);
         match format {
             Format::Json => typed("application/json", page.json()),
             Format::Text => text(StatusCode::OK, page.text()),

@@ -82,12 +82,12 @@ impl Resolve for Authorities {
             followed.backends.retain(|_, backend| backend.strong_count() > 0);
             followed.limit = (followed.backends.len() * 2).max(MIN_LIMIT);
         }
-        let (connect, tls, shared) = (connect.clone(), tls.clone(), shared.clone());
+        let (name, connect, tls, shared) = (endpoint.to_string(), connect.clone(), tls.clone(), shared.clone());
         let backend = Arc::new(match linkerd {
-            None => Backend::new(std::slice::from_ref(&endpoint), connect, tls, shared),
+            None => Backend::new(name, std::slice::from_ref(&endpoint), connect, tls, shared),
             Some(linkerd) => {
                 let hosts = tls.as_ref().is_some_and(|client| client.needs_hosts());
-                Backend::followed(linkerd.follow(endpoint.clone(), is_allowed, hosts), connect, tls, shared)
+                Backend::followed(name, linkerd.follow(endpoint.clone(), is_allowed, hosts), connect, tls, shared)
             }
         });
         followed.backends.insert(endpoint, Arc::downgrade(&backend));

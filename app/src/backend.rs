@@ -20,6 +20,7 @@ use tokio::sync::watch;
 /// Endpoints, for all workers, each of which connects to them.
 #[derive(Debug)]
 pub(crate) struct Backend {
+    name: String,
     endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
     pub(crate) names: Names,
     /// Why there are no endpoints. `None`: that is known of names alone.
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
 impl Backend {
     /// Follows `endpoints`, once for all workers, so that all have the same addresses. Must be called in a tokio runtime.
     pub(crate) fn new(
+        name: String,
         endpoints: &[HostPort],
         connect: app_env::Connect,
         tls: Option<Arc<tls::Client>>,
@@ -59,20 +61,22 @@ impl Backend {
     ) -> Self {
         let hosts = tls.as_ref().is_some_and(|client| client.needs_hosts());
         let Discovery { list, names } = dns::discover(endpoints, hosts, shared.dns, &shared.resolver);
-        Self::build(list, names, None, connect, tls, shared)
+        Self::build(name, list, names, None, connect, tls, shared)
     }
 
     /// The endpoints that the control plane says.
     pub(crate) fn followed(
+        name: String,
         Followed { list, names, why }: Followed,
         connect: app_env::Connect,
         tls: Option<Arc<tls::Client>>,
         shared: Shared,
     ) -> Self {
-        Self::build(list, names, Some(why), connect, tls, shared)
+        Self::build(name, list, names, Some(why), connect, tls, shared)
     }
 
     fn build(
+        name: String,
         endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
         names: Names,
         why: Option<Why>,
@@ -82,7 +86,7 @@ impl Backend {
     ) -> Self {
         let http2_params = endpoint_params(&connect, shared.breaker, shared.slow_start, shared.cores);
         let http1_params = http1_endpoint_params(&connect.http1, http2_params, shared.cores);
-        Self { endpoints, names, why, connect, tls, http2_params, http1_params, shared }
+        Self { name, endpoints, names, why, connect, tls, http2_params, http1_params, shared }
     }
 
     pub(crate) fn protocol(&self) -> EndpointProtocol {
@@ -124,6 +128,10 @@ impl Backend {
 }
 
 impl proxy::Backend for Backend {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     fn connect(&self, stats: &Arc<Stats>) -> BackendEndpoints {
         let spawn = |protocol| self.spawn(protocol, stats);
         let (endpoints, http1) = match self.protocol() {

@@ -9,9 +9,9 @@ use crate::{
 use app_env::{EndpointProtocol, HostPort};
 use proxy_http::{
     Endpoints, Proxy, Stats,
-    proxy::{Backend as _, BackendEndpoints, Bounds, ByAuthority, ByRoute, Limits},
+    proxy::{self, Backend as _, BackendEndpoints, Bounds, ByAuthority, ByRoute, Limits},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// Where the requests of a direction go, for all workers.
 #[derive(Clone, Debug)]
@@ -21,10 +21,22 @@ pub(crate) enum Destination {
     Named { authorities: Authorities, default_port: u16, bounds: Bounds },
 }
 
+/// A destination as one worker sees it.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) name: String,
+    /// The endpoints that it is connected to.
+    pub(crate) endpoints: Vec<Endpoints>,
+    pub(crate) names: Names,
+    /// How long ago a request used it last. `None`: it is not connected to, or always is.
+    pub(crate) unused: Option<Duration>,
+    pub(crate) is_connected: bool,
+}
+
 /// The endpoints that one worker is connected to.
 #[derive(Clone, Debug)]
 pub(crate) enum Connected {
-    One { endpoints: BackendEndpoints, names: Names },
+    One { name: Arc<str>, endpoints: BackendEndpoints, names: Names },
     Routed(ByRoute<Backend>),
     Named(ByAuthority<Authorities>),
 }
@@ -51,7 +63,8 @@ impl Destination {
                     None => Proxy::new(endpoints, limits, requests),
                     Some(http1) => Proxy::by_protocol(endpoints, http1, limits, requests),
                 };
-                (proxy, Connected::One { endpoints: connected, names: backend.names.clone() })
+                let (name, names) = (backend.name().into(), backend.names.clone());
+                (proxy, Connected::One { name, endpoints: connected, names })
             }
             Self::Routed { routing, bounds } => {
                 let destinations = ByRoute::spawn(routing.routes(), limits, requests, *bounds);
@@ -69,7 +82,7 @@ impl Destination {
 
 impl Connected {
     /// The back ends that are connected to by route or authority.
-    pub(crate) fn destinations(&self) -> Vec<(Arc<Backend>, BackendEndpoints)> {
+    pub(crate) fn destinations(&self) -> Vec<proxy::Destination<Backend>> {
         match self {
             Self::One { .. } => Vec::new(),
             Self::Routed(destinations) => destinations.connected(),
@@ -79,13 +92,41 @@ impl Connected {
 
     /// The endpoints that are connected to, once for each protocol.
     pub(crate) fn endpoints(&self) -> Vec<Endpoints> {
-        let list = |connected: BackendEndpoints| [Some(connected.endpoints), connected.http1].into_iter().flatten();
         match self {
-            Self::One { endpoints, .. } => list(endpoints.clone()).collect(),
+            Self::One { endpoints, .. } => by_protocol(endpoints.clone()).collect(),
             Self::Routed(_) | Self::Named(_) => {
-                self.destinations().into_iter().flat_map(|(_, connected)| list(connected)).collect()
+                self.destinations().into_iter().flat_map(|destination| by_protocol(destination.endpoints)).collect()
             }
         }
+    }
+
+    /// The word for where destinations come from.
+    pub(crate) fn source(&self) -> &'static str {
+        match self {
+            Self::One { .. } => "endpoints",
+            Self::Routed(_) => "route",
+            Self::Named(_) => "authority",
+        }
+    }
+
+    /// The destinations that are connected to, and the ones that routes have beside these.
+    pub(crate) fn views(&self) -> Vec<View> {
+        if let Self::One { name, endpoints, names } = self {
+            let endpoints = by_protocol(endpoints.clone()).collect();
+            let (name, names) = (name.to_string(), names.clone());
+            return vec![View { name, endpoints, names, unused: None, is_connected: true }];
+        }
+        let connected = self.destinations();
+        let routes = if let Self::Routed(destinations) = self { Some(destinations.routes()) } else { None };
+        let idle = routes.iter().flat_map(|routes| routes.backends()).filter(|backend| {
+            let is_it = |destination: &proxy::Destination<Backend>| Arc::ptr_eq(&destination.backend, backend);
+            !connected.iter().any(is_it)
+        });
+        let idle: Vec<_> = idle.map(|backend| View::new(backend, Vec::new(), None)).collect();
+        let connected = connected.into_iter().map(|proxy::Destination { backend, endpoints, unused }| {
+            View::new(&backend, by_protocol(endpoints).collect(), Some(unused))
+        });
+        connected.chain(idle).collect()
     }
 
     /// Whether requests can be sent to an endpoint. By route or authority that does not depend on any one of the back ends, which
@@ -104,7 +145,9 @@ impl Connected {
             Self::Routed(destinations) => {
                 destinations.routes().backends().iter().flat_map(|backend| backend.names.status()).collect()
             }
-            Self::Named(_) => self.destinations().iter().flat_map(|(backend, _)| backend.names.status()).collect(),
+            Self::Named(_) => {
+                self.destinations().iter().flat_map(|destination| destination.backend.names.status()).collect()
+            }
         }
     }
 
@@ -119,4 +162,18 @@ impl Connected {
             Self::Named(_) => false,
         }
     }
+}
+
+// === impl View ===
+
+impl View {
+    fn new(backend: &Backend, endpoints: Vec<Endpoints>, unused: Option<Duration>) -> Self {
+        let (name, names) = (backend.name().to_owned(), backend.names.clone());
+        Self { name, endpoints, names, unused, is_connected: unused.is_some() }
+    }
+}
+
+/// The endpoints of a back end, once for each protocol.
+fn by_protocol(connected: BackendEndpoints) -> impl Iterator<Item = Endpoints> {
+    [Some(connected.endpoints), connected.http1].into_iter().flatten()
 }

@@ -1,6 +1,6 @@
 //! The metrics page: the workers' counters, summed up, under the names that linkerd2-proxy gives them.
 
-mod balancer;
+pub(crate) mod balancer;
 mod control_plane;
 mod flow_control;
 mod requests;
@@ -190,6 +190,7 @@ mod tests {
         let connected = || {
             let endpoints = Endpoints::spawn(list.clone(), &connect, balance::Params::default());
             Connected::One {
+                name: "it".into(),
                 endpoints: BackendEndpoints { endpoints, http1: None, drop_request_trailers: false },
                 names: Names::default(),
             }

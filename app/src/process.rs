@@ -331,7 +331,7 @@ fn plan(
     let bounds = proxy::Bounds { max: max_destinations, idle: discovery_idle_timeout };
     let client = tls.client.clone();
     let destination = match (routes, discovery) {
-        (None, None) => Destination::One(Arc::new(Backend::new(&endpoints, connect, client, shared))),
+        (None, None) => Destination::One(Arc::new(Backend::new(listed.clone(), &endpoints, connect, client, shared))),
         (Some(routes), _) => {
             let routing = Arc::new(Routing::load(name, routes, connect, client, shared)?);
             Destination::Routed { routing, bounds }

@@ -104,7 +104,13 @@ impl Routing {
             };
             match tls {
                 Ok(tls) => {
-                    let made = Backend::new(&backend.endpoints, backend.connect.clone(), tls, self.shared.clone());
+                    let made = Backend::new(
+                        name.clone(),
+                        &backend.endpoints,
+                        backend.connect.clone(),
+                        tls,
+                        self.shared.clone(),
+                    );
                     backends.insert(name.clone(), (backend.clone(), Arc::new(made)));
                 }
                 Err(error) => errors.push(error),

@@ -113,9 +113,9 @@ impl Page {
             rows.iter().chain([&headings]).map(|row| row[column].chars().count()).max().unwrap_or_default()
         };
         let widths: Vec<_> = (0..HEADINGS.len()).map(width).collect();
-        let mut text = line(&headings, &widths);
+        let mut text = line(&headings, &widths, WORDS);
         for (row, Row { connection, .. }) in rows.iter().zip(&self.connections) {
-            text.push_str(&line(row, &widths));
+            text.push_str(&line(row, &widths, WORDS));
             let Some(FlowStatus { blocked, blocked_count, limited_by_window, .. }) = &connection.http2 else {
                 continue;
             };
@@ -220,23 +220,23 @@ fn bound(connections: &mut Vec<Row>) {
     }
 }
 
-/// A line of the table.
-fn line(cells: &[String; HEADINGS.len()], widths: &[usize]) -> String {
+/// A line of a table, whose first columns have words, and the others figures.
+pub(super) fn line(cells: &[String], widths: &[usize], words: usize) -> String {
     let mut line = String::new();
     for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
-        let _ = if column < WORDS { write!(line, "{cell:<width$}  ") } else { write!(line, "{cell:>width$}  ") };
+        let _ = if column < words { write!(line, "{cell:<width$}  ") } else { write!(line, "{cell:>width$}  ") };
     }
     line.truncate(line.trim_end().len());
     line.push('\n');
     line
 }
 
-fn seconds(time: Duration) -> String {
+pub(super) fn seconds(time: Duration) -> String {
     format!("{:.1}s", time.as_secs_f64())
 }
 
 /// A peer's text without the characters that a terminal would obey.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { '?' } else { char }).collect()
 }
 

@@ -11,16 +11,19 @@ use std::{collections::BTreeMap, fmt};
 
 /// One endpoint, as all workers see it.
 #[derive(Debug)]
-struct Merged {
+pub(crate) struct Merged {
+    pub(crate) weight: u32,
     /// Requests go to it from all workers where they go to it from one.
-    state: State,
-    connections: usize,
-    streams: usize,
+    pub(crate) state: State,
+    pub(crate) connections: usize,
+    pub(crate) streams: usize,
     /// Workers that leave it alone.
     ejected: usize,
     /// In seconds, on the worker where it is the highest; it fades where nothing is asked, so that a mean would tell of
     /// idle workers. `None`: none was measured.
-    latency: Option<f64>,
+    pub(crate) latency: Option<f64>,
+    /// Why it was not connected to last, on any worker.
+    pub(crate) error: Option<String>,
 }
 
 impl Directions {
@@ -108,11 +111,11 @@ impl Directions {
 }
 
 /// The endpoints of all workers by address.
-fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, Merged> {
+pub(crate) fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, Merged> {
     let mut endpoints = BTreeMap::<_, Merged>::new();
-    for Status { addr, state, connections, streams, latency, .. } in statuses {
-        let endpoint =
-            endpoints.entry(addr).or_insert(Merged { state, connections: 0, streams: 0, ejected: 0, latency: None });
+    for Status { addr, weight, state, connections, streams, latency, error, .. } in statuses {
+        let none = Merged { weight, state, connections: 0, streams: 0, ejected: 0, latency: None, error: None };
+        let endpoint = endpoints.entry(addr).or_insert(none);
         if state == State::Ready {
             endpoint.state = state;
         }
@@ -120,12 +123,13 @@ fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, Merged> {
         endpoint.streams += streams;
         endpoint.ejected += usize::from(state == State::Ejected);
         endpoint.latency = endpoint.latency.into_iter().chain(latency).reduce(f64::max);
+        endpoint.error = endpoint.error.take().or(error);
     }
     endpoints
 }
 
 /// linkerd2-proxy's names, and two for states that it does not tell apart.
-fn state_name(state: State) -> &'static str {
+pub(crate) fn state_name(state: State) -> &'static str {
     match state {
         State::Ready => "ready",
         State::Connecting => "pending",
@@ -143,14 +147,16 @@ mod tests {
         let status = |state, latency| Status {
             addr: "127.0.0.1:80".to_owned(),
             labels: Vec::new(),
+            weight: 1,
             state,
             connections: 1,
             streams: 2,
             latency,
+            error: None,
         };
         let statuses = [(State::Ejected, None), (State::Ready, Some(0.1)), (State::Ready, Some(0.0001))];
         let endpoints = merge(statuses.into_iter().map(|(state, latency)| status(state, latency)));
-        let Merged { state, connections, streams, ejected, latency } = &endpoints["127.0.0.1:80"];
+        let Merged { state, connections, streams, ejected, latency, .. } = &endpoints["127.0.0.1:80"];
         assert_eq!((*state, *connections, *streams, *ejected), (State::Ready, 3, 6, 1));
         assert_eq!(*latency, Some(0.1));
         assert_eq!(merge([status(State::Failed, None)].into_iter())["127.0.0.1:80"].latency, None);

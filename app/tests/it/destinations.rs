@@ -20,6 +20,8 @@ use tokio::{
     task::JoinSet,
 };
 
+mod page;
+
 const ROUTES: &str = "LINKERD2_PROXY_OUTBOUND_ROUTES";
 const DISCOVERY: &str = "LINKERD2_PROXY_OUTBOUND_DISCOVERY";
 const IDLE: &str = "LINKERD2_PROXY_OUTBOUND_DISCOVERY_IDLE_TIMEOUT";

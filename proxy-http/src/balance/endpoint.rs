@@ -40,6 +40,8 @@ pub struct Status {
     pub addr: String,
     /// The endpoint's labels.
     pub labels: Vec<(String, String)>,
+    /// The endpoint's weight.
+    pub weight: u32,
     /// Whether requests are sent to the endpoint.
     pub state: State,
     /// Open connections that accept requests.
@@ -48,6 +50,8 @@ pub struct Status {
     pub streams: usize,
     /// The moving average of the time to a response's head, in seconds. `None`: not measured, as with a single endpoint.
     pub latency: Option<f64>,
+    /// Why the last attempt to connect failed, or that the last connection was lost before any response. `None`: neither.
+    pub error: Option<String>,
 }
 
 /// Whether requests are sent to an endpoint.

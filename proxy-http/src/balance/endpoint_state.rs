@@ -4,6 +4,7 @@ use crate::{
     Replay, SendRequest,
     balance::{
         breaker::Breaker,
+        chain::Chain,
         choice::{Candidate, SlowStart},
         endpoint::{self, Status},
         load::Load,
@@ -194,10 +195,13 @@ impl EndpointState {
         Status {
             addr: self.addr.to_string(),
             labels: self.labels.clone(),
+            // It was made of one.
+            weight: self.weight as u32,
             state,
             connections: open().count(),
             streams: self.streams(),
             latency: self.health.load.cost(now),
+            error: self.failed.as_ref().map(|error| Chain(&**error).to_string()),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
         find::{self, Find, Found},
         limits::Limits,
         policy::Policy,
-        pool::{Backend, BackendEndpoints, Bounds, Pool},
+        pool::{Backend, Bounds, Destination, Pool},
     },
 };
 use http::{HeaderMap, Method, Uri};
@@ -64,9 +64,9 @@ impl<R: Resolve> ByAuthority<R> {
         Self(Arc::new(Resolved { resolve, default_port, pool: Pool::spawn(limits, stats, bounds) }))
     }
 
-    /// The back ends that are connected to, and their endpoints.
+    /// The back ends that are connected to.
     #[must_use]
-    pub fn connected(&self) -> Vec<(Arc<R::Backend>, BackendEndpoints)> {
+    pub fn connected(&self) -> Vec<Destination<R::Backend>> {
         self.0.pool.connected()
     }
 

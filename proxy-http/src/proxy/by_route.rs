@@ -7,7 +7,7 @@ use crate::{
         find::{Find, Found, authority},
         limits::Limits,
         policy::Policy,
-        pool::{Backend, BackendEndpoints, Bounds, Pool},
+        pool::{Backend, Bounds, Destination, Pool},
     },
     route::{self, Table},
 };
@@ -118,9 +118,9 @@ impl<B: Backend> ByRoute<B> {
         Self(Arc::new(Routed { routes, pool: Pool::spawn(limits, stats, bounds) }))
     }
 
-    /// The back ends that are connected to, and their endpoints.
+    /// The back ends that are connected to.
     #[must_use]
-    pub fn connected(&self) -> Vec<(Arc<B>, BackendEndpoints)> {
+    pub fn connected(&self) -> Vec<Destination<B>> {
         self.0.pool.connected()
     }
 

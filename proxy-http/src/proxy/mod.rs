@@ -65,7 +65,7 @@ pub use self::{
     exchange::Error,
     limits::{Limits, Params},
     policy::Policy,
-    pool::{Backend, BackendEndpoints, Bounds},
+    pool::{Backend, BackendEndpoints, Bounds, Destination},
     service::{Client, Proxy, ResponseFuture},
 };
 pub use crate::body::ResponseBody as Body;

@@ -17,6 +17,9 @@ use tokio::time::{Instant, sleep};
 
 /// A back end: a service, to whose endpoints requests are sent.
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// Its name on pages and metrics, which no other back end of the same proxy has.
+    fn name(&self) -> &str;
+
     /// Connects to its endpoints. Called in a tokio runtime when a first request goes there, and again when one does after
     /// the connections were closed because none had come for [`Bounds::idle`]. Connections are counted on `stats`.
     fn connect(&self, stats: &Arc<Stats>) -> BackendEndpoints;
@@ -31,6 +34,17 @@ pub struct BackendEndpoints {
     pub http1: Option<Endpoints>,
     /// In place of the proxy's [`Params::drop_request_trailers`](super::Params::drop_request_trailers).
     pub drop_request_trailers: bool,
+}
+
+/// A back end that is connected to.
+#[derive(Clone, Debug)]
+pub struct Destination<B> {
+    /// The back end.
+    pub backend: Arc<B>,
+    /// Its endpoints.
+    pub endpoints: BackendEndpoints,
+    /// How long ago a request used it last. Zero while requests are in flight.
+    pub unused: Duration,
 }
 
 /// How many destinations a proxy has at once, and for how long.
@@ -163,18 +177,10 @@ where
         self.stats.count_denied();
     }
 
-    /// The back ends that are connected to, and their endpoints.
-    pub(super) fn connected(&self) -> Vec<(Arc<B>, BackendEndpoints)> {
-        let connected = self.lock();
-        let connected = connected.values().map(|Connected { backend, proxy, .. }| {
-            let endpoints = BackendEndpoints {
-                endpoints: proxy.endpoints.clone(),
-                http1: proxy.http1.clone(),
-                drop_request_trailers: proxy.drop_request_trailers,
-            };
-            (Arc::clone(backend), endpoints)
-        });
-        connected.collect()
+    /// The back ends that are connected to.
+    pub(super) fn connected(&self) -> Vec<Destination<B>> {
+        let now = Instant::now();
+        self.lock().values().map(|connected| connected.describe(now)).collect()
     }
 
     /// Leaves the back ends that do not stay. Their requests in flight go on.
@@ -210,5 +216,16 @@ impl<B> Connected<B> {
     /// Whether no request is in flight; each holds the proxy.
     fn is_idle(&self) -> bool {
         Arc::strong_count(&self.proxy) == 1
+    }
+
+    fn describe(&self, now: Instant) -> Destination<B> {
+        let Self { backend, proxy, used } = self;
+        let endpoints = BackendEndpoints {
+            endpoints: proxy.endpoints.clone(),
+            http1: proxy.http1.clone(),
+            drop_request_trailers: proxy.drop_request_trailers,
+        };
+        let unused = if self.is_idle() { now.duration_since(*used) } else { Duration::ZERO };
+        Destination { backend: Arc::clone(backend), endpoints, unused }
     }
 }

@@ -48,6 +48,10 @@ struct Memory {
 }
 
 impl Backend for Memory {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     fn connect(&self, _: &Arc<Stats>) -> BackendEndpoints {
         let (name, seen) = (self.name.clone(), Arc::clone(&self.seen));
         seen.connected.lock().unwrap().push(name.clone());
