@@ -1,6 +1,7 @@
 //! The metrics page: the workers' counters, summed up, under the names that linkerd2-proxy gives them.
 
 pub(crate) mod balancer;
+mod by_destination;
 mod control_plane;
 mod flow_control;
 mod requests;
@@ -111,6 +112,7 @@ impl Collector for Directions {
         self.balancer(&mut encoder)?;
         self.names(&mut encoder)?;
         self.destinations(&mut encoder)?;
+        self.by_destination(&mut encoder)?;
         self.transports(&mut encoder)?;
         self.limits(&mut encoder)?;
         self.stalls(&mut encoder)?;

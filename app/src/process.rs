@@ -345,7 +345,8 @@ fn plan(
             Destination::Named { authorities, default_port, bounds }
         }
     };
-    let plan = Plan { accept, limits: Arc::new(limits), buffers, server, tls, destination };
+    let plan =
+        Plan { accept, limits: Arc::new(limits), buffers, server, tls, destination, by_destination: Arc::default() };
     let places = Arc::new(Semaphore::new(max_connections));
     Ok((Listener { name, listener, endpoints: listed, places }, plan))
 }

@@ -95,6 +95,13 @@ pub(crate) fn rules(routes: &Routes) -> Result<Vec<(Rule, Place)>, String> {
     Ok(rules)
 }
 
+/// A rule's name on metrics: that of its route and its own, or the index where there is none.
+pub(crate) fn name(routes: &Routes, Place { route, rule }: Place) -> String {
+    let of = &routes.routes[route];
+    let or_index = |name: &Option<String>, index: usize| name.clone().unwrap_or_else(|| index.to_string());
+    format!("{}/{}", or_index(&of.name, route), or_index(&of.rules[rule].name, rule))
+}
+
 /// The TLS toward a back end that has its own.
 pub(crate) fn client(
     direction: &'static str,

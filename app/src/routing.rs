@@ -120,9 +120,9 @@ impl Routing {
             return Err(Errors(errors));
         }
         let rules = routes::rules(&spec).map_err(|error| Errors(vec![format!("{}:{error}", self.path.display())]))?;
-        let actions = rules.into_iter().map(|(matches, Place { route, rule })| {
-            let rule = &spec.routes[route].rules[rule];
-            (matches, action(rule, &backends))
+        let actions = rules.into_iter().map(|(matches, Place { route, rule: index })| {
+            let rule = &spec.routes[route].rules[index];
+            (matches, action(routes::name(&spec, Place { route, rule: index }), rule, &backends))
         });
         self.made.send_replace(Arc::new(Routes::new(actions)));
         Ok((backends, warnings))
@@ -173,13 +173,13 @@ impl Reload for Routing {
     }
 }
 
-fn action(rule: &Rule, backends: &Backends) -> Action<Backend> {
+fn action(name: String, rule: &Rule, backends: &Backends) -> Action<Backend> {
     // The parser refuses names of back ends that there are not.
     let shares = rule.backend_refs.iter().filter_map(|share| {
         let (_, backend) = backends.get(&share.name)?;
         Some((Arc::clone(backend), share.weight))
     });
-    Action { backends: shares.collect(), policy: policy(rule) }
+    Action { name, backends: shares.collect(), policy: policy(rule) }
 }
 
 fn policy(rule: &Rule) -> Policy {

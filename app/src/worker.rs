@@ -8,7 +8,12 @@ use crate::{
     transport::Transport,
 };
 use app_env::TcpParams;
-use proxy_http::{BufferLimit, Protocol, Proxy, Server, Stats, proxy::Limits, server, stats::Peer};
+use proxy_http::{
+    BufferLimit, Protocol, Proxy, Server, Stats,
+    proxy::Limits,
+    server,
+    stats::{ByDestination, Peer},
+};
 use std::{
     error::Error,
     future::pending,
@@ -47,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) server: Server,
     pub(crate) tls: Tls,
     pub(crate) destination: Destination,
+    /// Counters, which workers share so that their number is bounded.
+    pub(crate) by_destination: Arc<ByDestination>,
 }
 
 /// A connection on its way to a worker.
@@ -118,7 +125,8 @@ impl Worker {
     ) -> io::Result<(Self, mpsc::Sender<Accepted>)> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()?;
-        let stats: Vec<Arc<Stats>> = plans.iter().map(|_| Arc::default()).collect();
+        let stats: Vec<Arc<Stats>> =
+            plans.iter().map(|plan| Arc::new(Stats::with_destinations(Arc::clone(&plan.by_destination)))).collect();
         let (stacks, connected) = {
             let _in_runtime = runtime.enter();
             plans.iter().zip(&stats).map(|(plan, stats)| Stack::new(plan, stats)).unzip()

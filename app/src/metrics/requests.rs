@@ -1,7 +1,6 @@
 //! Metrics of requests and responses, and of the limits that requests have.
 
 use super::{Directions, Get, NO_EXEMPLAR};
-use http::StatusCode;
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
 use proxy_http::{Stats, proxy::Limits};
 use std::{collections::BTreeMap, fmt};
@@ -22,9 +21,10 @@ impl Directions {
         for direction in &self.0 {
             let mut counts = BTreeMap::<_, u64>::new();
             for responses in direction.stats.iter().flat_map(|stats| stats.responses()) {
-                *counts.entry((responses.status, responses.grpc_status)).or_default() += responses.count;
+                let key = (responses.status, responses.grpc_status, responses.is_failure());
+                *counts.entry(key).or_default() += responses.count;
             }
-            for ((status, grpc), count) in counts {
+            for ((status, grpc, is_failure), count) in counts {
                 let grpc_status = match grpc {
                     None => String::new(),
                     Some(u8::MAX) => "other".to_owned(),
@@ -33,7 +33,7 @@ impl Directions {
                 let labels = [
                     ("direction", direction.name),
                     ("status_code", status.as_str()),
-                    ("classification", classify(status, grpc)),
+                    ("classification", if is_failure { "failure" } else { "success" }),
                     ("grpc_status", &grpc_status),
                 ];
                 family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
@@ -95,12 +95,4 @@ impl Directions {
         }
         Ok(())
     }
-}
-
-/// Success or failure as linkerd2-proxy sees it: by gRPC status where there is one, else by HTTP status.
-fn classify(status: StatusCode, grpc: Option<u8>) -> &'static str {
-    // UNKNOWN, DEADLINE_EXCEEDED, PERMISSION_DENIED, INTERNAL, UNAVAILABLE, DATA_LOSS.
-    const FAILURES: [u8; 6] = [2, 4, 7, 13, 14, 15];
-    let failure = grpc.map_or(status.is_server_error(), |code| FAILURES.contains(&code));
-    if failure { "failure" } else { "success" }
 }

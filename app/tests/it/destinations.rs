@@ -20,6 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 
+mod labels;
 mod page;
 
 const ROUTES: &str = "LINKERD2_PROXY_OUTBOUND_ROUTES";

@@ -61,7 +61,7 @@ impl<R: Resolve> ByAuthority<R> {
     ///
     /// Outside of a tokio runtime.
     pub fn spawn(resolve: R, default_port: u16, limits: Arc<Limits>, stats: Arc<Stats>, bounds: Bounds) -> Self {
-        Self(Arc::new(Resolved { resolve, default_port, pool: Pool::spawn(limits, stats, bounds) }))
+        Self(Arc::new(Resolved { resolve, default_port, pool: Pool::spawn(limits, stats, bounds, true) }))
     }
 
     /// The back ends that are connected to.
@@ -90,14 +90,14 @@ impl<R: Resolve> Resolved<R> {
             .ok_or_else(|| Answer::bad_request("the request has no authority, which would name its destination"))?;
         let port = port.unwrap_or(self.default_port);
         let key = key(text, host, (port != self.default_port).then_some(port));
-        let proxy = self.pool.get(&*key, now, || {
+        let (proxy, counters) = self.pool.get(&*key, now, || {
             let host = &key[..without_dot(host).len()];
             self.resolve.resolve(host, port).map_err(|error| {
                 self.pool.count_denied();
                 Answer::forbidden(error.to_string())
             })
         })?;
-        Ok(Found { proxy, policy: Policy::NONE, answer: None })
+        Ok(Found { proxy, policy: Policy::NONE, counters, answer: None })
     }
 }
 

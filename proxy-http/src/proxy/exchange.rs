@@ -23,7 +23,7 @@ use crate::{
         retry::{self, RetryState},
         shared::{ProxyShared, is_http1},
     },
-    stats::{Side, StreamLimit},
+    stats::{DestinationStats, Side, StreamLimit},
 };
 use bytes::Bytes;
 use h2::Reason;
@@ -50,6 +50,8 @@ pub struct Error {
 /// moves are cheap.
 pub(super) struct Exchange {
     pub(super) shared: Arc<ProxyShared>,
+    /// The counters of its destination, if requests have several.
+    counters: Option<Arc<DestinationStats>>,
     pub(super) started: Instant,
     pub(super) deadline: Deadline,
     attempt_deadline: AttemptDeadline,
@@ -91,14 +93,19 @@ impl Exchange {
         body: IncomingBody,
         strip: bool,
         policy: Policy,
+        counters: Option<Arc<DestinationStats>>,
     ) -> Box<Self> {
         shared.stats.count_request();
+        if let Some(counters) = &counters {
+            counters.count_request();
+        }
         shared.limits.in_flight.fetch_add(1, Relaxed);
         let grpc = grpc::is_grpc(&head.headers);
         // Allocated first, so that the exchange is made in the box instead of being moved there.
         let boxed = Box::new_uninit();
         let exchange = Self {
             shared: Arc::clone(shared),
+            counters,
             started: now(),
             deadline: shared.limits.deadline(grpc, &head.headers, policy.request_timeout),
             attempt_deadline: AttemptDeadline::new(policy.backend_request_timeout),
@@ -354,7 +361,11 @@ impl Drop for Exchange {
         self.body = None;
         self.shared.endpoints(self.http1).finish(self.attempt.take());
         if let Some(status) = self.status {
-            stats.count_response(status, self.grpc_status, now() - self.started);
+            let latency = now() - self.started;
+            stats.count_response(status, self.grpc_status, latency);
+            if let Some(counters) = &self.counters {
+                counters.count_response(status, self.grpc_status, latency);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     message::answer::Answer,
     proxy::{policy::Policy, shared::ProxyShared},
+    stats::DestinationStats,
 };
 use http::{HeaderMap, Method, Uri, header::HOST, uri::Authority};
 use std::{fmt, sync::Arc};
@@ -12,6 +13,8 @@ use tokio::time::Instant;
 pub(super) struct Found {
     pub(super) proxy: Arc<ProxyShared>,
     pub(super) policy: Policy,
+    /// Where the request and its response count, beside the proxy's counters.
+    pub(super) counters: Option<Arc<DestinationStats>>,
     /// `None`: the request is sent.
     pub(super) answer: Option<Answer>,
 }

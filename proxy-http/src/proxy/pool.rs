@@ -4,6 +4,7 @@ use crate::{
     Endpoints, Stats,
     message::answer::Answer,
     proxy::{find::Found, limits::Limits, policy::Policy, retry::Budget, shared::ProxyShared},
+    stats::{DestinationLabels, DestinationStats},
 };
 use std::{
     borrow::Borrow,
@@ -66,6 +67,8 @@ pub(super) struct Pool<K, B> {
     limits: Arc<Limits>,
     stats: Arc<Stats>,
     budget: Arc<Budget>,
+    /// Whether requests count by destination alone, not by route.
+    by_destination: bool,
     /// For requests that go nowhere.
     nowhere: Arc<ProxyShared>,
 }
@@ -75,8 +78,12 @@ pub(super) struct Pool<K, B> {
 struct Connected<B> {
     backend: Arc<B>,
     proxy: Arc<ProxyShared>,
+    counters: Option<Arc<DestinationStats>>,
     used: Instant,
 }
+
+/// The proxy to a destination, and the counters of its requests unless they count by route.
+type Used = (Arc<ProxyShared>, Option<Arc<DestinationStats>>);
 
 const UNPOISONED: &str = "nothing panics with the lock held";
 
@@ -97,7 +104,7 @@ where
     B: Backend,
 {
     /// A pool without back ends yet. All requests share `limits`, and are counted in `stats`. Must be called in a tokio runtime.
-    pub(super) fn spawn(limits: Arc<Limits>, stats: Arc<Stats>, bounds: Bounds) -> Arc<Self> {
+    pub(super) fn spawn(limits: Arc<Limits>, stats: Arc<Stats>, bounds: Bounds, by_destination: bool) -> Arc<Self> {
         let budget = Arc::new(Budget::new());
         let nowhere = ProxyShared {
             endpoints: Endpoints::none(),
@@ -108,7 +115,8 @@ where
             budget: Arc::clone(&budget),
         };
         let nowhere = Arc::new(nowhere);
-        let pool = Arc::new(Self { connected: Mutex::default(), bounds, limits, stats, budget, nowhere });
+        let pool =
+            Arc::new(Self { connected: Mutex::default(), bounds, limits, stats, budget, by_destination, nowhere });
         let weak = Arc::downgrade(&pool);
         tokio::spawn(async move {
             loop {
@@ -127,7 +135,7 @@ where
         key: &Q,
         now: Instant,
         find: impl FnOnce() -> Result<Arc<B>, Answer>,
-    ) -> Result<Arc<ProxyShared>, Answer>
+    ) -> Result<Used, Answer>
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
@@ -135,10 +143,13 @@ where
         let mut connected = self.lock();
         if let Some(connected) = connected.get_mut(key) {
             connected.used = now;
-            return Ok(Arc::clone(&connected.proxy));
+            return Ok((Arc::clone(&connected.proxy), connected.counters.clone()));
         }
         let backend = find()?;
-        let left = self.make_room(&mut connected)?;
+        let mut left = self.make_room(&mut connected)?;
+        // Now, so that its series can make room.
+        left.iter_mut().for_each(|left| left.counters = None);
+        let counters = self.by_destination.then(|| self.counters(&backend, None));
         let BackendEndpoints { endpoints, http1, drop_request_trailers } = backend.connect(&self.stats);
         let proxy = Arc::new(ProxyShared {
             endpoints,
@@ -148,10 +159,13 @@ where
             stats: Arc::clone(&self.stats),
             budget: Arc::clone(&self.budget),
         });
-        connected.insert(key.to_owned(), Connected { backend, proxy: Arc::clone(&proxy), used: now });
+        connected.insert(
+            key.to_owned(),
+            Connected { backend, proxy: Arc::clone(&proxy), counters: counters.clone(), used: now },
+        );
         drop(connected);
         drop(left);
-        Ok(proxy)
+        Ok((proxy, counters))
     }
 
     /// Takes the back end that was used least recently out if there are too many. An error: all have requests in flight.
@@ -170,7 +184,13 @@ where
 
     /// For a request that is answered without a back end.
     pub(super) fn nowhere(&self, answer: Option<Answer>) -> Found {
-        Found { proxy: Arc::clone(&self.nowhere), policy: Policy::NONE, answer }
+        Found { proxy: Arc::clone(&self.nowhere), policy: Policy::NONE, counters: None, answer }
+    }
+
+    /// The counters of the requests to a back end, by a route if one led there.
+    pub(super) fn counters(&self, backend: &B, route: Option<&str>) -> Arc<DestinationStats> {
+        let labels = DestinationLabels { destination: backend.name().to_owned(), route: route.map(str::to_owned) };
+        self.stats.destinations().counters(labels, self.bounds.max)
     }
 
     pub(super) fn count_denied(&self) {
@@ -219,7 +239,7 @@ impl<B> Connected<B> {
     }
 
     fn describe(&self, now: Instant) -> Destination<B> {
-        let Self { backend, proxy, used } = self;
+        let Self { backend, proxy, used, .. } = self;
         let endpoints = BackendEndpoints {
             endpoints: proxy.endpoints.clone(),
             http1: proxy.http1.clone(),

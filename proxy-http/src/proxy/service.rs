@@ -168,14 +168,14 @@ impl Service<Request<IncomingBody>> for Proxy {
             expires_at.is_some_and(|at| at <= now()).then_some("client's certificate has expired")
         };
         let found;
-        let (shared, policy, unrouted) = match destination {
-            Destination::One(shared) => (&*shared, Policy::NONE, None),
+        let (shared, policy, counters, unrouted) = match destination {
+            Destination::One(shared) => (&*shared, Policy::NONE, None, None),
             Destination::Found(find) => {
                 found = match denial {
                     None => find.find(req.method(), req.uri(), req.headers(), now()),
                     Some(_) => find.nowhere(),
                 };
-                (&found.proxy, found.policy, found.answer)
+                (&found.proxy, found.policy, found.counters, found.answer)
             }
         };
         let refused = shared.refuse(&mut req, denial).or(unrouted);
@@ -184,7 +184,7 @@ impl Service<Request<IncomingBody>> for Proxy {
             req.headers_mut().insert(CLIENT_CERT, cert.clone());
         }
         let (head, body) = req.into_parts();
-        let mut exchange = Exchange::start(shared, head, body, client.cert.is_none(), policy);
+        let mut exchange = Exchange::start(shared, head, body, client.cert.is_none(), policy, counters);
         if let Some(answer) = refused {
             return ResponseFuture(Progress::Later(Box::pin(future::ready(Ok(exchange.answer(answer))))));
         }

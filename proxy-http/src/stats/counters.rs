@@ -5,6 +5,7 @@
 use crate::stats::{
     blocked::{Blocked, BlockedTimes},
     connections::{Connection, Describe, OpenConnections},
+    destinations::{ByDestination, is_failure},
     latency::Latency,
     limit::{Limit, StreamLimit},
     retry,
@@ -34,6 +35,7 @@ pub struct Stats {
     queued: Latency,
     retries: [AtomicU64; retry::Reason::ALL.len()],
     over_budget: AtomicU64,
+    destinations: Arc<ByDestination>,
     client: Arc<Transport>,
     endpoint: Arc<Transport>,
 }
@@ -100,6 +102,7 @@ impl Default for Stats {
             queued: Latency::default(),
             retries: Default::default(),
             over_budget: AtomicU64::new(0),
+            destinations: Arc::default(),
             client: Arc::default(),
             endpoint: Arc::default(),
         }
@@ -107,6 +110,16 @@ impl Default for Stats {
 }
 
 impl Stats {
+    /// Counters that are all zero, but for the ones by destination, which other threads' counters share.
+    pub fn with_destinations(destinations: Arc<ByDestination>) -> Self {
+        Self { destinations, ..Self::default() }
+    }
+
+    /// Counters of the requests by route or authority, by destination.
+    pub fn destinations(&self) -> &Arc<ByDestination> {
+        &self.destinations
+    }
+
     /// Requests received.
     pub fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
@@ -207,6 +220,16 @@ impl Stats {
 
     pub(crate) fn count_over_budget(&self) {
         self.over_budget.fetch_add(1, Relaxed);
+    }
+}
+
+// === impl Responses ===
+
+impl Responses {
+    /// Whether they are failures as linkerd2-proxy sees it: by gRPC status where there is one, else by HTTP status.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        is_failure(self.status, self.grpc_status)
     }
 }
 

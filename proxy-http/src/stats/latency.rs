@@ -41,4 +41,12 @@ impl Latency {
         self.buckets[bucket].fetch_add(1, Relaxed);
         self.sum_us.fetch_add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), Relaxed);
     }
+
+    /// Adds all latencies of another histogram.
+    pub(crate) fn add(&self, other: &Self) {
+        for (count, more) in self.buckets.iter().zip(other.buckets()) {
+            count.fetch_add(more, Relaxed);
+        }
+        self.sum_us.fetch_add(other.sum_us.load(Relaxed), Relaxed);
+    }
 }

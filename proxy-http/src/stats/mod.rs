@@ -3,6 +3,7 @@
 mod blocked;
 mod connections;
 mod counters;
+mod destinations;
 mod latency;
 mod limit;
 mod retry;
@@ -12,6 +13,7 @@ pub use self::{
     blocked::{Blocked, BlockedReason},
     connections::{BlockedStream, Connection, FlowStatus, LimitingWindow, WindowLimit, WindowSizes},
     counters::{ResetCode, Responses, Stats, Transport},
+    destinations::{ByDestination, DestinationLabels, DestinationStats},
     latency::{LATENCY_BUCKETS, Latency},
     limit::{Limit, StreamLimit},
     retry::Reason as RetryReason,

@@ -144,7 +144,7 @@ fn memory(name: &str, seen: &Arc<Seen>) -> Arc<Memory> {
 /// A rule for all requests.
 fn all(backends: &[(&Arc<Memory>, u32)], policy: Policy) -> (Rule, Action<Memory>) {
     let backends = backends.iter().map(|(backend, weight)| (Arc::clone(backend), *weight)).collect();
-    (Rule::default(), Action { backends, policy })
+    (Rule::default(), Action { name: "all".to_owned(), backends, policy })
 }
 
 #[tokio::test(start_paused = true)]
