@@ -192,10 +192,7 @@ impl Exchange {
             Answer::unavailable("too many requests waiting for an endpoint")
         })?;
         let request = self.request.as_mut().expect(UNANSWERED);
-        let sent = endpoints
-            .send_when_ready(request, avoid, &mut self.retry_state.queue_number, limits.params.failfast_timeout)
-            .await;
-        self.attempt = sent.inspect_err(|_| stats.count_failfast())?;
+        self.attempt = shared.send_when_ready(self.http1, request, avoid, &mut self.retry_state.queue_number).await?;
         self.attempt_deadline.start();
         if self.attempt.is_none() { Err(Answer::no_extended_connect()) } else { Ok(()) }
     }

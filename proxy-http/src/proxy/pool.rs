@@ -14,7 +14,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 /// A back end: a service, to whose endpoints requests are sent.
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
@@ -24,6 +27,12 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Connects to its endpoints. Called in a tokio runtime when a first request goes there, and again when one does after
     /// the connections were closed because none had come for [`Bounds::idle`]. Connections are counted on `stats`.
     fn connect(&self, stats: &Arc<Stats>) -> BackendEndpoints;
+
+    /// Why it has no endpoints and none are expected, as when its name does not exist; `None` as long as this is not known. Its
+    /// requests are then answered with 503, gRPC status 14, at once, and it is left early. By default it is never known.
+    fn absence(&self) -> Option<watch::Receiver<Option<Arc<str>>>> {
+        None
+    }
 }
 
 /// The endpoints of a back end.
@@ -55,7 +64,7 @@ pub struct Bounds {
     /// request is answered with 503 if all have requests in flight. Default: 1,000.
     pub max: usize,
     /// How long a destination may go without a request before its connections are closed; above zero. Default: 5 s, as
-    /// linkerd2-proxy has it for outbound requests.
+    /// linkerd2-proxy has it for outbound requests. One whose [absence](Backend::absence) is known goes 5 s at most.
     pub idle: Duration,
 }
 
@@ -85,6 +94,9 @@ struct Connected<B> {
 /// The proxy to a destination, and the counters of its requests unless they count by route.
 type Used = (Arc<ProxyShared>, Option<Arc<DestinationStats>>);
 
+/// How long a destination that has no endpoints may go without a request. Until then others are answered without another look-up.
+const ABSENT_IDLE: Duration = Duration::from_secs(5);
+
 const UNPOISONED: &str = "nothing panics with the lock held";
 
 // === impl Bounds ===
@@ -113,6 +125,7 @@ where
             limits: Arc::clone(&limits),
             stats: Arc::clone(&stats),
             budget: Arc::clone(&budget),
+            absence: None,
         };
         let nowhere = Arc::new(nowhere);
         let pool =
@@ -121,7 +134,7 @@ where
         tokio::spawn(async move {
             loop {
                 // A back end is left after one and a half times its time at most.
-                sleep((bounds.idle / 2).max(Duration::from_millis(1))).await;
+                sleep((bounds.idle.min(ABSENT_IDLE) / 2).max(Duration::from_millis(1))).await;
                 let Some(pool) = weak.upgrade() else { return };
                 pool.leave_idle();
             }
@@ -158,6 +171,7 @@ where
             limits: Arc::clone(&self.limits),
             stats: Arc::clone(&self.stats),
             budget: Arc::clone(&self.budget),
+            absence: backend.absence(),
         });
         connected.insert(
             key.to_owned(),
@@ -168,16 +182,18 @@ where
         Ok((proxy, counters))
     }
 
-    /// Takes the back end that was used least recently out if there are too many. An error: all have requests in flight.
+    /// Takes a back end out if there are too many: the one that was used least recently, if possible of the ones without endpoints.
+    /// An error: all have requests in flight.
     fn make_room(&self, connected: &mut HashMap<K, Connected<B>>) -> Result<Option<Connected<B>>, Answer> {
         if connected.len() < self.bounds.max.max(1) {
             return Ok(None);
         }
-        let idle = connected.iter().filter(|(_, connected)| connected.is_idle());
-        let oldest = idle.map(|(_, connected)| connected.used).min();
-        let oldest = oldest.ok_or_else(|| Answer::unavailable("too many destinations have requests in flight"))?;
+        let place = |connected: &Connected<B>| (!connected.proxy.is_absent(), connected.used);
+        let idle = connected.values().filter(|connected| connected.is_idle());
+        let first = idle.map(place).min();
+        let first = first.ok_or_else(|| Answer::unavailable("too many destinations have requests in flight"))?;
         Ok(connected
-            .extract_if(|_, connected| connected.is_idle() && connected.used == oldest)
+            .extract_if(|_, connected| connected.is_idle() && place(connected) == first)
             .next()
             .map(|(_, it)| it))
     }
@@ -215,7 +231,8 @@ where
             if !connected.is_idle() {
                 connected.used = now;
             }
-            now.duration_since(connected.used) >= self.bounds.idle
+            let idle = if connected.proxy.is_absent() { self.bounds.idle.min(ABSENT_IDLE) } else { self.bounds.idle };
+            now.duration_since(connected.used) >= idle
         });
     }
 

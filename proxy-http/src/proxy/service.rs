@@ -41,6 +41,7 @@ use tower_service::Service;
 /// | connection lost before the head | 502, gRPC status 14 |
 /// | connection lost after the head | RST_STREAM(INTERNAL_ERROR) |
 /// | no endpoint ready in the fail-fast time | 503, 14; 502 or 504, 14 if none could be connected to |
+/// | the destination is known to have no endpoints | 503, 14, at once |
 /// | too many requests waiting or in flight | 503, 14 |
 /// | endpoint accepts no more of the request for the write-stall timeout | before the head 504, gRPC status 4; after it RST_STREAM(INTERNAL_ERROR) |
 /// | request is malformed (RFC 9113 section 8.1.1) | 400, gRPC status 13; for trailers RST_STREAM(PROTOCOL_ERROR) |
@@ -131,7 +132,7 @@ impl Proxy {
     fn build(endpoints: Endpoints, http1: Option<Endpoints>, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
         let drop_request_trailers = limits.params.drop_request_trailers;
         let budget = Arc::new(Budget::new());
-        let shared = ProxyShared { endpoints, http1, drop_request_trailers, limits, stats, budget };
+        let shared = ProxyShared { endpoints, http1, drop_request_trailers, limits, stats, budget, absence: None };
         Self::to(Destination::One(Arc::new(shared)))
     }
 

@@ -2,6 +2,8 @@
 
 use crate::{
     Endpoints, IncomingBody, Replay, Stats,
+    balance::shared::Attempt,
+    client::send_request::OutgoingRequest,
     http1::websocket,
     message::{answer::Answer, connect_protocol::ConnectProtocol, fields, grpc, validate},
     proxy::{
@@ -12,8 +14,8 @@ use crate::{
     stats::{Limit, Side},
 };
 use http::{Method, Request, Version, uri::PathAndQuery};
-use std::sync::Arc;
-use tokio::time::Instant;
+use std::{future::pending, sync::Arc};
+use tokio::{sync::watch, time::Instant};
 
 /// State that the requests of a proxy share.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(super) struct ProxyShared {
     pub(super) limits: Arc<Limits>,
     pub(super) stats: Arc<Stats>,
     pub(super) budget: Arc<Budget>,
+    /// See [`Backend::absence`](super::Backend::absence).
+    pub(super) absence: Option<watch::Receiver<Option<Arc<str>>>>,
 }
 
 impl ProxyShared {
@@ -102,6 +106,40 @@ impl ProxyShared {
             Some(endpoints) if http1 => endpoints,
             _ => &self.endpoints,
         }
+    }
+
+    /// Sends a request as soon as an endpoint has a free stream, as [`Endpoints::send_when_ready`] does. An error is also the answer
+    /// if there are no endpoints, and none are expected.
+    pub(super) async fn send_when_ready(
+        &self,
+        http1: bool,
+        request: &mut OutgoingRequest<Replay>,
+        avoid: Option<u64>,
+        number: &mut Option<u64>,
+    ) -> Result<Option<Attempt>, Answer> {
+        let failfast = self.limits.params.failfast_timeout;
+        let sent = tokio::select! {
+            biased;
+            sent = self.endpoints(http1).send_when_ready(request, avoid, number, failfast) => sent,
+            answer = self.absent() => Err(answer),
+        };
+        sent.inspect_err(|_| self.stats.count_failfast())
+    }
+
+    /// Waits until it is known that there are no endpoints.
+    async fn absent(&self) -> Answer {
+        if let Some(absence) = &self.absence
+            && let Ok(reason) = absence.clone().wait_for(Option::is_some).await
+            && let Some(reason) = &*reason
+        {
+            return Answer::unavailable(&**reason);
+        }
+        pending().await
+    }
+
+    /// Whether it is known that there are no endpoints.
+    pub(super) fn is_absent(&self) -> bool {
+        self.absence.as_ref().is_some_and(|absence| absence.borrow().is_some())
     }
 
     /// Prepares a retry: rewinds the body, and takes one from the request's retries and from the budget. False: no retry.

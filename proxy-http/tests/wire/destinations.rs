@@ -36,6 +36,8 @@ struct Seen {
     /// The name of each in the order in which they were connected to.
     connected: Mutex<Vec<String>>,
     open: AtomicUsize,
+    /// Of back ends whose names start with `gone`.
+    absence: watch::Sender<Option<Arc<str>>>,
     /// Lets the responses to `/wait` end.
     go: Notify,
 }
@@ -48,6 +50,10 @@ struct Memory {
 }
 
 impl Backend for Memory {
+    fn absence(&self) -> Option<watch::Receiver<Option<Arc<str>>>> {
+        self.name.starts_with("gone").then(|| self.seen.absence.subscribe())
+    }
+
     fn name(&self) -> &str {
         &self.name
     }
@@ -61,7 +67,8 @@ impl Backend for Memory {
             ready(Ok::<_, io::Error>(near))
         });
         let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
-        let endpoints = Endpoints::fixed(["memory"], &connect, endpoint_params());
+        let addrs = if self.name.starts_with("gone") { &[][..] } else { &["memory"] };
+        let endpoints = Endpoints::fixed(addrs.iter().copied(), &connect, endpoint_params());
         BackendEndpoints { endpoints, http1: None, drop_request_trailers: self.name == "drops" }
     }
 }
@@ -331,4 +338,36 @@ async fn the_destination_that_was_used_least_recently_makes_room() {
     assert_eq!(rsp.status(), 503);
     assert_eq!(field(rsp.headers(), "proxy-error"), "too many destinations have requests in flight");
     assert_eq!(ask(&mut client, request("http://c.example/")).await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_is_known_to_have_no_endpoints_is_answered_at_once() {
+    let (mut client, _, seen) = by_authority(10).await;
+    // It waits first, as long as a name is looked up.
+    let waiting = client.send_request(request("http://gone.example/"), true).unwrap().0;
+    let started = Instant::now();
+    sleep(Duration::from_millis(100)).await;
+    seen.absence.send_replace(Some("gone.example has no address".into()));
+    let rsp = waiting.await.unwrap();
+    assert_eq!((rsp.status().as_u16(), field(rsp.headers(), "proxy-error")), (503, "gone.example has no address"));
+    let call = Request::post("http://gone.example/a.B/C").header("content-type", "application/grpc").body(()).unwrap();
+    let rsp = ask(&mut client, call).await;
+    assert_eq!((rsp.status().as_u16(), field(rsp.headers(), "grpc-status")), (200, "14"));
+    assert!(started.elapsed() < Duration::from_millis(200), "{:?}", started.elapsed());
+    // Once it may have endpoints again, requests wait for them.
+    seen.absence.send_replace(None);
+    assert_eq!(ask(&mut client, request("http://gone.example/")).await.status(), 503);
+    assert!(started.elapsed() >= PROXY.failfast_timeout, "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn destinations_without_endpoints_make_room_before_others_do() {
+    let (mut client, _, seen) = by_authority(2).await;
+    seen.absence.send_replace(Some("there is no such name".into()));
+    for name in ["a", "gone1", "gone2", "gone3", "b", "a"] {
+        sleep(Duration::from_millis(10)).await;
+        ask(&mut client, request(&format!("http://{name}.example/"))).await;
+    }
+    let connected = ["a", "gone1", "gone2", "gone3", "b"].map(|name| format!("{name}.example:80"));
+    assert_eq!(*seen.connected.lock().unwrap(), connected);
 }
