@@ -1,7 +1,8 @@
 //! Back ends that requests name by their authorities.
 
 use crate::{
-    backend::{Backend, Shared},
+    backend::{Backend, Shared, Source},
+    dns,
     linkerd::Linkerd,
     tls,
 };
@@ -20,6 +21,8 @@ pub(crate) struct Authorities(Arc<Inner>);
 
 struct Inner {
     allowed: Discovery,
+    /// Of an authority without one.
+    default_port: u16,
     connect: app_env::Connect,
     tls: Option<Arc<tls::Client>>,
     shared: Shared,
@@ -45,12 +48,13 @@ impl Authorities {
     /// Back ends of the destinations that are `allowed`, or that `linkerd` knows, which are all connected to in one way.
     pub(crate) fn new(
         allowed: Discovery,
+        default_port: u16,
         connect: app_env::Connect,
         tls: Option<Arc<tls::Client>>,
         shared: Shared,
         linkerd: Option<Linkerd>,
     ) -> Self {
-        Self(Arc::new(Inner { allowed, connect, tls, shared, linkerd, followed: Mutex::default() }))
+        Self(Arc::new(Inner { allowed, default_port, connect, tls, shared, linkerd, followed: Mutex::default() }))
     }
 
     /// Whether requests may go to a host, as [`Resolve`] has it.
@@ -67,7 +71,7 @@ impl Resolve for Authorities {
     type Backend = Backend;
 
     fn resolve(&self, host: &str, port: u16) -> Result<Arc<Backend>, NotAllowed> {
-        let Inner { connect, tls, shared, linkerd, followed, .. } = &*self.0;
+        let Inner { default_port, connect, tls, shared, linkerd, followed, .. } = &*self.0;
         let is_allowed = self.is_allowed(host);
         if !is_allowed && linkerd.is_none() {
             return Err(NotAllowed);
@@ -82,14 +86,19 @@ impl Resolve for Authorities {
             followed.backends.retain(|_, backend| backend.strong_count() > 0);
             followed.limit = (followed.backends.len() * 2).max(MIN_LIMIT);
         }
-        let (name, connect, tls, shared) = (endpoint.to_string(), connect.clone(), tls.clone(), shared.clone());
-        let backend = Arc::new(match linkerd {
-            None => Backend::new(name, std::slice::from_ref(&endpoint), connect, tls, shared),
-            Some(linkerd) => {
-                let hosts = tls.as_ref().is_some_and(|client| client.needs_hosts());
-                Backend::followed(name, linkerd.follow(endpoint.clone(), is_allowed, hosts), connect, tls, shared)
-            }
-        });
+        let (connect, tls, shared) = (connect.clone(), tls.clone(), shared.clone());
+        let backend = if let Some(linkerd) = linkerd {
+            let hosts = tls.as_ref().is_some_and(|client| client.needs_hosts());
+            let followed = linkerd.follow(endpoint.clone(), is_allowed, hosts);
+            Backend::followed(endpoint.to_string(), followed, connect, tls, shared)
+        } else if port == *default_port && dns::is_service(endpoint.host()) {
+            // The records of a service have the port, so that it has none itself.
+            Backend::new(endpoint.host().to_owned(), Source::Service(endpoint.host()), connect, tls, shared)
+        } else {
+            let source = Source::Endpoints(std::slice::from_ref(&endpoint));
+            Backend::new(endpoint.to_string(), source, connect, tls, shared)
+        };
+        let backend = Arc::new(backend);
         followed.backends.insert(endpoint, Arc::downgrade(&backend));
         Ok(backend)
     }

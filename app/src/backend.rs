@@ -23,8 +23,10 @@ pub(crate) struct Backend {
     name: String,
     endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
     pub(crate) names: Names,
-    /// Why there are no endpoints. `None`: that is known of names alone.
+    /// Why the control plane has no endpoints. `None`: it is not asked.
     why: Option<Why>,
+    /// Why there are none, by DNS.
+    absence: Option<watch::Receiver<Option<Arc<str>>>>,
     connect: app_env::Connect,
     pub(crate) tls: Option<Arc<tls::Client>>,
     http2_params: balance::Params,
@@ -48,20 +50,31 @@ pub(crate) struct Shared {
     pub(crate) own: OwnListeners,
 }
 
+/// Where a back end's endpoints are from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source<'a> {
+    Endpoints(&'a [HostPort]),
+    /// A name with SRV records.
+    Service(&'a str),
+}
+
 // === impl Backend ===
 
 impl Backend {
-    /// Follows `endpoints`, once for all workers, so that all have the same addresses. Must be called in a tokio runtime.
+    /// Follows the endpoints of `source`, once for all workers, so that all have the same addresses. Must be called in a tokio runtime.
     pub(crate) fn new(
         name: String,
-        endpoints: &[HostPort],
+        source: Source<'_>,
         connect: app_env::Connect,
         tls: Option<Arc<tls::Client>>,
         shared: Shared,
     ) -> Self {
         let hosts = tls.as_ref().is_some_and(|client| client.needs_hosts());
-        let Discovery { list, names } = dns::discover(endpoints, hosts, shared.dns, &shared.resolver);
-        Self::build(name, list, names, None, connect, tls, shared)
+        let Discovery { list, names, absence } = match source {
+            Source::Endpoints(endpoints) => dns::discover(endpoints, hosts, shared.dns, &shared.resolver),
+            Source::Service(name) => dns::discover_service(name, hosts, shared.dns, &shared.resolver),
+        };
+        Self::build(name, list, names, (None, Some(absence)), connect, tls, shared)
     }
 
     /// The endpoints that the control plane says.
@@ -72,21 +85,21 @@ impl Backend {
         tls: Option<Arc<tls::Client>>,
         shared: Shared,
     ) -> Self {
-        Self::build(name, list, names, Some(why), connect, tls, shared)
+        Self::build(name, list, names, (Some(why), None), connect, tls, shared)
     }
 
     fn build(
         name: String,
         endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
         names: Names,
-        why: Option<Why>,
+        (why, absence): (Option<Why>, Option<watch::Receiver<Option<Arc<str>>>>),
         connect: app_env::Connect,
         tls: Option<Arc<tls::Client>>,
         shared: Shared,
     ) -> Self {
         let http2_params = endpoint_params(&connect, shared.breaker, shared.slow_start, shared.cores);
         let http1_params = http1_endpoint_params(&connect.http1, http2_params, shared.cores);
-        Self { name, endpoints, names, why, connect, tls, http2_params, http1_params, shared }
+        Self { name, endpoints, names, why, absence, connect, tls, http2_params, http1_params, shared }
     }
 
     pub(crate) fn protocol(&self) -> EndpointProtocol {
@@ -128,6 +141,10 @@ impl Backend {
 }
 
 impl proxy::Backend for Backend {
+    fn absence(&self) -> Option<watch::Receiver<Option<Arc<str>>>> {
+        self.absence.clone()
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

@@ -6,7 +6,7 @@ use crate::{
     dns::{self, Names},
     routing::Routing,
 };
-use app_env::{EndpointProtocol, HostPort};
+use app_env::EndpointProtocol;
 use proxy_http::{
     Endpoints, Proxy, Stats,
     proxy::{self, Backend as _, BackendEndpoints, Bounds, ByAuthority, ByRoute, Limits},
@@ -139,7 +139,7 @@ impl Connected {
     }
 
     /// The endpoints that are names, and how each is doing.
-    pub(crate) fn names(&self) -> Vec<(HostPort, dns::Status)> {
+    pub(crate) fn names(&self) -> Vec<(String, dns::Status)> {
         match self {
             Self::One { names, .. } => names.status(),
             Self::Routed(destinations) => {

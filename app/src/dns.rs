@@ -1,7 +1,7 @@
 //! Discovery: the addresses that endpoints have now, and the news when DNS says otherwise.
 //!
 //! Each name has a task (`name`), which looks both families of addresses up when their TTLs are over (`resolver`, which
-//! asks `servers`) and puts the addresses into one list.
+//! asks `servers`) and puts the addresses into one list. A `service` has a list of its own, by its SRV records.
 
 use app_env::{Dns, HostPort};
 use proxy_http::Endpoint;
@@ -11,14 +11,16 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 mod name;
 mod resolver;
 mod servers;
+mod service;
 
 pub use name::NameState;
 pub use resolver::Resolver;
+pub use service::{discover_service, is_service};
 
 use name::Follower;
 
@@ -38,11 +40,13 @@ pub struct Discovery {
     pub list: watch::Receiver<Vec<Endpoint<Target>>>,
     /// How their names are doing.
     pub names: Names,
+    /// Why there is no address, once name servers say of each name that it does not exist or has none.
+    pub absence: watch::Receiver<Option<Arc<str>>>,
 }
 
 /// How the endpoints that are names are doing. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Names(Arc<Mutex<BTreeMap<HostPort, Status>>>);
+pub struct Names(Arc<Mutex<BTreeMap<String, Status>>>);
 
 /// How a name is doing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,8 +64,11 @@ struct Discovered {
     by_endpoint: Mutex<Vec<Vec<Target>>>,
     list: watch::Sender<Vec<Endpoint<Target>>>,
     names: Names,
+    absence: watch::Sender<Option<Arc<str>>>,
     /// Whether targets have their hosts.
     hosts: bool,
+    /// Notified after each look-up.
+    looked_up: Option<Arc<Notify>>,
 }
 
 /// Follows the addresses of `endpoints`. Must be called in a tokio runtime if one of them is a name.
@@ -76,7 +83,7 @@ struct Discovered {
 /// has now is another target. Of an address that several have at once, the first endpoint's host counts.
 #[must_use]
 pub fn discover(endpoints: &[HostPort], hosts: bool, dns: Dns, resolver: &Resolver) -> Discovery {
-    discover_as(endpoints, hosts, dns, resolver, Names::default())
+    follow(endpoints, hosts, dns, resolver, Names::default(), None)
 }
 
 /// The same with names that are known to others already.
@@ -87,12 +94,27 @@ pub(crate) fn discover_as(
     resolver: &Resolver,
     names: Names,
 ) -> Discovery {
+    follow(endpoints, hosts, dns, resolver, names, None)
+}
+
+/// The same, with a notification after each look-up.
+fn follow(
+    endpoints: &[HostPort],
+    hosts: bool,
+    dns: Dns,
+    resolver: &Resolver,
+    names: Names,
+    looked_up: Option<&Arc<Notify>>,
+) -> Discovery {
     let literal = |endpoint: &HostPort| endpoint.ip().map(|ip| Target::new(endpoint, ip, hosts));
     let by_endpoint: Vec<Vec<_>> = endpoints.iter().map(|endpoint| Vec::from_iter(literal(endpoint))).collect();
     let (list, receiver) = watch::channel(merge(&by_endpoint));
-    let discovered = Arc::new(Discovered { by_endpoint: Mutex::new(by_endpoint), list, names: names.clone(), hosts });
+    let (absence, absent) = watch::channel(None);
+    let by_endpoint = Mutex::new(by_endpoint);
+    let discovered =
+        Arc::new(Discovered { by_endpoint, list, names: names.clone(), absence, hosts, looked_up: looked_up.cloned() });
     for (index, endpoint) in endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.ip().is_none()) {
-        names.set(endpoint, Status { state: NameState::Unresolved, addresses: 0 });
+        names.set(endpoint.to_string(), Status { state: NameState::Unresolved, addresses: 0 });
         let (endpoint, resolver, discovered) = (endpoint.clone(), resolver.clone(), Arc::clone(&discovered));
         tokio::spawn(async move {
             let follower = Follower::new(index, &endpoint, dns, &resolver, &discovered);
@@ -102,7 +124,7 @@ pub(crate) fn discover_as(
             }
         });
     }
-    Discovery { list: receiver, names }
+    Discovery { list: receiver, names, absence: absent }
 }
 
 /// All targets in the order of the endpoints, each address where it comes first.
@@ -137,18 +159,28 @@ impl fmt::Display for Target {
 impl Names {
     /// All of them, in order.
     #[must_use]
-    pub fn status(&self) -> Vec<(HostPort, Status)> {
+    pub fn status(&self) -> Vec<(String, Status)> {
         let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        names.iter().map(|(endpoint, status)| (endpoint.clone(), *status)).collect()
+        names.iter().map(|(name, status)| (name.clone(), *status)).collect()
     }
 
     /// Forgets all of them, which are no longer followed.
     pub(crate) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.replace(BTreeMap::new());
     }
 
-    fn set(&self, endpoint: &HostPort, status: Status) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(endpoint.clone(), status);
+    fn set(&self, name: String, status: Status) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, status);
+    }
+
+    fn replace(&self, names: BTreeMap<String, Status>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// Whether there are any, and all of them have no address.
+    fn are_gone(&self) -> bool {
+        let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        !names.is_empty() && names.values().all(|status| status.state == NameState::Gone)
     }
 }
 
@@ -157,7 +189,7 @@ impl Names {
 impl Discovered {
     /// Replaces the addresses of one endpoint, and notifies receivers if the list changes.
     fn set(&self, index: usize, endpoint: &HostPort, ips: &[IpAddr], state: NameState) {
-        self.names.set(endpoint, Status { state, addresses: ips.len() });
+        self.names.set(endpoint.to_string(), Status { state, addresses: ips.len() });
         let mut by_endpoint = self.by_endpoint.lock().unwrap_or_else(PoisonError::into_inner);
         by_endpoint[index] = ips.iter().map(|ip| Target::new(endpoint, *ip, self.hosts)).collect();
         let list = merge(&by_endpoint);
@@ -173,5 +205,19 @@ impl Discovered {
             }
             changed
         });
+        let is_absent = self.list.borrow().is_empty() && self.names.are_gone();
+        set_absence(&self.absence, is_absent.then_some(endpoint.host()));
+        self.looked_up.iter().for_each(|looked_up| looked_up.notify_one());
     }
+}
+
+/// Notes that a host has no address, or that this is not known of any.
+fn set_absence(absence: &watch::Sender<Option<Arc<str>>>, host: Option<&str>) {
+    absence.send_if_modified(|current| {
+        let changed = current.is_some() != host.is_some();
+        if changed {
+            *current = host.map(|host| format!("{host}: there is no such name, or it has no address").into());
+        }
+        changed
+    });
 }

@@ -22,7 +22,6 @@ use crate::{
     tls::Tls,
     worker::{Plan, Worker},
 };
-use app_env::HostPort;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, text::encode},
@@ -134,7 +133,7 @@ impl Direction {
     }
 
     /// The endpoints that are names, which are the same on all workers.
-    fn names(&self) -> Vec<(HostPort, Status)> {
+    fn names(&self) -> Vec<(String, Status)> {
         self.connected.first().map_or_else(Vec::new, Connected::names)
     }
 

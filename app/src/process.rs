@@ -3,7 +3,7 @@
 use crate::{
     LogLevel, admin,
     authorities::Authorities,
-    backend::{self, Backend},
+    backend::{self, Backend, Source},
     connector::OwnListeners,
     descriptors::Use,
     destination::Destination,
@@ -331,7 +331,13 @@ fn plan(
     let bounds = proxy::Bounds { max: max_destinations, idle: discovery_idle_timeout };
     let client = tls.client.clone();
     let destination = match (routes, discovery) {
-        (None, None) => Destination::One(Arc::new(Backend::new(listed.clone(), &endpoints, connect, client, shared))),
+        (None, None) => Destination::One(Arc::new(Backend::new(
+            listed.clone(),
+            Source::Endpoints(&endpoints),
+            connect,
+            client,
+            shared,
+        ))),
         (Some(routes), _) => {
             let routing = Arc::new(Routing::load(name, routes, connect, client, shared)?);
             Destination::Routed { routing, bounds }
@@ -340,8 +346,8 @@ fn plan(
             let control = control.filter(|_| discovery.source == DiscoverySource::Linkerd);
             let linkerd =
                 control.map(|control| Linkerd::new(Arc::clone(control), name, connect.backoff, dns, resolver.clone()));
-            let authorities = Authorities::new(discovery, connect, client, shared, linkerd);
             let default_port = if tls.server.is_some() { 443 } else { 80 };
+            let authorities = Authorities::new(discovery, default_port, connect, client, shared, linkerd);
             Destination::Named { authorities, default_port, bounds }
         }
     };

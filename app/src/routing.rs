@@ -1,7 +1,7 @@
 //! Routes from a file, and the back ends that they name.
 
 use crate::{
-    backend::{self, Backend},
+    backend::{self, Backend, Source},
     routes::{self, Place},
     tls::{self, Reload, Stamp},
 };
@@ -106,7 +106,7 @@ impl Routing {
                 Ok(tls) => {
                     let made = Backend::new(
                         name.clone(),
-                        &backend.endpoints,
+                        Source::Endpoints(&backend.endpoints),
                         backend.connect.clone(),
                         tls,
                         self.shared.clone(),

@@ -125,7 +125,7 @@ impl Row {
                 .into_iter()
                 .collect(),
             endpoints_left_off: 0,
-            names: names.into_iter().map(|(name, status)| (name.to_string(), status)).collect(),
+            names,
             names_left_off: 0,
         }
     }

@@ -85,7 +85,7 @@ const FAMILIES: [RecordType; 2] = [RecordType::A, RecordType::AAAA];
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
 /// However short a TTL or a wait, a name is not looked up more often than this.
-const LEAST_WAIT: Duration = Duration::from_secs(1);
+pub(super) const LEAST_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest wait after a failure.
 const MOST_BACKOFF: Duration = Duration::from_secs(30);
@@ -228,7 +228,7 @@ impl State {
         own.is_asking = false;
         own.at = now;
         match result {
-            Ok(Answer { reply: Reply { ips, ttl }, rank }) if !ips.is_empty() => {
+            Ok(Answer { reply: Reply { ips, ttl, .. }, rank }) if !ips.is_empty() => {
                 // The other family may have another answer at the new candidate.
                 let has_moved = !own.ips.is_empty() && own.rank != rank;
                 (own.ips, own.rank, own.last) = (ips, rank, Last::Found);
@@ -319,13 +319,13 @@ impl Family {
     }
 }
 
-fn wait_after_answer(dns: &Dns, ttl: Duration) -> Duration {
+pub(super) fn wait_after_answer(dns: &Dns, ttl: Duration) -> Duration {
     let Dns { min_ttl, max_ttl, negative_hold: _ } = *dns;
     ttl.max(min_ttl.unwrap_or_default()).min(max_ttl.unwrap_or(Duration::MAX)).max(LEAST_WAIT)
 }
 
 /// Doubles from a second, to the longest TTL at most.
-fn wait_after_failure(dns: &Dns, failures: u32) -> Duration {
+pub(super) fn wait_after_failure(dns: &Dns, failures: u32) -> Duration {
     let most = MOST_BACKOFF.min(dns.max_ttl.unwrap_or(Duration::MAX)).max(LEAST_WAIT);
     LEAST_WAIT.saturating_mul(2_u32.saturating_pow(failures - 1)).min(most)
 }

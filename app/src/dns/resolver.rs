@@ -1,6 +1,7 @@
 //! Look-ups: in a hosts file, then in the search list of a resolv.conf.
 
 use super::servers::{Servers, is_response};
+use app_env::HostPort;
 use hickory_resolver::{
     Hosts,
     config::{ResolveHosts, ResolverConfig},
@@ -8,7 +9,7 @@ use hickory_resolver::{
     proto::{
         ProtoError,
         op::Query,
-        rr::{Name, Record, RecordType},
+        rr::{Name, RData, Record, RecordType, rdata::SRV},
     },
     system_conf,
 };
@@ -51,13 +52,25 @@ struct ResolvConf {
     servers: Servers,
 }
 
-/// The addresses of one family under one name.
+/// The addresses of one family under one name, or its SRV records.
 #[derive(Clone, Debug)]
 pub(super) struct Reply {
     /// Sorted. Empty: the name does not exist, or it has no address of this family.
     pub(super) ips: Vec<IpAddr>,
+    /// By priority; without records that have no target.
+    pub(super) services: Vec<ServiceRecord>,
+    /// Whether a record says that there is no such service.
+    pub(super) has_no_service: bool,
     /// How long that is valid. `None`: there are no addresses, and the server does not say how long.
     pub(super) ttl: Option<Duration>,
+}
+
+/// An SRV record that has a target.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct ServiceRecord {
+    pub(super) priority: u16,
+    pub(super) weight: u16,
+    pub(super) target: HostPort,
 }
 
 /// A reply, and the candidate that it is about.
@@ -94,7 +107,7 @@ impl Resolver {
         Self { resolv_conf: resolv_conf.into(), hosts: hosts.into(), port, current: Arc::default() }
     }
 
-    /// Looks up the addresses of one family. The search ends at a candidate of which `is_taken` says, by its rank, that
+    /// Looks up the addresses of one family, or SRV records. The search ends at a candidate of which `is_taken` says, by its rank, that
     /// it has addresses of the other family: later candidates are other names.
     ///
     /// # Errors
@@ -108,7 +121,9 @@ impl Resolver {
     ) -> Result<Answer, LookupError> {
         let name = Name::from_ascii(host)?;
         let system = self.current();
-        if let Some(reply) = system.lookup_hosts(&name, family) {
+        if family != RecordType::SRV
+            && let Some(reply) = system.lookup_hosts(&name, family)
+        {
             return Ok(Answer { reply, rank: 0 });
         }
         let dns = system.dns.as_ref();
@@ -117,7 +132,7 @@ impl Resolver {
         let mut none = Answer { reply: Reply::none(None), rank: 0 };
         for (rank, name) in dns.candidates(name).into_iter().enumerate() {
             match dns.servers.query(&name, family).await {
-                Ok(reply) if reply.ips.is_empty() => {
+                Ok(reply) if reply.is_empty() => {
                     let ttl = [none.reply.ttl, reply.ttl].into_iter().flatten().min();
                     none = Answer { reply: Reply { ttl, ..reply }, rank };
                 }
@@ -234,11 +249,32 @@ impl Reply {
         // Servers rotate them, which is no change.
         ips.sort_unstable();
         let ttl = records.iter().map(|record| Duration::from_secs(record.ttl.into())).min();
-        Self { ips, ttl }
+        let services =
+            || records.iter().filter_map(|record| if let RData::SRV(srv) = &record.data { Some(srv) } else { None });
+        let mut targets: Vec<_> = services().filter_map(ServiceRecord::new).collect();
+        targets.sort_unstable();
+        let has_no_service = targets.is_empty() && services().next().is_some();
+        Self { ips, services: targets, has_no_service, ttl }
     }
 
     /// The answer that there is no address, with its TTL in seconds.
     pub(super) fn none(ttl: Option<u32>) -> Self {
-        Self { ips: Vec::new(), ttl: ttl.map(|ttl| Duration::from_secs(ttl.into())) }
+        let ttl = ttl.map(|ttl| Duration::from_secs(ttl.into()));
+        Self { ips: Vec::new(), services: Vec::new(), has_no_service: false, ttl }
+    }
+
+    /// Whether it says nothing but that there is nothing.
+    fn is_empty(&self) -> bool {
+        self.ips.is_empty() && self.services.is_empty() && !self.has_no_service
+    }
+}
+
+// === impl ServiceRecord ===
+
+impl ServiceRecord {
+    /// `None`: its target is the root, which says that there is no such service, or no target at all.
+    fn new(SRV { priority, weight, port, target, .. }: &SRV) -> Option<Self> {
+        let target = format!("{}:{port}", target.to_ascii()).parse().ok()?;
+        Some(Self { priority: *priority, weight: *weight, target })
     }
 }

@@ -65,7 +65,7 @@ impl Servers {
         servers.collect::<Result<_, _>>().map(Self)
     }
 
-    /// Asks for the addresses of one family.
+    /// Asks for the addresses of one family, or for SRV records.
     ///
     /// # Errors
     ///

@@ -102,7 +102,7 @@ impl Directions {
         let mut family = encoder.encode_descriptor("dns_name_addresses", help, None, MetricType::Gauge)?;
         for (name, names) in &directions {
             for (endpoint, status) in names {
-                let labels = [("direction", *name), ("endpoint", &endpoint.to_string())];
+                let labels = [("direction", *name), ("endpoint", endpoint)];
                 family.encode_family(&labels)?.encode_gauge(&(status.addresses as u64))?;
             }
         }

@@ -7,7 +7,7 @@ use hickory_resolver::proto::{
     op::{Message, OpCode, ResponseCode},
     rr::{
         Name, RData, Record, RecordType,
-        rdata::{CNAME, NS, SOA},
+        rdata::{CNAME, NS, SOA, SRV},
     },
 };
 use proxy_http::Endpoint;
@@ -37,6 +37,7 @@ mod families;
 mod negative;
 mod requests;
 mod servers;
+mod service;
 mod system;
 
 type List = watch::Receiver<Vec<Endpoint<Target>>>;
@@ -62,6 +63,11 @@ enum Zone {
         ttl: u32,
     },
     Code(ResponseCode),
+    /// SRV records of priority, weight, port and target; no addresses.
+    Services {
+        records: Vec<(u16, u16, u16, String)>,
+        ttl: u32,
+    },
     /// Something else for each family, IPv4 first.
     Families(Said, Said),
 }
@@ -262,6 +268,14 @@ fn answer(query: &Message, zones: &HashMap<String, Zone>) -> Option<Message> {
                 let addrs = addrs.iter().map(|ip| RData::from(*ip)).filter(|data| data.record_type() == family);
                 rsp.add_answers(addrs.map(|data| Record::from_rdata(name.clone(), *ttl, data)));
             }
+            Some(Zone::Services { records, ttl }) if family == RecordType::SRV => {
+                rsp.add_answers(records.iter().map(|(priority, weight, port, target)| {
+                    let target = Name::from_ascii(target).unwrap();
+                    let data = RData::SRV(SRV::new(*priority, *weight, *port, target));
+                    Record::from_rdata(name.clone(), *ttl, data)
+                }));
+            }
+            Some(Zone::Services { .. }) => {}
             Some(Zone::Alias { target, ttl }) => {
                 let target = Name::from_ascii(target).unwrap();
                 rsp.add_answer(Record::from_rdata(name, *ttl, RData::CNAME(CNAME(target.clone()))));

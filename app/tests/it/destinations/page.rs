@@ -1,6 +1,6 @@
 //! `/destinations` on the admin server.
 
-use super::{DISCOVERY, File, NETWORKS, ask, endpoint, get};
+use super::{DISCOVERY, File, NETWORKS, SUFFIXES, ask, endpoint, get};
 use crate::support::{App, PATIENCE, admin, connect};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -93,4 +93,21 @@ async fn destinations_of_authorities_and_endpoints_are_listed() {
     assert_eq!(listed["unused_seconds"], Value::Null);
     assert_eq!(admin(app.admin, "GET", "/destinations?format=xml", "").await.0, 400);
     assert_eq!(admin(app.admin, "POST", "/destinations", "").await.0, 405);
+}
+
+#[tokio::test]
+async fn a_service_is_listed_by_its_name_without_a_port() {
+    let app = App::start_to("", &[(DISCOVERY, "authority"), (SUFFIXES, "invalid")]);
+    let mut client = connect(app.proxy).await;
+    // RFC 6761 section 6.4: there is nothing under `invalid`.
+    for uri in ["http://_grpc._tcp.shop.invalid/", "http://_grpc._tcp.shop.invalid:8080/"] {
+        let (status, reason) = ask(&mut client, get(uri)).await;
+        assert_eq!(status, 503, "{reason}");
+    }
+    let (status, text) = admin(app.admin, "GET", "/destinations", "").await;
+    assert_eq!(status, 200);
+    let listed = serde_json::from_str(&text).unwrap();
+    for name in ["_grpc._tcp.shop.invalid", "_grpc._tcp.shop.invalid:8080"] {
+        assert_eq!(destination(&listed, name)["names"][0]["name"], name, "{listed:#}");
+    }
 }

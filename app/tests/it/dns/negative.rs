@@ -1,11 +1,12 @@
 //! Answers that there is no such name, or that it has no address: news, once they have lasted for the hold time.
 
-use super::{HOLD, SECOND, Said, Server, UNBOUNDED, Zone, check, families::time_until, ips, pass_slowly};
-use crate::support::{App, admin};
+use super::{HOLD, SECOND, Said, Server, UNBOUNDED, Zone, check, families::time_until, ips, pass_slowly, settle};
+use crate::support::{App, PATIENCE, admin};
 use app::dns::{Discovery, NameState, Status};
 use app_env::Dns;
 use hickory_resolver::proto::op::ResponseCode;
 use std::time::Duration;
+use tokio::time::timeout;
 
 fn status(found: &Discovery) -> Status {
     found.names.status()[0].1
@@ -128,6 +129,32 @@ async fn one_family_that_is_gone_has_the_other_looked_up() {
         assert_eq!(status(&found), Status { state: NameState::Held, addresses: 2 });
         assert!(time_until(&found.list, &[]).await < 22 * SECOND);
         assert_eq!(status(&found), Status { state: NameState::Gone, addresses: 0 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_known_that_there_is_no_address_as_long_as_servers_say_so() {
+    for zone in none() {
+        let server = Server::start().await;
+        server.set("a.test", zone.clone());
+        let mut found = server.follow(&["a.test:80"], UNBOUNDED);
+        assert_eq!(*found.absence.borrow(), None);
+        let known = found.absence.wait_for(Option::is_some);
+        let reason = timeout(PATIENCE, known).await.expect("the answer is known").unwrap().clone();
+        assert_eq!(reason.as_deref(), Some("a.test: there is no such name, or it has no address"), "{zone:?}");
+        server.set_addrs("a.test", 5, &["10.0.0.1"]);
+        time_until(&found.list, &["10.0.0.1:80"]).await;
+        settle().await;
+        assert_eq!(*found.absence.borrow(), None);
+    }
+    // Neither is it known of a name that cannot be looked up, nor if there is another endpoint.
+    let server = Server::start().await;
+    let failed = || Said::Code(ResponseCode::ServFail);
+    server.set("a.test", Zone::Families(failed(), failed()));
+    for endpoints in [&["a.test:80"][..], &["gone.test:80", "10.0.0.1:80"]] {
+        let found = server.follow(endpoints, UNBOUNDED);
+        pass_slowly(3 * SECOND).await;
+        assert_eq!(*found.absence.borrow(), None, "{endpoints:?}");
     }
 }
 
