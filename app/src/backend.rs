@@ -3,15 +3,15 @@
 use crate::{
     connector::{Connector, OwnListeners},
     dns::{self, Discovery, Names, Target},
-    linkerd::{Followed, Why},
+    linkerd::Followed,
     tls,
 };
 use app_env::{EndpointProtocol, HostPort};
 use proxy_http::{
     BufferLimit, Connect, Endpoint, Endpoints, Protocol, Replay, Stats,
-    balance::{self, breaker, endpoint::NoEndpoints},
+    balance::{self, breaker},
     client::EndpointLog,
-    proxy::{self, BackendEndpoints},
+    proxy::{self, Absence, BackendEndpoints},
     stats::Peer,
 };
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
@@ -23,10 +23,7 @@ pub(crate) struct Backend {
     name: String,
     endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
     pub(crate) names: Names,
-    /// Why the control plane has no endpoints. `None`: it is not asked.
-    why: Option<Why>,
-    /// Why there are none, by DNS.
-    absence: Option<watch::Receiver<Option<Arc<str>>>>,
+    absence: watch::Receiver<Option<Absence>>,
     connect: app_env::Connect,
     pub(crate) tls: Option<Arc<tls::Client>>,
     http2_params: balance::Params,
@@ -74,32 +71,32 @@ impl Backend {
             Source::Endpoints(endpoints) => dns::discover(endpoints, hosts, shared.dns, &shared.resolver),
             Source::Service(name) => dns::discover_service(name, hosts, shared.dns, &shared.resolver),
         };
-        Self::build(name, list, names, (None, Some(absence)), connect, tls, shared)
+        Self::build(name, list, names, absence, connect, tls, shared)
     }
 
     /// The endpoints that the control plane says.
     pub(crate) fn followed(
         name: String,
-        Followed { list, names, why }: Followed,
+        Followed { list, names, absence }: Followed,
         connect: app_env::Connect,
         tls: Option<Arc<tls::Client>>,
         shared: Shared,
     ) -> Self {
-        Self::build(name, list, names, (Some(why), None), connect, tls, shared)
+        Self::build(name, list, names, absence, connect, tls, shared)
     }
 
     fn build(
         name: String,
         endpoints: watch::Receiver<Vec<Endpoint<Target>>>,
         names: Names,
-        (why, absence): (Option<Why>, Option<watch::Receiver<Option<Arc<str>>>>),
+        absence: watch::Receiver<Option<Absence>>,
         connect: app_env::Connect,
         tls: Option<Arc<tls::Client>>,
         shared: Shared,
     ) -> Self {
         let http2_params = endpoint_params(&connect, shared.breaker, shared.slow_start, shared.cores);
         let http1_params = http1_endpoint_params(&connect.http1, http2_params, shared.cores);
-        Self { name, endpoints, names, why, absence, connect, tls, http2_params, http1_params, shared }
+        Self { name, endpoints, names, absence, connect, tls, http2_params, http1_params, shared }
     }
 
     pub(crate) fn protocol(&self) -> EndpointProtocol {
@@ -107,23 +104,14 @@ impl Backend {
     }
 
     /// One worker's connections to the endpoints that are spoken to in `protocol`.
-    fn spawn(&self, protocol: Protocol, stats: &Arc<Stats>) -> Endpoints {
+    fn spawn(&self, protocol: Protocol, stats: &Stats) -> Endpoints {
         let tls = self.tls.as_ref().map(|tls| (Arc::clone(tls), protocol));
         let connector = Connector::new(self.connect.tcp, self.shared.own.clone(), tls);
         let params = match protocol {
             Protocol::Http2 => self.http2_params,
             Protocol::Http1 => self.http1_params,
         };
-        let endpoints = Endpoints::spawn(self.endpoints.clone(), &self.connect(connector, protocol, stats), params);
-        let Some(why) = self.why.clone() else { return endpoints };
-        let stats = Arc::clone(stats);
-        endpoints.explained_by(move || {
-            let why = why.get();
-            if matches!(why, Some(NoEndpoints::Forbidden(_))) {
-                stats.count_denied();
-            }
-            why
-        })
+        Endpoints::spawn(self.endpoints.clone(), &self.connect(connector, protocol, stats), params)
     }
 
     fn connect(&self, connector: Connector, protocol: Protocol, stats: &Stats) -> Connect<Connector, Replay> {
@@ -141,8 +129,8 @@ impl Backend {
 }
 
 impl proxy::Backend for Backend {
-    fn absence(&self) -> Option<watch::Receiver<Option<Arc<str>>>> {
-        self.absence.clone()
+    fn absence(&self) -> Option<watch::Receiver<Option<Absence>>> {
+        Some(self.absence.clone())
     }
 
     fn name(&self) -> &str {

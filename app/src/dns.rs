@@ -4,7 +4,7 @@
 //! asks `servers`) and puts the addresses into one list. A `service` has a list of its own, by its SRV records.
 
 use app_env::{Dns, HostPort};
-use proxy_http::Endpoint;
+use proxy_http::{Endpoint, proxy::Absence};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -41,7 +41,7 @@ pub struct Discovery {
     /// How their names are doing.
     pub names: Names,
     /// Why there is no address, once name servers say of each name that it does not exist or has none.
-    pub absence: watch::Receiver<Option<Arc<str>>>,
+    pub absence: watch::Receiver<Option<Absence>>,
 }
 
 /// How the endpoints that are names are doing. Clones share it.
@@ -64,7 +64,7 @@ struct Discovered {
     by_endpoint: Mutex<Vec<Vec<Target>>>,
     list: watch::Sender<Vec<Endpoint<Target>>>,
     names: Names,
-    absence: watch::Sender<Option<Arc<str>>>,
+    absence: watch::Sender<Option<Absence>>,
     /// Whether targets have their hosts.
     hosts: bool,
     /// Notified after each look-up.
@@ -212,11 +212,12 @@ impl Discovered {
 }
 
 /// Notes that a host has no address, or that this is not known of any.
-fn set_absence(absence: &watch::Sender<Option<Arc<str>>>, host: Option<&str>) {
+fn set_absence(absence: &watch::Sender<Option<Absence>>, host: Option<&str>) {
     absence.send_if_modified(|current| {
         let changed = current.is_some() != host.is_some();
         if changed {
-            *current = host.map(|host| format!("{host}: there is no such name, or it has no address").into());
+            let reason = |host| format!("{host}: there is no such name, or it has no address").into();
+            *current = host.map(|host| Absence::Unavailable(reason(host)));
         }
         changed
     });

@@ -14,12 +14,8 @@ pub(crate) use control::{Control, Status};
 use crate::dns::{self, Names, Target};
 use app_env::{Backoff, HostPort};
 use follower::Follower;
-use proxy_http::{Endpoint, balance, balance::endpoint::NoEndpoints};
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use proxy_http::{Endpoint, balance, proxy::Absence};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::watch};
 
 /// Follows destinations for one direction. Clones share the connection to the control plane.
@@ -40,12 +36,9 @@ pub(crate) struct Followed {
     pub(crate) list: watch::Receiver<Vec<Endpoint<Target>>>,
     /// The destination's host, while its addresses are those of DNS.
     pub(crate) names: Names,
-    pub(crate) why: Why,
+    /// Why the list is empty, if it is.
+    pub(crate) absence: watch::Receiver<Option<Absence>>,
 }
-
-/// Why the list is empty, if it is. Clones share it.
-#[derive(Clone, Debug)]
-pub(crate) struct Why(Arc<Mutex<Option<NoEndpoints>>>);
 
 /// The longest wait between questions that failed: the control plane is one host for all destinations, and may be back soon.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
@@ -70,32 +63,16 @@ impl Linkerd {
     /// that `is_allowed`. `hosts`: targets have it as their host.
     pub(crate) fn follow(&self, destination: HostPort, is_allowed: bool, hosts: bool) -> Followed {
         let (sender, list) = watch::channel(Vec::new());
-        let (names, why) = (Names::default(), Why::unknown(&destination, "has not answered yet"));
-        let follower = Follower::new(self.clone(), destination, is_allowed, hosts, sender, names.clone(), why.clone());
+        let reason = format!("the control plane has not answered yet about {destination}");
+        let (names, (absences, absence)) = (Names::default(), watch::channel(Some(Absence::Unknown(reason.into()))));
+        let follower = Follower::new(self.clone(), destination, is_allowed, hosts, sender, names.clone(), absences);
         self.runtime.spawn(follower.follow());
-        Followed { list, names, why }
+        Followed { list, names, absence }
     }
 }
 
 impl fmt::Debug for Linkerd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Linkerd").field("control", &self.control).finish_non_exhaustive()
-    }
-}
-
-// === impl Why ===
-
-impl Why {
-    fn unknown(destination: &HostPort, what: &str) -> Self {
-        let reason = format!("the control plane {what} about {destination}");
-        Self(Arc::new(Mutex::new(Some(NoEndpoints::Unknown(reason)))))
-    }
-
-    pub(crate) fn get(&self) -> Option<NoEndpoints> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, why: Option<NoEndpoints>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 }

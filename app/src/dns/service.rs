@@ -11,6 +11,7 @@ use super::{
 use app_env::{Dns, HostPort};
 use hickory_resolver::proto::rr::RecordType;
 use proxy_http::Endpoint;
+use proxy_http::proxy::Absence;
 use std::{collections::BTreeMap, error::Error, mem, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, watch},
@@ -27,7 +28,7 @@ struct Follower {
     host: Option<Arc<str>>,
     list: watch::Sender<Vec<Endpoint<Target>>>,
     names: Names,
-    absence: watch::Sender<Option<Arc<str>>>,
+    absence: watch::Sender<Option<Absence>>,
 }
 
 /// The records that are in use.

@@ -1,7 +1,7 @@
 //! The task of a destination.
 
 use super::{
-    Linkerd, Why,
+    Linkerd,
     control::{Client, Control, Registered},
     endpoints::{EndpointSet, Refused},
     profile::Profile,
@@ -9,8 +9,8 @@ use super::{
 };
 use crate::dns::{self, Discovery, Names, Target};
 use app_env::HostPort;
-use linkerd2_proxy_api::destination::{NoEndpoints as NoEndpointsMessage, Update, update::Update as Kind};
-use proxy_http::{Endpoint, balance::endpoint::NoEndpoints};
+use linkerd2_proxy_api::destination::{NoEndpoints, Update, update::Update as Kind};
+use proxy_http::{Endpoint, proxy::Absence};
 use std::{
     future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -29,7 +29,7 @@ pub(super) struct Follower {
     hosts: bool,
     list: watch::Sender<Vec<Endpoint<Target>>>,
     names: Names,
-    why: Why,
+    absence: watch::Sender<Option<Absence>>,
     profile: watch::Sender<Profile>,
     known: Mutex<Known>,
     /// Notified when DNS is to be followed, or not any more.
@@ -60,7 +60,7 @@ impl Follower {
         hosts: bool,
         list: watch::Sender<Vec<Endpoint<Target>>>,
         names: Names,
-        why: Why,
+        absence: watch::Sender<Option<Absence>>,
     ) -> Self {
         let registered = linkerd.control.register(linkerd.direction, destination.clone());
         let suffixes = &linkerd.control.settings.profile_suffixes;
@@ -73,7 +73,7 @@ impl Follower {
             hosts,
             list,
             names,
-            why,
+            absence,
             profile: watch::Sender::new(profile),
             known: Mutex::new(Known::Nothing("the control plane has not answered yet".to_owned())),
             has_changed: Notify::new(),
@@ -206,8 +206,8 @@ impl Follower {
                 set.remove(removed);
                 Known::Endpoints(set)
             }
-            Some(Kind::NoEndpoints(NoEndpointsMessage { exists: true })) => Known::Endpoints(EndpointSet::default()),
-            Some(Kind::NoEndpoints(NoEndpointsMessage { exists: false })) => Known::Unknown,
+            Some(Kind::NoEndpoints(NoEndpoints { exists: true })) => Known::Endpoints(EndpointSet::default()),
+            Some(Kind::NoEndpoints(NoEndpoints { exists: false })) => Known::Unknown,
             None => return false,
         };
         self.set(known);
@@ -223,10 +223,10 @@ impl Follower {
     /// Puts what is known into the list. Of a destination that the control plane does not know, DNS comes by itself.
     fn publish(&self) {
         let destination = &self.destination;
-        let unavailable = |reason: &str| (Vec::new(), Some(NoEndpoints::Unavailable(reason.to_owned())));
+        let unavailable = |reason: &str| (Vec::new(), Some(Absence::Unavailable(reason.into())));
         let mut left_out = 0;
-        let (list, why) = match &*self.lock() {
-            Known::Nothing(reason) => (Vec::new(), Some(NoEndpoints::Unknown(reason.clone()))),
+        let (list, absence) = match &*self.lock() {
+            Known::Nothing(reason) => (Vec::new(), Some(Absence::Unknown(reason.as_str().into()))),
             Known::Endpoints(set) => {
                 left_out = set.refused();
                 match set.list(destination, self.hosts) {
@@ -239,18 +239,20 @@ impl Follower {
             }
             Known::Opaque => unavailable(Refused::Opaque.reason()),
             Known::Unknown if self.is_allowed => return,
-            Known::Unknown => (Vec::new(), Some(NoEndpoints::Forbidden("the destination is not allowed".to_owned()))),
+            Known::Unknown => (Vec::new(), Some(Absence::Forbidden("the destination is not allowed".into()))),
         };
-        self.send(list, why, left_out);
+        self.send(list, absence, left_out);
     }
 
-    fn send(&self, list: Vec<Endpoint<Target>>, why: Option<NoEndpoints>, left_out: usize) {
-        let is_news = self.why.get() != why;
-        if is_news && let Some(NoEndpoints::Unavailable(reason)) = &why {
-            tracing::warn!(destination = %self.destination, left_out, "no endpoint to send requests to: {reason}");
-        }
-        self.why.set(why);
-        // An empty list that comes again has requests look why it is empty.
+    fn send(&self, list: Vec<Endpoint<Target>>, absence: Option<Absence>, left_out: usize) {
+        self.absence.send_if_modified(|current| {
+            let is_news = *current != absence;
+            if is_news && let Some(Absence::Unavailable(reason)) = &absence {
+                tracing::warn!(destination = %self.destination, left_out, "no endpoint to send requests to: {reason}");
+            }
+            *current = absence;
+            is_news
+        });
         self.list.send_if_modified(|current| {
             let has_changed = *current != list;
             if has_changed && left_out > 0 {
@@ -258,7 +260,7 @@ impl Follower {
                 tracing::warn!(destination = %self.destination, endpoints, left_out, "endpoints get no requests");
             }
             *current = list;
-            has_changed || is_news
+            has_changed
         });
     }
 
@@ -271,14 +273,16 @@ impl Follower {
             }
             let (dns, resolver) = (self.linkerd.dns, &self.linkerd.resolver);
             let destination = std::slice::from_ref(&self.destination);
-            let Discovery { mut list, .. } =
+            let Discovery { mut list, mut absence, .. } =
                 dns::discover_as(destination, self.hosts, dns, resolver, self.names.clone());
             while is_followed() {
                 let found = list.borrow_and_update().clone();
-                self.send(found, None, 0);
+                let absent = absence.borrow_and_update().clone();
+                self.send(found, absent, 0);
                 tokio::select! {
                     // One that is an address never changes.
                     Ok(()) = list.changed() => {}
+                    Ok(()) = absence.changed() => {}
                     () = self.has_changed.notified() => {}
                 }
             }

@@ -21,18 +21,6 @@ pub struct Endpoint<A> {
     pub labels: Vec<(String, String)>,
 }
 
-/// Why service discovery has no endpoints, for the answer to requests; see
-/// [`Endpoints::explained_by`](crate::Endpoints::explained_by).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum NoEndpoints {
-    /// It does not know yet. Requests wait as for an endpoint that is not connected to, and get 503 with this reason.
-    Unknown(String),
-    /// There is none. Requests get 503 with this reason at once.
-    Unavailable(String),
-    /// Requests may not go there. They get 403 with this reason at once.
-    Forbidden(String),
-}
-
 /// An endpoint's state and load at one time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {

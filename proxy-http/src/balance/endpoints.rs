@@ -5,13 +5,13 @@ use crate::{
     balance::{
         breaker::Breaker,
         choice::SlowStart,
-        endpoint::{NoEndpoints, Status},
+        endpoint::Status,
         endpoint_state::{AbortOnDrop, EndpointState, Health},
         endpoint_task::EndpointTask,
         load::Load,
         params::Params,
         queue::{Queue, Ticket},
-        shared::{Attempt, Balancer, Explain, UNPOISONED},
+        shared::{Attempt, Balancer, UNPOISONED},
     },
     body::source::Source as _,
     client::send_request::OutgoingRequest,
@@ -111,14 +111,6 @@ impl Endpoints {
         Self::spawn(endpoints, connect, params)
     }
 
-    /// Answers requests as `explain` says while the list of endpoints is empty. It is asked for requests that find none, again
-    /// whenever a list comes, and it must not wait for anything. `None`: nothing is known. Only the first call counts.
-    #[must_use]
-    pub fn explained_by(self, explain: impl Fn() -> Option<NoEndpoints> + Send + Sync + 'static) -> Self {
-        let _ = self.shared.explain.set(Explain(Box::new(explain)));
-        self
-    }
-
     /// No endpoints, for requests that are answered without one.
     pub(crate) fn none() -> Self {
         Self { shared: Arc::new(Balancer::new(Params::default(), false, Arc::default())) }
@@ -213,18 +205,10 @@ impl Endpoints {
                 if state.queue.is_first(&queued.ticket) {
                     state.request_connections(now);
                 }
-                let unknown = match shared.why_none(&state) {
-                    Some(NoEndpoints::Forbidden(reason)) => return Err(Answer::forbidden(reason)),
-                    Some(NoEndpoints::Unavailable(reason)) => return Err(Answer::unavailable(reason)),
-                    Some(NoEndpoints::Unknown(reason)) => Some(reason),
-                    None => None,
-                };
                 let recheck = now + RECHECK;
                 match state.down_since().map(|since| since + failfast) {
                     Some(until) if until > now => until.min(recheck),
-                    Some(_) if !state.can_recover() => {
-                        return Err(unknown.map_or_else(|| state.not_ready_answer(), Answer::unavailable));
-                    }
+                    Some(_) if !state.can_recover() => return Err(state.not_ready_answer()),
                     _ => recheck,
                 }
             };
@@ -301,14 +285,7 @@ impl Balancer {
             }
             true
         });
-        let slow_start = {
-            let mut state = self.lock();
-            if endpoints.is_empty() {
-                // Why there are none may have changed.
-                state.queue.wake_all();
-            }
-            SlowStart::new(state.down_since().is_none())
-        };
+        let slow_start = SlowStart::new(self.lock().down_since().is_none());
         for endpoint in endpoints {
             if known.iter().any(|(known, _)| known.addr == endpoint.addr) {
                 continue;

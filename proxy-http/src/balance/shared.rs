@@ -4,7 +4,6 @@ use crate::{
     Replay,
     balance::{
         breaker::Outcome,
-        endpoint::NoEndpoints,
         endpoint_state::{AbortOnDrop, Connection, EndpointState, Health},
         params::Params,
         state::BalancerState,
@@ -13,9 +12,9 @@ use crate::{
     connection::now::now,
 };
 use std::{
-    fmt, mem,
+    mem,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -34,12 +33,7 @@ pub(super) struct Balancer {
     /// Requests that wait for a free stream.
     pub(super) waiting: AtomicUsize,
     pub(super) discovery: Mutex<Option<AbortOnDrop>>,
-    /// Why there are no endpoints. Not set: nothing is known but that there are none.
-    pub(super) explain: OnceLock<Explain>,
 }
-
-/// Says why service discovery has no endpoints.
-pub(super) struct Explain(pub(super) Box<dyn Fn() -> Option<NoEndpoints> + Send + Sync>);
 
 /// A request that was sent to an endpoint, and its outcome so far.
 #[derive(Debug)]
@@ -67,17 +61,11 @@ impl Balancer {
             log,
             waiting: AtomicUsize::new(0),
             discovery: Mutex::new(None),
-            explain: OnceLock::new(),
         }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, BalancerState> {
         self.state.lock().expect(UNPOISONED)
-    }
-
-    /// Why there are no endpoints, if there are none and that is known.
-    pub(super) fn why_none(&self, state: &BalancerState) -> Option<NoEndpoints> {
-        if state.endpoints.is_empty() { self.explain.get()?.0() } else { None }
     }
 
     pub(super) fn has_waiting(&self) -> bool {
@@ -198,14 +186,6 @@ impl Balancer {
         if let Some(endpoint) = state.endpoint(id) {
             inspect(endpoint);
         }
-    }
-}
-
-// === impl Explain ===
-
-impl fmt::Debug for Explain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Explain")
     }
 }
 

@@ -47,6 +47,7 @@
 //! # }
 //! ```
 
+mod absence;
 mod by_authority;
 mod by_route;
 mod exchange;
@@ -60,6 +61,7 @@ mod service;
 mod shared;
 
 pub use self::{
+    absence::Absence,
     by_authority::{ByAuthority, NotAllowed, Resolve},
     by_route::{Action, ByRoute, Routes},
     exchange::Error,

@@ -3,7 +3,14 @@
 use crate::{
     Endpoints, Stats,
     message::answer::Answer,
-    proxy::{find::Found, limits::Limits, policy::Policy, retry::Budget, shared::ProxyShared},
+    proxy::{
+        absence::{Absence, AbsenceWatch},
+        find::Found,
+        limits::Limits,
+        policy::Policy,
+        retry::Budget,
+        shared::ProxyShared,
+    },
     stats::{DestinationLabels, DestinationStats},
 };
 use std::{
@@ -28,9 +35,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// the connections were closed because none had come for [`Bounds::idle`]. Connections are counted on `stats`.
     fn connect(&self, stats: &Arc<Stats>) -> BackendEndpoints;
 
-    /// Why it has no endpoints and none are expected, as when its name does not exist; `None` as long as this is not known. Its
-    /// requests are then answered with 503, gRPC status 14, at once, and it is left early. By default it is never known.
-    fn absence(&self) -> Option<watch::Receiver<Option<Arc<str>>>> {
+    /// Why it has no endpoints; `None` as long as it has some, or nothing is known. A back end that is known to have none is left
+    /// early. By default nothing is ever known.
+    fn absence(&self) -> Option<watch::Receiver<Option<Absence>>> {
         None
     }
 }
@@ -125,7 +132,7 @@ where
             limits: Arc::clone(&limits),
             stats: Arc::clone(&stats),
             budget: Arc::clone(&budget),
-            absence: None,
+            absence: AbsenceWatch(None),
         };
         let nowhere = Arc::new(nowhere);
         let pool =
@@ -171,7 +178,7 @@ where
             limits: Arc::clone(&self.limits),
             stats: Arc::clone(&self.stats),
             budget: Arc::clone(&self.budget),
-            absence: backend.absence(),
+            absence: AbsenceWatch(backend.absence()),
         });
         connected.insert(
             key.to_owned(),
@@ -188,7 +195,7 @@ where
         if connected.len() < self.bounds.max.max(1) {
             return Ok(None);
         }
-        let place = |connected: &Connected<B>| (!connected.proxy.is_absent(), connected.used);
+        let place = |connected: &Connected<B>| (!connected.proxy.absence.is_final(), connected.used);
         let idle = connected.values().filter(|connected| connected.is_idle());
         let first = idle.map(place).min();
         let first = first.ok_or_else(|| Answer::unavailable("too many destinations have requests in flight"))?;
@@ -231,7 +238,8 @@ where
             if !connected.is_idle() {
                 connected.used = now;
             }
-            let idle = if connected.proxy.is_absent() { self.bounds.idle.min(ABSENT_IDLE) } else { self.bounds.idle };
+            let idle =
+                if connected.proxy.absence.is_final() { self.bounds.idle.min(ABSENT_IDLE) } else { self.bounds.idle };
             now.duration_since(connected.used) >= idle
         });
     }

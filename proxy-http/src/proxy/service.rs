@@ -6,6 +6,7 @@ use crate::{
     connection::now::now,
     message::client_cert::{self, CLIENT_CERT},
     proxy::{
+        absence::AbsenceWatch,
         by_authority::{ByAuthority, Resolve},
         by_route::ByRoute,
         exchange::{AttemptResult, Error, Exchange},
@@ -132,7 +133,8 @@ impl Proxy {
     fn build(endpoints: Endpoints, http1: Option<Endpoints>, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
         let drop_request_trailers = limits.params.drop_request_trailers;
         let budget = Arc::new(Budget::new());
-        let shared = ProxyShared { endpoints, http1, drop_request_trailers, limits, stats, budget, absence: None };
+        let shared =
+            ProxyShared { endpoints, http1, drop_request_trailers, limits, stats, budget, absence: AbsenceWatch(None) };
         Self::to(Destination::One(Arc::new(shared)))
     }
 

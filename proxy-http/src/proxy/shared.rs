@@ -7,6 +7,7 @@ use crate::{
     http1::websocket,
     message::{answer::Answer, connect_protocol::ConnectProtocol, fields, grpc, validate},
     proxy::{
+        absence::{Absence, AbsenceWatch},
         hops,
         limits::{Limits, Params},
         retry::{self, Budget, RetryState},
@@ -14,8 +15,8 @@ use crate::{
     stats::{Limit, Side},
 };
 use http::{Method, Request, Version, uri::PathAndQuery};
-use std::{future::pending, sync::Arc};
-use tokio::{sync::watch, time::Instant};
+use std::sync::Arc;
+use tokio::time::Instant;
 
 /// State that the requests of a proxy share.
 #[derive(Debug)]
@@ -28,8 +29,7 @@ pub(super) struct ProxyShared {
     pub(super) limits: Arc<Limits>,
     pub(super) stats: Arc<Stats>,
     pub(super) budget: Arc<Budget>,
-    /// See [`Backend::absence`](super::Backend::absence).
-    pub(super) absence: Option<watch::Receiver<Option<Arc<str>>>>,
+    pub(super) absence: AbsenceWatch,
 }
 
 impl ProxyShared {
@@ -118,28 +118,22 @@ impl ProxyShared {
         number: &mut Option<u64>,
     ) -> Result<Option<Attempt>, Answer> {
         let failfast = self.limits.params.failfast_timeout;
-        let sent = tokio::select! {
+        let (absence, error) = tokio::select! {
             biased;
-            sent = self.endpoints(http1).send_when_ready(request, avoid, number, failfast) => sent,
-            answer = self.absent() => Err(answer),
+            sent = self.endpoints(http1).send_when_ready(request, avoid, number, failfast) => match sent {
+                Ok(sent) => return Ok(sent),
+                Err(error) => (self.absence.current(), error),
+            },
+            Some(absence) = self.absence.known() => {
+                let answer = absence.answer();
+                (Some(absence), answer)
+            }
         };
-        sent.inspect_err(|_| self.stats.count_failfast())
-    }
-
-    /// Waits until it is known that there are no endpoints.
-    async fn absent(&self) -> Answer {
-        if let Some(absence) = &self.absence
-            && let Ok(reason) = absence.clone().wait_for(Option::is_some).await
-            && let Some(reason) = &*reason
-        {
-            return Answer::unavailable(&**reason);
+        match &absence {
+            Some(Absence::Forbidden(_)) => self.stats.count_denied(),
+            _ => self.stats.count_failfast(),
         }
-        pending().await
-    }
-
-    /// Whether it is known that there are no endpoints.
-    pub(super) fn is_absent(&self) -> bool {
-        self.absence.as_ref().is_some_and(|absence| absence.borrow().is_some())
+        Err(absence.map_or(error, |absence| absence.answer()))
     }
 
     /// Prepares a retry: rewinds the body, and takes one from the request's retries and from the budget. False: no retry.

@@ -8,7 +8,8 @@ use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
     Connect, Endpoints, Proxy, Server, Stats,
     proxy::{
-        self, Action, Backend, BackendEndpoints, Bounds, ByAuthority, ByRoute, NotAllowed, Policy, Resolve, Routes,
+        self, Absence, Action, Backend, BackendEndpoints, Bounds, ByAuthority, ByRoute, NotAllowed, Policy, Resolve,
+        Routes,
     },
     route::Rule,
 };
@@ -37,7 +38,7 @@ struct Seen {
     connected: Mutex<Vec<String>>,
     open: AtomicUsize,
     /// Of back ends whose names start with `gone`.
-    absence: watch::Sender<Option<Arc<str>>>,
+    absence: watch::Sender<Option<Absence>>,
     /// Lets the responses to `/wait` end.
     go: Notify,
 }
@@ -50,7 +51,7 @@ struct Memory {
 }
 
 impl Backend for Memory {
-    fn absence(&self) -> Option<watch::Receiver<Option<Arc<str>>>> {
+    fn absence(&self) -> Option<watch::Receiver<Option<Absence>>> {
         self.name.starts_with("gone").then(|| self.seen.absence.subscribe())
     }
 
@@ -347,23 +348,37 @@ async fn a_destination_that_is_known_to_have_no_endpoints_is_answered_at_once() 
     let waiting = client.send_request(request("http://gone.example/"), true).unwrap().0;
     let started = Instant::now();
     sleep(Duration::from_millis(100)).await;
-    seen.absence.send_replace(Some("gone.example has no address".into()));
+    seen.absence.send_replace(Some(Absence::Unavailable("gone.example has no address".into())));
     let rsp = waiting.await.unwrap();
     assert_eq!((rsp.status().as_u16(), field(rsp.headers(), "proxy-error")), (503, "gone.example has no address"));
     let call = Request::post("http://gone.example/a.B/C").header("content-type", "application/grpc").body(()).unwrap();
     let rsp = ask(&mut client, call).await;
     assert_eq!((rsp.status().as_u16(), field(rsp.headers(), "grpc-status")), (200, "14"));
     assert!(started.elapsed() < Duration::from_millis(200), "{:?}", started.elapsed());
-    // Once it may have endpoints again, requests wait for them.
+    // A client that may not go there has its answer at once, too, though it waits already.
     seen.absence.send_replace(None);
-    assert_eq!(ask(&mut client, request("http://gone.example/")).await.status(), 503);
-    assert!(started.elapsed() >= PROXY.failfast_timeout, "{:?}", started.elapsed());
+    let waiting = client.send_request(request("http://gone.example/"), true).unwrap().0;
+    sleep(Duration::from_millis(1)).await;
+    seen.absence.send_replace(Some(Absence::Forbidden("not you".into())));
+    let rsp = waiting.await.unwrap();
+    assert_eq!((rsp.status().as_u16(), field(rsp.headers(), "proxy-error")), (403, "not you"));
+    assert!(started.elapsed() < Duration::from_millis(200), "{:?}", started.elapsed());
+    // Where it may have endpoints, requests wait for them.
+    for (absence, expected) in
+        [(None, "no endpoints"), (Some(Absence::Unknown("not known yet".into())), "not known yet")]
+    {
+        seen.absence.send_replace(absence);
+        let started = Instant::now();
+        let rsp = ask(&mut client, request("http://gone.example/")).await;
+        assert_eq!((rsp.status().as_u16(), field(rsp.headers(), "proxy-error")), (503, expected));
+        assert!(started.elapsed() >= PROXY.failfast_timeout, "{:?}", started.elapsed());
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn destinations_without_endpoints_make_room_before_others_do() {
     let (mut client, _, seen) = by_authority(2).await;
-    seen.absence.send_replace(Some("there is no such name".into()));
+    seen.absence.send_replace(Some(Absence::Unavailable("there is no such name".into())));
     for name in ["a", "gone1", "gone2", "gone3", "b", "a"] {
         sleep(Duration::from_millis(10)).await;
         ask(&mut client, request(&format!("http://{name}.example/"))).await;

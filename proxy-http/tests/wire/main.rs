@@ -29,7 +29,6 @@ mod late;
 mod lifetime;
 mod long_life;
 mod malformed;
-mod no_endpoints;
 mod other_protocol;
 mod params;
 mod protection;

@@ -5,6 +5,7 @@ use crate::support::PATIENCE;
 use app::dns::{Discovery, NameState, discover_service, is_service};
 use app_env::Dns;
 use hickory_resolver::proto::op::ResponseCode;
+use proxy_http::proxy::Absence;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -97,7 +98,7 @@ async fn a_target_that_is_the_root_means_no_service() {
     // There is nothing to hold.
     assert!(time_until(&found.list, &[]).await < 8 * SECOND);
     assert_eq!(state(&found), NameState::Gone);
-    assert!(found.absence.borrow().as_deref().is_some_and(|reason| reason.starts_with(NAME)));
+    assert!(found.absence.borrow().as_ref().is_some_and(|absence| absence.reason().starts_with(NAME)));
     server.set(NAME, services(&[(0, 0, 81, "a.test.")], 5));
     assert!(time_until(&found.list, &["10.0.0.1:81"]).await < 8 * SECOND);
     assert_eq!(*found.absence.borrow(), None);
@@ -128,7 +129,10 @@ async fn a_service_that_does_not_exist_is_known_at_once() {
         let mut found = follow(&server, UNBOUNDED);
         let known = found.absence.wait_for(Option::is_some);
         let reason = timeout(PATIENCE, known).await.expect("the answer is known").unwrap().clone();
-        assert_eq!(reason.as_deref(), Some(&*format!("{NAME}: there is no such name, or it has no address")));
+        assert_eq!(
+            reason.as_ref().map(Absence::reason),
+            Some(&*format!("{NAME}: there is no such name, or it has no address"))
+        );
     }
 }
 
