@@ -2,9 +2,12 @@
 
 use crate::dns::Target;
 use app_env::HostPort;
+use http::uri::Authority;
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl};
 use linkerd2_proxy_api::{
-    destination::{AddrSet, Http2ClientParams, WeightedAddr, WeightedAddrSet, protocol_hint::Protocol},
+    destination::{
+        AddrSet, AuthorityOverride, Http2ClientParams, WeightedAddr, WeightedAddrSet, protocol_hint::Protocol,
+    },
     net::TcpAddress,
 };
 use proxy_http::Endpoint;
@@ -25,6 +28,7 @@ struct Member {
     weight: u32,
     params: ClientParams,
     labels: Vec<(String, String)>,
+    authority: Option<Authority>,
     /// `None`: requests may go there.
     refused: Option<Refused>,
 }
@@ -74,11 +78,12 @@ impl EndpointSet {
         let usable = || self.0.iter().filter(|(_, member)| member.refused.is_none());
         let has_weights = usable().any(|(_, member)| member.weight > 0);
         let list: Vec<_> = usable()
-            .filter_map(|(addr, Member { weight, params, labels, refused: _ })| {
+            .filter_map(|(addr, Member { weight, params, labels, authority, refused: _ })| {
                 let weight = if has_weights { NonZeroU32::new(*weight)? } else { NonZeroU32::MIN };
                 let host = hosts.then(|| destination.host().into());
                 let target = Target { addr: *addr, host };
-                Some(Endpoint { weight, params: *params, labels: labels.clone(), ..Endpoint::new(target) })
+                let (labels, authority) = (labels.clone(), authority.clone());
+                Some(Endpoint { weight, params: *params, authority, labels, ..Endpoint::new(target) })
             })
             .collect();
         match self.0.values().find_map(|member| member.refused) {
@@ -119,7 +124,7 @@ fn read(
         metric_labels,
         tls_identity,
         protocol_hint,
-        authority_override: _,
+        authority_override,
         http2,
         resource_ref: _,
     } = addr;
@@ -135,7 +140,13 @@ fn read(
         _ if tls_identity.is_some() && !allow_plaintext => Some(Refused::TlsIdentity),
         _ => None,
     };
-    Some((addr, Member { weight, params, labels: labels.into_iter().collect(), refused }))
+    let authority = authority_override.and_then(authority);
+    Some((addr, Member { weight, params, labels: labels.into_iter().collect(), authority, refused }))
+}
+
+/// `None`: it is malformed, and requests keep their own, as for linkerd2-proxy. Userinfo has no place in a request.
+fn authority(AuthorityOverride { authority_override: text }: AuthorityOverride) -> Option<Authority> {
+    text.parse().ok().filter(|_| !text.contains('@'))
 }
 
 fn socket_addr(TcpAddress { ip, port }: TcpAddress) -> Option<SocketAddr> {

@@ -31,10 +31,10 @@ where
         let client = control.client();
         let (mut is_first, mut open_stream) = (true, None);
         let ended = run(control, &client, &open, |message| {
-            control.count_update();
             registered.status.update();
             open_stream.get_or_insert_with(|| registered.open_stream());
             events(Event::Message { message, is_first });
+            control.count_update();
             (is_first, failures) = (false, 0);
         });
         let Some(status) = ended.await else { continue };

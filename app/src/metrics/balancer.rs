@@ -24,6 +24,8 @@ pub(crate) struct Merged {
     pub(crate) latency: Option<f64>,
     /// Why it was not connected to last, on any worker.
     pub(crate) error: Option<String>,
+    /// As discovery has them; they are the same on all workers, or will be soon.
+    labels: Vec<(String, String)>,
 }
 
 impl Directions {
@@ -60,8 +62,7 @@ impl Directions {
             for (direction, endpoints) in &directions {
                 for (addr, endpoint) in endpoints {
                     let Some(value) = value(endpoint) else { continue };
-                    let labels = [("direction", *direction), ("endpoint", addr)];
-                    family.encode_family(&labels)?.encode_gauge(&value)?;
+                    family.encode_family(&endpoint.labels(direction, addr))?.encode_gauge(&value)?;
                 }
             }
         }
@@ -113,9 +114,10 @@ impl Directions {
 /// The endpoints of all workers by address.
 pub(crate) fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, Merged> {
     let mut endpoints = BTreeMap::<_, Merged>::new();
-    for Status { addr, weight, state, connections, streams, latency, error, .. } in statuses {
-        let none = Merged { weight, state, connections: 0, streams: 0, ejected: 0, latency: None, error: None };
-        let endpoint = endpoints.entry(addr).or_insert(none);
+    for Status { addr, labels, weight, state, connections, streams, latency, error, .. } in statuses {
+        let new =
+            || Merged { weight, state, connections: 0, streams: 0, ejected: 0, latency: None, error: None, labels };
+        let endpoint = endpoints.entry(addr).or_insert_with(new);
         if state == State::Ready {
             endpoint.state = state;
         }
@@ -126,6 +128,20 @@ pub(crate) fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, 
         endpoint.error = endpoint.error.take().or(error);
     }
     endpoints
+}
+
+impl Merged {
+    /// The endpoint's labels, as linkerd2-proxy names them, behind those that tell endpoints apart.
+    fn labels(&self, direction: &str, addr: &str) -> Vec<(String, String)> {
+        let of_endpoint = [("direction".to_owned(), direction.to_owned()), ("endpoint".to_owned(), addr.to_owned())];
+        // Of two names that are the same in the metrics' alphabet, one is left.
+        let mut discovered = BTreeMap::new();
+        for (name, value) in &self.labels {
+            let name = name.replace(|char: char| !char.is_ascii_alphanumeric(), "_");
+            discovered.insert(format!("dst_{name}"), value.clone());
+        }
+        of_endpoint.into_iter().chain(discovered).collect()
+    }
 }
 
 /// linkerd2-proxy's names, and two for states that it does not tell apart.
@@ -160,5 +176,15 @@ mod tests {
         assert_eq!((*state, *connections, *streams, *ejected), (State::Ready, 3, 6, 1));
         assert_eq!(*latency, Some(0.1));
         assert_eq!(merge([status(State::Failed, None)].into_iter())["127.0.0.1:80"].latency, None);
+    }
+
+    #[test]
+    fn labels_of_discovery_are_in_the_metrics_alphabet() {
+        let labels = [("pod", "a-1"), ("k8s.io/zone", "é \"1\""), ("k8s_io_zone", "2")];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let endpoint = Merged { state: State::Ready, connections: 0, streams: 0, ejected: 0, latency: None, labels };
+        let labels = endpoint.labels("outbound", "127.0.0.1:80");
+        let names: Vec<_> = labels.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["direction", "endpoint", "dst_k8s_io_zone", "dst_pod"]);
     }
 }

@@ -3,6 +3,7 @@
 mod control;
 mod mock;
 mod profile;
+mod protocol;
 
 use self::mock::{Asked, Mock, weighted};
 use crate::{
@@ -12,12 +13,17 @@ use crate::{
 use bytes::Bytes;
 use h2::client::SendRequest;
 use linkerd2_proxy_api::destination::{
-    Http2ClientParams, TlsIdentity, Update, WeightedAddr,
+    AuthorityOverride, Http2ClientParams, TlsIdentity, Update, WeightedAddr,
     http2_client_params::{FlowControl, Internals},
     tls_identity::{DnsLikeIdentity, Strategy},
 };
 use std::net::SocketAddr;
-use tokio::{io::AsyncReadExt as _, net::TcpListener, task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
 use tonic::Status;
 
 const NETWORKS: &str = "LINKERD2_PROXY_OUTBOUND_DISCOVERY_NETWORKS";
@@ -80,6 +86,18 @@ impl Rig {
         assert!(timeout(PATIENCE, found).await.is_ok(), "{last:?}, not {status} {by}");
     }
 
+    /// Asks until ten answers in a row are of one endpoint.
+    async fn only(&self, uri: &str, by: &str) {
+        let expected = answered(200, by);
+        let found = async {
+            let mut in_a_row = 0;
+            while in_a_row < 10 {
+                in_a_row = if self.ask(uri).await == expected { in_a_row + 1 } else { 0 };
+            }
+        };
+        assert!(timeout(PATIENCE, found).await.is_ok(), "not only {by}");
+    }
+
     /// Waits until this many updates have come.
     async fn updated(&self, count: u64) {
         self.app.counted(&format!("control_destination_updates_total {count}")).await;
@@ -134,10 +152,8 @@ async fn endpoints_are_added_and_removed_as_the_control_plane_says() {
     asked.add([weighted(b), weighted(a), weighted(b)]);
     asked.remove(&[a]);
     asked.remove(&[a]);
+    rig.only(WEB, "b").await;
     rig.updated(6).await;
-    for _ in 0..10 {
-        assert_eq!(rig.ask(WEB).await, answered(200, "b"));
-    }
     let none = "the control plane has no endpoints of web.example:8080";
     asked.remove(&[b]);
     rig.until(WEB, 503, none).await;
@@ -176,6 +192,9 @@ async fn labels_and_weights_change_on_the_connections_that_are_there() {
     }
     assert!((250..=350).contains(&by_a), "{by_a}");
     assert_eq!(rig.connections().await, connections);
+    // The address's labels stand beside the set's.
+    let labels = format!("direction=\"outbound\",endpoint=\"{a}\",dst_pod=\"a-1\",dst_service=\"web2\"");
+    rig.app.counted(&format!("http_balancer_endpoint_streams{{{labels}}} 0.0")).await;
 }
 
 #[tokio::test]
@@ -291,18 +310,33 @@ async fn endpoints_have_ipv6_addresses_as_well() {
     assert_eq!(sent.await.unwrap(), answered(200, "a"));
 }
 
-/// The SETTINGS of the next connection.
-async fn settings(listener: &TcpListener) -> Vec<(u16, u32)> {
-    let (mut stream, _) = listener.accept().await.unwrap();
-    // The preface and a frame's head (RFC 9113 section 3.4).
-    let mut head = [0; 24 + 9];
-    stream.read_exact(&mut head).await.unwrap();
-    let mut payload = vec![0; usize::from(head[26])];
-    stream.read_exact(&mut payload).await.unwrap();
-    let setting = |bytes: &[u8]| {
-        (u16::from_be_bytes([bytes[0], bytes[1]]), u32::from_be_bytes([bytes[2], bytes[3], bytes[4], bytes[5]]))
+/// Accepts connections until one has SETTINGS that are as they should be: others may have been made before.
+async fn accept_with(listener: &TcpListener, expected: impl Fn(&[(u16, u32)]) -> bool) {
+    let mut seen = Vec::new();
+    let accepted = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // The preface and a frame's head (RFC 9113 section 3.4).
+            let mut head = [0; 24 + 9];
+            if stream.read_exact(&mut head).await.is_err() {
+                continue;
+            }
+            let mut payload = vec![0; usize::from(head[26])];
+            if stream.read_exact(&mut payload).await.is_err() {
+                continue;
+            }
+            let setting = |bytes: &[u8]| {
+                let value = u32::from_be_bytes([bytes[2], bytes[3], bytes[4], bytes[5]]);
+                (u16::from_be_bytes([bytes[0], bytes[1]]), value)
+            };
+            let settings: Vec<_> = payload.chunks(6).map(setting).collect();
+            if expected(&settings) {
+                return;
+            }
+            seen.push(settings);
+        }
     };
-    payload.chunks(6).map(setting).collect()
+    assert!(timeout(PATIENCE, accepted).await.is_ok(), "{seen:?}");
 }
 
 #[tokio::test]
@@ -324,17 +358,79 @@ async fn parameters_of_http2_are_those_of_the_endpoints_connections() {
         let http2 = Some(Http2ClientParams { flow_control, keep_alive: None, internals });
         WeightedAddr { http2, ..weighted(addr) }
     };
-    asked.add([with(123_456, 20_000)]);
-    let first = settings(&listener).await;
-    assert!(first.contains(&(INITIAL_WINDOW_SIZE, 123_456)) && first.contains(&(MAX_FRAME_SIZE, 20_000)), "{first:?}");
-    asked.add([with(234_567, 20_000)]);
-    let second = settings(&listener).await;
-    assert!(second.contains(&(INITIAL_WINDOW_SIZE, 234_567)), "{second:?}");
-    // HTTP/2 has no frames of this size.
+    for (window, max_frame_size) in [(123_456, 20_000), (234_567, 30_000)] {
+        asked.add([with(window, max_frame_size)]);
+        let expected = [(INITIAL_WINDOW_SIZE, window), (MAX_FRAME_SIZE, max_frame_size)];
+        accept_with(&listener, |settings| expected.iter().all(|setting| settings.contains(setting))).await;
+    }
+    // HTTP/2 has no frames of this size, so it is as without parameters.
     asked.add([with(345_678, 4)]);
-    let third = settings(&listener).await;
-    assert!(!third.iter().any(|(_, value)| [4, 345_678].contains(value)), "{third:?}");
+    let expected = (INITIAL_WINDOW_SIZE, 65_535);
+    accept_with(&listener, |settings| settings.contains(&expected) || settings.iter().all(|one| one.0 != expected.0))
+        .await;
     rig.app.logged(&["HTTP/2 params of an endpoint are wrong", &addr.to_string()]).await;
+}
+
+/// An endpoint of HTTP/2 that answers with the authority that it was sent.
+async fn authority_endpoint() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((req, mut respond))) = connection.accept().await {
+                    let sent = format!("{} {:?}", req.uri().authority().unwrap(), req.headers().get("host"));
+                    let rsp = http::Response::builder().header("back-end", sent).body(()).unwrap();
+                    let _: h2::SendStream<Bytes> = respond.send_response(rsp, true).unwrap();
+                }
+            });
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn requests_have_the_authority_that_their_endpoint_is_to_see() {
+    let mock = Mock::start().await;
+    let a = authority_endpoint().await;
+    let rig = Rig::start(mock.addr, &[]).await;
+    let (sent, asked) = first(&rig, &mock, WEB).await;
+    let with = |addr, authority: &str| {
+        let authority_override = Some(AuthorityOverride { authority_override: authority.to_owned() });
+        WeightedAddr { authority_override, ..weighted(addr) }
+    };
+    asked.add([with(a, "web.west.example:8080")]);
+    assert_eq!(sent.await.unwrap(), answered(200, "web.west.example:8080 None"));
+    for wrong in ["a b", "user@web.west.example", ""] {
+        asked.add([with(a, "web.east.example")]);
+        rig.until(WEB, 200, "web.east.example None").await;
+        asked.add([with(a, wrong)]);
+        rig.until(WEB, 200, "web.example:8080 None").await;
+    }
+    // HTTP/1.1 has it in `host`.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut http1 = TcpStream::connect(rig.app.proxy).await.unwrap();
+    http1.write_all(b"GET /path HTTP/1.1\r\nhost: other.example:8080\r\n\r\n").await.unwrap();
+    let asked = mock.asked().await;
+    asked.add([with(listener.local_addr().unwrap(), "web.east.example")]);
+    let head = timeout(PATIENCE, async {
+        loop {
+            // Connections of HTTP/2 are made as well.
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n")
+                && !head.starts_with(b"PRI")
+                && stream.read_buf(&mut head).await.unwrap() > 0
+            {}
+            let head = String::from_utf8_lossy(&head).into_owned();
+            if head.starts_with("GET") {
+                return head;
+            }
+        }
+    });
+    let head = head.await.unwrap();
+    assert!(head.starts_with("GET /path HTTP/1.1\r\n") && head.contains("host: web.east.example\r\n"), "{head}");
 }
 
 #[tokio::test]
