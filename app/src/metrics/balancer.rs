@@ -182,7 +182,16 @@ mod tests {
     fn labels_of_discovery_are_in_the_metrics_alphabet() {
         let labels = [("pod", "a-1"), ("k8s.io/zone", "é \"1\""), ("k8s_io_zone", "2")];
         let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        let endpoint = Merged { state: State::Ready, connections: 0, streams: 0, ejected: 0, latency: None, labels };
+        let endpoint = Merged {
+            weight: NonZeroU32::MIN,
+            state: State::Ready,
+            connections: 0,
+            streams: 0,
+            ejected: 0,
+            latency: None,
+            error: None,
+            labels,
+        };
         let labels = endpoint.labels("outbound", "127.0.0.1:80");
         let names: Vec<_> = labels.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["direction", "endpoint", "dst_k8s_io_zone", "dst_pod"]);
