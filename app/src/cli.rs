@@ -55,6 +55,9 @@ enum Command {
         /// With TLS on both sides of the proxy, and a certificate to throw away.
         #[arg(long)]
         tls: bool,
+        /// With two back ends behind one port, and a file of routes to throw away: calls of gRPC go to one, all else to the other.
+        #[arg(long)]
+        routes: bool,
         /// How long to send traffic.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
         seconds: u64,
@@ -86,7 +89,9 @@ pub fn main(collect: fn()) -> ExitCode {
             };
             print(&app_env::variables().map(text).collect::<String>())
         }
-        Command::Demo { once, tls, seconds } => demo(once, tls, Duration::from_secs(seconds)),
+        Command::Demo { once, tls, routes, seconds } => {
+            block_on(demo::run(demo::Options { once, tls, routes, time: Duration::from_secs(seconds) }))
+        }
     }
     .map_or_else(|code| code, |()| ExitCode::SUCCESS)
 }
@@ -218,10 +223,6 @@ impl EndSignals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
-}
-
-fn demo(once: bool, tls: bool, time: Duration) -> Result<(), ExitCode> {
-    block_on(demo::run(once, tls, time))
 }
 
 /// Runs `future` on this thread, which accepts connections and serves admin requests; the traffic is the workers'.

@@ -1,8 +1,12 @@
-//! `app demo`: an echo back end, the proxy before it, and traffic through both, on loopback.
+//! `app demo`: an echo back end or two, the proxy before them, and traffic through all, on loopback.
 
 mod certificate;
+mod routes;
 
-use self::certificate::{Certificate, HOST};
+use self::{
+    certificate::{Certificate, HOST},
+    routes::RouteFile,
+};
 use crate::{
     LogLevel, Process,
     connector::{Connector, OwnListeners},
@@ -24,7 +28,10 @@ use std::{
     convert::Infallible,
     future::{Future, Ready, ready},
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -40,8 +47,32 @@ enum Traffic {
 }
 
 /// The back end: answers GET with a greeting, and all else with the body it got; gRPC with a status behind it.
+#[derive(Clone, Debug)]
+struct Echo {
+    /// Requests so far.
+    requests: Arc<AtomicU64>,
+}
+
+/// A back end that is up.
+#[derive(Debug)]
+struct Backend {
+    name: &'static str,
+    addr: SocketAddr,
+    requests: Arc<AtomicU64>,
+}
+
+/// What to show, and for how long.
 #[derive(Clone, Copy, Debug)]
-struct Echo;
+pub(crate) struct Options {
+    /// End after the results.
+    pub(crate) once: bool,
+    /// With TLS on both sides of the proxy.
+    pub(crate) tls: bool,
+    /// Two back ends, by a file of routes.
+    pub(crate) routes: bool,
+    /// How long traffic is sent.
+    pub(crate) time: Duration,
+}
 
 /// The results of one kind's requests.
 #[derive(Debug)]
@@ -62,20 +93,25 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Latencies are told up to a minute, to three digits.
 const LONGEST_US: u64 = 60_000_000;
 
-/// Runs the demo: sends traffic for `time`, prints the results, and stays up until Ctrl-C unless `once`. With `tls`
-/// there is TLS on both sides of the proxy.
-pub(crate) async fn run(once: bool, tls: bool, time: Duration) -> Result<(), BoxError> {
+/// Runs the demo: sends traffic, prints the results, and stays up until Ctrl-C unless it is to end.
+pub(crate) async fn run(Options { once, tls, routes, time }: Options) -> Result<(), BoxError> {
     let certificate = tls.then(Certificate::new).transpose()?;
-    let backend = TcpListener::bind("127.0.0.1:0").await?;
-    let backend_addr = backend.local_addr()?;
     let backend_tls = certificate.as_ref().map(Certificate::server).transpose()?.map(Arc::new);
-    tokio::spawn(serve_backend(backend, backend_tls));
+    let mut backends = Vec::new();
+    for name in if routes { &routes::BACKENDS[..] } else { &["back end"] } {
+        backends.push(Backend::start(name, backend_tls.clone()).await?);
+    }
+    let addrs: Vec<_> = backends.iter().map(|backend| backend.addr).collect();
+    let file = <[SocketAddr; 2]>::try_from(&*addrs).ok().map(RouteFile::new).transpose()?;
 
-    let endpoints = backend_addr.to_string();
+    let (variable, value) = match &file {
+        Some(file) => ("LINKERD2_PROXY_OUTBOUND_ROUTES", file.path().to_string_lossy().into_owned()),
+        None => ("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", addrs[0].to_string()),
+    };
     let paths =
         certificate.as_ref().map(|Certificate { cert, key, .. }| [cert, key].map(|path| path.to_string_lossy()));
     let mut env = HashMap::from([
-        ("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", endpoints.as_str()),
+        (variable, value.as_str()),
         ("LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR", "127.0.0.1:0"),
         ("LINKERD2_PROXY_ADMIN_LISTEN_ADDR", "127.0.0.1:0"),
         ("LINKERD2_PROXY_SHUTDOWN_GRACE_PERIOD", "1s"),
@@ -90,12 +126,19 @@ pub(crate) async fn run(once: bool, tls: bool, time: Duration) -> Result<(), Box
     }
     let loaded = app_env::load(&env)?;
     let note = window_limits::note(&loaded.config);
+    let described = crate::routes::describe(&loaded.config);
     let process = Process::start(loaded, LogLevel::fixed())?;
     let (proxy, admin) = process.outbound_addr().zip(process.admin_addr()).ok_or("the proxy has no address")?;
     let (stop, stopped) = oneshot::channel();
     let proxy_task = tokio::spawn(process.run(async { stopped.await.unwrap_or("the demo has failed") }));
 
-    println!("back end on {backend_addr}, proxy before it on {proxy}, admin server on {admin}");
+    let listed: Vec<_> = backends.iter().map(|Backend { name, addr, .. }| format!("{name} on {addr}")).collect();
+    println!(
+        "{}, proxy before {} on {proxy}, admin server on {admin}",
+        listed.join(", "),
+        if routes { "both" } else { "it" }
+    );
+    described.iter().for_each(|line| println!("{line}"));
     let tls = match &certificate {
         None => None,
         Some(certificate) => Some((Arc::new(certificate.client()?), Protocol::Http2)),
@@ -103,6 +146,12 @@ pub(crate) async fn run(once: bool, tls: bool, time: Duration) -> Result<(), Box
     let connector = Connector::new(TcpParams::default(), OwnListeners::default(), tls);
     let outcomes = load(Connect::new(connector, &ClientParams::DEFAULT)?, proxy, time).await?;
     print_table(&outcomes, time);
+    if routes {
+        for Backend { name, requests, .. } in &backends {
+            println!("{name} has had {} requests", requests.load(Relaxed));
+        }
+        println!();
+    }
     if let Some(note) = note {
         println!("{note}");
         println!();
@@ -117,18 +166,18 @@ pub(crate) async fn run(once: bool, tls: bool, time: Duration) -> Result<(), Box
     if errors > 0 { Err(format!("{errors} requests failed").into()) } else { Ok(()) }
 }
 
-async fn serve_backend(listener: TcpListener, tls: Option<Arc<tls::Server>>) {
+async fn serve_backend(listener: TcpListener, echo: Echo, tls: Option<Arc<tls::Server>>) {
     let server = Server::new(&ServerParams::DEFAULT).expect("defaults are in range");
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
-        let (server, tls) = (server.clone(), tls.clone());
+        let (server, echo, tls) = (server.clone(), echo.clone(), tls.clone());
         tokio::spawn(async move {
             let transport = match tls {
                 None => Some(Transport::Plain(stream)),
                 Some(tls) => tls.accept(stream).await.map(|accepted| Transport::TlsServer(accepted.stream)),
             };
             if let Some(transport) = transport {
-                let _ = server.serve(transport, Echo, std::future::pending()).await;
+                let _ = server.serve(transport, echo, std::future::pending()).await;
             }
         });
     }
@@ -214,6 +263,7 @@ fn print_commands(proxy: SocketAddr, admin: SocketAddr, certificate: Option<&Cer
     );
     println!("  curl http://{admin}/metrics");
     println!("  curl 'http://{admin}/connections?format=text'");
+    println!("  curl 'http://{admin}/destinations?format=text'");
     println!();
     println!("Ctrl-C ends the demo.");
 }
@@ -300,6 +350,17 @@ impl Outcome {
     }
 }
 
+// === impl Backend ===
+
+impl Backend {
+    async fn start(name: &'static str, tls: Option<Arc<tls::Server>>) -> Result<Self, BoxError> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let (addr, requests) = (listener.local_addr()?, Arc::default());
+        tokio::spawn(serve_backend(listener, Echo { requests: Arc::clone(&requests) }, tls));
+        Ok(Self { name, addr, requests })
+    }
+}
+
 // === impl Echo ===
 
 impl Service<Request<IncomingBody>> for Echo {
@@ -312,6 +373,7 @@ impl Service<Request<IncomingBody>> for Echo {
     }
 
     fn call(&mut self, req: Request<IncomingBody>) -> Self::Future {
+        self.requests.fetch_add(1, Relaxed);
         let content_type = req.headers().get(header::CONTENT_TYPE).cloned();
         let grpc = content_type.as_ref().is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         let body = if grpc {

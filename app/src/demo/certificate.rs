@@ -28,7 +28,7 @@ pub(super) const HOST: &str = "127.0.0.1";
 impl Certificate {
     pub(super) fn new() -> Result<Self, BoxError> {
         let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".into(), HOST.into()])?;
-        let dir = private_dir()?;
+        let dir = private_dir("tls")?;
         let certificate = Self { cert: dir.join("cert.pem"), key: dir.join("key.pem"), dir };
         fs::write(&certificate.cert, cert.pem())?;
         fs::write(&certificate.key, signing_key.serialize_pem())?;
@@ -55,9 +55,9 @@ impl Drop for Certificate {
     }
 }
 
-/// A new directory that only this user may read.
-fn private_dir() -> io::Result<PathBuf> {
-    let dir: &Path = &env::temp_dir().join(format!("app-demo-{}", process::id()));
+/// A new directory that only this user may read, for one purpose.
+pub(super) fn private_dir(purpose: &str) -> io::Result<PathBuf> {
+    let dir: &Path = &env::temp_dir().join(format!("app-demo-{purpose}-{}", process::id()));
     fs::DirBuilder::new().mode(0o700).create(dir)?;
     Ok(dir.to_owned())
 }

@@ -183,7 +183,7 @@ mod tests {
         let labels = [("pod", "a-1"), ("k8s.io/zone", "é \"1\""), ("k8s_io_zone", "2")];
         let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let endpoint = Merged {
-            weight: NonZeroU32::MIN,
+            weight: 1,
             state: State::Ready,
             connections: 0,
             streams: 0,

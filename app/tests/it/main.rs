@@ -5,6 +5,7 @@ mod bad_input;
 mod balancer;
 mod connections;
 mod crates;
+mod demo;
 mod deployments;
 mod destinations;
 mod dns;
