@@ -8,6 +8,7 @@ use crate::{
         limits::Limits,
         policy::Policy,
         pool::{Backend, Bounds, Destination, Pool},
+        shared::ProxyShared,
     },
 };
 use http::{HeaderMap, Method, Uri};
@@ -103,11 +104,11 @@ impl<R: Resolve> Resolved<R> {
 
 impl<R: Resolve> Find for Resolved<R> {
     fn find(&self, _: &Method, uri: &Uri, headers: &HeaderMap, now: Instant) -> Found {
-        self.choose(uri, headers, now).unwrap_or_else(|answer| self.pool.nowhere(Some(answer)))
+        self.choose(uri, headers, now).unwrap_or_else(|answer| Found::answer(self.pool.nowhere(), answer))
     }
 
-    fn nowhere(&self) -> Found {
-        self.pool.nowhere(None)
+    fn nowhere(&self) -> &Arc<ProxyShared> {
+        self.pool.nowhere()
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
         limits::Limits,
         policy::Policy,
         pool::{Backend, Bounds, Destination, Pool},
+        shared::ProxyShared,
     },
     route::{self, Table},
     stats::DestinationStats,
@@ -211,11 +212,11 @@ impl<B: Backend> Routed<B> {
 
 impl<B: Backend> Find for Routed<B> {
     fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap, now: Instant) -> Found {
-        self.choose(method, uri, headers, now).unwrap_or_else(|answer| self.pool.nowhere(Some(answer)))
+        self.choose(method, uri, headers, now).unwrap_or_else(|answer| Found::answer(self.pool.nowhere(), answer))
     }
 
-    fn nowhere(&self) -> Found {
-        self.pool.nowhere(None)
+    fn nowhere(&self) -> &Arc<ProxyShared> {
+        self.pool.nowhere()
     }
 }
 

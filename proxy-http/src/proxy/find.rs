@@ -19,12 +19,21 @@ pub(super) struct Found {
     pub(super) answer: Option<Answer>,
 }
 
+// === impl Found ===
+
+impl Found {
+    /// For a request that is answered without a destination.
+    pub(super) fn answer(nowhere: &Arc<ProxyShared>, answer: Answer) -> Self {
+        Self { proxy: Arc::clone(nowhere), policy: Policy::NONE, counters: None, answer: Some(answer) }
+    }
+}
+
 /// Finds the back ends of requests.
 pub(super) trait Find: fmt::Debug + Send + Sync {
     fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap, now: Instant) -> Found;
 
-    /// For a request that is denied, which must not have anything connected to.
-    fn nowhere(&self) -> Found;
+    /// For requests that are answered without a destination, which must not have anything connected to.
+    fn nowhere(&self) -> &Arc<ProxyShared>;
 }
 
 /// The authority that a request names. One of HTTP/2 may have `host` in its place (RFC 9113 section 8.3.1).

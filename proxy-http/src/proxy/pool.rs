@@ -5,9 +5,7 @@ use crate::{
     message::answer::Answer,
     proxy::{
         absence::{Absence, AbsenceWatch},
-        find::Found,
         limits::Limits,
-        policy::Policy,
         retry::Budget,
         shared::ProxyShared,
     },
@@ -205,9 +203,9 @@ where
             .map(|(_, it)| it))
     }
 
-    /// For a request that is answered without a back end.
-    pub(super) fn nowhere(&self, answer: Option<Answer>) -> Found {
-        Found { proxy: Arc::clone(&self.nowhere), policy: Policy::NONE, counters: None, answer }
+    /// For requests that are answered without a back end.
+    pub(super) fn nowhere(&self) -> &Arc<ProxyShared> {
+        &self.nowhere
     }
 
     /// The counters of the requests to a back end, by a route if one led there.

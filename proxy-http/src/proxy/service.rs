@@ -10,7 +10,7 @@ use crate::{
         by_authority::{ByAuthority, Resolve},
         by_route::ByRoute,
         exchange::{AttemptResult, Error, Exchange},
-        find::Find,
+        find::{Find, Found},
         limits::Limits,
         policy::Policy,
         pool::Backend,
@@ -171,17 +171,19 @@ impl Service<Request<IncomingBody>> for Proxy {
             expires_at.is_some_and(|at| at <= now()).then_some("client's certificate has expired")
         };
         let found;
-        let (shared, policy, counters, unrouted) = match destination {
-            Destination::One(shared) => (&*shared, Policy::NONE, None, None),
+        let (shared, policy, counters, refused) = match destination {
+            Destination::One(shared) => (&*shared, Policy::NONE, None, shared.refuse(&mut req, denial)),
             Destination::Found(find) => {
-                found = match denial {
+                let nowhere = find.nowhere();
+                // A request that goes no further has nothing connected to.
+                found = match nowhere.refuse(&mut req, denial) {
                     None => find.find(req.method(), req.uri(), req.headers(), now()),
-                    Some(_) => find.nowhere(),
+                    Some(answer) => Found::answer(nowhere, answer),
                 };
                 (&found.proxy, found.policy, found.counters, found.answer)
             }
         };
-        let refused = shared.refuse(&mut req, denial).or(unrouted);
+        let refused = refused.or_else(|| shared.refuse_for_endpoints(&mut req));
         if let Some(cert) = &client.cert {
             client_cert::strip(req.headers_mut());
             req.headers_mut().insert(CLIENT_CERT, cert.clone());

@@ -33,8 +33,8 @@ pub(super) struct ProxyShared {
 }
 
 impl ProxyShared {
-    /// Checks a request before it is forwarded. Returns the answer if it is rejected. `denial`: why the client's requests are
-    /// denied, if they are.
+    /// Checks a request before its destination is looked for. Returns the answer if it is rejected. `denial`: why the client's
+    /// requests are denied, if they are.
     pub(super) fn refuse(&self, req: &mut Request<IncomingBody>, denial: Option<&str>) -> Option<Answer> {
         if let Some(reason) = denial {
             self.stats.count_denied();
@@ -63,13 +63,10 @@ impl ProxyShared {
             }
             return Some(Answer::loop_detected());
         }
-        if req.method() == Method::CONNECT {
-            return self.refuse_tunnel(req);
-        }
-        if self.endpoints(is_http1(req.version())).is_http1() && grpc::is_grpc(req.headers()) {
-            return Some(Answer::unimplemented("gRPC needs HTTP/2, and the endpoint is spoken to in HTTP/1.1"));
-        }
-        if let Err(malformed) = validate::request(req) {
+        let is_connect = req.method() == Method::CONNECT;
+        let is_plain_connect = is_connect && req.extensions().get::<ConnectProtocol>().is_none();
+        let checked = if is_plain_connect { validate::connect(req) } else { validate::request(req) };
+        if let Err(malformed) = checked {
             client.count_malformed();
             return Some(Answer::bad_request(malformed));
         }
@@ -80,24 +77,34 @@ impl ProxyShared {
         Some(if is_options { Answer::options() } else { Answer::unimplemented("TRACE ends here") })
     }
 
-    /// Checks a CONNECT before it is forwarded. Like other requests it goes to an endpoint, whatever host it names.
+    /// Checks whether the destination's endpoints take a request. Returns the answer if they do not.
+    pub(super) fn refuse_for_endpoints(&self, req: &mut Request<IncomingBody>) -> Option<Answer> {
+        if req.method() == Method::CONNECT {
+            return self.refuse_tunnel(req);
+        }
+        if self.endpoints(is_http1(req.version())).is_http1() && grpc::is_grpc(req.headers()) {
+            return Some(Answer::unimplemented("gRPC needs HTTP/2, and the endpoint is spoken to in HTTP/1.1"));
+        }
+        None
+    }
+
+    /// The same for a CONNECT. Like other requests it goes to an endpoint, whatever host it names.
     fn refuse_tunnel(&self, req: &mut Request<IncomingBody>) -> Option<Answer> {
         let from_http1 = is_http1(req.version());
         let endpoints = self.endpoints(from_http1);
-        let checked = match req.extensions().get::<ConnectProtocol>() {
-            None => validate::connect(req),
-            Some(protocol) if endpoints.is_http1() && !websocket::is_websocket(protocol) => {
-                return Some(Answer::unimplemented("of extended CONNECT, HTTP/1.1 has a form for WebSocket alone"));
-            }
-            Some(_) if endpoints.has_endpoint_without_extended_connect() => return Some(Answer::no_extended_connect()),
-            Some(_) if from_http1 && !endpoints.is_http1() => {
-                validate::request(req).and_then(|()| websocket::to_http2(req))
-            }
-            Some(_) => validate::request(req),
-        };
-        let malformed = checked.err()?;
-        self.stats.transport(Side::Client).count_malformed();
-        Some(Answer::bad_request(malformed))
+        let protocol = req.extensions().get::<ConnectProtocol>()?;
+        if endpoints.is_http1() {
+            let other = "of extended CONNECT, HTTP/1.1 has a form for WebSocket alone";
+            return (!websocket::is_websocket(protocol)).then(|| Answer::unimplemented(other));
+        }
+        if endpoints.has_endpoint_without_extended_connect() {
+            return Some(Answer::no_extended_connect());
+        }
+        if from_http1 && let Err(malformed) = websocket::to_http2(req) {
+            self.stats.transport(Side::Client).count_malformed();
+            return Some(Answer::bad_request(malformed));
+        }
+        None
     }
 
     /// The endpoints for a client's requests. `http1`: the client uses HTTP/1.1.

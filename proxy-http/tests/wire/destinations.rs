@@ -109,8 +109,12 @@ impl Resolve for Names {
 
 /// A proxy by authority, its client's end, and the connections and requests of its back ends.
 async fn by_authority(max: usize) -> (SendRequest<Bytes>, Proxy, Arc<Seen>) {
+    by_authority_with(max, PROXY).await
+}
+
+async fn by_authority_with(max: usize, params: proxy::Params) -> (SendRequest<Bytes>, Proxy, Arc<Seen>) {
     let seen = Arc::<Seen>::default();
-    let limits = Arc::new(proxy::Limits::new(PROXY));
+    let limits = Arc::new(proxy::Limits::new(params));
     let bounds = Bounds { max, idle: IDLE };
     let destinations = ByAuthority::spawn(Names(Arc::clone(&seen)), 80, limits, Arc::<Stats>::default(), bounds);
     let proxy = Proxy::by_authority(destinations);
@@ -385,4 +389,34 @@ async fn destinations_without_endpoints_make_room_before_others_do() {
     }
     let connected = ["a", "gone1", "gone2", "gone3", "b"].map(|name| format!("{name}.example:80"));
     assert_eq!(*seen.connected.lock().unwrap(), connected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_goes_no_further_has_nothing_connected_to() {
+    for (params, status) in [
+        (PROXY, 400),
+        (proxy::Params { max_in_flight: 0, ..PROXY }, 503),
+        (proxy::Params { max_headers_count: 0, ..PROXY }, 431),
+        (proxy::Params { max_uri_length: 0, ..PROXY }, 414),
+    ] {
+        let (mut client, proxy, seen) = by_authority_with(10, params).await;
+        // The host is not the authority.
+        let req = Request::get("http://a.example/").header("host", "b.example").body(()).unwrap();
+        assert_eq!(ask(&mut client, req).await.status(), status);
+        let mut http1 = connect(&proxy);
+        let req = b"GET http://a.example/ HTTP/1.1\r\nhost: b..example:99999\r\nconnection: close\r\n\r\n";
+        http1.write_all(req).await.unwrap();
+        let mut answer = String::new();
+        http1.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 503"), "{answer}");
+        let connect = Request::connect("a.example").body(()).unwrap();
+        if status == 400 {
+            assert_eq!(ask(&mut client, connect).await.status(), status);
+        }
+        assert!(seen.connected.lock().unwrap().is_empty(), "{status}");
+    }
+    let (mut client, _, seen) = by_authority(10).await;
+    let req = Request::options("http://a.example/").header("max-forwards", "0").body(()).unwrap();
+    assert_eq!(ask(&mut client, req).await.status(), 200);
+    assert!(seen.connected.lock().unwrap().is_empty());
 }
