@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::spawn_blocking};
 
 /// A value that is made of files, and made again when they change.
 pub(crate) struct Reloadable<T> {
@@ -30,10 +30,14 @@ const PERIOD: Duration = Duration::from_secs(2);
 
 /// Looks at files from time to time, and at once when told to. Never returns.
 pub(crate) async fn watch(sources: Vec<Arc<dyn Reload>>, told: Arc<Notify>) {
+    let sources: Arc<[_]> = sources.into();
     loop {
         let forced = tokio::time::timeout(PERIOD, told.notified()).await.is_ok();
-        for source in &sources {
-            source.reload(forced);
+        let sources = Arc::clone(&sources);
+        // This thread accepts connections, which a large file of routes, or a file system that is slow, would hold up.
+        let looked = spawn_blocking(move || sources.iter().for_each(|source| source.reload(forced)));
+        if let Err(error) = looked.await {
+            tracing::error!(%error, "files could not be looked at");
         }
     }
 }
