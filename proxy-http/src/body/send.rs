@@ -6,7 +6,7 @@ use crate::{
         backpressure::{buffer, cut, discard_http1, finish},
         outcome::{Backpressure, SendOutcome},
     },
-    connection::{sending::SendingStream, timeouts::stall::Stall},
+    connection::{sending::SendingStream, timeouts::stall::Stall, write_batch::Chunk},
     message::{answer::Answer, reason},
 };
 use bytes::Bytes;
@@ -27,7 +27,7 @@ pub(crate) struct Pipe<B> {
     /// The rest of the last chunk.
     rest: Bytes,
     /// `None`: the body is sent whole, or its sending has not begun.
-    stream: Option<SendStream<Bytes>>,
+    stream: Option<SendStream<Chunk>>,
     /// Whether a chunk has been sent.
     has_sent: bool,
     /// Whether the chunk sent last may still wait in h2 for window; the next one is not taken from the body before.
@@ -81,7 +81,7 @@ where
     }
 
     /// Starts to send the body, which has not ended, on `stream`, which is reset when the peer takes no data for `stall`.
-    pub(crate) fn send_to(&mut self, stream: SendStream<Bytes>, sending: SendingStream, stall: Duration) {
+    pub(crate) fn send_to(&mut self, stream: SendStream<Chunk>, sending: SendingStream, stall: Duration) {
         (self.has_sent, self.awaits_window, self.buffered) = (false, false, false);
         self.rest = Bytes::new();
         self.stall = Stall::new(stall);
@@ -163,7 +163,7 @@ where
                 Some(Ok(Frame::data(mem::take(&mut self.rest))))
             };
             let ended = match frame {
-                None => stream.send_data(Bytes::new(), true).map(|()| true),
+                None => stream.send_data(Bytes::new().into(), true).map(|()| true),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(mut data) => {
                         if data.len() > MAX_CHUNK {
@@ -175,7 +175,7 @@ where
                             waits = stream.capacity() < data.len();
                         }
                         (self.has_sent, self.awaits_window) = (true, true);
-                        stream.send_data(data, ended).map(|()| ended)
+                        stream.send_data(data.into(), ended).map(|()| ended)
                     }
                     Err(frame) => match frame.into_trailers() {
                         Ok(trailers) => stream.send_trailers(trailers).map(|()| true),
@@ -242,7 +242,7 @@ where
 /// Waits until the stream has window for more data; an error is the result of the poll, and `code` the one of a reset. `Ok(true)`: there is no window, but
 /// END_STREAM or trailers are all that is left. They need no window themselves, but follow the DATA that waits for it.
 fn wait_for_window<B: 'static>(
-    stream: &mut SendStream<Bytes>,
+    stream: &mut SendStream<Chunk>,
     body: &mut B,
     sending: &mut Option<SendingStream>,
     stall: &mut Stall,
@@ -278,7 +278,7 @@ fn wait_for_window<B: 'static>(
 }
 
 /// Ready when there is window for at least one byte; false if the stream has ended.
-fn poll_window(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
+fn poll_window(stream: &mut SendStream<Chunk>, cx: &mut Context<'_>) -> Poll<bool> {
     stream.reserve_capacity(1);
     while stream.capacity() == 0 {
         let Some(Ok(_)) = ready!(stream.poll_capacity(cx)) else { return Poll::Ready(false) };
@@ -286,6 +286,6 @@ fn poll_window(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<boo
     Poll::Ready(true)
 }
 
-fn poll_reset(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<SendOutcome> {
+fn poll_reset(stream: &mut SendStream<Chunk>, cx: &mut Context<'_>) -> Poll<SendOutcome> {
     stream.poll_reset(cx).map(|reset| reset.map_or(SendOutcome::Lost, SendOutcome::Reset))
 }

@@ -9,11 +9,11 @@ use crate::{
         io::Io,
         state::{ConnectionState, GoAway},
         windows::initial_windows,
+        write_batch::Chunk,
     },
     message::connect_protocol::ConnectProtocol,
     stats::{Side, Transport},
 };
-use bytes::Bytes;
 use h2::Reason;
 use http::{Method, Request, Version, request::Parts};
 use http_h2::{ClientParams, RESET_STREAM_DURATION};
@@ -31,7 +31,7 @@ use tokio::{
 
 /// The state of the task that drives a connection of HTTP/2.
 pub(super) struct Driver<I> {
-    pub(super) connection: h2::client::Connection<Io<I>, Bytes>,
+    pub(super) connection: h2::client::Connection<Io<I>, Chunk>,
     pub(super) connection_state: Arc<ConnectionState>,
     pub(super) flow: Flow,
     pub(super) transport: Arc<Transport>,
@@ -96,8 +96,8 @@ pub(super) fn builder(params: &ClientParams) -> h2::client::Builder {
 
 /// Waits for the peer's SETTINGS; by then `connection_state` has the SETTINGS_MAX_CONCURRENT_STREAMS of them.
 pub(super) async fn settings<I: AsyncRead + AsyncWrite + Unpin>(
-    connection: &mut h2::client::Connection<Io<I>, Bytes>,
-    handle: &h2::client::SendRequest<Bytes>,
+    connection: &mut h2::client::Connection<Io<I>, Chunk>,
+    handle: &h2::client::SendRequest<Chunk>,
     connection_state: &ConnectionState,
     flow: &mut Flow,
 ) -> Result<(), ConnectError> {
@@ -129,7 +129,7 @@ fn is_closed_by_peer(error: &BoxError) -> bool {
 impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
     /// Drives the connection until it is closed: by the peer, or because all handles are dropped and all streams have ended.
     /// Drops `open` once the connection accepts no more requests: after GOAWAY, or when it is to be replaced.
-    pub(super) async fn drive(mut self, mut handle: h2::client::SendRequest<Bytes>, open: watch::Sender<()>) {
+    pub(super) async fn drive(mut self, mut handle: h2::client::SendRequest<Chunk>, open: watch::Sender<()>) {
         let ended = {
             let mut going = pin!(poll_fn(|cx| {
                 if let Poll::Ready(ended) = self.poll(cx) {
@@ -217,7 +217,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
 }
 
 fn poll_connection<I: AsyncRead + AsyncWrite + Unpin>(
-    connection: &mut h2::client::Connection<Io<I>, Bytes>,
+    connection: &mut h2::client::Connection<Io<I>, Chunk>,
     connection_state: &ConnectionState,
     flow: &mut Flow,
     cx: &mut Context<'_>,

@@ -12,6 +12,7 @@ use crate::{
         sending::{SendingStream, StoppedClient},
         state::ConnectionState,
         streams::OpenStream,
+        write_batch::Chunk,
     },
     http1::tunnel,
     message::{authority, connect_protocol::ConnectProtocol, head::Head, interim::InterimBudget, validate},
@@ -52,7 +53,7 @@ pub struct SendRequest<B> {
 
 #[derive(Clone)]
 pub(super) enum Engine {
-    Http2(h2::client::SendRequest<Bytes>),
+    Http2(h2::client::SendRequest<Chunk>),
     Http1(http1::Handle),
 }
 

@@ -13,6 +13,7 @@ use crate::{
         },
         state::ConnectionState,
         wake,
+        write_batch::WriteBatch,
     },
     stats::Transport,
 };
@@ -67,6 +68,7 @@ struct Outgoing {
     /// Until the first SETTINGS are written.
     local_settings: Option<Box<LocalSettings>>,
     frames: Option<FrameReader<EngineCounts>>,
+    batch: WriteBatch,
 }
 
 #[derive(Debug, Default)]
@@ -212,17 +214,7 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
 
 impl<I: AsyncWrite> AsyncWrite for Io<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let mut this = self.project();
-        let local_settings = &mut this.outgoing.local_settings;
-        let polled = match local_settings {
-            None => this.inner.as_mut().poll_write(cx, buf),
-            Some(first) => this.inner.as_mut().poll_write(cx, first.next(buf)),
-        };
-        this.connection_state.set_write_blocked(polled.is_pending());
-        let count = ready!(polled)?;
-        local_settings.take_if(|first| first.wrote(count));
-        this.wrote(count, [buf]);
-        Poll::Ready(Ok(count))
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -230,15 +222,21 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.outgoing.local_settings.is_some() {
-            let first = bufs.iter().find(|buf| !buf.is_empty());
-            return self.poll_write(cx, first.map_or(&[], |first| first));
-        }
         let mut this = self.project();
-        let polled = this.inner.as_mut().poll_write_vectored(cx, bufs);
-        this.connection_state.set_write_blocked(polled.is_pending());
-        let count = ready!(polled)?;
-        this.wrote(count, bufs.iter().map(|buf| &**buf));
+        if this.outgoing.local_settings.is_some() {
+            let first = bufs.iter().find(|buf| !buf.is_empty());
+            return this.poll_first(cx, first.map_or(&[], |first| first));
+        }
+        let count = if this.outgoing.frames.is_some() && this.outgoing.batch.takes(bufs) {
+            if !this.outgoing.batch.has_room() {
+                ready!(this.poll_batch(cx))?;
+            }
+            this.outgoing.batch.add(bufs)
+        } else {
+            let polled = this.inner.as_mut().poll_write_vectored(cx, bufs);
+            ready!(this.wrote(polled))?
+        };
+        this.follow(count, bufs.iter().map(|buf| &**buf));
         Poll::Ready(Ok(count))
     }
 
@@ -247,20 +245,57 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().inner.poll_flush(cx)
+        let mut this = self.project();
+        if this.outgoing.batch.flushes_later() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(this.poll_batch(cx))?;
+        this.inner.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().inner.poll_shutdown(cx)
+        let mut this = self.project();
+        ready!(this.poll_batch(cx))?;
+        this.inner.poll_shutdown(cx)
     }
 }
 
-impl<I> IoProject<'_, I> {
-    /// Counts the first `count` bytes of `bufs`, which were written.
-    fn wrote<'a>(&mut self, count: usize, bufs: impl IntoIterator<Item = &'a [u8]>) {
+impl<I: AsyncWrite> IoProject<'_, I> {
+    /// Writes the first SETTINGS, and what is before them.
+    #[cold]
+    fn poll_first(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let first = self.outgoing.local_settings.as_deref_mut();
+        let polled = self.inner.as_mut().poll_write(cx, first.map_or(buf, |first| first.next(buf)));
+        let count = ready!(self.wrote(polled))?;
+        self.outgoing.local_settings.take_if(|first| first.wrote(count));
+        self.follow(count, [buf]);
+        Poll::Ready(Ok(count))
+    }
+
+    /// Writes all of the batch.
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outgoing.batch.is_empty() {
+            let inner = self.inner.as_mut();
+            let polled = self.outgoing.batch.with_slices(|slices| inner.poll_write_vectored(cx, slices));
+            self.connection_state.set_unwritten(polled.is_pending());
+            let count = ready!(self.wrote(polled))?;
+            self.outgoing.batch.wrote(count)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Counts the bytes that the transport has taken.
+    fn wrote(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.connection_state.set_write_blocked(polled.is_pending());
+        let count = ready!(polled)?;
         self.open.transport.wrote(count);
         self.connection_state.path().wrote(count);
         self.connection_state.moved();
+        Poll::Ready(Ok(count))
+    }
+
+    /// Follows the first `count` bytes of `bufs`, which h2 has written.
+    fn follow<'a>(&mut self, count: usize, bufs: impl IntoIterator<Item = &'a [u8]>) {
         if let Peer::Http2Client(frames) = &mut self.incoming.peer {
             frames.wrote(count);
         }
@@ -338,7 +373,11 @@ impl Outgoing {
     /// For HTTP/2, where the first frame is written after `before` bytes.
     fn new(max_header_list: u32, before: usize, connection_state: &Arc<ConnectionState>) -> Self {
         let local_settings = Some(Box::new(LocalSettings::new(max_header_list, before)));
-        Self { local_settings, frames: Some(EngineCounts::reader(before, connection_state)) }
+        Self {
+            local_settings,
+            frames: Some(EngineCounts::reader(before, connection_state)),
+            batch: WriteBatch::default(),
+        }
     }
 }
 

@@ -20,3 +20,4 @@ pub(crate) mod timeouts;
 pub(crate) mod wake;
 pub(crate) mod window_limit;
 pub(crate) mod windows;
+pub(crate) mod write_batch;

@@ -51,6 +51,8 @@ pub(crate) struct ConnectionState {
     sending: BlockedStreams,
     /// Whether the transport took fewer bytes than there were at the last write.
     is_write_blocked: AtomicBool,
+    /// Whether the transport has not taken frames that the engine has written.
+    has_unwritten: AtomicBool,
     /// Whether the peer's first SETTINGS have come.
     has_settings: AtomicBool,
     /// The protocol of an endpoint's first bytes, if it is another one.
@@ -114,6 +116,7 @@ impl ConnectionState {
             is_crowded: AtomicBool::new(false),
             sending: BlockedStreams::new(Arc::clone(transport), BlockedReason::StreamWindow),
             is_write_blocked: AtomicBool::new(false),
+            has_unwritten: AtomicBool::new(false),
             has_settings: AtomicBool::new(false),
             other_protocol: OnceLock::new(),
             go_away: OnceLock::new(),
@@ -206,6 +209,15 @@ impl ConnectionState {
         if is_blocked != self.is_write_blocked.load(Relaxed) {
             self.is_write_blocked.store(is_blocked, Relaxed);
         }
+    }
+
+    /// Whether the transport has not taken frames that the engine has written.
+    pub(crate) fn has_unwritten(&self) -> bool {
+        self.has_unwritten.load(Relaxed)
+    }
+
+    pub(super) fn set_unwritten(&self, has_unwritten: bool) {
+        self.has_unwritten.store(has_unwritten, Relaxed);
     }
 
     /// Whether the peer does not read: it grants streams no window, or has left one blocked for long.

@@ -15,10 +15,10 @@ use crate::{
         buffer_limit::{BufferLimit, MIN_CONNECTION_WINDOW, MIN_STREAM_WINDOW},
         now::now,
         state::ConnectionState,
+        write_batch::Chunk,
     },
     stats::Side,
 };
-use bytes::Bytes;
 use h2::PingPong;
 use http_h2::FlowControl;
 use std::{
@@ -314,7 +314,7 @@ impl Drop for Windows {
 
 // === impl Engine ===
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Engine for h2::client::Connection<I, Bytes> {
+impl<I: AsyncRead + AsyncWrite + Unpin> Engine for h2::client::Connection<I, Chunk> {
     fn set_connection_window(&mut self, bytes: u32) {
         self.set_target_window_size(bytes);
     }
@@ -328,7 +328,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Engine for h2::client::Connection<I, Byt
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Engine for h2::server::Connection<I, Bytes> {
+impl<I: AsyncRead + AsyncWrite + Unpin> Engine for h2::server::Connection<I, Chunk> {
     fn set_connection_window(&mut self, bytes: u32) {
         self.set_target_window_size(bytes);
     }

@@ -19,6 +19,7 @@ use crate::{
             stall::FlushTimeout,
         },
         wake::DeferredWake,
+        write_batch::Chunk,
     },
     message::{answer::Answer, connect_protocol::ConnectProtocol, grpc, head, validate},
     server::{
@@ -89,8 +90,8 @@ where
 }
 
 enum Phase<I> {
-    Handshaking(Handshake<Rewind<Io<I>>, Bytes>),
-    Open(Connection<Rewind<Io<I>>, Bytes>),
+    Handshaking(Handshake<Rewind<Io<I>>, Chunk>),
+    Open(Connection<Rewind<Io<I>>, Chunk>),
 }
 
 /// How long a client that went beyond a limit may take to read the GOAWAY.
@@ -262,10 +263,9 @@ where
                 idle.check(self.streams.iter().filter_map(|stream| stream.progress.clone()));
             }
         }
-        // h2 may have whole responses that are not written yet: at most a piece of each, but their streams have ended here,
+        // There may be whole responses that are not written yet: at most a piece of each, but their streams have ended here,
         // and no other timeout applies to them.
-        let waits =
-            self.streams.is_empty() && self.connection_state.open_streams_count() == 0 && self.phase.has_streams();
+        let waits = self.streams.is_empty() && self.connection_state.open_streams_count() == 0 && self.has_unwritten();
         if self.flush.poll(waits, self.connection_state.moves(), cx).is_ready() {
             self.transport.count_stream_limit(StreamLimit::WriteStall);
             if let Phase::Open(connection) = &mut self.phase {
@@ -276,7 +276,7 @@ where
             return Poll::Ready(Ok(()));
         }
         // A drain waits for responses that are whole but not written, too.
-        let open = if self.is_draining { self.phase.has_streams().into() } else { self.streams.len() };
+        let open = if self.is_draining { self.has_unwritten().into() } else { self.streams.len() };
         self.connection_state.set_streams(open);
         Poll::Pending
     }
@@ -292,6 +292,11 @@ where
             self.phase = Phase::Open(connection);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether h2 has frames of streams that are to be written, or has written some that the transport has not taken.
+    fn has_unwritten(&self) -> bool {
+        self.connection_state.has_unwritten() || self.phase.has_streams()
     }
 
     /// Reads and writes frames, and calls the service with each new request. Returns whether there were any; `None`: the

@@ -3,7 +3,7 @@
 use crate::{
     BoxError, IncomingBody,
     body::{outcome::SendOutcome, send::Pipe},
-    connection::{sending::SendingStream, timeouts::idle::Progress},
+    connection::{sending::SendingStream, timeouts::idle::Progress, write_batch::Chunk},
     message::{answer::Answer, interim, reason},
 };
 use bytes::Bytes;
@@ -26,7 +26,7 @@ pin_project! {
     /// A stream from the call of the service to the last frame of the response.
     pub(super) struct StreamTask<S, F, B> {
         pub(super) started: Instant,
-        pub(super) respond: SendResponse<Bytes>,
+        pub(super) respond: SendResponse<Chunk>,
         // `None`: the response is being sent.
         pub(super) sending: Option<SendingStream>,
         pub(super) write_stall: Duration,
@@ -151,7 +151,7 @@ where
 
 /// Sends the head of a response. `None`: it has no body.
 fn respond<B>(
-    to: &mut SendResponse<Bytes>,
+    to: &mut SendResponse<Chunk>,
     sending: &mut Option<SendingStream>,
     rsp: Response<B>,
     write_stall: Duration,
@@ -173,7 +173,7 @@ where
 
 /// Sends the interim responses that came before a response.
 #[cold]
-fn send_interim(respond: &mut SendResponse<Bytes>, cx: &mut Context<'_>) {
+fn send_interim(respond: &mut SendResponse<Chunk>, cx: &mut Context<'_>) {
     for head in interim::take() {
         // h2 would also send it on a stream that is reset.
         if respond.poll_reset(cx).is_pending() {

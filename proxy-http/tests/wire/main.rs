@@ -2,6 +2,7 @@
 
 mod answers;
 mod balance;
+mod batches;
 mod client_cert;
 mod connect;
 mod cuts;
