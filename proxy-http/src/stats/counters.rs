@@ -202,7 +202,7 @@ impl Stats {
     }
 
     /// Counts a request that was answered with 403, gRPC status 7.
-    pub fn count_denied(&self) {
+    pub(crate) fn count_denied(&self) {
         self.denied.fetch_add(1, Relaxed);
     }
 
