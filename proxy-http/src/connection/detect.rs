@@ -47,13 +47,13 @@ const TLS_ALERT: u8 = 0x15;
 // === impl OtherProtocol ===
 
 impl OtherProtocol {
-    /// By the start of what an endpoint sends first: an HTTP/1 status line, a SETTINGS frame without an ACK, or a TLS alert. It is
+    /// By the start of what an endpoint sends first: an HTTP/1 status line, a SETTINGS frame without an ACK, or a TLS record. It is
     /// for an error that is there anyway, so that a start in pieces need not be told.
     pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
         match *bytes {
             [b'H', b'T', b'T', b'P', b'/', b'1', ..] => Some(Self::Http1),
             [0, _, _, SETTINGS, 0, 0, 0, 0, 0, ..] => Some(Self::Http2),
-            [TLS_ALERT, 3, ..] => Some(Self::Tls),
+            [TLS_ALERT | TLS_HANDSHAKE, 3, ..] => Some(Self::Tls),
             // The fourth byte of a frame is its type.
             [_, _, _, b' '..=u8::MAX, ..] => Some(Self::NotHttp2),
             _ => None,

@@ -54,6 +54,8 @@ thread_local! {
 
 /// Bytes after which a batch is written though h2 goes on. A frame more may be in it.
 const MAX_BYTES: usize = 128 << 10;
+/// Bytes that an empty batch may have room for and be kept.
+const MAX_SPARE: usize = 4 * MAX_BYTES;
 /// Parts that are written at once.
 const MAX_PARTS: usize = 32;
 /// A shorter payload is copied.
@@ -145,7 +147,9 @@ impl WriteBatch {
         } else {
             parts.copied.clear();
             parts.start = 0;
-            SPARE.set(Some(parts));
+            if parts.copied.capacity() <= MAX_SPARE {
+                SPARE.set(Some(parts));
+            }
         }
         Ok(())
     }
@@ -202,6 +206,35 @@ impl Parts {
             if removed == len {
                 self.parts.pop_front();
             }
+        }
+        // A batch that never runs empty must not keep what was written.
+        if self.start >= MAX_BYTES {
+            self.copied.drain(..self.start);
+            self.start = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_never_runs_empty_does_not_grow() {
+        let mut batch = WriteBatch::default();
+        let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(1_000).collect();
+        let (mut added, mut written) = (0_usize, 0_usize);
+        while written < 100 << 20 {
+            while added < written + 50_000 {
+                added += batch.add(&[IoSlice::new(&bytes)]);
+            }
+            let next = batch.with_slices(|slices| slices[0][0]);
+            assert_eq!(next, bytes[written % bytes.len()], "at {written}");
+            // The transport takes less than there is.
+            batch.wrote(1_234).unwrap();
+            written += 1_234;
+            let capacity = batch.parts.as_ref().unwrap().copied.capacity();
+            assert!(capacity <= MAX_SPARE, "{capacity} at {written}");
         }
     }
 }

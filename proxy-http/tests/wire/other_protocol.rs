@@ -43,6 +43,7 @@ async fn an_endpoint_of_http_2_that_is_none() {
         (b"HTTP/1.0 400 Bad Request\r\n\r\n", "endpoint speaks HTTP/1.1"),
         // As Python's http.server answers.
         (b"<!DOCTYPE HTML>\n<html></html>", "endpoint does not speak HTTP/2"),
+        (b"\x16\x03\x01\0\x04\x01\0\0\0", "endpoint speaks TLS"),
         (ALERTS[0], "endpoint speaks TLS"),
         (ALERTS[1], "endpoint speaks TLS"),
         (b"", "the endpoint may speak another protocol"),
