@@ -13,6 +13,7 @@ use linkerd2_proxy_api::destination::{GetDestination, destination_client::Destin
 use proxy_http::{BoxError, Endpoint};
 use std::{
     collections::BTreeMap,
+    error::Error as _,
     fmt,
     future::Future,
     io,
@@ -24,7 +25,10 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tonic::{
     Code,
     transport::{Channel, Endpoint as TonicEndpoint},
@@ -85,11 +89,16 @@ struct Connector {
     addrs: watch::Receiver<Vec<Endpoint<Target>>>,
     tcp: connector::Connector,
     turn: Arc<AtomicUsize>,
+    /// When the next connection may be made at the earliest.
+    next: Arc<Mutex<Option<Instant>>>,
 }
 
 /// How long an address may take to accept a connection, and all of them, their look-up included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const ALL_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time between two attempts to connect. Each destination asks again by itself, and each question makes a connection if there is
+/// none: with many destinations a control plane that closes all would be sent hundreds a second.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(100);
 /// TCP finds out that the control plane's host is gone. PINGs would end the connection: a server of grpc-go takes one in five
 /// minutes.
 const TCP: TcpParams =
@@ -106,7 +115,12 @@ impl Control {
         resolver: &dns::Resolver,
     ) -> Arc<Self> {
         let addrs = dns::discover(std::slice::from_ref(&settings.addr), false, dns, resolver).list;
-        let connector = Connector { addrs, tcp: connector::Connector::new(TCP, own, None), turn: Arc::default() };
+        let connector = Connector {
+            addrs,
+            tcp: connector::Connector::new(TCP, own, None),
+            turn: Arc::default(),
+            next: Arc::default(),
+        };
         let client = Client { destinations: connector.client(&settings.addr), generation: 0 };
         Arc::new(Self {
             settings,
@@ -160,9 +174,9 @@ impl Control {
         let is_expected = is_rejection(status) || status.code() == Code::Ok;
         match if is_expected { None } else { self.log.admits() } {
             Some(left_out) => {
-                tracing::warn!(code, error = status.message(), left_out, "a stream of the control plane has ended");
+                tracing::warn!(code, error = describe(status), left_out, "a stream of the control plane has ended");
             }
-            None => tracing::debug!(code, error = status.message(), "a stream of the control plane has ended"),
+            None => tracing::debug!(code, error = describe(status), "a stream of the control plane has ended"),
         }
     }
 
@@ -249,8 +263,15 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { mut addrs, mut tcp, turn } = self.clone();
+        let Self { mut addrs, mut tcp, turn, next } = self.clone();
         Box::pin(async move {
+            let at = {
+                let (mut next, now) = (lock(&next), Instant::now());
+                let at = next.map_or(now, |next| next.max(now));
+                *next = Some(at + CONNECT_INTERVAL);
+                at
+            };
+            sleep_until(at).await;
             let found = addrs.wait_for(|addrs| !addrs.is_empty()).await;
             let mut found = found.map_err(|_| io::Error::from(io::ErrorKind::NotFound))?.clone();
             let first = turn.fetch_add(1, Relaxed) % found.len();
@@ -275,6 +296,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Whether the question would be rejected again: as for linkerd2-proxy, which asks again after all others, NOT_FOUND among them.
 pub(super) fn is_rejection(status: &tonic::Status) -> bool {
     matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition)
+}
+
+/// What a status says, with the errors that it is of: tonic's own have the reason in their sources alone.
+pub(super) fn describe(status: &tonic::Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = status.source();
+    while let Some(error) = source {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text += ": ";
+            text += &part;
+        }
+        source = error.source();
+    }
+    text
 }
 
 /// The name of a status, as gRPC writes it.

@@ -2,7 +2,7 @@
 
 use super::{
     Linkerd,
-    control::{Client, Control, Registered},
+    control::{Client, Control, Registered, describe},
     endpoints::{EndpointSet, Refused},
     profile::Profile,
     stream::{self, Event},
@@ -174,7 +174,7 @@ impl Follower {
                 Event::Failed(status) => {
                     let mut known = self.lock();
                     if let Known::Nothing(reason) = &mut *known {
-                        *reason = format!("the control plane cannot be asked: {}", status.message());
+                        *reason = format!("the control plane cannot be asked: {}", describe(&status));
                         drop(known);
                         self.publish();
                     }
