@@ -5,7 +5,13 @@ use super::{
     mock::{Mock, weighted},
 };
 use crate::{destinations::endpoint, support::admin};
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 use tokio::net::TcpListener;
 
 const WEB_NAME: &str = "web.example:8080";
@@ -146,4 +152,28 @@ async fn a_stream_ends_with_the_last_use_of_its_destination() {
     let page = admin(rig.app.admin, "GET", "/metrics", "").await.1;
     let of_control = page.lines().find(|line| line.starts_with("control_") && line.contains(WEB_NAME));
     assert_eq!(of_control, None);
+}
+
+#[tokio::test]
+async fn one_that_closes_each_connection_is_not_flooded() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Relaxed);
+            drop(stream);
+        }
+    });
+    let started = Instant::now();
+    let rig = Rig::start(addr, &[("LINKERD2_PROXY_OUTBOUND_HTTP_FAILFAST_TIMEOUT", "1s")]).await;
+    let asked: Vec<_> = (0..50).map(|index| rig.send(&format!("http://web{index}.example:8080/"))).collect();
+    for sent in asked {
+        let (status, by) = sent.await.unwrap();
+        assert!(status == 503 && by.contains("the control plane cannot be asked: "), "{status} {by}");
+    }
+    let most = started.elapsed().as_millis() / 100 + 1;
+    let connections = connections.load(Relaxed);
+    assert!(connections > 0 && u128::from(connections) <= most, "{connections} connections, not {most}");
 }
