@@ -2,6 +2,7 @@
 
 mod connections;
 mod destinations;
+mod table;
 
 use self::connections::{Format, Page};
 use crate::{

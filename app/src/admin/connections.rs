@@ -3,6 +3,7 @@
 //! It is bounded, however many there are: connections with blocked streams come first, and the ones that have been blocked
 //! for longest before the others.
 
+use super::table::{plain, seconds, table};
 use crate::{metrics::PEERS, worker::Worker};
 use http::{HeaderMap, Uri, header};
 use proxy_http::stats::{BlockedStream, Connection, FlowStatus, LimitingWindow, WindowLimit, WindowSizes};
@@ -107,29 +108,8 @@ impl Page {
 
     /// A table, with a line for each blocked stream under its connection.
     pub(super) fn text(&self) -> String {
-        let rows: Vec<_> = self.connections.iter().map(Row::cells).collect();
-        let headings = HEADINGS.map(str::to_owned);
-        let width = |column: usize| {
-            rows.iter().chain([&headings]).map(|row| row[column].chars().count()).max().unwrap_or_default()
-        };
-        let widths: Vec<_> = (0..HEADINGS.len()).map(width).collect();
-        let mut text = line(&headings, &widths, WORDS);
-        for (row, Row { connection, .. }) in rows.iter().zip(&self.connections) {
-            text.push_str(&line(row, &widths, WORDS));
-            let Some(FlowStatus { blocked, blocked_count, limited_by_window, .. }) = &connection.http2 else {
-                continue;
-            };
-            for BlockedStream { id, path, reason, time, .. } in blocked {
-                let path = path.as_deref().map_or("-".to_owned(), plain);
-                let _ = writeln!(text, "    stream {id}  {}  {}  {path}", reason.name(), seconds(*time));
-            }
-            if *blocked_count > blocked.len() {
-                let _ = writeln!(text, "    and {} blocked streams more", blocked_count - blocked.len());
-            }
-            if let Some(limit) = limited_by_window {
-                let _ = writeln!(text, "    limited by our {} window  {}", window_name(*limit), seconds(limit.time));
-            }
-        }
+        let rows = self.connections.iter().map(|row| (row.cells(), row.lines()));
+        let mut text = table(HEADINGS, WORDS, rows);
         if self.left_off > 0 {
             let _ = writeln!(text, "and {} connections more", self.left_off);
         }
@@ -186,6 +166,25 @@ impl Row {
         })
     }
 
+    /// A line for each blocked stream, and for a window that limits the connection.
+    fn lines(&self) -> String {
+        let mut text = String::new();
+        let Some(FlowStatus { blocked, blocked_count, limited_by_window, .. }) = &self.connection.http2 else {
+            return text;
+        };
+        for BlockedStream { id, path, reason, time, .. } in blocked {
+            let path = path.as_deref().map_or("-".to_owned(), plain);
+            let _ = writeln!(text, "    stream {id}  {}  {}  {path}", reason.name(), seconds(*time));
+        }
+        if *blocked_count > blocked.len() {
+            let _ = writeln!(text, "    and {} blocked streams more", blocked_count - blocked.len());
+        }
+        if let Some(limit) = limited_by_window {
+            let _ = writeln!(text, "    limited by our {} window  {}", window_name(*limit), seconds(limit.time));
+        }
+        text
+    }
+
     fn cells(&self) -> [String; HEADINGS.len()] {
         let Connection { peer, age, streams, read_bytes, written_bytes, http2, .. } = &self.connection;
         let none = || "-".to_owned();
@@ -218,26 +217,6 @@ fn bound(connections: &mut Vec<Row>) {
         http2.blocked.truncate(left);
         left -= http2.blocked.len();
     }
-}
-
-/// A line of a table, whose first columns have words, and the others figures.
-pub(super) fn line(cells: &[String], widths: &[usize], words: usize) -> String {
-    let mut line = String::new();
-    for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
-        let _ = if column < words { write!(line, "{cell:<width$}  ") } else { write!(line, "{cell:>width$}  ") };
-    }
-    line.truncate(line.trim_end().len());
-    line.push('\n');
-    line
-}
-
-pub(super) fn seconds(time: Duration) -> String {
-    format!("{:.1}s", time.as_secs_f64())
-}
-
-/// A peer's text without the characters that a terminal would obey.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { '?' } else { char }).collect()
 }
 
 fn window_name(limit: WindowLimit) -> &'static str {

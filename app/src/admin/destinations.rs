@@ -3,7 +3,7 @@
 //! It is bounded, however many there are: destinations with an endpoint that fails or a name without an address come first, and
 //! the ones that requests use before the others.
 
-use super::connections::{line, plain, seconds};
+use super::table::{plain, seconds, table};
 use crate::{
     destination::View,
     dns,
@@ -90,17 +90,8 @@ impl Page {
 
     /// A table, with a line for each endpoint and each name under its destination.
     pub(super) fn text(&self) -> String {
-        let rows: Vec<_> = self.destinations.iter().map(Row::cells).collect();
-        let headings = HEADINGS.map(str::to_owned);
-        let width = |column: usize| {
-            rows.iter().chain([&headings]).map(|row| row[column].chars().count()).max().unwrap_or_default()
-        };
-        let widths: Vec<_> = (0..HEADINGS.len()).map(width).collect();
-        let mut text = line(&headings, &widths, WORDS);
-        for (row, destination) in rows.iter().zip(&self.destinations) {
-            text.push_str(&line(row, &widths, WORDS));
-            destination.write_lines(&mut text);
-        }
+        let rows = self.destinations.iter().map(|row| (row.cells(), row.lines()));
+        let mut text = table(HEADINGS, WORDS, rows);
         if self.left_off > 0 {
             let _ = writeln!(text, "and {} destinations more", self.left_off);
         }
@@ -184,7 +175,9 @@ impl Row {
         ]
     }
 
-    fn write_lines(&self, text: &mut String) {
+    /// A line for each endpoint and each name.
+    fn lines(&self) -> String {
+        let mut text = String::new();
         for (addr, Merged { weight, state, connections, streams, latency, error, .. }) in &self.endpoints {
             let state = state_name(*state);
             let _ = write!(text, "    endpoint {addr}  {state}  weight {weight}");
@@ -202,6 +195,7 @@ impl Row {
         if self.names_left_off > 0 {
             let _ = writeln!(text, "    and {} names more", self.names_left_off);
         }
+        text
     }
 }
 
