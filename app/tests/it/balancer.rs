@@ -1,9 +1,9 @@
 //! The metrics of endpoints.
 
-use crate::support::{App, Endpoint, PATIENCE, admin, body, connect, get};
+use crate::support::{App, Endpoint, PATIENCE, admin, body, connect, endpoint, get, serve};
 use bytes::Bytes;
-use h2::{Reason, client::SendRequest, server::SendResponse};
-use http::Response;
+use h2::{Reason, RecvStream, client::SendRequest, server::SendResponse};
+use http::{Request, Response};
 use std::{
     future::poll_fn,
     net::SocketAddr,
@@ -27,28 +27,8 @@ async fn until(app: &App, line: &str, will_do: impl Fn(f64) -> bool) {
     }
 }
 
-/// An endpoint that answers as it is told to.
-async fn endpoint(answer: impl Fn(usize, SendResponse<Bytes>) + Clone + Send + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let answer = answer.clone();
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                let mut count = 0;
-                while let Some(Ok((_, respond))) = connection.accept().await {
-                    answer(count, respond);
-                    count += 1;
-                }
-            });
-        }
-    });
-    addr
-}
-
-fn answer_with(status: u16) -> impl Fn(usize, SendResponse<Bytes>) + Clone {
-    move |_, mut respond| {
+fn answer_with(status: u16) -> impl Fn(usize, Request<RecvStream>, SendResponse<Bytes>) + Clone {
+    move |_, _, mut respond| {
         let _ = respond.send_response(Response::builder().status(status).body(()).unwrap(), true);
     }
 }
@@ -125,7 +105,7 @@ async fn an_endpoint_that_has_never_been_connected_is_pending_until_it_answers()
 
 #[tokio::test]
 async fn retries_are_counted_by_reason_and_beyond_their_budget() {
-    let every_other = |count: usize, mut respond: SendResponse<Bytes>| match count % 2 {
+    let every_other = |count: usize, _, mut respond: SendResponse<Bytes>| match count % 2 {
         0 => respond.send_reset(Reason::REFUSED_STREAM),
         _ => _ = respond.send_response(Response::new(()), true),
     };
@@ -187,13 +167,7 @@ async fn waiting_and_failing_fast_are_counted() {
     let mut client = connect(app.proxy).await;
     let response = client.send_request(get(), true).unwrap().0;
     until(&app, "http_balancer_queue_length{direction=\"outbound\"}", |n| n == 1.0).await;
-    let listener = socket.listen(1).unwrap();
-    tokio::spawn(async move {
-        let mut connection = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
-        while let Some(Ok((_, respond))) = connection.accept().await {
-            answer_with(200)(0, respond);
-        }
-    });
+    serve(socket.listen(1).unwrap(), answer_with(200)).await;
     assert_eq!(response.await.unwrap().status(), 200);
     until(&app, "http_balancer_queue_length{direction=\"outbound\"}", |n| n == 0.0).await;
     until(&app, "http_balancer_queue_latency_seconds_count{direction=\"outbound\"}", |n| n == 1.0).await;

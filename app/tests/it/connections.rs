@@ -1,32 +1,23 @@
 //! The admin server's page of connections and of the streams that wait on them.
 
-use crate::support::{App, PATIENCE, admin, command, get};
+use crate::support::{App, PATIENCE, admin, command, endpoint, get};
 use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::{Value, json};
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::timeout,
 };
 
 /// An endpoint that answers with a megabyte.
 async fn large_endpoint() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    let mut body = respond.send_response(Response::new(()), false).unwrap();
-                    body.send_data(Bytes::from(vec![0; 1 << 20]), true).unwrap();
-                }
-            });
-        }
-    });
-    addr
+    endpoint(|_, _, mut respond| {
+        let mut body = respond.send_response(Response::new(()), false).unwrap();
+        body.send_data(Bytes::from(vec![0; 1 << 20]), true).unwrap();
+    })
+    .await
 }
 
 /// A client that asks for `path` and reads nothing of the body. Its window of a stream is as large as this.

@@ -1,6 +1,6 @@
 //! One proxy for many services: by the routes of a file, and by the authorities of requests.
 
-use crate::support::{App, PATIENCE, admin, connect};
+use crate::support::{App, PATIENCE, admin, connect, serve};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{Request, Response};
@@ -70,25 +70,16 @@ pub(crate) async fn endpoint(name: &'static str) -> SocketAddr {
 
 pub(crate) async fn endpoint_on(addr: &str, name: &'static str) -> SocketAddr {
     let listener = TcpListener::bind(addr).await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                while let Some(Ok((req, mut respond))) = connection.accept().await {
-                    // Never answered.
-                    if req.uri().path() == "/wait" {
-                        tokio::spawn(async move { poll_fn(|cx| respond.poll_reset(cx)).await });
-                        continue;
-                    }
-                    let rsp = Response::builder().header("back-end", name).body(()).unwrap();
-                    respond.send_response(rsp, true).unwrap();
-                    let _: h2::server::SendResponse<Bytes> = respond;
-                }
-            });
+    serve(listener, move |_, req, mut respond| {
+        // Never answered.
+        if req.uri().path() == "/wait" {
+            tokio::spawn(async move { poll_fn(|cx| respond.poll_reset(cx)).await });
+        } else {
+            let rsp = Response::builder().header("back-end", name).body(()).unwrap();
+            respond.send_response(rsp, true).unwrap();
         }
-    });
-    addr
+    })
+    .await
 }
 
 /// The same of HTTP/1.1.

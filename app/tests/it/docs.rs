@@ -36,7 +36,7 @@ fn links(page: &str) -> impl Iterator<Item = &str> {
     prose(page).flat_map(|line| line.split("](").skip(1)).filter_map(|rest| rest.split(')').next())
 }
 
-/// What links to a page may name, by the rule of GitHub and mdBook for headings.
+/// The anchors of a page, by GitHub's and mdBook's rule for headings.
 fn anchors(page: &str) -> BTreeSet<String> {
     let named = page.split("<a id=\"").skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned);
     let of_heading = |line: &str| {

@@ -8,7 +8,7 @@ mod protocol;
 use self::mock::{Asked, Mock, weighted};
 use crate::{
     destinations::{ask, call, endpoint, endpoint_on, get},
-    support::{App, PATIENCE, admin, connect},
+    support::{self, App, PATIENCE, admin, connect},
 };
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -146,7 +146,7 @@ async fn endpoints_are_added_and_removed_as_the_control_plane_says() {
     asked.add([weighted(a)]);
     assert_eq!(sent.await.unwrap(), answered(200, "a"));
     rig.streams("web.example:8080", 1).await;
-    // What is there is added, and what is not there removed, without harm.
+    // An endpoint that is added twice, or removed while absent, does no harm.
     asked.add([weighted(a)]);
     asked.remove(&[b]);
     asked.add([weighted(b), weighted(a), weighted(b)]);
@@ -228,7 +228,7 @@ async fn a_destination_that_does_not_exist_is_looked_up_where_that_is_allowed() 
     rig.until(&uri, 200, "b").await;
     asked.no_endpoints(false);
     rig.until(&uri, 200, "a").await;
-    // Others may only be what the control plane knows.
+    // Other hosts are reached only if the control plane knows them.
     let (sent, asked) = first(&rig, &mock, WEB).await;
     asked.no_endpoints(false);
     assert_eq!(sent.await.unwrap(), answered(403, "the destination is not allowed"));
@@ -373,21 +373,12 @@ async fn parameters_of_http2_are_those_of_the_endpoints_connections() {
 
 /// An endpoint of HTTP/2 that answers with the authority that it was sent.
 async fn authority_endpoint() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                while let Some(Ok((req, mut respond))) = connection.accept().await {
-                    let sent = format!("{} {:?}", req.uri().authority().unwrap(), req.headers().get("host"));
-                    let rsp = http::Response::builder().header("back-end", sent).body(()).unwrap();
-                    let _: h2::SendStream<Bytes> = respond.send_response(rsp, true).unwrap();
-                }
-            });
-        }
-    });
-    addr
+    support::endpoint(|_, req, mut respond| {
+        let sent = format!("{} {:?}", req.uri().authority().unwrap(), req.headers().get("host"));
+        let rsp = http::Response::builder().header("back-end", sent).body(()).unwrap();
+        respond.send_response(rsp, true).unwrap();
+    })
+    .await
 }
 
 #[tokio::test]

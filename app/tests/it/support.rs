@@ -1,7 +1,10 @@
 //! The binary as a child process, an endpoint that answers when told, and a client.
 
 use bytes::Bytes;
-use h2::{client, server};
+use h2::{
+    RecvStream, client,
+    server::{self, SendResponse},
+};
 use http::{Request, Response};
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -234,6 +237,35 @@ impl Endpoint {
 }
 
 /// A client's connection, driven by a task.
+/// An endpoint of HTTP/2, where `answer` answers the requests of each connection; it has the number of each, from 0.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    answer: impl Fn(usize, Request<RecvStream>, SendResponse<Bytes>) + Clone + Send + 'static,
+) -> SocketAddr {
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut connection = server::handshake(stream).await.unwrap();
+                let mut count = 0;
+                while let Some(Ok((req, respond))) = connection.accept().await {
+                    answer(count, req, respond);
+                    count += 1;
+                }
+            });
+        }
+    });
+    addr
+}
+
+/// The same on a port of its own.
+pub(crate) async fn endpoint(
+    answer: impl Fn(usize, Request<RecvStream>, SendResponse<Bytes>) + Clone + Send + 'static,
+) -> SocketAddr {
+    serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), answer).await
+}
+
 pub(crate) async fn connect(addr: SocketAddr) -> client::SendRequest<Bytes> {
     let stream = TcpStream::connect(addr).await.unwrap();
     let (client, connection) = client::handshake(stream).await.unwrap();

@@ -1,4 +1,4 @@
-//! A control plane that does what a test tells it to.
+//! A control plane that a test scripts.
 
 use crate::support::PATIENCE;
 use futures_util::stream::{BoxStream, StreamExt as _, poll_fn};

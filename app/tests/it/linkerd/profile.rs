@@ -1,4 +1,4 @@
-//! Profiles: what the control plane says of a destination as a whole.
+//! Profiles: the canonical name of a destination, its only endpoint, or that it takes no HTTP.
 
 use super::{
     Rig, answered,

@@ -1,4 +1,4 @@
-//! What endpoints speak.
+//! The protocol of connections to endpoints.
 
 use super::{
     Rig, WEB, answered, first,
