@@ -149,8 +149,8 @@ fn read_discovery(env: &mut Reader, scope: Scope) -> Option<Discovery> {
     Some(Discovery { source, suffixes: suffixes.unwrap_or_default(), networks: networks.unwrap_or_default() })
 }
 
-/// What is spoken with endpoints. Linkerd's control plane says of some endpoints what they speak; others are spoken to as each
-/// request's client speaks, unless the variable says otherwise.
+/// The protocol of connections to endpoints. With Linkerd's control plane, which knows the protocol of some endpoints alone, the
+/// default is the protocol of each request's client.
 fn read_protocol(env: &mut Reader, scope: Scope, discovery: Option<&Discovery>) -> EndpointProtocol {
     let protocol = env.read_or_default(&CONNECT_PROTOCOL, scope);
     let is_linkerd = discovery.is_some_and(|discovery| discovery.source == DiscoverySource::Linkerd);

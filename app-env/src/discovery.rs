@@ -4,8 +4,8 @@ use crate::host_port::{InvalidHostPort, dns_name};
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// The destinations that requests may name by their authorities, and where their endpoints are found. At least one suffix or
-/// network, but for Linkerd's control plane, which says itself what there is.
+/// The destinations that requests may name by their authorities, and where their endpoints are found. There is at least
+/// one suffix or network, unless Linkerd's control plane, which knows the destinations, is asked.
 ///
 /// ```
 /// use app_env::{Discovery, DiscoverySource};
@@ -37,8 +37,8 @@ pub enum DiscoverySource {
     /// The addresses of the authority's host; the default.
     #[default]
     Dns,
-    /// What [`ControlPlane`](crate::ControlPlane) says of the authority. Of one that it does not know, the addresses of the host, if
-    /// that is allowed.
+    /// The endpoints that the [`ControlPlane`](crate::ControlPlane) has for the authority; the addresses of the host if it has none, and
+    /// the host is allowed.
     Linkerd,
 }
 

@@ -61,7 +61,7 @@ struct Backend {
     requests: Arc<AtomicU64>,
 }
 
-/// What to show, and for how long.
+/// The options of `app demo`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
     /// End after the results.

@@ -34,7 +34,7 @@ pub(crate) struct Linkerd {
 #[derive(Debug)]
 pub(crate) struct Followed {
     pub(crate) list: watch::Receiver<Vec<Endpoint<Target>>>,
-    /// The destination's host, while its addresses are those of DNS.
+    /// The destination's host, while its addresses come from DNS.
     pub(crate) names: Names,
     /// Why the list is empty, if it is.
     pub(crate) absence: watch::Receiver<Option<Absence>>,

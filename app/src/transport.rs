@@ -53,7 +53,7 @@ impl AsyncWrite for Transport {
         on_stream!(self, poll_write_vectored(cx, bufs))
     }
 
-    /// Each of them writes what several slices have at once.
+    /// Each variant writes several slices at once.
     fn is_write_vectored(&self) -> bool {
         true
     }

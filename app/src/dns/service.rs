@@ -1,7 +1,7 @@
 //! The endpoints of a service by its SRV records (RFC 2782).
 //!
-//! The name has a task, which looks the records up when their TTL is over, and has the addresses of each target followed as those of
-//! other names are. Of several priorities the lowest that has an address is used. A target's weight is divided among its addresses.
+//! The name has a task, which looks the records up when their TTL is over, and follows the addresses of each target as of any other
+//! name. Of several priorities the lowest that has an address is used. A target's weight is divided among its addresses.
 
 use super::{
     Discovery, NameState, Names, Resolver, Status, Target, follow, name,

@@ -1,4 +1,4 @@
-//! The connection to the control plane, which all questions share, and what is counted of them.
+//! The connection to the control plane, which all streams share, and their counters.
 
 use crate::{
     connector::{self, OwnListeners},
@@ -53,7 +53,7 @@ pub(super) struct Client {
     generation: u64,
 }
 
-/// What came of questions.
+/// Counts updates and the ends of streams.
 #[derive(Debug, Default)]
 struct Counts {
     updates: AtomicU64,
@@ -170,7 +170,7 @@ impl Control {
     pub(super) fn count_end(&self, status: &tonic::Status) {
         let code = code_name(status.code());
         *lock(&self.counts.ends).entry(code).or_default() += 1;
-        // Clients may name what is no destination.
+        // Clients may name hosts that are no destinations.
         let is_expected = is_rejection(status) || status.code() == Code::Ok;
         match if is_expected { None } else { self.log.admits() } {
             Some(left_out) => {
@@ -205,7 +205,7 @@ impl fmt::Debug for Control {
 // === impl Status ===
 
 impl Status {
-    /// Streams that are open and have brought an update. Zero: what is known is of an earlier one.
+    /// Streams that are open and have brought an update. Zero: the endpoints in use are of an earlier stream.
     pub(crate) fn streams(&self) -> u64 {
         self.streams.load(Relaxed)
     }
@@ -298,7 +298,7 @@ pub(super) fn is_rejection(status: &tonic::Status) -> bool {
     matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition)
 }
 
-/// What a status says, with the errors that it is of: tonic's own have the reason in their sources alone.
+/// A status's message and its sources. tonic's own messages, as "transport error", have the reason in the sources alone.
 pub(super) fn describe(status: &tonic::Status) -> String {
     let mut text = status.message().to_owned();
     let mut source = status.source();

@@ -58,7 +58,7 @@ impl EndpointSet {
         has_added
     }
 
-    /// Removes endpoints, those that are there.
+    /// Removes endpoints; addresses that are not in the set are ignored.
     pub(super) fn remove(&mut self, set: AddrSet) {
         for addr in set.addrs.into_iter().filter_map(socket_addr) {
             self.0.remove(&addr);

@@ -37,7 +37,7 @@ pub(super) struct Follower {
     registered: Registered,
 }
 
-/// What is known of the destination.
+/// The state of the destination by the last update.
 #[derive(Debug)]
 enum Known {
     /// Nothing, and why.
@@ -129,7 +129,7 @@ impl Follower {
         });
     }
 
-    /// Follows what the profile says of the endpoints. Never returns.
+    /// Follows the endpoints of the profile, or of the name in it. Never returns.
     async fn follow_endpoints(&self) {
         let mut profiles = self.profile.subscribe();
         loop {
@@ -220,7 +220,7 @@ impl Follower {
         self.has_changed.notify_one();
     }
 
-    /// Puts what is known into the list. Of a destination that the control plane does not know, DNS comes by itself.
+    /// Publishes the endpoints, or their absence. If the control plane does not know the destination, `follow_dns` publishes.
     fn publish(&self) {
         let destination = &self.destination;
         let unavailable = |reason: &str| (Vec::new(), Some(Absence::Unavailable(reason.into())));

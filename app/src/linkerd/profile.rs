@@ -1,4 +1,4 @@
-//! What the control plane says of a destination as a whole.
+//! The profile of a destination: its canonical name, its only endpoint, or that it takes no HTTP.
 
 use super::endpoints::EndpointSet;
 use linkerd2_proxy_api::destination::DestinationProfile;

@@ -6,7 +6,7 @@ use std::{future::Future, time::Duration};
 use tokio::time::{sleep, timeout};
 use tonic::{Response, Status, Streaming};
 
-/// What is to be known of a stream.
+/// An event of a stream.
 pub(super) enum Event<M> {
     /// A message, and whether it is the stream's first one.
     Message { message: M, is_first: bool },

@@ -131,7 +131,7 @@ pub(crate) fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, 
 }
 
 impl Merged {
-    /// The endpoint's labels, as linkerd2-proxy names them, behind those that tell endpoints apart.
+    /// `direction` and `endpoint`, and then the labels of service discovery, as linkerd2-proxy names them.
     fn labels(&self, direction: &str, addr: &str) -> Vec<(String, String)> {
         let of_endpoint = [("direction".to_owned(), direction.to_owned()), ("endpoint".to_owned(), addr.to_owned())];
         // Of two names that are the same in the metrics' alphabet, one is left.

@@ -1,4 +1,4 @@
-//! Metrics of what Linkerd's control plane is asked.
+//! Metrics of the streams of Linkerd's control plane.
 
 use super::NO_EXEMPLAR;
 use crate::linkerd::{Control, Status};

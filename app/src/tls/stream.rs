@@ -1,7 +1,6 @@
 //! TLS that is written in batches.
 //!
-//! Since encryption copies the bytes in any case, what is written up to a flush can be sent at once: one call of the system, and
-//! fewer packets.
+//! Encryption copies the bytes in any case, so all bytes up to a flush are sent at once: one system call, and fewer packets.
 
 use rustls::Writer;
 use std::{

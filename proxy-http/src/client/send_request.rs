@@ -46,7 +46,7 @@ pub struct SendRequest<B> {
     pub(super) connection_state: Arc<ConnectionState>,
     pub(super) closed: watch::Receiver<()>,
     pub(super) write_stall: Duration,
-    /// In place of those of requests. `None`: theirs are sent.
+    /// Replaces the authority of each request. `None`: the request's own is sent.
     pub(super) authority: Option<Arc<Authority>>,
     pub(super) body: PhantomData<fn(B)>,
 }

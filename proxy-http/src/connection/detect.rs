@@ -41,13 +41,13 @@ pub(crate) enum OtherProtocol {
 const PREFACE: &[u8; ReadAhead::MAX] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a TLS record with a handshake message. No HTTP method begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
-/// The first byte of a TLS record with an alert, with which servers answer to what is not TLS.
+/// The first byte of a TLS record with an alert, a TLS server's answer to bytes that are not TLS.
 const TLS_ALERT: u8 = 0x15;
 
 // === impl OtherProtocol ===
 
 impl OtherProtocol {
-    /// By the start of what an endpoint sends first: an HTTP/1 status line, a SETTINGS frame without an ACK, or a TLS record. It is
+    /// By the first bytes of an endpoint: an HTTP/1 status line, a SETTINGS frame without an ACK, or a TLS record. It is
     /// for an error that is there anyway, so that a start in pieces need not be told.
     pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
         match *bytes {

@@ -261,7 +261,7 @@ impl<I: AsyncWrite> AsyncWrite for Io<I> {
 }
 
 impl<I: AsyncWrite> IoProject<'_, I> {
-    /// Writes the first SETTINGS, and what is before them.
+    /// Writes the first SETTINGS, and the client's preface before them.
     #[cold]
     fn poll_first(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let first = self.outgoing.local_settings.as_deref_mut();

@@ -207,7 +207,7 @@ impl Parts {
                 self.parts.pop_front();
             }
         }
-        // A batch that never runs empty must not keep what was written.
+        // A batch that never runs empty must not keep written bytes.
         if self.start >= MAX_BYTES {
             self.copied.drain(..self.start);
             self.start = 0;

@@ -88,7 +88,7 @@ impl ProxyShared {
         None
     }
 
-    /// The same for a CONNECT. Like other requests it goes to an endpoint, whatever host it names.
+    /// The same for a CONNECT. Like other requests it goes to an endpoint, and not to the host that it names.
     fn refuse_tunnel(&self, req: &mut Request<IncomingBody>) -> Option<Answer> {
         let from_http1 = is_http1(req.version());
         let endpoints = self.endpoints(from_http1);

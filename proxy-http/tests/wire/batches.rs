@@ -1,4 +1,4 @@
-//! Frames that are written together: none is left behind, whatever the transport takes at once.
+//! Frames that are written together: none is left behind, however few bytes the transport takes at once.
 
 use crate::support::{Endpoint, Rig, client, collect, get};
 use bytes::Bytes;

@@ -204,7 +204,7 @@ async fn a_weight_that_changes_counts_on_the_connections_that_are_there() {
     // At once: one that was added anew would start with a tenth.
     rig.check(5_000, &[("a", 1.0), ("b", 3.0)]).await;
     assert_eq!(rig.connected.load(Relaxed), connected);
-    // Parameters are those of connections.
+    // Parameters belong to connections, so that their change makes a new one.
     list[1].params.max_frame_size = Some(1 << 20);
     rig.list.send_replace(list);
     while rig.connected.load(Relaxed) == connected {
