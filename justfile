@@ -60,6 +60,14 @@ deploy: _release
 routes: _release
     scripts/routes
 
+# The release binary with a control plane of grpcio.
+linkerd: _release
+    scripts/linkerd
+
+# The release binary with dnsmasq as its name server.
+dns: _release
+    scripts/dns
+
 # curl, h2load, grpcio and node before the release binary and HAProxy, nginx or nghttpx; `just chains --direct` leaves it out.
 chains *args: _release
     scripts/chains {{args}}
