@@ -83,22 +83,11 @@ struct Discovered {
 /// has now is another target. Of an address that several have at once, the first endpoint's host counts.
 #[must_use]
 pub fn discover(endpoints: &[HostPort], hosts: bool, dns: Dns, resolver: &Resolver) -> Discovery {
-    follow(endpoints, hosts, dns, resolver, Names::default(), None)
+    discover_as(endpoints, hosts, dns, resolver, Names::default(), None)
 }
 
-/// The same with names that are known to others already.
+/// The same with `names` that others know already, and a notification of `looked_up` after each look-up.
 pub(crate) fn discover_as(
-    endpoints: &[HostPort],
-    hosts: bool,
-    dns: Dns,
-    resolver: &Resolver,
-    names: Names,
-) -> Discovery {
-    follow(endpoints, hosts, dns, resolver, names, None)
-}
-
-/// The same, with a notification after each look-up.
-fn follow(
     endpoints: &[HostPort],
     hosts: bool,
     dns: Dns,

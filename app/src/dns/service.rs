@@ -4,7 +4,7 @@
 //! name. Of several priorities the lowest that has an address is used. A target's weight is divided among its addresses.
 
 use super::{
-    Discovery, NameState, Names, Resolver, Status, Target, follow, name,
+    Discovery, NameState, Names, Resolver, Status, Target, discover_as, name,
     resolver::{Answer, LookupError, ServiceRecord},
     set_absence,
 };
@@ -110,7 +110,7 @@ impl Follower {
             for ServiceRecord { target, .. } in &records.in_use {
                 targets.entry(target.clone()).or_insert_with(|| {
                     let follow = || {
-                        follow(
+                        discover_as(
                             std::slice::from_ref(target),
                             false,
                             self.dns,
