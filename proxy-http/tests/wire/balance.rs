@@ -1,5 +1,7 @@
 //! Several endpoints on loopback, each with its own behaviour.
 
+mod ejection;
+
 use crate::{
     frames::{GOAWAY, HEADERS, Peer},
     support::{PROXY, get},
@@ -10,7 +12,7 @@ use http::{Response, StatusCode};
 use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
     Connect, Endpoint, Endpoints, Proxy, Server, Stats,
-    balance::{self, breaker, endpoint::State},
+    balance::{self, endpoint::State},
     proxy::{self, Limits, retry},
 };
 use std::{
@@ -325,90 +327,6 @@ async fn retries_keep_to_their_budget_when_all_is_refused() {
     assert!((200..=400).contains(&retries), "{retries}");
     assert_eq!(seen.requests(), REQUESTS + retries);
     assert!(rig.stats.over_budget() > 0);
-}
-
-#[tokio::test]
-async fn failing_endpoints_are_left_alone_but_not_the_last_half() {
-    let fail = |mut asked: Asked| async move {
-        let _ = asked.respond.send_response(Response::builder().status(503).body(()).unwrap(), true);
-    };
-    let endpoints = [
-        endpoint(None, fail).await,
-        endpoint(None, fail).await,
-        endpoint(None, fail).await,
-        endpoint(None, answer).await,
-    ];
-    let breaker = breaker::Params {
-        consecutive_failures: 3,
-        min_ejection: Duration::from_secs(3_600),
-        max_ejection: Duration::from_secs(3_600),
-    };
-    let mut rig = Rig::new(&sockets(&endpoints), balance::Params { breaker, ..params() }, PARAMS).await;
-    for _ in 0..200 {
-        rig.send().await.unwrap();
-    }
-    let ejected = |rig: &Rig| rig.endpoints.status().iter().filter(|one| one.state == State::Ejected).count();
-    assert_eq!(ejected(&rig), 2);
-    let before = endpoints.each_ref().map(|(_, seen)| seen.requests());
-    for _ in 0..200 {
-        rig.send().await.unwrap();
-    }
-    let after = endpoints.each_ref().map(|(_, seen)| seen.requests());
-    // The third that fails may be left alone, too, where the machine made its only response late.
-    let left_alone = (0..4).filter(|i| before[*i] == after[*i]).count();
-    assert!((2..=3).contains(&left_alone) && ejected(&rig) == 2, "{before:?} {after:?}");
-}
-
-#[tokio::test]
-async fn endpoints_are_not_blamed_for_the_hosts_that_clients_connect_to() {
-    let fail = |mut asked: Asked| async move {
-        let _ = asked.respond.send_response(Response::builder().status(502).body(()).unwrap(), true);
-    };
-    let endpoints = [endpoint(None, fail).await, endpoint(None, fail).await];
-    let breaker = breaker::Params { consecutive_failures: 3, ..breaker::Params::default() };
-    let mut rig = Rig::new(&sockets(&endpoints), balance::Params { breaker, ..params() }, PARAMS).await;
-    let ejected = |rig: &Rig| rig.endpoints.status().iter().any(|one| one.state == State::Ejected);
-    for _ in 0..50 {
-        let connect = http::Request::connect("down.example:443").body(()).unwrap();
-        let (response, _to) = rig.client.send_request(connect, false).unwrap();
-        assert_eq!(response.await.unwrap().status(), 502);
-        assert!(!ejected(&rig));
-    }
-    for _ in 0..50 {
-        rig.send().await.unwrap();
-    }
-    assert!(ejected(&rig), "for others they are");
-}
-
-#[tokio::test]
-async fn one_request_tries_whether_an_ejected_endpoint_is_back() {
-    let (well, is_well) = watch::channel(false);
-    let sometimes = move |mut asked: Asked| {
-        let status = if *is_well.borrow() { 200 } else { 503 };
-        async move {
-            let _ = asked.respond.send_response(Response::builder().status(status).body(()).unwrap(), true);
-        }
-    };
-    let endpoints = [endpoint(None, sometimes).await, endpoint(None, answer).await];
-    let pause = Duration::from_millis(50);
-    let breaker = breaker::Params { consecutive_failures: 3, min_ejection: pause, max_ejection: pause };
-    let mut rig = Rig::new(&sockets(&endpoints), balance::Params { breaker, ..params() }, PARAMS).await;
-    let ejected = |rig: &Rig| rig.endpoints.status().iter().any(|one| one.state == State::Ejected);
-    while !ejected(&rig) {
-        rig.send().await.unwrap();
-    }
-    let probes = endpoints[0].1.requests();
-    // Requests that are sent while it is ejected tell how often it is tried: once in each pause.
-    let (started, mut sent) = (std::time::Instant::now(), 0);
-    while endpoints[0].1.requests() < probes + 3 {
-        rig.send().await.unwrap();
-        sent += 1;
-    }
-    assert!(started.elapsed() >= 3 * pause && sent > 3, "{sent} in {:?}", started.elapsed());
-    well.send_replace(true);
-    while ejected(&rig) {
-        assert_eq!(rig.send().await.unwrap(), 200);
-    }
 }
 
 #[tokio::test]
