@@ -530,11 +530,11 @@ def check(options, report, case):
 
 
 def compare(options, report, limited, endless):
-    """Rates in turns; the rounds together have all requests."""
+    """Rates in turns; the rounds together have all requests, with TLS half of them."""
     with Site(options) as site:
         proxies = [(case, Proxy(site, case, [case.server(site)], 2)) for case in (limited, endless)]
         for shape in (ONE, MANY):
-            requests = -(-limited.requests[shape != ONE] // options.rounds)
+            requests = -(-limited.requests[shape != ONE] // options.rounds // (2 if options.tls else 1))
             for method in ("GET", "POST"):
                 what = f"{limited.name} to {endless.name}, {method} {shape[0]} x {shape[1]}"
                 best = 0.0
@@ -574,14 +574,12 @@ def main():
         return (case.tls or not options.tls) and case.name.startswith(tuple(options.only or [""]))
 
     cases = [case for case in CASES if is_wanted(case)]
-    if options.tls:
-        # A handshake costs as much as some ten requests.
-        cases = [dataclasses.replace(case, requests=tuple(n // 2 for n in case.requests)) for case in cases]
     if options.list:
         return print(*(case.name for case in cases), sep="\n")
     began, report = time.monotonic(), Report()
     for case in cases:
-        check(options, report, case)
+        # A handshake costs as much as some ten requests.
+        check(options, report, dataclasses.replace(case, requests=tuple(n // 8 for n in case.requests)) if options.tls else case)
     named = {case.name: case for case in cases}
     for limited, endless in RATES:
         if limited in named and endless in named and not options.direct:
