@@ -6,7 +6,8 @@ mod table;
 
 use self::connections::{Format, Page};
 use crate::{
-    LogLevel, descriptors::Use, destination::Connected, dns::NameState, listener, metrics::Metrics, worker::Worker,
+    LogLevel, descriptors::Use, destination::Connected, dns::NameState, listener, metrics::Metrics, settings,
+    worker::Worker,
 };
 use app_env::Effective;
 use bytes::Bytes;
@@ -109,7 +110,7 @@ impl State {
                 Some(format) => self.large_page(move |state| state.destinations(format)).await,
                 None => text(StatusCode::BAD_REQUEST, "format must be json or text\n"),
             },
-            "/config" => typed("application/json", self.config()),
+            "/config" => typed("application/json", settings::json(&self.settings)),
             "/proxy-log-level" if req.method() == Method::PUT => self.set_log_level(req.into_body()).await,
             "/proxy-log-level" => match self.log.show() {
                 Ok(filter) => text(StatusCode::OK, format!("{filter}\n")),
@@ -207,19 +208,6 @@ impl State {
             Ok(text) => typed("application/openmetrics-text; version=1.0.0; charset=utf-8", text),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
-    }
-
-    /// The effective settings: an object with each variable's value and where it came from.
-    fn config(&self) -> String {
-        let settings: serde_json::Map<_, _> = self
-            .settings
-            .iter()
-            .map(|setting| {
-                let origin = setting.origin.to_string();
-                (setting.name.clone(), serde_json::json!({ "value": setting.value, "origin": origin }))
-            })
-            .collect();
-        format!("{:#}\n", serde_json::Value::Object(settings))
     }
 
     async fn set_log_level(&self, body: Incoming) -> Response<Full<Bytes>> {

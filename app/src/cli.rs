@@ -1,7 +1,7 @@
 //! The command line.
 
-use crate::{LogLevel, Process, demo, descriptors, listener, log, routes, tls, window_limits, worker};
-use app_env::{Config, Effective, Loaded, Origin};
+use crate::{LogLevel, Process, demo, descriptors, listener, log, routes, settings, tls, window_limits, worker};
+use app_env::{Config, Loaded, Variable};
 use clap::{Parser, Subcommand};
 use http::{HeaderName, HeaderValue};
 use std::{
@@ -31,11 +31,17 @@ struct Args {
 enum Command {
     /// Run the proxy (the default).
     Run,
-    /// Validate the environment and the files of routes; print the effective settings, each with where it came from, and
-    /// what goes where.
+    /// Validate the environment and the files of routes; print the settings that are not defaults, each with where it came
+    /// from, and what goes where.
     Check {
+        /// Print all settings.
+        #[arg(long)]
+        all: bool,
+        /// Print all settings, and nothing else, as the admin server's /config has them.
+        #[arg(long, conflicts_with = "all")]
+        json: bool,
         /// Say instead which rule takes a request, and where that goes. Fails if none does.
-        #[arg(long, value_name = "METHOD URI")]
+        #[arg(long, value_name = "METHOD URI", conflicts_with_all = ["all", "json"])]
         request: Option<routes::Query>,
         /// A field of the request; may be repeated.
         #[arg(long, value_name = "NAME: VALUE", value_parser = routes::header, requires = "request")]
@@ -43,6 +49,9 @@ enum Command {
     },
     /// List every variable that is understood.
     Env {
+        /// Only those with this word in name or meaning, in either case.
+        #[arg(conflicts_with = "markdown")]
+        word: Option<String>,
         /// As a Markdown table.
         #[arg(long)]
         markdown: bool,
@@ -72,23 +81,19 @@ pub fn main(collect: fn()) -> ExitCode {
     let Args { command } = Args::parse();
     match command.unwrap_or(Command::Run) {
         Command::Run => load().and_then(run),
-        Command::Check { request: None, .. } => load().and_then(|loaded| {
-            let mut lines: Vec<_> = loaded.settings.iter().zip(app_env::variables()).map(setting).collect();
+        Command::Check { json: true, .. } => load().and_then(|loaded| print(&settings::json(&loaded.settings))),
+        Command::Check { request: None, all, .. } => load().and_then(|loaded| {
+            let mut lines = if all { settings::all(&loaded.settings) } else { settings::changed(&loaded.settings) };
             lines.extend(window_limits::note(&loaded.config));
             lines.extend(routes::describe(&loaded.config));
             print(&(lines.join("\n") + "\n"))
         }),
-        Command::Check { request: Some(mut request), header } => load().and_then(|loaded| {
+        Command::Check { request: Some(mut request), header, .. } => load().and_then(|loaded| {
             header.into_iter().for_each(|header| request.add(header));
             answer(&request, &loaded.config)
         }),
-        Command::Env { markdown: true } => print(&app_env::markdown()),
-        Command::Env { markdown: false } => {
-            let text = |app_env::Variable { name, accepts, default, help, .. }| {
-                format!("{name}\n    {help}\n    accepts {accepts}; default {default}\n\n")
-            };
-            print(&app_env::variables().map(text).collect::<String>())
-        }
+        Command::Env { markdown: true, .. } => print(&app_env::markdown()),
+        Command::Env { word, .. } => env(word.as_deref().unwrap_or_default()),
         Command::Demo { once, tls, routes, seconds } => {
             block_on(demo::run(demo::Options { once, tls, routes, time: Duration::from_secs(seconds) }))
         }
@@ -104,6 +109,22 @@ fn print(text: &str) -> Result<(), ExitCode> {
     }
 }
 
+/// Lists the variables that have a word in their names or their meaning.
+fn env(word: &str) -> Result<(), ExitCode> {
+    let sought = word.to_lowercase();
+    let text: String = app_env::variables()
+        .filter(|variable| [&variable.name, variable.help].iter().any(|text| text.to_lowercase().contains(&sought)))
+        .map(|Variable { name, accepts, default, help, .. }| {
+            format!("{name}\n    {help}\n    accepts {accepts}; default {default}\n\n")
+        })
+        .collect();
+    if text.is_empty() {
+        eprintln!("error: no variable has {word:?} in its name or its meaning; app env lists all");
+        return Err(ExitCode::FAILURE);
+    }
+    print(&text)
+}
+
 /// Says which rule takes a request.
 fn answer(request: &routes::Query, config: &Config) -> Result<(), ExitCode> {
     let (lines, is_taken) = request.answer(config);
@@ -114,18 +135,6 @@ fn answer(request: &routes::Query, config: &Config) -> Result<(), ExitCode> {
     }
     print(&(lines.join("\n") + "\n"))?;
     if is_taken { Ok(()) } else { Err(ExitCode::FAILURE) }
-}
-
-/// A setting in one line. An unset one says its meaning, which the variable's help has.
-fn setting((setting, variable): (&Effective, app_env::Variable)) -> String {
-    let Effective { name, value, origin, .. } = setting;
-    match variable.help.split_once("unset: ") {
-        Some((_, meaning)) if value.is_none() && *origin == Origin::Default => {
-            let meaning = meaning.split(';').next().unwrap_or_default();
-            format!("{name} is unset: {meaning} ({origin})")
-        }
-        _ => setting.to_string(),
-    }
 }
 
 /// Reads and checks the environment. All errors go to standard error.

@@ -31,6 +31,7 @@ mod metrics;
 mod process;
 mod routes;
 mod routing;
+mod settings;
 mod tls;
 mod transport;
 mod window_limits;

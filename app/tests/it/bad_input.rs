@@ -76,16 +76,56 @@ fn unknown_variable_is_a_warning_with_the_nearest_name() {
     assert!(stderr.contains("LINKERD2_PROXY_OUTBOUND_ENDPOINTS"), "{stderr}");
 }
 
+/// The standard output of `app` with these arguments, one endpoint, and an idle timeout.
+fn stdout(arguments: &[&str]) -> String {
+    let mut command = command();
+    command.args(arguments).env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1");
+    command.env("LINKERD2_PROXY_OUTBOUND_SERVER_HTTP2_MAX_CONNECTION_IDLE", "5m");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn check_prints_the_settings_that_are_no_defaults() {
+    let stdout = stdout(&["check"]);
+    let expected = format!(
+        "LINKERD2_PROXY_OUTBOUND_ENDPOINTS=127.0.0.1:1 (environment)\n\
+         LINKERD2_PROXY_OUTBOUND_SERVER_HTTP2_MAX_CONNECTION_IDLE=5m (environment)\n\
+         {} other settings have their defaults",
+        app_env::variables().count() - 2
+    );
+    assert!(stdout.starts_with(&expected), "{stdout}");
+}
+
 #[test]
 fn check_prints_every_setting_with_where_it_came_from() {
-    let mut command = command();
-    command.arg("check").env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1");
-    let stdout = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let stdout = stdout(&["check", "--all"]);
     assert!(stdout.contains("LINKERD2_PROXY_OUTBOUND_ENDPOINTS=127.0.0.1:1 (environment)"), "{stdout}");
     for variable in app_env::variables() {
-        let line = stdout.lines().find(|line| line.split(['=', ' ']).next() == Some(&variable.name));
-        assert!(line.is_some_and(|line| line.ends_with(')')), "{}: {line:?}", variable.name);
+        let line = stdout.lines().find(|line| line.split(['=', ':']).next() == Some(&variable.name));
+        assert!(line.is_some_and(|line| line.ends_with(')') && !line.contains("unset")), "{}: {line:?}", variable.name);
     }
+}
+
+#[test]
+fn check_prints_json_as_the_admin_server_does() {
+    let settings: serde_json::Map<_, _> = serde_json::from_str(&stdout(&["check", "--json"])).unwrap();
+    assert_eq!(settings.len(), app_env::variables().count());
+    let idle = &settings["LINKERD2_PROXY_OUTBOUND_SERVER_HTTP2_MAX_CONNECTION_IDLE"];
+    assert_eq!(*idle, serde_json::json!({ "value": "5m", "origin": "environment" }));
+}
+
+#[test]
+fn env_lists_the_variables_that_have_a_word() {
+    // In one it is the name, in the other the meaning.
+    let found = stdout(&["env", "Keep-Alive"]);
+    assert!(found.contains("OUTBOUND_ACCEPT_KEEPALIVE\n") && !found.contains("OUTBOUND_ENDPOINTS\n"), "{found}");
+    assert!(stdout(&["env", "keep_alive"]).contains("SERVER_HTTP2_KEEP_ALIVE_INTERVAL\n"));
+    let mut command = command();
+    let output = command.args(["env", "no-such-word"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no variable has \"no-such-word\""), "{}", stderr(&output));
 }
 
 #[test]
@@ -107,13 +147,9 @@ fn the_manual_has_the_table_of_the_declarations() {
 
 #[test]
 fn check_says_what_unset_means() {
-    let mut command = command();
-    command.arg("check").env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1");
-    let stdout = String::from_utf8(command.output().unwrap().stdout).unwrap();
-    for (variable, meaning) in
-        [("OUTBOUND_SERVER_HTTP2_MAX_CONCURRENT_STREAMS", "200"), ("OUTBOUND_HTTP_REQUEST_TIMEOUT", "no limit")]
-    {
-        let line = format!("LINKERD2_PROXY_{variable} is unset: {meaning} (default)");
+    let stdout = stdout(&["check", "--all"]);
+    for meaning in ["SERVER_HTTP2_MAX_CONCURRENT_STREAMS=200", "HTTP_REQUEST_TIMEOUT: no limit"] {
+        let line = format!("LINKERD2_PROXY_OUTBOUND_{meaning} (default)");
         assert!(stdout.lines().any(|found| found == line), "{line} is not in {stdout}");
     }
 }
