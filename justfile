@@ -56,6 +56,10 @@ endpoints *args: _release
 deploy: _release
     scripts/deploy
 
+# The image of the binary that `just pgo` makes.
+image:
+    scripts/image
+
 # nginx, nghttpd and grpcio behind the release binary, by routes and by authority.
 routes: _release
     scripts/routes
