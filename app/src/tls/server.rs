@@ -147,7 +147,8 @@ impl Server {
             let (direction, peer) = (self.direction, peer.map(tracing::field::display));
             tracing::warn!(direction, peer, left_out, "client's certificate has a name that no field can hold");
         }
-        Ok(proxy::Client { denied: denied || is_nameless, cert: forwarded, expires: expires.map(system_time) })
+        let expires = expires.map(system_time);
+        Ok(proxy::Client { denied: denied || is_nameless, cert: forwarded, expires, ..proxy::Client::default() })
     }
 
     fn log_failure(&self, peer: Option<SocketAddr>, failure: Failure, error: &io::Error) {

@@ -7,12 +7,17 @@ use smallvec::SmallVec;
 pub(crate) const CLIENT_CERT: &str = "x-forwarded-client-cert";
 
 /// Whether an endpoint may read a field of this name, which is in lower case, as [`CLIENT_CERT`].
+pub(crate) fn is_client_cert(name: &str) -> bool {
+    is_read_as(name, CLIENT_CERT)
+}
+
+/// Whether an endpoint may read a field of this name as `field`; both are in lower case.
 ///
 /// CGI and its successors name fields by variables, in which `-` is `_` (RFC 3875 section 4.1.18); some servers have `_` for
 /// any byte that is no letter and no digit.
-pub(crate) fn is_client_cert(name: &str) -> bool {
+pub(crate) fn is_read_as(name: &str, field: &str) -> bool {
     let same = |(byte, expected): (u8, u8)| byte == expected || (expected == b'-' && !byte.is_ascii_alphanumeric());
-    name.len() == CLIENT_CERT.len() && name.bytes().zip(CLIENT_CERT.bytes()).all(same)
+    name.len() == field.len() && name.bytes().zip(field.bytes()).all(same)
 }
 
 /// Removes the field, in all its spellings. Returns whether there was any.

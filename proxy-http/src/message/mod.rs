@@ -5,6 +5,7 @@ pub(crate) mod authority;
 pub(crate) mod client_cert;
 pub(crate) mod connect_protocol;
 pub(crate) mod fields;
+pub(crate) mod forwarded;
 pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod interim;

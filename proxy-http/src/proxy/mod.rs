@@ -70,4 +70,4 @@ pub use self::{
     pool::{Backend, BackendEndpoints, Bounds, Destination},
     service::{Client, Proxy, ResponseFuture},
 };
-pub use crate::body::ResponseBody as Body;
+pub use crate::{body::ResponseBody as Body, message::forwarded::ForwardedField};

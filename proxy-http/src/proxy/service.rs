@@ -4,7 +4,10 @@ use crate::{
     Endpoints, IncomingBody, Stats,
     body::response::ResponseBody as Body,
     connection::now::now,
-    message::client_cert::{self, CLIENT_CERT},
+    message::{
+        client_cert::{self, CLIENT_CERT},
+        forwarded::{ForwardedElement, ForwardedField},
+    },
     proxy::{
         absence::AbsenceWatch,
         by_authority::{ByAuthority, Resolve},
@@ -23,6 +26,7 @@ use std::{
     fmt,
     future::{self, Future},
     mem,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -69,6 +73,8 @@ use tower_service::Service;
 pub struct Proxy {
     destination: Destination,
     client: Client,
+    /// What requests have in addition for `client.forwarded`.
+    forwarded: Option<ForwardedElement>,
     /// The time of `client.expires`, on the clock of requests.
     expires_at: Option<Instant>,
 }
@@ -82,9 +88,15 @@ enum Destination {
     Found(Arc<dyn Find>),
 }
 
-/// The client whose requests are forwarded. By default it has no certificate, is not denied, and does not expire.
+/// The client whose requests are forwarded. By default its address is neither known nor told, it has no certificate, is not
+/// denied, and does not expire.
 #[derive(Clone, Debug, Default)]
 pub struct Client {
+    /// The client's address. `None`: it is not known.
+    pub addr: Option<SocketAddr>,
+    /// The field in which endpoints are told the client's address, if it is known, behind what the field has. `None`: they are not
+    /// told.
+    pub forwarded: Option<ForwardedField>,
     /// Whether all requests are answered with 403, gRPC status 7.
     pub denied: bool,
     /// The value of `x-forwarded-client-cert` in requests to endpoints. `None`: the field is not sent.
@@ -139,7 +151,7 @@ impl Proxy {
     }
 
     fn to(destination: Destination) -> Self {
-        Self { destination, client: Client::default(), expires_at: None }
+        Self { destination, client: Client::default(), forwarded: None, expires_at: None }
     }
 
     /// The proxy for the requests of one client.
@@ -150,7 +162,8 @@ impl Proxy {
             // A time that the clock cannot tell never comes.
             Instant::now().checked_add(left)
         });
-        Self { destination: self.destination.clone(), client, expires_at }
+        let forwarded = client.forwarded.zip(client.addr).map(|(field, addr)| ForwardedElement::new(field, addr.ip()));
+        Self { destination: self.destination.clone(), client, forwarded, expires_at }
     }
 }
 
@@ -164,7 +177,7 @@ impl Service<Request<IncomingBody>> for Proxy {
     }
 
     fn call(&mut self, mut req: Request<IncomingBody>) -> ResponseFuture {
-        let Self { destination, client, expires_at } = self;
+        let Self { destination, client, forwarded, expires_at } = self;
         let denial = if client.denied {
             Some("client is not allowed")
         } else {
@@ -187,6 +200,9 @@ impl Service<Request<IncomingBody>> for Proxy {
         if let Some(cert) = &client.cert {
             client_cert::strip(req.headers_mut());
             req.headers_mut().insert(CLIENT_CERT, cert.clone());
+        }
+        if let Some(forwarded) = forwarded {
+            forwarded.add(req.headers_mut());
         }
         let (head, body) = req.into_parts();
         let mut exchange = Exchange::start(shared, head, body, client.cert.is_none(), policy, counters);

@@ -1,0 +1,83 @@
+//! The fields in which a proxy tells endpoints the address of a request's client.
+
+use crate::message::client_cert::is_read_as;
+use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
+use smallvec::SmallVec;
+use std::net::IpAddr;
+
+/// A field in which endpoints are told the address of a request's client.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ForwardedField {
+    /// `x-forwarded-for`, with the address alone.
+    XForwardedFor,
+    /// `forwarded` (RFC 7239), with the address as `for`.
+    Forwarded,
+}
+
+/// What one proxy adds to the field.
+#[derive(Clone, Debug)]
+pub(crate) struct ForwardedElement {
+    name: HeaderName,
+    value: HeaderValue,
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+// === impl ForwardedElement ===
+
+impl ForwardedElement {
+    pub(crate) fn new(field: ForwardedField, client: IpAddr) -> Self {
+        let (name, text) = match (field, client.to_canonical()) {
+            (ForwardedField::XForwardedFor, ip) => (X_FORWARDED_FOR, ip.to_string()),
+            (ForwardedField::Forwarded, ip @ IpAddr::V4(_)) => (FORWARDED, format!("for={ip}")),
+            // Section 6.1: in brackets, and quoted for them.
+            (ForwardedField::Forwarded, ip @ IpAddr::V6(_)) => (FORWARDED, format!("for=\"[{ip}]\"")),
+        };
+        let value = HeaderValue::try_from(text).expect("addresses are visible ASCII");
+        Self { name, value }
+    }
+
+    /// Adds it behind what the field has. A list in several fields becomes one in one field: some servers read the first field
+    /// alone, which a client may have set. Of names that servers may read as this one none stays.
+    pub(crate) fn add(&self, headers: &mut HeaderMap) {
+        let is_alias = |name: &&HeaderName| **name != self.name && is_read_as(name.as_str(), self.name.as_str());
+        let aliases: SmallVec<[HeaderName; 1]> = headers.keys().filter(is_alias).cloned().collect();
+        aliases.iter().for_each(|name| _ = headers.remove(name));
+        let mut list = Vec::new();
+        for value in headers.get_all(&self.name).iter().chain([&self.value]).filter(|value| !value.is_empty()) {
+            if !list.is_empty() {
+                list.extend_from_slice(b", ");
+            }
+            list.extend_from_slice(value.as_bytes());
+        }
+        let value = HeaderValue::from_bytes(&list).expect("valid values stay valid in a list");
+        headers.insert(self.name.clone(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_added_behind_those_before() {
+        let (x, f) = (ForwardedField::XForwardedFor, ForwardedField::Forwarded);
+        for (field, client, before, after) in [
+            (x, "192.0.2.1", &[][..], "192.0.2.1"),
+            (x, "::ffff:192.0.2.1", &[""], "192.0.2.1"),
+            (x, "2001:db8::1", &["10.0.0.1"], "10.0.0.1, 2001:db8::1"),
+            (x, "192.0.2.1", &["10.0.0.1, 10.0.0.2", "unknown"], "10.0.0.1, 10.0.0.2, unknown, 192.0.2.1"),
+            (f, "192.0.2.1", &[], "for=192.0.2.1"),
+            (f, "2001:db8::1", &["for=\"_a;b\";proto=http"], "for=\"_a;b\";proto=http, for=\"[2001:db8::1]\""),
+        ] {
+            let element = ForwardedElement::new(field, client.parse().unwrap());
+            let mut headers: HeaderMap =
+                before.iter().map(|value| (element.name.clone(), HeaderValue::from_static(value))).collect();
+            headers.insert("x_forwarded_for", HeaderValue::from_static("alias"));
+            element.add(&mut headers);
+            let values: Vec<_> = headers.get_all(&element.name).iter().collect();
+            assert_eq!(values, [after]);
+            assert_eq!(headers.contains_key("x_forwarded_for"), field == f);
+        }
+    }
+}
