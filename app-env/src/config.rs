@@ -2,7 +2,7 @@
 //!
 //! A new variable is a new field, so the structs that have most of them are `#[non_exhaustive]`.
 
-use crate::{ClientName, Discovery, DomainSuffix, HostPort};
+use crate::{ClientName, Discovery, DomainSuffix, HostPort, Network};
 use http_h2::{ClientParams, ServerParams};
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -63,6 +63,8 @@ pub struct Direction {
     pub accept: TcpParams,
     /// Connections that may wait to be accepted, 1..=65535.
     pub accept_backlog: u32,
+    /// Networks whose connections begin with a PROXY protocol header; empty: there are none.
+    pub accept_proxy_protocol_networks: Vec<Network>,
     /// Connections that clients may have open; above zero. More are closed as soon as they are accepted.
     pub max_connections: usize,
     /// TLS toward clients. `None`: there is none.
@@ -83,6 +85,8 @@ pub struct Direction {
     pub http_max_headers_count: usize,
     /// Bytes that the path and query of a request may have, above zero; one with more is answered with 414.
     pub http_max_uri_length: usize,
+    /// The field in which endpoints are told the client's address. `None`: they are not told.
+    pub http_forwarded: Option<Forwarded>,
     /// Which requests are sent again.
     pub http_retry: Retry,
     /// Requests in flight at once, each from its head to its response's end, waiting ones included; above zero.
@@ -188,6 +192,15 @@ pub enum EndpointProtocol {
     Http1,
     /// The protocol of each request's client.
     Same,
+}
+
+/// The field in which endpoints are told the client's address, behind what the client says in it.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Forwarded {
+    /// `x-forwarded-for`.
+    XForwardedFor,
+    /// `forwarded` (RFC 7239), with the address as `for`.
+    Forwarded,
 }
 
 /// Connections of HTTP/1.1 to one endpoint, which have one request at a time.

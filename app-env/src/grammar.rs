@@ -3,7 +3,7 @@
 //! `Display` of a grammar completes the sentence "must be …" and fills the tables of variables.
 
 use crate::{
-    ClientAuth, ClientName, DiscoverySource, DomainSuffix, EndpointProtocol, HostPort, LogFormat, Network,
+    ClientAuth, ClientName, DiscoverySource, DomainSuffix, EndpointProtocol, Forwarded, HostPort, LogFormat, Network,
     host_port::{InvalidHostPort, parse_host},
 };
 use http_h2::Setting;
@@ -97,6 +97,8 @@ pub(crate) type Switch = Word<bool>;
 pub(crate) type Auth = Word<ClientAuth>;
 
 pub(crate) type Sources = Word<DiscoverySource>;
+
+pub(crate) type ForwardedFields = Word<Option<Forwarded>>;
 
 /// A word for a [`LogFormat`], in any case, as linkerd2-proxy has it.
 pub(crate) struct Format;

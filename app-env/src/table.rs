@@ -4,10 +4,10 @@
 //! from [`TABLE`]. A test in `tests/it` checks that the parsers read all of them.
 
 use crate::{
-    ClientAuth, DiscoverySource,
+    ClientAuth, DiscoverySource, Forwarded,
     grammar::{
-        Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, Host, HostAndPort, Networks, Number, Protocols,
-        Ratio, Sources, Suffixes, Switch, Text, Time,
+        Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, ForwardedFields, Host, HostAndPort, Networks,
+        Number, Protocols, Ratio, Sources, Suffixes, Switch, Text, Time,
     },
     variable::{
         DefaultText::{Computed, Is, PerDirection, Unset},
@@ -90,6 +90,10 @@ declare! {
         Number::In(1..=65_535), default: Is("1024"),
         "connections that may wait to be accepted"
     }
+    ours ACCEPT_PROXY_PROTOCOL_NETWORKS: Networks = Direction "ACCEPT_PROXY_PROTOCOL_NETWORKS" {
+        Networks::NETWORKS, default: Unset,
+        "networks of load balancers whose connections begin with a PROXY protocol header, version 1 or 2, which tells the client's address; a connection without one is closed; those of other networks have none; unset: no connection has one"
+    }
     ours MAX_CONNECTIONS: Number = Direction "MAX_CONNECTIONS" {
         // Below the memory and descriptors of a process where it matters; idle connections take 17 KiB each.
         Number::ABOVE_ZERO, default: Is("100000"),
@@ -128,7 +132,7 @@ declare! {
 
     linkerd DETECT_TIMEOUT: Time = Direction "DETECT_TIMEOUT" {
         Time::ABOVE_ZERO, default: Is("10s"),
-        "how long a client may take to show whether it speaks HTTP/2 or HTTP/1.1, before its connection is closed"
+        "how long a client may take to show whether it speaks HTTP/2 or HTTP/1.1, before its connection is closed; a PROXY protocol header before that has as long"
     }
     ours SERVER_HTTP1_HEADER_READ_TIMEOUT: Time = Direction "SERVER_HTTP1_HEADER_READ_TIMEOUT" {
         Time::ABOVE_ZERO, default: Is("30s"),
@@ -431,6 +435,17 @@ declare! {
         // RFC 9110 section 4.1 asks for 8,000 at least; nginx and Apache take about as many.
         Number::ABOVE_ZERO, default: Is("8192"),
         "bytes the path and query of a request may have; one with more is answered with 414"
+    }
+    ours HTTP_FORWARDED: ForwardedFields = Direction "HTTP_FORWARDED" {
+        ForwardedFields {
+            words: &[
+                ("off", None),
+                ("x-forwarded-for", Some(Forwarded::XForwardedFor)),
+                ("forwarded", Some(Forwarded::Forwarded)),
+            ],
+        },
+        default: Is("off"),
+        "field in which endpoints are told the client's address, behind what the client says in it: x-forwarded-for, forwarded (RFC 7239), or off for none"
     }
     ours HTTP_RETRY_GATEWAY_ERRORS: Bool = Direction "HTTP_RETRY_GATEWAY_ERRORS" {
         Bool, default: Is("false"),

@@ -168,13 +168,13 @@ pub(crate) async fn run(Options { once, tls, routes, time }: Options) -> Result<
 
 async fn serve_backend(listener: TcpListener, echo: Echo, tls: Option<Arc<tls::Server>>) {
     let server = Server::new(&ServerParams::DEFAULT).expect("defaults are in range");
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok((stream, peer)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
         let (server, echo, tls) = (server.clone(), echo.clone(), tls.clone());
         tokio::spawn(async move {
             let transport = match tls {
                 None => Some(Transport::Plain(stream)),
-                Some(tls) => tls.accept(stream).await.map(|accepted| Transport::TlsServer(accepted.stream)),
+                Some(tls) => tls.accept(stream, peer).await.map(|accepted| Transport::TlsServer(accepted.stream)),
             };
             if let Some(transport) = transport {
                 let _ = server.serve(transport, echo, std::future::pending()).await;

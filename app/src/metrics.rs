@@ -4,6 +4,7 @@ pub(crate) mod balancer;
 mod by_destination;
 mod control_plane;
 mod flow_control;
+mod proxy_protocol;
 mod requests;
 mod system;
 mod tls;
@@ -18,6 +19,7 @@ use crate::{
     destination::Connected,
     dns::Status,
     linkerd::Control,
+    proxy_protocol::Receiver,
     routing::Routing,
     tls::Tls,
     worker::{Plan, Worker},
@@ -50,6 +52,7 @@ struct Direction {
     routing: Option<Arc<Routing>>,
     limits: Arc<Limits>,
     buffers: Arc<BufferLimit>,
+    proxy_protocol: Option<Arc<Receiver>>,
     tls: Tls,
 }
 
@@ -77,6 +80,7 @@ impl Metrics {
             connected: workers.iter().map(|worker| worker.connected[index].clone()).collect(),
             limits: Arc::clone(&plan.limits),
             buffers: Arc::clone(&plan.buffers),
+            proxy_protocol: plan.proxy_protocol.clone(),
             tls: plan.tls.clone(),
         });
         let mut registry = Registry::default();
@@ -118,6 +122,7 @@ impl Collector for Directions {
         self.buffers(&mut encoder)?;
         self.blocked(&mut encoder)?;
         self.paths(&mut encoder)?;
+        self.proxy_protocol(&mut encoder)?;
         self.tls(&mut encoder)
     }
 }
@@ -203,6 +208,7 @@ mod tests {
             routing: None,
             limits: Arc::new(proxy::Limits::new(proxy::Params::default())),
             buffers: Arc::default(),
+            proxy_protocol: None,
             tls: Tls::default(),
         };
         let mut registry = Registry::default();

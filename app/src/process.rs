@@ -11,6 +11,7 @@ use crate::{
     linkerd::{Control, Linkerd},
     listener::{self, BindError, Refusals},
     metrics::Metrics,
+    proxy_protocol::Receiver,
     routing::{self, Routing},
     tls::{self, Tls},
     window_limits,
@@ -19,7 +20,7 @@ use crate::{
 use app_env::{Config, Direction, DiscoverySource, Loaded, PREFIX};
 use proxy_http::{
     BufferLimit, Server, http1,
-    proxy::{self, retry},
+    proxy::{self, ForwardedField, retry},
     stats::{Limit, Peer},
 };
 use std::{
@@ -271,6 +272,7 @@ fn plan(
         server,
         accept,
         accept_backlog,
+        accept_proxy_protocol_networks,
         max_connections,
         server_tls: _,
         connect,
@@ -281,6 +283,7 @@ fn plan(
         http_request_timeout,
         http_max_headers_count,
         http_max_uri_length,
+        http_forwarded,
         http_retry,
         max_in_flight,
         max_buffered_bytes,
@@ -351,10 +354,26 @@ fn plan(
             Destination::Named { authorities, default_port, bounds }
         }
     };
-    let plan =
-        Plan { accept, limits: Arc::new(limits), buffers, server, tls, destination, by_destination: Arc::default() };
+    let plan = Plan {
+        accept,
+        limits: Arc::new(limits),
+        buffers,
+        server,
+        forwarded: http_forwarded.map(forwarded_field),
+        proxy_protocol: Receiver::new(name, accept_proxy_protocol_networks, detect_timeout).map(Arc::new),
+        tls,
+        destination,
+        by_destination: Arc::default(),
+    };
     let places = Arc::new(Semaphore::new(max_connections));
     Ok((Listener { name, listener, endpoints: listed, places }, plan))
+}
+
+fn forwarded_field(forwarded: app_env::Forwarded) -> ForwardedField {
+    match forwarded {
+        app_env::Forwarded::XForwardedFor => ForwardedField::XForwardedFor,
+        app_env::Forwarded::Forwarded => ForwardedField::Forwarded,
+    }
 }
 
 fn retry_params(retry: &app_env::Retry) -> retry::Params {

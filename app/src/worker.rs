@@ -2,15 +2,17 @@
 //! share nothing on the path of a request but the count of requests in flight.
 
 use crate::{
+    client_addr::ClientAddr,
     destination::{Connected, Destination},
     listener::set_options,
+    proxy_protocol::Receiver,
     tls::{self, Throttle, Tls},
     transport::Transport,
 };
 use app_env::TcpParams;
 use proxy_http::{
     BufferLimit, Protocol, Proxy, Server, Stats,
-    proxy::Limits,
+    proxy::{self, ForwardedField, Limits},
     server,
     stats::{ByDestination, Peer},
 };
@@ -50,6 +52,10 @@ pub(crate) struct Plan {
     pub(crate) limits: Arc<Limits>,
     pub(crate) buffers: Arc<BufferLimit>,
     pub(crate) server: Server,
+    /// The field in which endpoints are told the client's address. `None`: they are not told.
+    pub(crate) forwarded: Option<ForwardedField>,
+    /// `None`: no connection of a client begins with a PROXY protocol header.
+    pub(crate) proxy_protocol: Option<Arc<Receiver>>,
     pub(crate) tls: Tls,
     pub(crate) destination: Destination,
     /// Counters, which workers share so that their number is bounded.
@@ -62,7 +68,7 @@ pub(crate) struct Accepted {
     /// The direction's index.
     pub(crate) direction: usize,
     pub(crate) stream: net::TcpStream,
-    /// The client.
+    /// The other end of it.
     pub(crate) peer: SocketAddr,
     /// Holds its place while it is open.
     pub(crate) place: Place,
@@ -75,8 +81,9 @@ pub(crate) struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A client's connection, once its handshake of TLS is done or none is needed.
-struct Shaken {
+/// A client's connection, once its client is known, and its handshake of TLS is done or none is needed.
+struct Opened {
+    addr: ClientAddr,
     transport: Transport,
     proxy: Proxy,
     /// The protocol that ALPN chose. `None`: none.
@@ -85,13 +92,21 @@ struct Shaken {
     expires: Option<SystemTime>,
 }
 
+/// What comes before the first byte of HTTP on a direction's connections.
+#[derive(Clone)]
+struct Opening {
+    forwarded: Option<ForwardedField>,
+    proxy_protocol: Option<Arc<Receiver>>,
+    tls: Option<Arc<tls::Server>>,
+}
+
 /// All that serves one direction on one worker.
 struct Stack {
     /// Each connection's task would hold its half a kilobyte.
     server: Arc<Server>,
     proxy: Proxy,
     tcp: TcpParams,
-    tls: Option<Arc<tls::Server>>,
+    opening: Opening,
     log: Arc<Throttle>,
 }
 
@@ -169,13 +184,14 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                 continue;
             }
         };
-        let Stack { server, proxy, tcp, tls, log } = &stacks[direction];
+        let Stack { server, proxy, tcp, opening, log } = &stacks[direction];
         set_options(&stream, tcp);
-        let (server, proxy, tls, log) = (Arc::clone(server), proxy.clone(), tls.clone(), Arc::clone(log));
+        let (server, proxy, opening, log) = (Arc::clone(server), proxy.clone(), opening.clone(), Arc::clone(log));
         let mut stop = stop.clone();
         // A task ends when the client closes, or when the process drains. That `stop` lives in it holds the drain up.
         tokio::spawn(async move {
-            if let Some(Shaken { transport, proxy, protocol, expires }) = shake_hands(stream, tls, proxy).await {
+            let opened = opening.open(stream, peer, proxy).await;
+            if let Some(Opened { addr, transport, proxy, protocol, expires }) = opened {
                 // Requests of a client whose certificate has expired are refused, so it had better connect anew.
                 let draining = async {
                     tokio::select! {
@@ -183,8 +199,8 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                         () = expiry(expires) => {}
                     }
                 };
-                let accepted = server::Accepted { peer: Some(peer), protocol };
-                ended(server.serve_accepted(accepted, transport, proxy, draining).await, peer, &log);
+                let accepted = server::Accepted { peer: Some(addr.client), protocol };
+                ended(server.serve_accepted(accepted, transport, proxy, draining).await, addr, &log);
             }
             drop((stop, place));
         });
@@ -195,16 +211,6 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
     pending().await
 }
 
-/// Shakes hands where there is TLS. `None`: the client failed, and is told.
-async fn shake_hands(stream: TcpStream, tls: Option<Arc<tls::Server>>, proxy: Proxy) -> Option<Shaken> {
-    let Some(tls) = tls else {
-        return Some(Shaken { transport: Transport::Plain(stream), proxy, protocol: None, expires: None });
-    };
-    let tls::Accepted { stream, client, protocol } = tls.accept(stream).await?;
-    let expires = client.expires;
-    Some(Shaken { transport: Transport::TlsServer(stream), proxy: proxy.for_client(client), protocol, expires })
-}
-
 /// Completes at a time. `None`: never.
 async fn expiry(time: Option<SystemTime>) {
     match time {
@@ -213,13 +219,15 @@ async fn expiry(time: Option<SystemTime>) {
     }
 }
 
-fn ended(served: Result<(), server::Error>, peer: SocketAddr, log: &Throttle) {
+fn ended(served: Result<(), server::Error>, addr: ClientAddr, log: &Throttle) {
     let Err(error) = served else { return };
+    let (peer, via) = (addr.client, addr.via().map(tracing::field::display));
     if error.is_tls()
         && let Some(left_out) = log.admits()
     {
         tracing::warn!(
             %peer,
+            via,
             left_out,
             "client speaks TLS to a listener that has no certificate; closing its connection"
         );
@@ -228,12 +236,13 @@ fn ended(served: Result<(), server::Error>, peer: SocketAddr, log: &Throttle) {
     {
         tracing::warn!(
             %peer,
+            via,
             left_out,
             error = &error as &dyn Error,
             "client went beyond what HTTP/2 allows, as by a header list that is far too large; its connection was ended"
         );
     } else {
-        tracing::debug!(error = &error as &dyn Error, "connection from client failed");
+        tracing::debug!(%peer, via, error = &error as &dyn Error, "connection from client failed");
     }
 }
 
@@ -245,11 +254,36 @@ impl Drop for Place {
     }
 }
 
+// === impl Opening ===
+
+impl Opening {
+    /// Reads the PROXY protocol header where one is expected, and shakes hands where there is TLS. `None`: one of them failed, and
+    /// the connection is to be closed.
+    async fn open(self, mut stream: TcpStream, peer: SocketAddr, proxy: Proxy) -> Option<Opened> {
+        let Self { forwarded, proxy_protocol, tls } = self;
+        let addr = match proxy_protocol {
+            None => ClientAddr::direct(peer),
+            // Boxed, or the task of each connection would have its size.
+            Some(receiver) => Box::pin(receiver.client_addr(&mut stream, peer)).await?,
+        };
+        let (transport, client, protocol) = match tls {
+            None => (Transport::Plain(stream), proxy::Client::default(), None),
+            Some(tls) => {
+                let tls::Accepted { stream, client, protocol } = tls.accept(stream, addr.client).await?;
+                (Transport::TlsServer(stream), client, protocol)
+            }
+        };
+        let expires = client.expires;
+        let proxy = proxy.for_client(proxy::Client { addr: Some(addr.client), forwarded, ..client });
+        Some(Opened { addr, transport, proxy, protocol, expires })
+    }
+}
+
 // === impl Stack ===
 
 impl Stack {
     fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Connected) {
-        let Plan { accept, limits, server, tls, destination, .. } = plan;
+        let Plan { accept, limits, server, forwarded, proxy_protocol, tls, destination, .. } = plan;
         let (proxy, connected) = destination.connect(limits, stats);
         let asked = connected.clone();
         let server = server
@@ -258,6 +292,8 @@ impl Stack {
             .extended_connect(move || asked.is_extended_connect_enabled());
         let log = Arc::default();
         let server = Arc::new(server);
-        (Self { server, proxy, tcp: *accept, tls: tls.server.clone(), log }, connected)
+        let opening =
+            Opening { forwarded: *forwarded, proxy_protocol: proxy_protocol.clone(), tls: tls.server.clone() };
+        (Self { server, proxy, tcp: *accept, opening, log }, connected)
     }
 }

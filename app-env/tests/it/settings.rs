@@ -4,8 +4,8 @@ mod directions;
 
 use crate::support::{Vars, add_needed, config, effective, full, loaded, on, vars};
 use app_env::{
-    Backoff, Breaker, ClientAuth, ClientCert, ConnectHttp1, ConnectTls, Direction, Dns, EndpointProtocol, LogFormat,
-    Origin, Process, Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
+    Backoff, Breaker, ClientAuth, ClientCert, ConnectHttp1, ConnectTls, Direction, Dns, EndpointProtocol, Forwarded,
+    LogFormat, Origin, Process, Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
 };
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
 use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, time::Duration};
@@ -41,6 +41,7 @@ fn everything() -> Vars {
             ("LISTEN_ADDR", format!("127.0.0.{tens}:100{tens}")),
             ("ENDPOINTS", format!("a{tens}.example:80,[::{tens}]:81")),
             ("ACCEPT_BACKLOG", format!("{tens}01")),
+            ("ACCEPT_PROXY_PROTOCOL_NETWORKS", format!("10.{tens}.0.0/16,fd0{tens}::/16")),
             ("DETECT_TIMEOUT", format!("{tens}48ms")),
             ("SERVER_HTTP1_HEADER_READ_TIMEOUT", format!("{tens}49ms")),
             ("SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL", "false".to_owned()),
@@ -98,6 +99,7 @@ fn everything() -> Vars {
             ("BREAKER_CONSECUTIVE_FAILURES", format!("{tens}39")),
             ("BREAKER_MIN_EJECTION", format!("{tens}40ms")),
             ("BREAKER_MAX_EJECTION", format!("{tens}41s")),
+            ("HTTP_FORWARDED", if tens == 1 { "forwarded" } else { "x-forwarded-for" }.to_owned()),
             ("HTTP_RETRY_GATEWAY_ERRORS", "true".to_owned()),
             ("HTTP_RETRY_REFUSED_NON_IDEMPOTENT", "false".to_owned()),
             ("HTTP_RETRY_GRPC_UNAVAILABLE", "true".to_owned()),
@@ -148,6 +150,8 @@ fn everything_of(tens: u8) -> Direction {
     direction.endpoints =
         vec![format!("a{tens}.example:80").parse().unwrap(), format!("[::{tens}]:81").parse().unwrap()];
     direction.accept_backlog = n(1);
+    direction.accept_proxy_protocol_networks =
+        [format!("10.{tens}.0.0/16"), format!("fd0{tens}::/16")].map(|network| network.parse().unwrap()).into();
     direction.max_connections = size(60);
     direction.server_tls = Some(ServerTls {
         identity: TlsIdentity { cert: path(48), key: path(49) },
@@ -227,6 +231,7 @@ fn everything_of(tens: u8) -> Direction {
     direction.slow_start = time(38);
     direction.discovery_idle_timeout = time(54);
     direction.max_destinations = size(55);
+    direction.http_forwarded = Some(if tens == 1 { Forwarded::Forwarded } else { Forwarded::XForwardedFor });
     direction.http_retry = Retry {
         gateway_errors: true,
         refused_non_idempotent: false,

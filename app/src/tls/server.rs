@@ -75,9 +75,8 @@ impl Server {
         &self.stats
     }
 
-    /// Shakes hands with a client, within the time it has. `None`: it failed, and the connection is closed.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> Option<Accepted> {
-        let peer = stream.peer_addr().ok();
+    /// Shakes hands with the client at `peer`, within the time it has. `None`: it failed, and the connection is closed.
+    pub(crate) async fn accept(&self, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
         let handshake = self.stats.start();
         let made = self.made.current();
         let accepting = TlsAcceptor::from(Arc::clone(&made.config)).accept(stream);
@@ -91,8 +90,7 @@ impl Server {
             }
             Err(_) => {
                 handshake.failed(Failure::Timeout);
-                let peer = peer.map(tracing::field::display);
-                tracing::debug!(direction = self.direction, peer, "TLS handshake takes too long");
+                tracing::debug!(direction = self.direction, %peer, "TLS handshake takes too long");
                 return None;
             }
         };
@@ -117,12 +115,7 @@ impl Server {
     }
 
     /// The client of a handshake that is done.
-    fn identify(
-        &self,
-        session: &ServerConnection,
-        made: &Made,
-        peer: Option<SocketAddr>,
-    ) -> Result<proxy::Client, io::Error> {
+    fn identify(&self, session: &ServerConnection, made: &Made, peer: SocketAddr) -> Result<proxy::Client, io::Error> {
         let Some(params) = &self.client else { return Ok(proxy::Client::default()) };
         let cert = session.peer_certificates().and_then(<[CertificateDer<'_>]>::first);
         // A resumed session has the certificate of the one before, which may have expired in the meantime.
@@ -135,45 +128,45 @@ impl Server {
         let denied =
             params.allowed.as_ref().is_some_and(|allowed| !names.as_ref().is_some_and(|n| n.is_one_of(allowed)));
         if denied && let Some(left_out) = self.denials.admits() {
-            let (direction, peer) = (self.direction, peer.map(tracing::field::display));
+            let direction = self.direction;
             let names = names.as_ref().map(Names::list);
-            tracing::warn!(direction, peer, names, left_out, "client is not among those allowed");
+            tracing::warn!(direction, %peer, names, left_out, "client is not among those allowed");
         }
         let forwards = params.forward && cert.is_some();
         let forwarded = names.filter(|_| forwards).and_then(|names| names.forwarded(made.uri.as_deref()));
         // Endpoints would take the requests of such a client for requests of a client without a certificate.
         let is_nameless = forwards && forwarded.is_none();
         if is_nameless && let Some(left_out) = self.denials.admits() {
-            let (direction, peer) = (self.direction, peer.map(tracing::field::display));
-            tracing::warn!(direction, peer, left_out, "client's certificate has a name that no field can hold");
+            let direction = self.direction;
+            tracing::warn!(direction, %peer, left_out, "client's certificate has a name that no field can hold");
         }
         let expires = expires.map(system_time);
         Ok(proxy::Client { denied: denied || is_nameless, cert: forwarded, expires, ..proxy::Client::default() })
     }
 
-    fn log_failure(&self, peer: Option<SocketAddr>, failure: Failure, error: &io::Error) {
-        let (direction, peer) = (self.direction, peer.map(tracing::field::display));
+    fn log_failure(&self, peer: SocketAddr, failure: Failure, error: &io::Error) {
+        let direction = self.direction;
         let admitted = self.failures[failure as usize].admits().filter(|_| failure != Failure::Closed);
         let Some(left_out) = admitted else {
-            tracing::debug!(direction, peer, %error, "TLS handshake with client failed");
+            tracing::debug!(direction, %peer, %error, "TLS handshake with client failed");
             return;
         };
         if failure == Failure::Plaintext {
             tracing::warn!(
                 direction,
-                peer,
+                %peer,
                 left_out,
                 "client speaks plain text to a listener with TLS; closing its connection"
             );
         } else if is_self_signed(error) {
             tracing::warn!(
                 direction,
-                peer,
+                %peer,
                 left_out,
                 "TLS handshake with client failed: its certificate {SELF_SIGNED}"
             );
         } else {
-            tracing::warn!(direction, peer, %error, left_out, "TLS handshake with client failed");
+            tracing::warn!(direction, %peer, %error, left_out, "TLS handshake with client failed");
         }
     }
 }

@@ -20,6 +20,7 @@ mod logs;
 mod loops;
 mod matrix;
 mod protection;
+mod proxy_protocol;
 mod rooms;
 mod routes;
 mod stalls;

@@ -42,6 +42,7 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
     };
     inbound.accept = TcpParams::default();
     inbound.accept_backlog = 1024;
+    inbound.accept_proxy_protocol_networks = Vec::new();
     inbound.max_connections = 100_000;
     inbound.server_tls = None;
     inbound.detect_timeout = secs(10);
@@ -65,6 +66,7 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
     inbound.connect.drop_request_trailers = false;
     inbound.breaker = Breaker { consecutive_failures: 7, min_ejection: secs(1), max_ejection: secs(60) };
     inbound.slow_start = secs(10);
+    inbound.http_forwarded = None;
     inbound.http_retry = Retry {
         gateway_errors: false,
         refused_non_idempotent: true,

@@ -1,0 +1,26 @@
+//! The addresses of a client's connection.
+
+use std::net::SocketAddr;
+
+/// The addresses of a client's connection. They differ if a PROXY protocol header has told the client's.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ClientAddr {
+    /// The client, as log lines, the page of connections and endpoints are told it.
+    pub(crate) client: SocketAddr,
+    /// The other end of the connection: the client, or a load balancer between.
+    pub(crate) peer: SocketAddr,
+}
+
+// === impl ClientAddr ===
+
+impl ClientAddr {
+    /// The client is the other end of the connection.
+    pub(crate) fn direct(peer: SocketAddr) -> Self {
+        Self { client: peer, peer }
+    }
+
+    /// The load balancer that passes the connection on. `None`: the client itself is connected.
+    pub(crate) fn via(self) -> Option<SocketAddr> {
+        (self.peer != self.client).then_some(self.peer)
+    }
+}
