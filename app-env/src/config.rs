@@ -113,6 +113,8 @@ pub struct Connect {
     pub backoff: Backoff,
     /// TCP toward endpoints.
     pub tcp: TcpParams,
+    /// The PROXY protocol header that connections begin with. `None`: they have none.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// TLS toward endpoints. `None`: there is none.
     pub tls: Option<ConnectTls>,
     /// Connections to one endpoint, over all workers; above zero.
@@ -201,6 +203,15 @@ pub enum Forwarded {
     XForwardedFor,
     /// `forwarded` (RFC 7239), with the address as `for`.
     Forwarded,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ProxyProtocol {
+    /// Version 1, a line of text.
+    V1,
+    /// Version 2, which is binary.
+    V2,
 }
 
 /// Connections of HTTP/1.1 to one endpoint, which have one request at a time.

@@ -2,7 +2,7 @@
 
 use crate::{
     Backoff, Breaker, Connect, ConnectHttp1, Direction, Discovery, DiscoverySource, EndpointProtocol, Error, HostPort,
-    Origin, Retry, TcpParams,
+    Origin, ProxyProtocol, Retry, TcpParams,
     error::plain,
     grammar::{Grammar, Number, Time},
     http2::{self, Shared},
@@ -12,8 +12,8 @@ use crate::{
         BREAKER_CONSECUTIVE_FAILURES, BREAKER_MAX_EJECTION, BREAKER_MIN_EJECTION, CONNECT_DROP_REQUEST_TRAILERS,
         CONNECT_EXP_BACKOFF_JITTER, CONNECT_EXP_BACKOFF_MAX, CONNECT_EXP_BACKOFF_MIN, CONNECT_HANDSHAKE_TIMEOUT,
         CONNECT_HTTP1_MAX_CONNECTION_IDLE, CONNECT_HTTP1_MAX_CONNECTIONS, CONNECT_HTTP1_MAX_IDLE, CONNECT_KEEPALIVE,
-        CONNECT_MAX_CONNECTION_IDLE, CONNECT_MAX_STREAMS_PER_CONNECTION, CONNECT_PROTOCOL, CONNECT_TIMEOUT,
-        CONNECT_USER_TIMEOUT, DETECT_TIMEOUT, DISCOVERY, DISCOVERY_IDLE_TIMEOUT, DISCOVERY_NETWORKS,
+        CONNECT_MAX_CONNECTION_IDLE, CONNECT_MAX_STREAMS_PER_CONNECTION, CONNECT_PROTOCOL, CONNECT_PROXY_PROTOCOL,
+        CONNECT_TIMEOUT, CONNECT_USER_TIMEOUT, DETECT_TIMEOUT, DISCOVERY, DISCOVERY_IDLE_TIMEOUT, DISCOVERY_NETWORKS,
         DISCOVERY_SUFFIXES, ENDPOINTS, HTTP_FAILFAST_TIMEOUT, HTTP_FORWARDED, HTTP_MAX_HEADERS_COUNT,
         HTTP_MAX_URI_LENGTH, HTTP_QUEUE_CAPACITY, HTTP_REQUEST_TIMEOUT, HTTP_RETRY_BUDGET_MIN_PER_SECOND,
         HTTP_RETRY_BUDGET_RATIO, HTTP_RETRY_BUFFER_SIZE, HTTP_RETRY_GATEWAY_ERRORS, HTTP_RETRY_GRPC_UNAVAILABLE,
@@ -58,6 +58,7 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
             handshake_timeout: env.read_or_default(&CONNECT_HANDSHAKE_TIMEOUT, scope),
             backoff: read_backoff(env, scope),
             tcp: read_tcp(env, scope, &CONNECT_KEEPALIVE, &CONNECT_USER_TIMEOUT),
+            proxy_protocol: read_proxy_protocol(env, scope),
             tls: tls::read_connect(env, scope),
             max_connections: read_bound(env, scope, &MAX_CONNECTIONS_PER_ENDPOINT),
             max_streams: env.read(&CONNECT_MAX_STREAMS_PER_CONNECTION, scope).map(to_usize),
@@ -161,6 +162,18 @@ fn read_protocol(env: &mut Reader, scope: Scope, discovery: Option<&Discovery>) 
         return protocol;
     }
     env.fall_back(&CONNECT_PROTOCOL, scope, EndpointProtocol::Same, Origin::Inherited(DISCOVERY.name(scope)))
+}
+
+/// The PROXY protocol toward endpoints. The connections of routes and authorities are shared by clients.
+fn read_proxy_protocol(env: &mut Reader, scope: Scope) -> Option<ProxyProtocol> {
+    let version = env.read_or_default(&CONNECT_PROXY_PROTOCOL, scope)?;
+    let others = [(env.is_set(&ROUTES, scope), &ROUTES.words), (env.is_set(&DISCOVERY, scope), &DISCOVERY.words)];
+    for (_, other) in others.into_iter().filter(|(is_set, _)| *is_set) {
+        let found = format!("is {} beside {}", CONNECT_PROXY_PROTOCOL.grammar.print(&Some(version)), other.name(scope));
+        let expected = format!("off, or set with {} alone", ENDPOINTS.name(scope));
+        env.error(Error::new(CONNECT_PROXY_PROTOCOL.name(scope), found, expected));
+    }
+    Some(version)
 }
 
 fn read_tcp(env: &mut Reader, scope: Scope, keepalive: &Var<Time>, user_timeout: &Var<Time>) -> TcpParams {

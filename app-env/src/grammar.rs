@@ -4,6 +4,7 @@
 
 use crate::{
     ClientAuth, ClientName, DiscoverySource, DomainSuffix, EndpointProtocol, Forwarded, HostPort, LogFormat, Network,
+    ProxyProtocol,
     host_port::{InvalidHostPort, parse_host},
 };
 use http_h2::Setting;
@@ -99,6 +100,8 @@ pub(crate) type Auth = Word<ClientAuth>;
 pub(crate) type Sources = Word<DiscoverySource>;
 
 pub(crate) type ForwardedFields = Word<Option<Forwarded>>;
+
+pub(crate) type ProxyProtocols = Word<Option<ProxyProtocol>>;
 
 /// A word for a [`LogFormat`], in any case, as linkerd2-proxy has it.
 pub(crate) struct Format;

@@ -4,10 +4,10 @@
 //! from [`TABLE`]. A test in `tests/it` checks that the parsers read all of them.
 
 use crate::{
-    ClientAuth, DiscoverySource, Forwarded,
+    ClientAuth, DiscoverySource, Forwarded, ProxyProtocol,
     grammar::{
         Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, ForwardedFields, Host, HostAndPort, Networks,
-        Number, Protocols, Ratio, Sources, Suffixes, Switch, Text, Time,
+        Number, Protocols, ProxyProtocols, Ratio, Sources, Suffixes, Switch, Text, Time,
     },
     variable::{
         DefaultText::{Computed, Is, PerDirection, Unset},
@@ -329,6 +329,13 @@ declare! {
         "time without a request after which an HTTP/1.1 connection is closed"
     }
 
+    ours CONNECT_PROXY_PROTOCOL: ProxyProtocols = Direction "CONNECT_PROXY_PROTOCOL" {
+        ProxyProtocols {
+            words: &[("off", None), ("v1", Some(ProxyProtocol::V1)), ("v2", Some(ProxyProtocol::V2))],
+        },
+        default: Is("off"),
+        "PROXY protocol header, v1 or v2, that each connection to an endpoint begins with, so that it tells the client's address; each connection of a client then has connections to endpoints of its own; needs ENDPOINTS"
+    }
     ours CONNECT_DROP_REQUEST_TRAILERS: Bool = Direction "CONNECT_DROP_REQUEST_TRAILERS" {
         Bool, default: Is("false"),
         "whether trailers of requests are left out toward endpoints, some of which end the connection for them (nginx)"

@@ -4,9 +4,10 @@ use crate::{
     connector::{Connector, OwnListeners},
     dns::{self, Discovery, Names, Target},
     linkerd::Followed,
+    proxy_protocol::encode,
     tls,
 };
-use app_env::{EndpointProtocol, HostPort};
+use app_env::{EndpointProtocol, HostPort, ProxyProtocol};
 use proxy_http::{
     BufferLimit, Connect, Endpoint, Endpoints, Protocol, Replay, Stats,
     balance::{self, breaker},
@@ -103,10 +104,26 @@ impl Backend {
         self.connect.protocol
     }
 
+    /// The PROXY protocol header that its endpoints are sent. `None`: none.
+    pub(crate) fn proxy_protocol(&self) -> Option<ProxyProtocol> {
+        self.connect.proxy_protocol
+    }
+
+    /// Connections that begin with a header; one worker's, or one client's.
+    pub(crate) fn connect_with(&self, header: Option<&Arc<[u8]>>, stats: &Stats) -> BackendEndpoints {
+        let spawn = |protocol| self.spawn(protocol, header, stats);
+        let (endpoints, http1) = match self.protocol() {
+            EndpointProtocol::Http2 => (spawn(Protocol::Http2), None),
+            EndpointProtocol::Http1 => (spawn(Protocol::Http1), None),
+            EndpointProtocol::Same => (spawn(Protocol::Http2), Some(spawn(Protocol::Http1))),
+        };
+        BackendEndpoints { endpoints, http1, drop_request_trailers: self.connect.drop_request_trailers }
+    }
+
     /// One worker's connections to the endpoints that are spoken to in `protocol`.
-    fn spawn(&self, protocol: Protocol, stats: &Stats) -> Endpoints {
+    fn spawn(&self, protocol: Protocol, header: Option<&Arc<[u8]>>, stats: &Stats) -> Endpoints {
         let tls = self.tls.as_ref().map(|tls| (Arc::clone(tls), protocol));
-        let connector = Connector::new(self.connect.tcp, self.shared.own.clone(), tls);
+        let connector = Connector::new(self.connect.tcp, self.shared.own.clone(), tls).header(header.cloned());
         let params = match protocol {
             Protocol::Http2 => self.http2_params,
             Protocol::Http1 => self.http1_params,
@@ -138,13 +155,9 @@ impl proxy::Backend for Backend {
     }
 
     fn connect(&self, stats: &Arc<Stats>) -> BackendEndpoints {
-        let spawn = |protocol| self.spawn(protocol, stats);
-        let (endpoints, http1) = match self.protocol() {
-            EndpointProtocol::Http2 => (spawn(Protocol::Http2), None),
-            EndpointProtocol::Http1 => (spawn(Protocol::Http1), None),
-            EndpointProtocol::Same => (spawn(Protocol::Http2), Some(spawn(Protocol::Http1))),
-        };
-        BackendEndpoints { endpoints, http1, drop_request_trailers: self.connect.drop_request_trailers }
+        // These connections are of no client.
+        let header = self.connect.proxy_protocol.map(|version| encode(version, None).into());
+        self.connect_with(header.as_ref(), stats)
     }
 }
 
@@ -166,6 +179,7 @@ fn endpoint_params(
         timeout: _,
         handshake_timeout: _,
         tcp: _,
+        proxy_protocol: _,
         tls: _,
         drop_request_trailers: _,
         ..

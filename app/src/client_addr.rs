@@ -1,5 +1,7 @@
 //! The addresses of a client's connection.
 
+use app_env::Forwarded;
+use proxy_http::proxy::ForwardedField;
 use std::net::SocketAddr;
 
 /// The addresses of a client's connection. They differ if a PROXY protocol header has told the client's.
@@ -9,6 +11,8 @@ pub(crate) struct ClientAddr {
     pub(crate) client: SocketAddr,
     /// The other end of the connection: the client, or a load balancer between.
     pub(crate) peer: SocketAddr,
+    /// The address that the client has connected to, as the header tells it. `None`: the connection's own.
+    pub(crate) destination: Option<SocketAddr>,
 }
 
 // === impl ClientAddr ===
@@ -16,11 +20,19 @@ pub(crate) struct ClientAddr {
 impl ClientAddr {
     /// The client is the other end of the connection.
     pub(crate) fn direct(peer: SocketAddr) -> Self {
-        Self { client: peer, peer }
+        Self { client: peer, peer, destination: None }
     }
 
     /// The load balancer that passes the connection on. `None`: the client itself is connected.
     pub(crate) fn via(self) -> Option<SocketAddr> {
         (self.peer != self.client).then_some(self.peer)
+    }
+}
+
+/// The field in which endpoints are told of it.
+pub(crate) fn field(forwarded: Forwarded) -> ForwardedField {
+    match forwarded {
+        Forwarded::XForwardedFor => ForwardedField::XForwardedFor,
+        Forwarded::Forwarded => ForwardedField::Forwarded,
     }
 }

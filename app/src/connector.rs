@@ -17,7 +17,10 @@ use std::{
     sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpSocket, TcpStream},
+};
 use tower_service::Service;
 
 /// Connects to an endpoint's address, unless that is a listener of the process itself: requests would come back, or come to the
@@ -26,6 +29,8 @@ use tower_service::Service;
 pub(crate) struct Connector {
     params: TcpParams,
     own: OwnListeners,
+    /// The PROXY protocol header that connections begin with. `None`: they have none.
+    header: Option<Arc<[u8]>>,
     /// The client's side of TLS, and the protocol that it offers. `None`: clear text.
     tls: Option<(Arc<tls::Client>, Protocol)>,
 }
@@ -38,7 +43,12 @@ pub(crate) struct OwnListeners(Arc<OnceLock<Vec<SocketAddr>>>);
 
 impl Connector {
     pub(crate) fn new(params: TcpParams, own: OwnListeners, tls: Option<(Arc<tls::Client>, Protocol)>) -> Self {
-        Self { params, own, tls }
+        Self { params, own, header: None, tls }
+    }
+
+    /// Sends `header` ahead of all else, also of TLS.
+    pub(crate) fn header(self, header: Option<Arc<[u8]>>) -> Self {
+        Self { header, ..self }
     }
 }
 
@@ -75,13 +85,17 @@ impl Service<Target> for Connector {
     }
 
     fn call(&mut self, Target { addr, host }: Target) -> Self::Future {
-        let (params, tls) = (self.params, self.tls.clone());
+        let (params, header, tls) = (self.params, self.header.clone(), self.tls.clone());
         let is_own = self.own.has(addr);
         Box::pin(async move {
             if is_own {
                 return Err("it is a listener of this proxy".into());
             }
-            let stream = connect(addr, &params).await?;
+            let mut stream = connect(addr, &params).await?;
+            if let Some(header) = header {
+                // One write: some receivers close a connection whose header is not whole at once.
+                stream.write_all(&header).await?;
+            }
             Ok(match tls {
                 None => Transport::Plain(stream),
                 Some((tls, protocol)) => Transport::TlsClient(tls.connect(host.as_deref(), stream, protocol).await?),

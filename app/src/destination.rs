@@ -4,6 +4,7 @@ use crate::{
     authorities::Authorities,
     backend::Backend,
     dns::{self, Names},
+    proxy_protocol::Sender,
     routing::Routing,
 };
 use app_env::EndpointProtocol;
@@ -49,6 +50,14 @@ impl Destination {
         match self {
             Self::Routed { routing, .. } => Some(routing),
             Self::One(_) | Self::Named { .. } => None,
+        }
+    }
+
+    /// One worker's proxies of clients. `None`: clients share the worker's connections.
+    pub(crate) fn by_client(&self, limits: &Arc<Limits>, stats: &Arc<Stats>) -> Option<Sender> {
+        match self {
+            Self::One(backend) => Sender::new(backend, limits, stats),
+            Self::Routed { .. } | Self::Named { .. } => None,
         }
     }
 

@@ -4,6 +4,7 @@ use crate::{
     LogLevel, admin,
     authorities::Authorities,
     backend::{self, Backend, Source},
+    client_addr,
     connector::OwnListeners,
     descriptors::Use,
     destination::Destination,
@@ -20,7 +21,7 @@ use crate::{
 use app_env::{Config, Direction, DiscoverySource, Loaded, PREFIX};
 use proxy_http::{
     BufferLimit, Server, http1,
-    proxy::{self, ForwardedField, retry},
+    proxy::{self, retry},
     stats::{Limit, Peer},
 };
 use std::{
@@ -359,7 +360,7 @@ fn plan(
         limits: Arc::new(limits),
         buffers,
         server,
-        forwarded: http_forwarded.map(forwarded_field),
+        forwarded: http_forwarded.map(client_addr::field),
         proxy_protocol: Receiver::new(name, accept_proxy_protocol_networks, detect_timeout).map(Arc::new),
         tls,
         destination,
@@ -367,13 +368,6 @@ fn plan(
     };
     let places = Arc::new(Semaphore::new(max_connections));
     Ok((Listener { name, listener, endpoints: listed, places }, plan))
-}
-
-fn forwarded_field(forwarded: app_env::Forwarded) -> ForwardedField {
-    match forwarded {
-        app_env::Forwarded::XForwardedFor => ForwardedField::XForwardedFor,
-        app_env::Forwarded::Forwarded => ForwardedField::Forwarded,
-    }
 }
 
 fn retry_params(retry: &app_env::Retry) -> retry::Params {

@@ -5,7 +5,7 @@ use crate::{
     client_addr::ClientAddr,
     destination::{Connected, Destination},
     listener::set_options,
-    proxy_protocol::Receiver,
+    proxy_protocol::{Receiver, Sender},
     tls::{self, Throttle, Tls},
     transport::Transport,
 };
@@ -98,6 +98,8 @@ struct Opening {
     forwarded: Option<ForwardedField>,
     proxy_protocol: Option<Arc<Receiver>>,
     tls: Option<Arc<tls::Server>>,
+    /// Makes the proxies of clients. `None`: all have the one of the stack.
+    by_client: Option<Arc<Sender>>,
 }
 
 /// All that serves one direction on one worker.
@@ -260,12 +262,13 @@ impl Opening {
     /// Reads the PROXY protocol header where one is expected, and shakes hands where there is TLS. `None`: one of them failed, and
     /// the connection is to be closed.
     async fn open(self, mut stream: TcpStream, peer: SocketAddr, proxy: Proxy) -> Option<Opened> {
-        let Self { forwarded, proxy_protocol, tls } = self;
+        let Self { forwarded, proxy_protocol, tls, by_client } = self;
         let addr = match proxy_protocol {
             None => ClientAddr::direct(peer),
             // Boxed, or the task of each connection would have its size.
             Some(receiver) => Box::pin(receiver.client_addr(&mut stream, peer)).await?,
         };
+        let proxy = by_client.map_or(proxy, |clients| clients.proxy(addr, stream.local_addr().ok()));
         let (transport, client, protocol) = match tls {
             None => (Transport::Plain(stream), proxy::Client::default(), None),
             Some(tls) => {
@@ -292,8 +295,12 @@ impl Stack {
             .extended_connect(move || asked.is_extended_connect_enabled());
         let log = Arc::default();
         let server = Arc::new(server);
-        let opening =
-            Opening { forwarded: *forwarded, proxy_protocol: proxy_protocol.clone(), tls: tls.server.clone() };
+        let opening = Opening {
+            forwarded: *forwarded,
+            proxy_protocol: proxy_protocol.clone(),
+            tls: tls.server.clone(),
+            by_client: destination.by_client(limits, stats).map(Arc::new),
+        };
         (Self { server, proxy, tcp: *accept, opening, log }, connected)
     }
 }

@@ -5,7 +5,7 @@ mod directions;
 use crate::support::{Vars, add_needed, config, effective, full, loaded, on, vars};
 use app_env::{
     Backoff, Breaker, ClientAuth, ClientCert, ConnectHttp1, ConnectTls, Direction, Dns, EndpointProtocol, Forwarded,
-    LogFormat, Origin, Process, Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
+    LogFormat, Origin, Process, ProxyProtocol, Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
 };
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
 use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, time::Duration};
@@ -76,6 +76,7 @@ fn everything() -> Vars {
             ("CONNECT_HTTP1_MAX_CONNECTIONS", format!("{tens}50")),
             ("CONNECT_HTTP1_MAX_IDLE", format!("{tens}51")),
             ("CONNECT_HTTP1_MAX_CONNECTION_IDLE", format!("{tens}52ms")),
+            ("CONNECT_PROXY_PROTOCOL", format!("v{tens}")),
             ("CONNECT_DROP_REQUEST_TRAILERS", "true".to_owned()),
             ("CONNECT_TIMEOUT", format!("{tens}23ms")),
             ("CONNECT_HTTP2_HANDSHAKE_TIMEOUT", format!("{tens}53ms")),
@@ -196,6 +197,7 @@ fn everything_of(tens: u8) -> Direction {
     };
     direction.accept = TcpParams { keepalive: Some(secs(n(27).into())), user_timeout: Some(time(29)) };
     direction.connect.protocol = if tens == 1 { EndpointProtocol::Http1 } else { EndpointProtocol::Same };
+    direction.connect.proxy_protocol = Some(if tens == 1 { ProxyProtocol::V1 } else { ProxyProtocol::V2 });
     direction.connect.http1 =
         ConnectHttp1 { max_connections: size(50), max_idle: size(51), max_connection_idle: time(52) };
     direction.connect.http2 = ClientParams {

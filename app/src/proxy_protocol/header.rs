@@ -1,5 +1,6 @@
 //! The header of the PROXY protocol, in its versions 1 and 2.
 
+use app_env::ProxyProtocol;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A header as far as it has come.
@@ -8,7 +9,7 @@ pub(super) struct Partial(Vec<u8>);
 
 /// The addresses that a header carries.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Addresses {
+pub(crate) struct Addresses {
     /// The client's.
     pub(crate) source: SocketAddr,
     /// The one that the client has connected to.
@@ -163,6 +164,48 @@ fn port(addresses: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([addresses[at], addresses[at + 1]])
 }
 
+/// A header. `None`: the connection is of no client, which is LOCAL in version 2 and UNKNOWN in version 1.
+pub(crate) fn encode(version: ProxyProtocol, addresses: Option<Addresses>) -> Vec<u8> {
+    let addresses = addresses.map(Addresses::of_one_family);
+    match version {
+        ProxyProtocol::V1 => encode_v1(addresses).into_bytes(),
+        ProxyProtocol::V2 => encode_v2(addresses),
+    }
+}
+
+fn encode_v1(addresses: Option<Addresses>) -> String {
+    let Some(Addresses { source, destination }) = addresses else { return "PROXY UNKNOWN\r\n".to_owned() };
+    let protocol = if source.is_ipv4() { "TCP4" } else { "TCP6" };
+    let (source_port, destination_port) = (source.port(), destination.port());
+    format!("PROXY {protocol} {} {} {source_port} {destination_port}\r\n", source.ip(), destination.ip())
+}
+
+fn encode_v2(addresses: Option<Addresses>) -> Vec<u8> {
+    let (command, family, rest) = match addresses {
+        None => (0x20, 0x00, Vec::new()),
+        Some(Addresses { source, destination }) => {
+            let (family, mut rest) = match (source.ip(), destination.ip()) {
+                (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                    (0x11, [source.octets(), destination.octets()].concat())
+                }
+                (source, destination) => (0x21, [mapped(source).octets(), mapped(destination).octets()].concat()),
+            };
+            rest.extend([source.port().to_be_bytes(), destination.port().to_be_bytes()].concat());
+            (0x21, family, rest)
+        }
+    };
+    let len = u16::try_from(rest.len()).expect("addresses have 36 bytes at most");
+    [V2, &[command, family], &len.to_be_bytes(), &rest].concat()
+}
+
+/// An address as one of IPv6.
+fn mapped(ip: IpAddr) -> Ipv6Addr {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    }
+}
+
 // === impl Addresses ===
 
 impl Addresses {
@@ -170,6 +213,16 @@ impl Addresses {
     fn new(source: (IpAddr, u16), destination: (IpAddr, u16)) -> Self {
         let canonical = |(ip, port): (IpAddr, u16)| SocketAddr::new(ip.to_canonical(), port);
         Self { source: canonical(source), destination: canonical(destination) }
+    }
+
+    /// The same, of which neither or both are of IPv6.
+    fn of_one_family(self) -> Self {
+        let Self { source, destination } = self;
+        if source.is_ipv4() == destination.is_ipv4() {
+            return self;
+        }
+        let of_ipv6 = |addr: SocketAddr| SocketAddr::new(mapped(addr.ip()).into(), addr.port());
+        Self { source: of_ipv6(source), destination: of_ipv6(destination) }
     }
 }
 
@@ -263,6 +316,29 @@ mod tests {
         check(&v2(0x11, 0x11, &IPV4), malformed("its version is neither 1 nor 2"));
         check(&v2(0x20, 0, &vec![0; MAX - V2_FIXED]), Ok(None));
         check(&v2(0x20, 0, &vec![0; MAX - V2_FIXED + 1]), malformed("it has more than 16 KiB"));
+    }
+
+    #[test]
+    fn a_header_that_is_sent_is_read_as_it_was_meant() {
+        let addresses = |source: &str, destination: &str| {
+            Some(Addresses { source: source.parse().unwrap(), destination: destination.parse().unwrap() })
+        };
+        for sent in [
+            None,
+            addresses("192.0.2.1:56164", "10.0.0.1:443"),
+            addresses("[2001:db8::1]:1", "[::1]:65535"),
+            addresses("192.0.2.1:1", "[::1]:2"),
+        ] {
+            for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
+                let expect = sent.map(|sent| format!("{} {}", sent.source, sent.destination));
+                check(&encode(version, sent), Ok(expect.as_deref()));
+            }
+        }
+        assert_eq!(encode(ProxyProtocol::V1, None), b"PROXY UNKNOWN\r\n");
+        assert_eq!(encode(ProxyProtocol::V2, None), v2(0x20, 0, &[]));
+        let ipv4 = addresses("192.0.2.1:56164", "10.0.0.1:443");
+        assert_eq!(encode(ProxyProtocol::V1, ipv4), b"PROXY TCP4 192.0.2.1 10.0.0.1 56164 443\r\n");
+        assert_eq!(encode(ProxyProtocol::V2, ipv4), v2(0x21, 0x11, &IPV4));
     }
 
     #[test]

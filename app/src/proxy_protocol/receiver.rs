@@ -63,9 +63,9 @@ impl Receiver {
             return Some(ClientAddr::direct(peer));
         }
         match timeout(self.timeout, read(stream)).await {
-            Ok(Ok(Some(Addresses { source, .. }))) => {
+            Ok(Ok(Some(Addresses { source, destination }))) => {
                 self.count(Outcome::Proxied);
-                return Some(ClientAddr { client: source, peer });
+                return Some(ClientAddr { client: source, peer, destination: Some(destination) });
             }
             Ok(Ok(None)) => {
                 self.count(Outcome::Local);

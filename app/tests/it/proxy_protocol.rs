@@ -2,18 +2,28 @@
 
 use crate::{
     support::{App, Endpoint, PATIENCE, admin, body, endpoint, get},
-    tls::{HOST, pki::Authority},
+    tls::{
+        HOST,
+        pki::{Authority, Files},
+    },
 };
+use bytes::Bytes;
+use h2::client::SendRequest;
 use http::Response;
 use serde_json::Value;
 use std::{net::SocketAddr, sync::Arc};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
     time::timeout,
 };
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const NETWORKS: &str = "LINKERD2_PROXY_OUTBOUND_ACCEPT_PROXY_PROTOCOL_NETWORKS";
+/// A request waits for the connection that is made for its client, however busy the machine is.
+const PATIENT: [(&str, &str); 2] =
+    [("LINKERD2_PROXY_OUTBOUND_CONNECT_TIMEOUT", "1m"), ("LINKERD2_PROXY_OUTBOUND_HTTP_FAILFAST_TIMEOUT", "1m")];
 const V1: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.1 56164 443\r\n";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: test.example\r\nconnection: close\r\n\r\n";
 
@@ -195,14 +205,14 @@ async fn other_networks_are_served_without_a_header_and_are_not_believed() {
 
 #[tokio::test]
 async fn the_header_comes_before_tls() {
-    let (ca, files) = (Authority::new("proxies"), crate::tls::pki::Files::new());
+    let (ca, files) = (Authority::new("proxies"), Files::new());
     let [cert, key] = files.identity("proxy", &ca.issue(&[HOST]));
     let settings =
         [("LINKERD2_PROXY_OUTBOUND_SERVER_TLS_CERT", &*cert), ("LINKERD2_PROXY_OUTBOUND_SERVER_TLS_KEY", &key)];
     let app = start("127.0.0.1", &settings).await;
     let mut stream = TcpStream::connect(app.proxy).await.unwrap();
     stream.write_all(&v2()).await.unwrap();
-    let tls = tokio_rustls::TlsConnector::from(Arc::new(ca.client(None)));
+    let tls = TlsConnector::from(Arc::new(ca.client(None)));
     let stream = tls.connect(HOST.try_into().unwrap(), stream).await.unwrap();
     let mut client = crate::tls::open(stream).await.unwrap();
     let answer = timeout(PATIENCE, body(client.send_request(get(), true).unwrap().0)).await.expect("an answer");
@@ -212,4 +222,101 @@ async fn the_header_comes_before_tls() {
     let rsp = sent(&app, &[V1, REQUEST].concat(), false).await;
     assert!(!rsp.contains("200 OK"), "{rsp}");
     app.logged(&["client speaks plain text", "\"peer\":\"192.0.2.1:56164\""]).await;
+}
+
+/// An endpoint whose connections begin with a header of `len` bytes, or with a line if it is 0. It answers with the header, and tells of each
+/// header when its connection begins and when it ends.
+async fn header_endpoint(
+    len: usize,
+    tls: Option<Arc<rustls::ServerConfig>>,
+) -> (SocketAddr, mpsc::UnboundedReceiver<(&'static str, String)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (events, seen) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (tls, events) = (tls.clone(), events.clone());
+            tokio::spawn(async move {
+                let mut header = Vec::new();
+                while header.len() < len || len == 0 && !header.ends_with(b"\r\n") {
+                    header.push(stream.read_u8().await.unwrap());
+                }
+                let header = header.escape_ascii().to_string();
+                let _ = events.send(("opened", header.clone()));
+                match tls {
+                    None => answer(stream, &header).await,
+                    Some(tls) => answer(TlsAcceptor::from(tls).accept(stream).await.unwrap(), &header).await,
+                }
+                let _ = events.send(("closed", header));
+            });
+        }
+    });
+    (addr, seen)
+}
+
+async fn answer<I: AsyncRead + AsyncWrite + Unpin>(io: I, header: &str) {
+    let Ok(mut connection) = h2::server::handshake(io).await else { return };
+    while let Some(Ok((_, mut respond))) = connection.accept().await {
+        let rsp = Response::builder().header("told", header).body(()).unwrap();
+        let _: Result<h2::SendStream<Bytes>, _> = respond.send_response(rsp, true);
+    }
+}
+
+/// What the endpoint has been told, for a request of a client.
+async fn told(client: &mut SendRequest<Bytes>) -> String {
+    let rsp = timeout(PATIENCE, client.send_request(get(), true).unwrap().0).await.expect("an answer").unwrap();
+    let told = rsp.headers().get("told").unwrap_or_else(|| panic!("{rsp:?}"));
+    told.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn each_client_has_connections_of_its_own_that_tell_its_address() {
+    let (addr, mut seen) = header_endpoint(0, None).await;
+    let app = App::start(addr, &[&[("LINKERD2_PROXY_OUTBOUND_CONNECT_PROXY_PROTOCOL", "v1")][..], &PATIENT].concat());
+    // One of each worker, for no client.
+    for _ in 0..2 {
+        assert_eq!(seen.recv().await.unwrap(), ("opened", "PROXY UNKNOWN\\r\\n".to_owned()));
+    }
+    for _ in 0..3 {
+        let stream = TcpStream::connect(app.proxy).await.unwrap();
+        let own = stream.local_addr().unwrap();
+        let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let expect = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\\r\\n", own.port(), app.proxy.port());
+        for _ in 0..3 {
+            assert_eq!(told(&mut client).await, expect);
+        }
+        assert_eq!(seen.recv().await.unwrap(), ("opened", expect.clone()));
+        drop(client);
+        connection.await.unwrap().unwrap();
+        let closed = timeout(PATIENCE, seen.recv()).await.expect("the client's connection closes");
+        assert_eq!(closed.unwrap(), ("closed", expect));
+    }
+    // A client that asks for nothing has none.
+    drop(TcpStream::connect(app.proxy).await.unwrap());
+    app.counted("tcp_open_connections{direction=\"outbound\",peer=\"src\"} 0").await;
+    assert!(seen.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn the_header_goes_ahead_of_tls_and_carries_on_what_the_one_of_the_client_had() {
+    let (ca, files) = (Authority::new("endpoints"), Files::new());
+    let identity = ca.issue(&["127.0.0.1"]);
+    let (addr, _seen) = header_endpoint(28, Some(Authority::server(&identity, &["h2"], None))).await;
+    let settings = [
+        (NETWORKS, "127.0.0.1"),
+        ("LINKERD2_PROXY_OUTBOUND_CONNECT_PROXY_PROTOCOL", "v2"),
+        ("LINKERD2_PROXY_OUTBOUND_CONNECT_TLS", "on"),
+        ("LINKERD2_PROXY_OUTBOUND_CONNECT_TLS_CA", &files.write("ca.pem", &ca.pem())),
+    ];
+    let app = App::start(addr, &[&settings[..], &PATIENT].concat());
+    let mut stream = TcpStream::connect(app.proxy).await.unwrap();
+    stream.write_all(V1).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    // The TLVs of a header of version 2 are not carried on, so that all but the length is the same.
+    let mut expect = v2();
+    expect.truncate(28);
+    expect[15] = 12;
+    assert_eq!(told(&mut client).await, expect.escape_ascii().to_string());
 }

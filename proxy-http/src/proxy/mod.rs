@@ -49,6 +49,7 @@
 
 mod absence;
 mod by_authority;
+mod by_client;
 mod by_route;
 mod exchange;
 mod find;
@@ -63,6 +64,7 @@ mod shared;
 pub use self::{
     absence::Absence,
     by_authority::{ByAuthority, NotAllowed, Resolve},
+    by_client::ByClient,
     by_route::{Action, ByRoute, Routes},
     exchange::Error,
     limits::{Limits, Params},

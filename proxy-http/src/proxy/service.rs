@@ -11,12 +11,13 @@ use crate::{
     proxy::{
         absence::AbsenceWatch,
         by_authority::{ByAuthority, Resolve},
+        by_client::ByClient,
         by_route::ByRoute,
         exchange::{AttemptResult, Error, Exchange},
         find::{Find, Found},
         limits::Limits,
         policy::Policy,
-        pool::Backend,
+        pool::{Backend, BackendEndpoints},
         retry::Budget,
         shared::ProxyShared,
     },
@@ -140,6 +141,12 @@ impl Proxy {
     /// A proxy that sends each request to the destination that its authority names.
     pub fn by_authority<R: Resolve>(destinations: ByAuthority<R>) -> Self {
         Self::to(Destination::Found(destinations.into_find()))
+    }
+
+    /// A proxy for one client, which has connections of its own: `connect` is called in a tokio runtime when the first request comes.
+    /// The connections close when the proxy and its clones are dropped and their streams have ended.
+    pub fn by_client(clients: ByClient, connect: impl Fn() -> BackendEndpoints + Send + Sync + 'static) -> Self {
+        Self::to(Destination::Found(clients.into_find(connect)))
     }
 
     fn build(endpoints: Endpoints, http1: Option<Endpoints>, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {

@@ -3,8 +3,8 @@
 use super::{everything, millis, secs};
 use crate::support::{config, errors, full, loaded, on, vars, warnings};
 use app_env::{
-    Backoff, Breaker, ConnectHttp1, Direction, Discovery, DiscoverySource, Dns, EndpointProtocol, LogFormat, Retry,
-    TcpParams,
+    Backoff, Breaker, ConnectHttp1, Direction, Discovery, DiscoverySource, Dns, EndpointProtocol, LogFormat,
+    ProxyProtocol, Retry, TcpParams,
 };
 use http_h2::{ClientParams, FlowControl, ServerParams};
 use std::{num::NonZeroUsize, thread::available_parallelism};
@@ -59,7 +59,7 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
     inbound.connect.handshake_timeout = secs(10);
     inbound.connect.backoff = Backoff { min: millis(100), max: secs(10), jitter: 0.1 };
     inbound.connect.tcp = TcpParams::default();
-    inbound.connect.tls = None;
+    (inbound.connect.proxy_protocol, inbound.connect.tls) = (None, None);
     inbound.connect.max_connections = 16;
     inbound.connect.max_streams = None;
     inbound.connect.max_idle = secs(60);
@@ -178,4 +178,21 @@ fn each_direction_is_on_alone() {
     assert!(inbound.inbound.is_some() && inbound.outbound.is_none());
     let outbound = config(&vars([("OUTBOUND_ENDPOINTS", "a:1")]));
     assert!(outbound.inbound.is_none() && outbound.outbound.is_some());
+}
+
+#[test]
+fn a_header_to_endpoints_needs_endpoints_alone() {
+    let header = ("INBOUND_CONNECT_PROXY_PROTOCOL", "v2");
+    assert_eq!(config(&on([header])).inbound.unwrap().connect.proxy_protocol, Some(ProxyProtocol::V2));
+    let expect = |other: &str| {
+        format!(
+            "INBOUND_CONNECT_PROXY_PROTOCOL: is v2 beside INBOUND_{other}, must be off, or set with INBOUND_ENDPOINTS alone"
+        )
+    };
+    assert_eq!(errors(&vars([header, ("INBOUND_ROUTES", "/x")])), [expect("ROUTES")]);
+    assert_eq!(
+        errors(&vars([header, ("INBOUND_DISCOVERY", "authority"), ("INBOUND_DISCOVERY_SUFFIXES", "example.com")])),
+        [expect("DISCOVERY")]
+    );
+    config(&vars([("INBOUND_CONNECT_PROXY_PROTOCOL", "off"), ("INBOUND_ROUTES", "/x")]));
 }
