@@ -4,7 +4,12 @@
 
 use crate::{ClientName, Discovery, DomainSuffix, HostPort, Network};
 use http_h2::{ClientParams, ServerParams};
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
 
 /// Everything a proxy process is set up with.
 #[non_exhaustive]
@@ -87,6 +92,8 @@ pub struct Direction {
     pub http_max_uri_length: usize,
     /// The field in which endpoints are told the client's address. `None`: they are not told.
     pub http_forwarded: Option<Forwarded>,
+    /// The requests that one client may send. `None`: no limit.
+    pub http_rate_limit: Option<RateLimit>,
     /// Which requests are sent again.
     pub http_retry: Retry,
     /// Requests in flight at once, each from its head to its response's end, waiting ones included; above zero.
@@ -212,6 +219,15 @@ pub enum ProxyProtocol {
     V1,
     /// Version 2, which is binary.
     V2,
+}
+
+/// The requests that one client, by its address, may send.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct RateLimit {
+    /// Requests a second, in the long run.
+    pub per_second: NonZeroU32,
+    /// Requests at once, after a time without any.
+    pub burst: NonZeroU32,
 }
 
 /// Connections of HTTP/1.1 to one endpoint, which have one request at a time.

@@ -2,7 +2,7 @@
 
 use crate::{
     Backoff, Breaker, Connect, ConnectHttp1, Direction, Discovery, DiscoverySource, EndpointProtocol, Error, HostPort,
-    Origin, ProxyProtocol, Retry, TcpParams,
+    Origin, ProxyProtocol, RateLimit, Retry, TcpParams,
     error::plain,
     grammar::{Grammar, Number, Time},
     http2::{self, Shared},
@@ -15,16 +15,16 @@ use crate::{
         CONNECT_MAX_CONNECTION_IDLE, CONNECT_MAX_STREAMS_PER_CONNECTION, CONNECT_PROTOCOL, CONNECT_PROXY_PROTOCOL,
         CONNECT_TIMEOUT, CONNECT_USER_TIMEOUT, DETECT_TIMEOUT, DISCOVERY, DISCOVERY_IDLE_TIMEOUT, DISCOVERY_NETWORKS,
         DISCOVERY_SUFFIXES, ENDPOINTS, HTTP_FAILFAST_TIMEOUT, HTTP_FORWARDED, HTTP_MAX_HEADERS_COUNT,
-        HTTP_MAX_URI_LENGTH, HTTP_QUEUE_CAPACITY, HTTP_REQUEST_TIMEOUT, HTTP_RETRY_BUDGET_MIN_PER_SECOND,
-        HTTP_RETRY_BUDGET_RATIO, HTTP_RETRY_BUFFER_SIZE, HTTP_RETRY_GATEWAY_ERRORS, HTTP_RETRY_GRPC_UNAVAILABLE,
-        HTTP_RETRY_REFUSED_NON_IDEMPOTENT, LISTEN_ADDR, MAX_BUFFERED_BYTES, MAX_CONNECTIONS,
-        MAX_CONNECTIONS_PER_ENDPOINT, MAX_DESTINATIONS, MAX_IN_FLIGHT, ROUTES, SERVER_HTTP1_HEADER_READ_TIMEOUT,
-        SLOW_START,
+        HTTP_MAX_URI_LENGTH, HTTP_QUEUE_CAPACITY, HTTP_RATE_LIMIT_BURST, HTTP_RATE_LIMIT_PER_CLIENT,
+        HTTP_REQUEST_TIMEOUT, HTTP_RETRY_BUDGET_MIN_PER_SECOND, HTTP_RETRY_BUDGET_RATIO, HTTP_RETRY_BUFFER_SIZE,
+        HTTP_RETRY_GATEWAY_ERRORS, HTTP_RETRY_GRPC_UNAVAILABLE, HTTP_RETRY_REFUSED_NON_IDEMPOTENT, LISTEN_ADDR,
+        MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ENDPOINT, MAX_DESTINATIONS, MAX_IN_FLIGHT, ROUTES,
+        SERVER_HTTP1_HEADER_READ_TIMEOUT, SLOW_START,
     },
     tls,
     variable::{Scope, Var},
 };
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 /// Reads a direction. `None`: it is off, and nothing but its errors matters.
 pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Direction> {
@@ -73,6 +73,7 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
         http_max_headers_count: read_bound(env, scope, &HTTP_MAX_HEADERS_COUNT),
         http_max_uri_length: read_bound(env, scope, &HTTP_MAX_URI_LENGTH),
         http_forwarded: env.read_or_default(&HTTP_FORWARDED, scope),
+        http_rate_limit: read_rate_limit(env, scope),
         http_retry: Retry {
             gateway_errors: env.read_or_default(&HTTP_RETRY_GATEWAY_ERRORS, scope),
             refused_non_idempotent: env.read_or_default(&HTTP_RETRY_REFUSED_NON_IDEMPOTENT, scope),
@@ -178,6 +179,17 @@ fn read_proxy_protocol(env: &mut Reader, scope: Scope) -> Option<ProxyProtocol> 
 
 fn read_tcp(env: &mut Reader, scope: Scope, keepalive: &Var<Time>, user_timeout: &Var<Time>) -> TcpParams {
     TcpParams { keepalive: env.read(keepalive, scope), user_timeout: env.read(user_timeout, scope) }
+}
+
+/// A burst alone limits nothing.
+fn read_rate_limit(env: &mut Reader, scope: Scope) -> Option<RateLimit> {
+    let per_second = env.read(&HTTP_RATE_LIMIT_PER_CLIENT, scope).and_then(NonZeroU32::new);
+    let burst = env.read(&HTTP_RATE_LIMIT_BURST, scope).and_then(NonZeroU32::new);
+    if burst.is_some() && !env.is_set(&HTTP_RATE_LIMIT_PER_CLIENT, scope) {
+        let message = format!("has no effect without {}", HTTP_RATE_LIMIT_PER_CLIENT.name(scope));
+        env.warn(HTTP_RATE_LIMIT_BURST.name(scope), message);
+    }
+    per_second.map(|per_second| RateLimit { per_second, burst: burst.unwrap_or(per_second) })
 }
 
 fn read_backoff(env: &mut Reader, scope: Scope) -> Backoff {

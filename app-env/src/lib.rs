@@ -72,7 +72,7 @@ mod variable;
 pub use client_name::{ClientName, InvalidClientName};
 pub use config::{
     Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectHttp1, ConnectTls, ControlPlane, Direction, Dns,
-    EndpointProtocol, Forwarded, LogFormat, ProxyProtocol, Retry, ServerTls, TcpParams, TlsIdentity,
+    EndpointProtocol, Forwarded, LogFormat, ProxyProtocol, RateLimit, Retry, ServerTls, TcpParams, TlsIdentity,
 };
 pub use discovery::{Discovery, DiscoverySource, DomainSuffix, InvalidNetwork, Network};
 pub use error::{Error, Errors, Warning};

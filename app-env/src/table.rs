@@ -454,6 +454,14 @@ declare! {
         default: Is("off"),
         "field in which endpoints are told the client's address, behind what the client says in it: x-forwarded-for, forwarded (RFC 7239), or off for none"
     }
+    ours HTTP_RATE_LIMIT_PER_CLIENT: Number = Direction "HTTP_RATE_LIMIT_PER_CLIENT" {
+        Number::In(1..=1_000_000), default: Unset,
+        "requests a second that a client, by its address (of IPv6 the first 64 bits), may send; more are answered with 429; unset: no limit"
+    }
+    ours HTTP_RATE_LIMIT_BURST: Number = Direction "HTTP_RATE_LIMIT_BURST" {
+        Number::In(1..=1_000_000), default: Unset,
+        "requests that a client may send at once after a time without any; needs the rate limit; unset: as many as in a second"
+    }
     ours HTTP_RETRY_GATEWAY_ERRORS: Bool = Direction "HTTP_RETRY_GATEWAY_ERRORS" {
         Bool, default: Is("false"),
         "whether GET and HEAD are sent again after 502, 503, 504 or a lost connection"

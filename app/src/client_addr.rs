@@ -1,7 +1,7 @@
 //! The addresses of a client's connection.
 
-use app_env::Forwarded;
-use proxy_http::proxy::ForwardedField;
+use app_env::{Forwarded, RateLimit};
+use proxy_http::proxy::{ClientRates, ForwardedField, Rate};
 use std::net::SocketAddr;
 
 /// The addresses of a client's connection. They differ if a PROXY protocol header has told the client's.
@@ -35,4 +35,9 @@ pub(crate) fn field(forwarded: Forwarded) -> ForwardedField {
         Forwarded::XForwardedFor => ForwardedField::XForwardedFor,
         Forwarded::Forwarded => ForwardedField::Forwarded,
     }
+}
+
+/// A limit for each client's requests.
+pub(crate) fn rates(RateLimit { per_second, burst }: RateLimit) -> ClientRates {
+    ClientRates::new(Rate { per_second, burst })
 }

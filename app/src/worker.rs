@@ -12,7 +12,7 @@ use crate::{
 use app_env::TcpParams;
 use proxy_http::{
     BufferLimit, Protocol, Proxy, Server, Stats,
-    proxy::{self, ForwardedField, Limits},
+    proxy::{self, ClientRates, ForwardedField, Limits},
     server,
     stats::{ByDestination, Peer},
 };
@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) server: Server,
     /// The field in which endpoints are told the client's address. `None`: they are not told.
     pub(crate) forwarded: Option<ForwardedField>,
+    /// The rates of clients' requests, on all workers. `None`: they are not limited.
+    pub(crate) rates: Option<Arc<ClientRates>>,
     /// `None`: no connection of a client begins with a PROXY protocol header.
     pub(crate) proxy_protocol: Option<Arc<Receiver>>,
     pub(crate) tls: Tls,
@@ -96,6 +98,7 @@ struct Opened {
 #[derive(Clone)]
 struct Opening {
     forwarded: Option<ForwardedField>,
+    rates: Option<Arc<ClientRates>>,
     proxy_protocol: Option<Arc<Receiver>>,
     tls: Option<Arc<tls::Server>>,
     /// Makes the proxies of clients. `None`: all have the one of the stack.
@@ -262,7 +265,7 @@ impl Opening {
     /// Reads the PROXY protocol header where one is expected, and shakes hands where there is TLS. `None`: one of them failed, and
     /// the connection is to be closed.
     async fn open(self, mut stream: TcpStream, peer: SocketAddr, proxy: Proxy) -> Option<Opened> {
-        let Self { forwarded, proxy_protocol, tls, by_client } = self;
+        let Self { forwarded, rates, proxy_protocol, tls, by_client } = self;
         let addr = match proxy_protocol {
             None => ClientAddr::direct(peer),
             // Boxed, or the task of each connection would have its size.
@@ -277,7 +280,7 @@ impl Opening {
             }
         };
         let expires = client.expires;
-        let proxy = proxy.for_client(proxy::Client { addr: Some(addr.client), forwarded, ..client });
+        let proxy = proxy.for_client(proxy::Client { addr: Some(addr.client), forwarded, rates, ..client });
         Some(Opened { addr, transport, proxy, protocol, expires })
     }
 }
@@ -286,7 +289,7 @@ impl Opening {
 
 impl Stack {
     fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Connected) {
-        let Plan { accept, limits, server, forwarded, proxy_protocol, tls, destination, .. } = plan;
+        let Plan { accept, limits, server, forwarded, rates, proxy_protocol, tls, destination, .. } = plan;
         let (proxy, connected) = destination.connect(limits, stats);
         let asked = connected.clone();
         let server = server
@@ -297,6 +300,7 @@ impl Stack {
         let server = Arc::new(server);
         let opening = Opening {
             forwarded: *forwarded,
+            rates: rates.clone(),
             proxy_protocol: proxy_protocol.clone(),
             tls: tls.server.clone(),
             by_client: destination.by_client(limits, stats).map(Arc::new),

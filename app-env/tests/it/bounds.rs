@@ -29,6 +29,8 @@ const BOUNDS: &[(&str, [&str; 2], [&str; 2])] = &[
     ("BOUND_CONNECT_KEEPALIVE", ["1s", "999ms"], ["32767s", "32767001ms"]),
     ("USER_TIMEOUT", ["1ms", "0"], ["2147483647ms", "2147483648ms"]),
     ("HTTP_QUEUE_CAPACITY", ["1", "0"], U32),
+    ("HTTP_RATE_LIMIT_PER_CLIENT", ["1", "0"], ["1000000", "1000001"]),
+    ("HTTP_RATE_LIMIT_BURST", ["1", "0"], ["1000000", "1000001"]),
     ("HTTP_FAILFAST_TIMEOUT", ["1ms", "0"], CENTURY),
     ("HTTP_REQUEST_TIMEOUT", ["1ms", "0"], CENTURY),
     ("MAX_IN_FLIGHT", ["1", "0"], U32),

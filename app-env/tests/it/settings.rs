@@ -5,7 +5,8 @@ mod directions;
 use crate::support::{Vars, add_needed, config, effective, full, loaded, on, vars};
 use app_env::{
     Backoff, Breaker, ClientAuth, ClientCert, ConnectHttp1, ConnectTls, Direction, Dns, EndpointProtocol, Forwarded,
-    LogFormat, Origin, Process, ProxyProtocol, Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
+    LogFormat, Origin, Process, ProxyProtocol, RateLimit, Retry, ServerTls, Source, TcpParams, TlsIdentity, load,
+    variables,
 };
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
 use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, time::Duration};
@@ -100,6 +101,8 @@ fn everything() -> Vars {
             ("BREAKER_CONSECUTIVE_FAILURES", format!("{tens}39")),
             ("BREAKER_MIN_EJECTION", format!("{tens}40ms")),
             ("BREAKER_MAX_EJECTION", format!("{tens}41s")),
+            ("HTTP_RATE_LIMIT_PER_CLIENT", format!("{tens}68")),
+            ("HTTP_RATE_LIMIT_BURST", format!("{tens}69")),
             ("HTTP_FORWARDED", if tens == 1 { "forwarded" } else { "x-forwarded-for" }.to_owned()),
             ("HTTP_RETRY_GATEWAY_ERRORS", "true".to_owned()),
             ("HTTP_RETRY_REFUSED_NON_IDEMPOTENT", "false".to_owned()),
@@ -234,6 +237,8 @@ fn everything_of(tens: u8) -> Direction {
     direction.discovery_idle_timeout = time(54);
     direction.max_destinations = size(55);
     direction.http_forwarded = Some(if tens == 1 { Forwarded::Forwarded } else { Forwarded::XForwardedFor });
+    direction.http_rate_limit =
+        Some(RateLimit { per_second: n(68).try_into().unwrap(), burst: n(69).try_into().unwrap() });
     direction.http_retry = Retry {
         gateway_errors: true,
         refused_non_idempotent: false,

@@ -17,12 +17,14 @@ pub(crate) fn on<const N: usize>(more: [(&str, &str); N]) -> Vars {
     all
 }
 
-/// Sets the variables without which a variable, by its full name, does nothing: an interval, an age, or TLS.
+/// Sets the variables without which a variable, by its full name, does nothing: an interval, an age, a rate, or TLS.
 pub(crate) fn add_needed(vars: &mut Vars, name: &str) {
     let mut set = |name: String, value: &str| _ = vars.insert(name, value.to_owned());
     if let Some((base, rest)) = name.split_once("_KEEP_ALIVE_").filter(|(_, rest)| *rest != "INTERVAL") {
         assert!(["TIMEOUT", "WHILE_IDLE"].contains(&rest));
         set(format!("{base}_KEEP_ALIVE_INTERVAL"), "1s");
+    } else if let Some(base) = name.strip_suffix("_BURST") {
+        set(format!("{base}_PER_CLIENT"), "1");
     } else if let Some(age) = name.strip_suffix("_GRACE") {
         assert!(age.ends_with("_MAX_CONNECTION_AGE"));
         set(age.to_owned(), "1s");

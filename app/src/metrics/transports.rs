@@ -128,6 +128,7 @@ fn limit_name(limit: Limit) -> &'static str {
         Limit::EngineLifetime => "engine_lifetime",
         Limit::Hops => "hops",
         Limit::BufferedHeads => "max_buffered_bytes_heads",
+        Limit::Rate => "rate_limit",
     }
 }
 

@@ -224,6 +224,30 @@ async fn the_header_comes_before_tls() {
     app.logged(&["client speaks plain text", "\"peer\":\"192.0.2.1:56164\""]).await;
 }
 
+#[tokio::test]
+async fn clients_behind_a_load_balancer_have_rates_of_their_own() {
+    const REQUESTS: usize = 20;
+    let app = start("127.0.0.1", &[("LINKERD2_PROXY_OUTBOUND_HTTP_RATE_LIMIT_PER_CLIENT", "1")]).await;
+    let mut refused = 0;
+    for addr in ["192.0.2.1", "192.0.2.2"] {
+        let mut stream = TcpStream::connect(app.proxy).await.unwrap();
+        stream.write_all(format!("PROXY TCP4 {addr} 198.51.100.1 1 2\r\n").as_bytes()).await.unwrap();
+        let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let responses: Vec<_> = (0..REQUESTS).map(|_| client.send_request(get(), true).unwrap().0).collect();
+        let mut statuses = Vec::new();
+        for response in responses {
+            statuses.push(timeout(PATIENCE, response).await.expect("an answer").unwrap().status().as_u16());
+        }
+        assert_eq!(statuses[0], 200);
+        let too_many = statuses.iter().filter(|status| **status == 429).count();
+        assert!(too_many > 0, "{REQUESTS} requests took as many seconds: {statuses:?}");
+        refused += too_many;
+    }
+    app.counted(&format!("http2_connection_limit_total{{direction=\"outbound\",limit=\"rate_limit\"}} {refused}"))
+        .await;
+}
+
 /// An endpoint whose connections begin with a header of `len` bytes, or with a line if it is 0. It answers with the header, and tells of each
 /// header when its connection begins and when it ends.
 async fn header_endpoint(

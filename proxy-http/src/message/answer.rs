@@ -110,6 +110,12 @@ impl Answer {
         Self { status, code: grpc::Code::ResourceExhausted, reason: "URI is too long".to_owned() }
     }
 
+    /// The client has sent too many requests. Rates are a request a second at least, so that another may be sent after a second.
+    pub(crate) fn rate_limited() -> Self {
+        let reason = "the client sends too many requests".to_owned();
+        Self { status: StatusCode::TOO_MANY_REQUESTS, code: grpc::Code::ResourceExhausted, reason }
+    }
+
     /// The request has come back to the proxy.
     pub(crate) fn loop_detected() -> Self {
         let reason = "the request has come back too often".to_owned();
@@ -160,6 +166,9 @@ impl Answer {
             _ => {}
         }
         if !grpc {
+            if self.status == StatusCode::TOO_MANY_REQUESTS {
+                rsp.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
             *rsp.status_mut() = self.status;
         }
         rsp

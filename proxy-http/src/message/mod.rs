@@ -8,6 +8,7 @@ pub(crate) mod fields;
 pub(crate) mod forwarded;
 pub(crate) mod grpc;
 pub(crate) mod head;
+pub(crate) mod hops;
 pub(crate) mod interim;
 pub(crate) mod reason;
 pub(crate) mod stream_error;

@@ -53,10 +53,10 @@ mod by_client;
 mod by_route;
 mod exchange;
 mod find;
-mod hops;
 mod limits;
 mod policy;
 mod pool;
+mod rate_limit;
 pub mod retry;
 mod service;
 mod shared;
@@ -70,6 +70,7 @@ pub use self::{
     limits::{Limits, Params},
     policy::Policy,
     pool::{Backend, BackendEndpoints, Bounds, Destination},
+    rate_limit::{ClientRates, Rate},
     service::{Client, Proxy, ResponseFuture},
 };
 pub use crate::{body::ResponseBody as Body, message::forwarded::ForwardedField};

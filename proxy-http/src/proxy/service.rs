@@ -18,8 +18,9 @@ use crate::{
         limits::Limits,
         policy::Policy,
         pool::{Backend, BackendEndpoints},
+        rate_limit::ClientRates,
         retry::Budget,
-        shared::ProxyShared,
+        shared::{ProxyShared, Refusal},
     },
 };
 use http::{HeaderValue, Request, Response};
@@ -61,6 +62,7 @@ use tower_service::Service;
 /// | all destinations that may be connected to have requests in flight | 503, 14 |
 /// | the request has come back 16 times | 508, gRPC status 13 |
 /// | the client is denied, or its certificate has expired | 403, gRPC status 7 |
+/// | the client has sent more requests than its rate allows | 429 with `retry-after`, gRPC status 8 |
 /// | extended CONNECT (RFC 8441), or a WebSocket of HTTP/1.1, that an endpoint does not support | 501 |
 /// | deadline before the head | 504, gRPC status 4 |
 /// | deadline after the head | RST_STREAM(INTERNAL_ERROR), or trailers with status 4 between two messages of gRPC |
@@ -89,8 +91,8 @@ enum Destination {
     Found(Arc<dyn Find>),
 }
 
-/// The client whose requests are forwarded. By default its address is neither known nor told, it has no certificate, is not
-/// denied, and does not expire.
+/// The client whose requests are forwarded. By default its address is neither known nor told, it has no certificate, is
+/// neither limited nor denied, and does not expire.
 #[derive(Clone, Debug, Default)]
 pub struct Client {
     /// The client's address. `None`: it is not known.
@@ -98,6 +100,9 @@ pub struct Client {
     /// The field in which endpoints are told the client's address, if it is known, behind what the field has. `None`: they are not
     /// told.
     pub forwarded: Option<ForwardedField>,
+    /// The clients whose requests are limited, of which this is one if its address is known; a request too many is answered with 429,
+    /// gRPC status 8. `None`: there is no limit.
+    pub rates: Option<Arc<ClientRates>>,
     /// Whether all requests are answered with 403, gRPC status 7.
     pub denied: bool,
     /// The value of `x-forwarded-client-cert` in requests to endpoints. `None`: the field is not sent.
@@ -185,18 +190,20 @@ impl Service<Request<IncomingBody>> for Proxy {
 
     fn call(&mut self, mut req: Request<IncomingBody>) -> ResponseFuture {
         let Self { destination, client, forwarded, expires_at } = self;
-        let denial = if client.denied {
-            Some("client is not allowed")
+        let refusal = if client.denied {
+            Some(Refusal::Denied("client is not allowed"))
+        } else if expires_at.is_some_and(|at| at <= now()) {
+            Some(Refusal::Denied("client's certificate has expired"))
         } else {
-            expires_at.is_some_and(|at| at <= now()).then_some("client's certificate has expired")
+            client.is_over_rate().then_some(Refusal::RateLimited)
         };
         let found;
         let (shared, policy, counters, refused) = match destination {
-            Destination::One(shared) => (&*shared, Policy::NONE, None, shared.refuse(&mut req, denial)),
+            Destination::One(shared) => (&*shared, Policy::NONE, None, shared.refuse(&mut req, refusal)),
             Destination::Found(find) => {
                 let nowhere = find.nowhere();
                 // A request that goes no further has nothing connected to.
-                found = match nowhere.refuse(&mut req, denial) {
+                found = match nowhere.refuse(&mut req, refusal) {
                     None => find.find(req.method(), req.uri(), req.headers(), now()),
                     Some(answer) => Found::answer(nowhere, answer),
                 };
@@ -219,6 +226,15 @@ impl Service<Request<IncomingBody>> for Proxy {
         // Requests that wait already go first.
         let sent = exchange.endpoints().waiting() == 0 && exchange.send(exchange.started, None);
         ResponseFuture(if sent { Progress::Sent(exchange) } else { Progress::later(exchange) })
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Counts a request; whether it is one too many.
+    fn is_over_rate(&self) -> bool {
+        self.rates.as_ref().zip(self.addr).is_some_and(|(rates, addr)| !rates.admits(addr.ip(), now()))
     }
 }
 

@@ -5,10 +5,9 @@ use crate::{
     balance::shared::Attempt,
     client::send_request::OutgoingRequest,
     http1::websocket,
-    message::{answer::Answer, connect_protocol::ConnectProtocol, fields, grpc, validate},
+    message::{answer::Answer, connect_protocol::ConnectProtocol, fields, grpc, hops, validate},
     proxy::{
         absence::{Absence, AbsenceWatch},
-        hops,
         limits::{Limits, Params},
         retry::{self, Budget, RetryState},
     },
@@ -32,13 +31,29 @@ pub(super) struct ProxyShared {
     pub(super) absence: AbsenceWatch,
 }
 
+/// Why a client's request is not forwarded, whatever it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Refusal {
+    /// The client is not allowed, for a reason.
+    Denied(&'static str),
+    /// The client has sent too many requests.
+    RateLimited,
+}
+
 impl ProxyShared {
-    /// Checks a request before its destination is looked for. Returns the answer if it is rejected. `denial`: why the client's
-    /// requests are denied, if they are.
-    pub(super) fn refuse(&self, req: &mut Request<IncomingBody>, denial: Option<&str>) -> Option<Answer> {
-        if let Some(reason) = denial {
-            self.stats.count_denied();
-            return Some(Answer::forbidden(reason));
+    /// Checks a request before its destination is looked for. Returns the answer if it is rejected. `refusal`: why none of the
+    /// client's requests is forwarded now.
+    pub(super) fn refuse(&self, req: &mut Request<IncomingBody>, refusal: Option<Refusal>) -> Option<Answer> {
+        match refusal {
+            Some(Refusal::Denied(reason)) => {
+                self.stats.count_denied();
+                return Some(Answer::forbidden(reason));
+            }
+            Some(Refusal::RateLimited) => {
+                self.stats.transport(Side::Client).limit(Limit::Rate);
+                return Some(Answer::rate_limited());
+            }
+            None => {}
         }
         let Params { max_in_flight, max_headers_count, max_uri_length, .. } = self.limits.params;
         let in_flight = self.limits.in_flight();

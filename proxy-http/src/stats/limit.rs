@@ -54,6 +54,8 @@ pub enum Limit {
     Hops,
     /// The heads of open requests were too large together: a request was answered with 431 or 503.
     BufferedHeads,
+    /// A client sent more requests than its rate allows: one was answered with 429.
+    Rate,
 }
 
 /// Timeouts of a stream on which nothing moves.
@@ -71,7 +73,7 @@ pub enum StreamLimit {
 
 impl Limit {
     /// All limits, in the order of their declaration, which is the index of their counters.
-    pub(super) const ALL: [Self; 22] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::Age,
         Self::AgeGrace,
         Self::Idle,
@@ -94,6 +96,7 @@ impl Limit {
         Self::EngineLifetime,
         Self::Hops,
         Self::BufferedHeads,
+        Self::Rate,
     ];
 
     /// The error code of the GOAWAY that closes a connection at this limit. `None`: the connection is drained, stays open,
@@ -110,7 +113,8 @@ impl Limit {
             | Self::HeaderRead
             | Self::EngineLifetime
             | Self::Hops
-            | Self::BufferedHeads => None,
+            | Self::BufferedHeads
+            | Self::Rate => None,
             // The server's SETTINGS are sent and are not acknowledged (RFC 9113 section 6.5.3).
             Self::Handshake => Some(Reason::SETTINGS_TIMEOUT),
             _ => Some(Reason::ENHANCE_YOUR_CALM),

@@ -34,6 +34,7 @@ mod malformed;
 mod other_protocol;
 mod params;
 mod protection;
+mod rate_limit;
 mod raw;
 mod refusals;
 mod request_trailers;

@@ -66,7 +66,7 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
     inbound.connect.drop_request_trailers = false;
     inbound.breaker = Breaker { consecutive_failures: 7, min_ejection: secs(1), max_ejection: secs(60) };
     inbound.slow_start = secs(10);
-    inbound.http_forwarded = None;
+    (inbound.http_forwarded, inbound.http_rate_limit) = (None, None);
     inbound.http_retry = Retry {
         gateway_errors: false,
         refused_non_idempotent: true,
@@ -195,4 +195,15 @@ fn a_header_to_endpoints_needs_endpoints_alone() {
         [expect("DISCOVERY")]
     );
     config(&vars([("INBOUND_CONNECT_PROXY_PROTOCOL", "off"), ("INBOUND_ROUTES", "/x")]));
+}
+
+#[test]
+fn a_burst_is_as_much_as_a_second_has_and_needs_the_rate() {
+    let (rate, burst) = (("INBOUND_HTTP_RATE_LIMIT_PER_CLIENT", "10"), ("INBOUND_HTTP_RATE_LIMIT_BURST", "30"));
+    let limit = |vars| config(&vars).inbound.unwrap().http_rate_limit.map(|it| (it.per_second.get(), it.burst.get()));
+    assert_eq!(limit(on([rate])), Some((10, 10)));
+    assert_eq!(limit(on([rate, burst])), Some((10, 30)));
+    let expect =
+        "INBOUND_HTTP_RATE_LIMIT_BURST: has no effect without LINKERD2_PROXY_INBOUND_HTTP_RATE_LIMIT_PER_CLIENT";
+    assert_eq!(warnings(&on([burst])), [expect.replace("LINKERD2_PROXY_", "")]);
 }

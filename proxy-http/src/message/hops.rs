@@ -19,10 +19,10 @@ const MAX_HOPS: u16 = 16;
 
 /// A request that has passed too often.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct TooManyHops;
+pub(crate) struct TooManyHops;
 
 /// Counts a request's pass if requests may be coming back, with so many in flight.
-pub(super) fn pass(headers: &mut HeaderMap, in_flight: usize) -> Result<(), TooManyHops> {
+pub(crate) fn pass(headers: &mut HeaderMap, in_flight: usize) -> Result<(), TooManyHops> {
     if in_flight < MIN_IN_FLIGHT {
         return Ok(());
     }
