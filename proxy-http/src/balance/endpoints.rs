@@ -146,6 +146,11 @@ impl Endpoints {
         self.shared.http1
     }
 
+    /// The address that an attempt was made to. `None`: the endpoint is gone.
+    pub(crate) fn addr(&self, attempt: &Attempt) -> Option<Arc<str>> {
+        self.shared.lock().endpoint(attempt.endpoint()).map(|endpoint| Arc::clone(&endpoint.addr))
+    }
+
     /// Requests that wait for an endpoint.
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -261,14 +261,14 @@ impl BalancerState {
     pub(super) fn not_ready_answer(&self) -> Answer {
         let Some(failures) = self.endpoints.iter().map(|endpoint| endpoint.failed.as_ref()).collect::<Option<Vec<_>>>()
         else {
-            return Answer::unavailable("no endpoint is ready");
+            return Answer::no_endpoint("no endpoint is ready");
         };
         match failures.first() {
-            None => Answer::unavailable("no endpoints"),
+            None => Answer::no_endpoint("no endpoints"),
             Some(error) if failures.iter().all(|error| error.is_timeout()) => {
                 Answer::connect_timeout(format!("no endpoint can be reached: {}", Chain(&***error)))
             }
-            Some(error) => Answer::bad_gateway(format!("no endpoint can be reached: {}", Chain(&***error))),
+            Some(error) => Answer::connect_failed(format!("no endpoint can be reached: {}", Chain(&***error))),
         }
     }
 }

@@ -89,6 +89,11 @@ impl Error {
         self.kind == ErrorKind::Malformed
     }
 
+    /// The trailers of a gRPC response have no status.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.kind == ErrorKind::CutOff
+    }
+
     /// The connection that the body came from was lost.
     #[must_use]
     pub fn is_connection_lost(&self) -> bool {

@@ -4,6 +4,7 @@ use crate::{
     IncomingBody,
     body::{error::Error, outcome::Backpressure, source::Source},
     message::client_cert,
+    stats::Record,
 };
 use bytes::Bytes;
 use http::HeaderMap;
@@ -27,6 +28,8 @@ pub struct Replay {
     replayed: Option<Box<Frames>>,
     malformed: bool,
     without_trailers: bool,
+    /// Counts the bytes that are read.
+    record: Record,
 }
 
 /// The frames that a body has yielded, and may yield again.
@@ -55,7 +58,19 @@ impl Replay {
     /// Keeps at most `limit` bytes of `inner`.
     pub(crate) fn new(mut inner: IncomingBody, limit: usize) -> Self {
         inner.reader_reports_backpressure();
-        Self { inner, left: Some(limit), replayed: None, malformed: false, without_trailers: false }
+        Self {
+            inner,
+            left: Some(limit),
+            replayed: None,
+            malformed: false,
+            without_trailers: false,
+            record: Record::default(),
+        }
+    }
+
+    /// Counts the bytes that are read on `record`.
+    pub(crate) fn record_on(&mut self, record: &Record) {
+        self.record = record.clone();
     }
 
     /// Drops the trailers: the body ends after its data.
@@ -90,7 +105,7 @@ impl Replay {
         self.malformed
     }
 
-    fn record(&mut self, frame: &Frame<Bytes>) {
+    fn keep(&mut self, frame: &Frame<Bytes>) {
         let Some(left) = self.left else { return };
         let frames = self.replayed.get_or_insert_default();
         if let Some(data) = frame.data_ref() {
@@ -154,8 +169,14 @@ impl Body for Replay {
         {
             frame = None;
         }
+        if self.record.is_on()
+            && let Some(Ok(frame)) = &frame
+        {
+            let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+            self.record.edit(|end| end.request_bytes += bytes);
+        }
         match &frame {
-            Some(Ok(frame)) => self.record(frame),
+            Some(Ok(frame)) => self.keep(frame),
             Some(Err(error)) => (self.left, self.malformed) = (None, error.is_malformed()),
             None => {}
         }

@@ -4,7 +4,7 @@
 
 use crate::{
     body::{
-        backpressure::buffer,
+        backpressure::{buffer, cut},
         channel::BodySender,
         outcome::{Backpressure, SendOutcome},
     },
@@ -13,6 +13,7 @@ use crate::{
         linger::{MAX_SILENCE, linger},
         timeouts::Timeouts,
     },
+    message::answer::Answer,
     stats::StreamLimit,
 };
 use bytes::{Buf as _, Bytes};
@@ -130,7 +131,11 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Tunnel<B> {
         if !matches!(ended, Err(TunnelError::Io(_))) {
             tunnel.tunnel.to.give_up();
         }
-        let TunnelIo { io, tunnel, .. } = tunnel;
+        let TunnelIo { io, mut tunnel, .. } = tunnel;
+        if matches!(ended, Err(TunnelError::Timeout(_))) {
+            // A tunnel has no trailers, but records why it ends.
+            let _ = cut(&mut tunnel.from, &Answer::idle());
+        }
         drop(tunnel);
         match ended {
             Ok(()) => linger(io, MAX_SILENCE).await,

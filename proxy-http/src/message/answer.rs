@@ -1,6 +1,9 @@
 //! Responses that the proxy generates itself in place of an endpoint.
 
-use crate::message::grpc;
+use crate::{
+    message::grpc,
+    stats::{ProxyError, Record},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 const PROXY_ERROR: HeaderName = HeaderName::from_static("proxy-error");
@@ -10,104 +13,120 @@ const PROXY_ERROR: HeaderName = HeaderName::from_static("proxy-error");
 pub(crate) struct Answer {
     status: StatusCode,
     code: grpc::Code,
+    /// `None`: it is no error.
+    error: Option<ProxyError>,
     reason: String,
 }
 
 impl Answer {
-    /// The connection to the endpoint was lost, or could not be made.
-    pub(crate) fn bad_gateway(reason: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_GATEWAY, code: grpc::Code::Unavailable, reason: reason.into() }
+    fn new(status: StatusCode, code: grpc::Code, error: ProxyError, reason: impl Into<String>) -> Self {
+        Self { status, code, error: Some(error), reason: reason.into() }
+    }
+
+    /// No endpoint could be connected to.
+    pub(crate) fn connect_failed(reason: impl Into<String>) -> Self {
+        Self::bad_gateway(ProxyError::ConnectFailed, reason)
+    }
+
+    /// The connection to the endpoint was lost, or could not be made, or the response is of no use.
+    pub(crate) fn bad_gateway(error: ProxyError, reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, grpc::Code::Unavailable, error, reason)
     }
 
     /// The request is malformed. gRPC has this for 400.
     pub(crate) fn bad_request(reason: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, code: grpc::Code::Internal, reason: reason.into() }
+        Self::new(StatusCode::BAD_REQUEST, grpc::Code::Internal, ProxyError::BadRequest, reason)
     }
 
     /// The request's head is larger than the endpoint takes. gRPC has this for 431.
     pub(crate) fn head_too_large() -> Self {
         let (status, reason) = (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head is larger than the endpoint takes");
-        Self { status, code: grpc::Code::Internal, reason: reason.to_owned() }
+        Self::new(status, grpc::Code::Internal, ProxyError::EndpointHeadLimit, reason)
     }
 
     /// The request's header list is larger than clients may send.
     pub(crate) fn header_list_too_large() -> Self {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        Self { status, code: grpc::Code::ResourceExhausted, reason: "header list is too large".to_owned() }
+        Self::new(status, grpc::Code::ResourceExhausted, ProxyError::HeadTooLarge, "header list is too large")
     }
 
     /// The heads of the client's open requests are larger together than the proxy holds for it.
     pub(crate) fn heads_too_large() -> Self {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        let reason = "heads of open requests are too large together".to_owned();
-        Self { status, code: grpc::Code::ResourceExhausted, reason }
+        let reason = "heads of open requests are too large together";
+        Self::new(status, grpc::Code::ResourceExhausted, ProxyError::BufferedHeads, reason)
     }
 
     /// The heads of other clients' requests leave no room for the request's.
     pub(crate) fn no_room_for_heads() -> Self {
-        Self::unavailable("heads of other requests leave no room")
+        Self::unavailable(ProxyError::BufferedHeads, "heads of other requests leave no room")
     }
 
-    /// No endpoint is available for the request.
-    pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: grpc::Code::Unavailable, reason: reason.into() }
+    /// The request cannot be sent now.
+    pub(crate) fn unavailable(error: ProxyError, reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, grpc::Code::Unavailable, error, reason)
+    }
+
+    /// No endpoint is ready, or there is none.
+    pub(crate) fn no_endpoint(reason: impl Into<String>) -> Self {
+        Self::unavailable(ProxyError::NoEndpoint, reason)
     }
 
     /// Connecting took too long.
     pub(crate) fn connect_timeout(reason: impl Into<String>) -> Self {
-        Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::Unavailable, reason: reason.into() }
+        Self::new(StatusCode::GATEWAY_TIMEOUT, grpc::Code::Unavailable, ProxyError::ConnectTimeout, reason)
     }
 
     /// No route takes the request.
     pub(crate) fn no_route() -> Self {
-        let reason = "no route for the request".to_owned();
-        Self { status: StatusCode::NOT_FOUND, code: grpc::Code::Unimplemented, reason }
+        let reason = "no route for the request";
+        Self::new(StatusCode::NOT_FOUND, grpc::Code::Unimplemented, ProxyError::NoRoute, reason)
     }
 
     /// The request's route leads to no back end.
     pub(crate) fn no_backend() -> Self {
-        let reason = "the request's route has no back end".to_owned();
-        Self { status: StatusCode::INTERNAL_SERVER_ERROR, code: grpc::Code::Unavailable, reason }
+        let reason = "the request's route has no back end";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, grpc::Code::Unavailable, ProxyError::NoBackend, reason)
     }
 
     /// The client is not allowed.
     pub(crate) fn forbidden(reason: impl Into<String>) -> Self {
-        Self { status: StatusCode::FORBIDDEN, code: grpc::Code::PermissionDenied, reason: reason.into() }
+        Self::new(StatusCode::FORBIDDEN, grpc::Code::PermissionDenied, ProxyError::Forbidden, reason)
     }
 
     /// The request's own deadline passed.
     pub(crate) fn deadline() -> Self {
-        let reason = "request deadline passed".to_owned();
-        Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
+        let reason = "request deadline passed";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, grpc::Code::DeadlineExceeded, ProxyError::Deadline, reason)
     }
 
     /// Nothing was received or sent on the request's stream for too long.
     pub(crate) fn idle() -> Self {
-        let reason = "nothing moved on the stream for too long".to_owned();
-        Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
+        let reason = "nothing moved on the stream for too long";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, grpc::Code::DeadlineExceeded, ProxyError::Idle, reason)
     }
 
     /// The connection is closed before the response is whole.
     pub(crate) fn closing() -> Self {
-        Self::unavailable("connection is closed before the response is whole")
+        Self::unavailable(ProxyError::Closing, "connection is closed before the response is whole")
     }
 
     /// The endpoint took no more of the request for too long.
     pub(crate) fn stalled() -> Self {
-        let reason = "endpoint took no more of the request".to_owned();
-        Self { status: StatusCode::GATEWAY_TIMEOUT, code: grpc::Code::DeadlineExceeded, reason }
+        let reason = "endpoint took no more of the request";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, grpc::Code::DeadlineExceeded, ProxyError::EndpointStalled, reason)
     }
 
     /// The request has more header fields than the limit.
     pub(crate) fn too_many_fields() -> Self {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        Self { status, code: grpc::Code::ResourceExhausted, reason: "too many header fields".to_owned() }
+        Self::new(status, grpc::Code::ResourceExhausted, ProxyError::HeadTooLarge, "too many header fields")
     }
 
     /// The request's path and query are longer than the limit.
     pub(crate) fn uri_too_long() -> Self {
         let status = StatusCode::URI_TOO_LONG;
-        Self { status, code: grpc::Code::ResourceExhausted, reason: "URI is too long".to_owned() }
+        Self::new(status, grpc::Code::ResourceExhausted, ProxyError::UriTooLong, "URI is too long")
     }
 
     /// The client has sent too many requests. Rates are a request a second at least, so that another may be sent after a second.
@@ -118,23 +137,40 @@ impl Answer {
 
     /// The request has come back to the proxy.
     pub(crate) fn loop_detected() -> Self {
-        let reason = "the request has come back too often".to_owned();
-        Self { status: StatusCode::LOOP_DETECTED, code: grpc::Code::Internal, reason }
+        let reason = "the request has come back too often";
+        Self::new(StatusCode::LOOP_DETECTED, grpc::Code::Internal, ProxyError::Loop, reason)
     }
 
     /// An OPTIONS that goes no further, of which the proxy has nothing to say.
     pub(crate) fn options() -> Self {
-        Self { status: StatusCode::OK, code: grpc::Code::Unimplemented, reason: String::new() }
+        Self { status: StatusCode::OK, code: grpc::Code::Unimplemented, error: None, reason: String::new() }
     }
 
     /// The proxy does not implement the request's method or protocol.
     pub(crate) fn unimplemented(reason: impl Into<String>) -> Self {
-        Self { status: StatusCode::NOT_IMPLEMENTED, code: grpc::Code::Unimplemented, reason: reason.into() }
+        Self::new(StatusCode::NOT_IMPLEMENTED, grpc::Code::Unimplemented, ProxyError::Unimplemented, reason)
     }
 
     /// The endpoint takes no extended CONNECT.
     pub(crate) fn no_extended_connect() -> Self {
         Self::unimplemented("the endpoint does not take WebSocket over HTTP/2")
+    }
+
+    /// The reason. `None`: it is no error.
+    pub(crate) fn error(&self) -> Option<ProxyError> {
+        self.error
+    }
+
+    /// Adds the answer to the record of its request.
+    pub(crate) fn record(&self, record: &Record, grpc: bool) {
+        record.edit(|end| {
+            (end.status, end.grpc_status) = (Some(self.status), None);
+            if grpc {
+                (end.status, end.grpc_status) = (Some(StatusCode::OK), Some(self.code as u8));
+            }
+            end.proxy_error = self.error;
+            end.proxy_error_detail = self.error.map(|_| self.reason.clone());
+        });
     }
 
     /// The gRPC status.

@@ -37,7 +37,7 @@ impl Absence {
 
     pub(super) fn answer(&self) -> Answer {
         match self {
-            Self::Unknown(_) | Self::Unavailable(_) => Answer::unavailable(self.reason()),
+            Self::Unknown(_) | Self::Unavailable(_) => Answer::no_endpoint(self.reason()),
             Self::Forbidden(_) => Answer::forbidden(self.reason()),
         }
     }

@@ -23,14 +23,13 @@ use crate::{
         retry::{self, RetryState},
         shared::{ProxyShared, is_http1},
     },
-    stats::{DestinationStats, Side, StreamLimit},
+    stats::{DestinationStats, ProxyError, Record, Side, StreamLimit},
 };
 use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderMap, Response, StatusCode, header::CONTENT_LENGTH, request, response};
 use http_body::{Frame, SizeHint};
 use std::{
-    fmt,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -51,7 +50,8 @@ pub struct Error {
 pub(super) struct Exchange {
     pub(super) shared: Arc<ProxyShared>,
     /// The counters of its destination, if requests have several.
-    counters: Option<Arc<DestinationStats>>,
+    pub(super) counters: Option<Arc<DestinationStats>>,
+    pub(super) record: Record,
     pub(super) started: Instant,
     pub(super) deadline: Deadline,
     attempt_deadline: AttemptDeadline,
@@ -89,7 +89,7 @@ const UNANSWERED: &str = "the request is kept until it is answered";
 impl Exchange {
     pub(super) fn start(
         shared: &Arc<ProxyShared>,
-        head: request::Parts,
+        mut head: request::Parts,
         body: IncomingBody,
         strip: bool,
         policy: Policy,
@@ -106,6 +106,7 @@ impl Exchange {
         let exchange = Self {
             shared: Arc::clone(shared),
             counters,
+            record: head.extensions.remove().unwrap_or_default(),
             started: now(),
             deadline: shared.limits.deadline(grpc, &head.headers, policy.request_timeout),
             attempt_deadline: AttemptDeadline::new(policy.backend_request_timeout),
@@ -126,6 +127,9 @@ impl Exchange {
             // grpcio fails a call on a 1xx response, and gRPC has no use for one.
             request.drop_interim();
         }
+        if exchange.record.is_on() {
+            request.body_mut().record_on(&exchange.record);
+        }
         if shared.drop_request_trailers {
             request.body_mut().drop_trailers();
         }
@@ -141,6 +145,7 @@ impl Exchange {
         let request = self.request.as_mut().expect(UNANSWERED);
         self.attempt = self.shared.endpoints(self.http1).send(request, now, avoid);
         self.attempt_deadline.start();
+        self.record_attempt();
         self.attempt.is_some()
     }
 
@@ -189,11 +194,12 @@ impl Exchange {
         endpoints.finish(last);
         let _pending = PendingRequest::start(limits, stats).ok_or_else(|| {
             stats.count_shed();
-            Answer::unavailable("too many requests waiting for an endpoint")
+            Answer::unavailable(ProxyError::QueueFull, "too many requests waiting for an endpoint")
         })?;
         let request = self.request.as_mut().expect(UNANSWERED);
         self.attempt = shared.send_when_ready(self.http1, request, avoid, &mut self.retry_state.queue_number).await?;
         self.attempt_deadline.start();
+        self.record_attempt();
         if self.attempt.is_none() { Err(Answer::no_extended_connect()) } else { Ok(()) }
     }
 
@@ -252,6 +258,7 @@ impl Exchange {
     }
 
     fn forward(mut self: Box<Self>, mut head: response::Parts) -> Response<Body> {
+        self.record_head();
         let outcome = match retry::is_gateway_error(head.status) {
             // A gateway error to CONNECT concerns the host that it names, not the endpoint.
             true if self.is_plain_connect() => Outcome::Unknown,
@@ -313,17 +320,19 @@ impl Exchange {
             endpoint.count_stream_limit(StreamLimit::WriteStall);
             Ok(self.answer(Answer::stalled()))
         } else if error.is_response_malformed() {
-            Ok(self.answer(Answer::bad_gateway(error.to_string())))
+            Ok(self.answer(Answer::bad_gateway(ProxyError::BadResponse, error.to_string())))
         } else if error.is_refused() || (self.http1 && error.is_unprocessed()) {
             // A client that gets RST_STREAM(REFUSED_STREAM) may send the request again, which was done here in vain.
-            Ok(self.answer(Answer::unavailable("endpoint refused the request")))
+            Ok(self.answer(Answer::unavailable(ProxyError::Refused, "endpoint refused the request")))
         } else if self.http1 {
-            Ok(self.answer(Answer::bad_gateway(error.to_string())))
+            Ok(self.answer(Answer::bad_gateway(ProxyError::ConnectionLost, error.to_string())))
         } else if let Some(reason) = error.remote_reset() {
+            self.record.reset_by_endpoint(Some(reason.into()));
             Err(Error { source: StreamError::of(Side::Endpoint.passed_on(reason)) })
         } else if error.is_request_broken() {
             let source = if self.request.as_mut().expect(UNANSWERED).body_mut().is_malformed() {
                 self.shared.stats.transport(Side::Client).count_malformed();
+                self.record.cut(ProxyError::BadRequest, Some(Reason::PROTOCOL_ERROR.into()));
                 StreamError::PROTOCOL_ERROR
             } else {
                 // The client has reset the stream or closed the connection, so it does not see the code.
@@ -331,12 +340,13 @@ impl Exchange {
             };
             Err(Error { source })
         } else {
-            Ok(self.answer(Answer::bad_gateway("connection to endpoint was lost")))
+            Ok(self.answer(Answer::bad_gateway(ProxyError::ConnectionLost, "connection to endpoint was lost")))
         }
     }
 
     pub(super) fn answer(mut self: Box<Self>, answer: Answer) -> Response<Body> {
         self.request = None;
+        answer.record(&self.record, self.grpc);
         let rsp = answer.into_response(self.grpc);
         self.status = Some(rsp.status());
         self.grpc_status = grpc::status(rsp.headers());
@@ -344,38 +354,21 @@ impl Exchange {
     }
 }
 
-impl fmt::Debug for Exchange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange").field("started", &self.started).field("status", &self.status).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Exchange {
-    fn drop(&mut self) {
-        let ProxyShared { limits, stats, .. } = &*self.shared;
-        limits.in_flight.fetch_sub(1, Relaxed);
-        // First, because the response's body counts as the connection's stream as long as it lives.
-        self.body = None;
-        self.shared.endpoints(self.http1).finish(self.attempt.take());
-        if let Some(status) = self.status {
-            let latency = now() - self.started;
-            stats.count_response(status, self.grpc_status, latency);
-            if let Some(counters) = &self.counters {
-                counters.count_response(status, self.grpc_status, latency);
-            }
-        }
-    }
-}
-
 impl Source for Exchange {
     fn buffer(&mut self, cx: &mut Context<'_>) -> Backpressure {
         let pressure = self.body.as_mut().map_or(Backpressure::End, |body| body.buffer(cx));
-        if self.is_expired(cx) { Backpressure::Expired } else { pressure }
+        if !self.is_expired(cx) {
+            return pressure;
+        }
+        self.record_cut(&Answer::deadline(), false);
+        Backpressure::Expired
     }
 
     /// gRPC has a status in trailers, which follow a whole message.
     fn cut(&mut self, cause: &Answer) -> Option<HeaderMap> {
-        self.framing.is_between_messages().then(|| {
+        let has_trailers = self.framing.is_between_messages();
+        self.record_cut(cause, has_trailers);
+        has_trailers.then(|| {
             self.grpc_status = Some(cause.code() as u8);
             cause.to_trailers()
         })
@@ -426,6 +419,9 @@ impl http_body::Body for Exchange {
                 }
             }
             _ => {}
+        }
+        if exchange.record.is_on() {
+            exchange.record_frame(&polled);
         }
         polled
     }

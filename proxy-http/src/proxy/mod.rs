@@ -57,6 +57,7 @@ mod limits;
 mod policy;
 mod pool;
 mod rate_limit;
+mod record;
 pub mod retry;
 mod service;
 mod shared;

@@ -9,7 +9,7 @@ use crate::{
         retry::Budget,
         shared::ProxyShared,
     },
-    stats::{DestinationLabels, DestinationStats},
+    stats::{DestinationLabels, DestinationStats, ProxyError},
 };
 use std::{
     borrow::Borrow,
@@ -196,7 +196,7 @@ where
         let place = |connected: &Connected<B>| (!connected.proxy.absence.is_final(), connected.used);
         let idle = connected.values().filter(|connected| connected.is_idle());
         let first = idle.map(place).min();
-        let first = first.ok_or_else(|| Answer::unavailable("too many destinations have requests in flight"))?;
+        let first = first.ok_or_else(too_many_destinations)?;
         Ok(connected
             .extract_if(|_, connected| connected.is_idle() && place(connected) == first)
             .next()
@@ -251,6 +251,10 @@ where
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Connected<B>>> {
         self.connected.lock().expect(UNPOISONED)
     }
+}
+
+fn too_many_destinations() -> Answer {
+    Answer::unavailable(ProxyError::TooManyDestinations, "too many destinations have requests in flight")
 }
 
 // === impl Connected ===

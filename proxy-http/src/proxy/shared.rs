@@ -11,7 +11,7 @@ use crate::{
         limits::{Limits, Params},
         retry::{self, Budget, RetryState},
     },
-    stats::{Limit, Side},
+    stats::{Limit, ProxyError, Side},
 };
 use http::{Method, Request, Version, uri::PathAndQuery};
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl ProxyShared {
         let in_flight = self.limits.in_flight();
         if in_flight >= max_in_flight {
             self.stats.count_shed();
-            return Some(Answer::unavailable("too many requests in flight"));
+            return Some(Answer::unavailable(ProxyError::InFlight, "too many requests in flight"));
         }
         let client = self.stats.transport(Side::Client);
         if req.headers().len() > max_headers_count && fields::count(req.headers()) > max_headers_count {

@@ -15,7 +15,7 @@ use crate::{
         fields::{self, Invalid},
         head::list_size,
     },
-    stats::{Limit, Side, Transport},
+    stats::{Limit, OpenRecord, ProxyError, Side, Transport},
 };
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header, response::Parts, uri::Scheme};
@@ -70,13 +70,25 @@ pub(super) struct ExchangeSlots<B> {
     pub(super) tunnel: TunnelSlot<B>,
     pub(super) body: BodySlot<B>,
     pub(super) trailers: Arc<TrailerWriter>,
+    pub(super) records: OpenRecord,
 }
 
 // === impl ExchangeSlots ===
 
+impl<B> ExchangeSlots<B> {
+    pub(super) fn new(records: OpenRecord) -> Self {
+        Self { tunnel: TunnelSlot::new(), body: BodySlot::new(), trailers: Arc::default(), records }
+    }
+}
+
 impl<B> Clone for ExchangeSlots<B> {
     fn clone(&self) -> Self {
-        Self { tunnel: self.tunnel.clone(), body: self.body.clone(), trailers: Arc::clone(&self.trailers) }
+        Self {
+            tunnel: self.tunnel.clone(),
+            body: self.body.clone(),
+            trailers: Arc::clone(&self.trailers),
+            records: self.records.clone(),
+        }
     }
 }
 
@@ -118,6 +130,7 @@ where
     fn call(&self, req: Request<body::Incoming>) -> Self::Future {
         let (stream, slots) = (Some(self.connection_state.open_stream()), self.slots.clone());
         let (mut head, body) = req.into_parts();
+        let record = slots.records.start(&head);
         let checked = request::from_client(&mut head, &self.scheme, body.is_end_stream()).map_err(|Invalid(reason)| {
             tracing::debug!(reason, "bad request");
             self.transport.count_malformed();
@@ -134,6 +147,11 @@ where
         let context = match context {
             Ok(context) => context,
             Err(status) => {
+                let is_large = status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                record.edit(|end| {
+                    let error = if is_large { ProxyError::HeadTooLarge } else { ProxyError::BadRequest };
+                    (end.status, end.proxy_error) = (Some(status), Some(error));
+                });
                 let (context, state) = (RequestContext::default(), ResponseState::Refused { status });
                 return ResponseFuture { context, stream, tunnel: None, slots, state };
             }
@@ -145,6 +163,9 @@ where
             let (tunnel, received) = BodySender::new(false);
             (Some(tunnel), Incoming::Tunnel(received))
         };
+        if record.is_on() {
+            head.extensions.insert(record);
+        }
         let request = Request::from_parts(head, IncomingBody::http1(Side::Client, body));
         let mut service = self.service.clone();
         let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
@@ -226,6 +247,9 @@ impl RequestContext {
         };
         if let Err(Invalid(reason)) = checked {
             tracing::debug!(reason, "bad response");
+            slots.records.last().edit(|end| {
+                (end.status, end.proxy_error) = (Some(StatusCode::BAD_GATEWAY), Some(ProxyError::BadResponse));
+            });
             return refusal(StatusCode::BAD_GATEWAY, stream);
         }
         head.version = Version::HTTP_11;

@@ -7,7 +7,7 @@ use crate::{
     },
     http1::Params,
     server::http1,
-    stats::{Side, Transport},
+    stats::{Observe, Side, Transport},
 };
 use http_h2::{
     ClientKeepAlive, FlowControl, KeepAlive, MaxConnectionAge, OutOfRange, Protection, RESET_STREAM_DURATION,
@@ -42,12 +42,14 @@ pub struct Server {
 }
 
 /// A connection that was accepted, as far as it is known before it is served.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Accepted {
     /// The client's address. `None`: it is not told.
     pub peer: Option<SocketAddr>,
     /// The protocol. `None`: it is detected.
     pub protocol: Option<Protocol>,
+    /// Observes the connection's requests. `None`: they are not recorded.
+    pub observe: Option<Arc<dyn Observe>>,
 }
 
 /// Decides once for each connection whether extended CONNECT is announced. `None`: it is not.
@@ -61,6 +63,8 @@ pub(super) struct DetectedConnection<I> {
     pub(super) ahead: ReadAhead,
     pub(super) connection_state: Arc<ConnectionState>,
     pub(super) started: Instant,
+    /// See [`Accepted::observe`].
+    pub(super) observe: Option<Arc<dyn Observe>>,
 }
 
 /// As linkerd2-proxy has it.

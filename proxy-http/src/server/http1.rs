@@ -22,7 +22,7 @@ use crate::{
         adapter::{Adapter, ExchangeSlots},
         error::Error,
     },
-    stats::{Limit, Transport},
+    stats::{Limit, OpenRecord, ProxyError, StreamLimit, Transport},
 };
 use bytes::Bytes;
 use futures_util::future::MaybeDone;
@@ -63,6 +63,7 @@ pub(crate) struct Limits<'a> {
     /// How long a drain may take. `None`: any time.
     pub(crate) drain_timeout: Option<Duration>,
     pub(crate) transport: &'a Arc<Transport>,
+    pub(crate) records: OpenRecord,
 }
 
 /// One connection with its request, if one is open.
@@ -128,7 +129,7 @@ impl Http1Server {
         io: Rewind<Io<I>>,
         service: S,
         connection_state: Arc<ConnectionState>,
-        Limits { mut lifetime, write_stall, stream_idle, drain_timeout, transport }: Limits<'_>,
+        Limits { mut lifetime, write_stall, stream_idle, drain_timeout, transport, records }: Limits<'_>,
         mut drain: Pin<&mut MaybeDone<D>>,
     ) -> Result<(), Error>
     where
@@ -147,7 +148,7 @@ impl Http1Server {
         // the start of a request. Without keep-alive hyper serves that request, and then closes.
         let is_drained = drain.as_mut().output_mut().is_some();
         builder.keep_alive(!is_drained);
-        let slots = ExchangeSlots { tunnel: TunnelSlot::new(), body: BodySlot::new(), trailers: Arc::default() };
+        let slots = ExchangeSlots::new(records.clone());
         let adapter =
             Adapter::new(service, &self.scheme, &connection_state, transport, &slots, &guard_state, self.max_list);
         let guard =
@@ -183,11 +184,12 @@ impl Http1Server {
             Err(error) => Err(error),
         };
         if matches!(finished, Ok(false)) {
+            records.last().cut(ProxyError::Closing, None);
             return Ok(());
         }
         let tunnel = http1_connection.slots.tunnel.take().filter(|_| finished.is_ok());
         let http1::Parts { io, read_buf, .. } = http1_connection.connection.into_parts();
-        let over = time_is_up(closes_at, drain, drain_timeout);
+        let over = cut_at(time_is_up(closes_at, drain, drain_timeout), records);
         let timeouts = Timeouts::new(write_stall, stream_idle);
         end(io.into_inner(), tunnel, read_buf, finished.map(drop), timeouts, over, transport).await
     }
@@ -228,6 +230,13 @@ where
             Ok(())
         }
     }
+}
+
+/// Waits for the end of a connection's time, and records it for the tunnel that may be open then.
+async fn cut_at(end: impl Future<Output = DrainEnd>, records: OpenRecord) -> DrainEnd {
+    let end = end.await;
+    records.last().cut(ProxyError::Closing, None);
+    end
 }
 
 /// Counts how a tunnel ended.
@@ -280,6 +289,8 @@ where
         let timed_out = timeouts.poll(connection_state.streams() > 0, blocked, connection_state.moves(), cx);
         if let Poll::Ready(limit) = timed_out {
             transport.count_stream_limit(limit);
+            let cause = if limit == StreamLimit::Idle { ProxyError::Idle } else { ProxyError::ClientStalled };
+            slots.records.last().cut(cause, None);
         }
         if expired || timed_out.is_ready() {
             return Poll::Ready(Ok(Some(EndCause::Timeout)));

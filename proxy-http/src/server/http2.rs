@@ -25,10 +25,10 @@ use crate::{
     server::{
         builder::{DetectedConnection, MAX_UNREAD_SMALL_DATA, Server, to_usize},
         error::{Error, ErrorKind},
-        stream::{StreamState, StreamTask},
+        stream::{StreamState, StreamTask, answer_early},
         task_slots::TaskSlots,
     },
-    stats::{Limit, Side, StreamLimit, Transport},
+    stats::{Limit, Observe, ProxyError, Record, Side, StreamLimit, Transport},
 };
 use bytes::Bytes;
 use futures_util::future::MaybeDone;
@@ -87,6 +87,7 @@ where
     waker: Waker,
     connection_state: Arc<ConnectionState>,
     transport: Arc<Transport>,
+    observe: Option<Arc<dyn Observe>>,
 }
 
 enum Phase<I> {
@@ -110,7 +111,7 @@ where
     B::Error: Into<BoxError>,
 {
     pub(super) fn new(server: &Server, opened: DetectedConnection<I>, service: S) -> Self {
-        let DetectedConnection { io, ahead, connection_state, started } = opened;
+        let DetectedConnection { io, ahead, connection_state, started, observe } = opened;
         let frame_counts = Arc::<FrameCounts>::default();
         let mut frame_rates =
             FrameRates::reader(server.protection.max_control_frames, &frame_counts, &connection_state);
@@ -155,6 +156,7 @@ where
             wake,
             connection_state,
             transport: Arc::clone(&server.transport),
+            observe,
         }
     }
 
@@ -163,6 +165,7 @@ where
         if served.as_ref().is_err_and(Error::is_keep_alive_timeout) {
             // The client is lost, unless it reads and answers nothing.
             (0..self.streams.len()).for_each(|_| self.transport.count_reset(None));
+            self.streams.iter_mut().for_each(|stream| stream.record.reset_by_client(None));
             self.close().await;
         }
         served
@@ -319,17 +322,19 @@ where
             };
             let started = now::now();
             self.opened += 1;
+            let (mut head, body) = req.into_parts();
+            let record = Record::start(self.observe.as_ref(), &head, started);
             // A request that is already reset does not go to the service.
             if self.frame_counts.has_reset()
                 && let Poll::Ready(Ok(reason)) = respond.poll_reset(&mut Context::from_waker(Waker::noop()))
             {
                 self.transport.count_reset(Some(reason));
+                record.reset_by_client(Some(reason.into()));
                 if self.rapid_resets.reset(started, started, self.opened) {
                     self.exceeded = Some(Limit::PrematureResets);
                 }
                 continue;
             }
-            let (mut head, body) = req.into_parts();
             if head.method == Method::CONNECT {
                 ConnectProtocol::receive(&mut head.extensions);
             }
@@ -355,13 +360,15 @@ where
             };
             if let Some((limit, answer)) = refused {
                 self.transport.limit(limit);
-                // Fails only if the client has reset the stream.
-                let _ = respond.send_response(answer.into_response(grpc::is_grpc(&head.headers)), true);
+                answer_early(&mut respond, answer, grpc::is_grpc(&head.headers), &record);
                 continue;
+            }
+            if record.is_on() {
+                head.extensions.insert(record.clone());
             }
             let state = StreamState::call(&mut self.service, head, body);
             let (sending, write_stall) = (Some(sending), self.write_stall);
-            self.streams.push(StreamTask { started, respond, sending, write_stall, progress, state });
+            self.streams.push(StreamTask { started, respond, sending, write_stall, progress, record, state });
             accepted = true;
         }
         Ok(Some(accepted))
@@ -398,6 +405,8 @@ where
         let Some(code) = limit.code() else { return Ok(()) };
         if let Phase::Open(connection) = &mut self.phase {
             connection.abrupt_shutdown(code);
+            let cut = |record: &Record| record.cut(ProxyError::ConnectionLimit, Some(code.into()));
+            self.streams.iter_mut().for_each(|stream| cut(&stream.record));
             // Before the drop, which counts open streams as lost by the client.
             self.streams.clear();
             // The connection ends whether the client reads the GOAWAY or not.

@@ -15,7 +15,7 @@ use crate::{
         http1::Limits,
         http2::Http2Connection,
     },
-    stats::Limit,
+    stats::{Limit, OpenRecord},
 };
 use bytes::Bytes;
 use futures_util::future::{MaybeDone, maybe_done};
@@ -83,8 +83,8 @@ impl Server {
     }
 
     /// Serves one connection like [`serve`](Self::serve), with the facts that are known of it: its client's address, which
-    /// [`Transport::connections`](crate::stats::Transport::connections) tells, and its protocol, as from ALPN, which then is
-    /// not detected.
+    /// [`Transport::connections`](crate::stats::Transport::connections) tells, its protocol, as from ALPN, which then is
+    /// not detected, and an observer of its requests.
     ///
     /// # Errors
     ///
@@ -98,14 +98,14 @@ impl Server {
         B::Error: Into<BoxError>,
         D: Future<Output = ()>,
     {
-        let Accepted { peer, protocol } = accepted;
+        let Accepted { peer, protocol, observe } = accepted;
         let started = Instant::now();
         let connection_state = ConnectionState::new(&self.transport);
         connection_state.set_peer(peer.map(PeerName::Addr));
         let mut io = Io::new(io, &self.transport, &connection_state);
         let mut drain = pin!(maybe_done(drain));
         if let Some(protocol) = protocol {
-            let connection = DetectedConnection { io, ahead: ReadAhead::default(), connection_state, started };
+            let connection = DetectedConnection { io, ahead: ReadAhead::default(), connection_state, started, observe };
             return self.serve_as(protocol, connection, service, drain).await;
         }
         let detected = tokio::select! {
@@ -119,7 +119,7 @@ impl Server {
         };
         match detected {
             Ok(Ok(Detected::Http(protocol, ahead))) => {
-                let connection = DetectedConnection { io, ahead, connection_state, started };
+                let connection = DetectedConnection { io, ahead, connection_state, started, observe };
                 self.serve_as(protocol, connection, service, drain).await
             }
             Ok(Ok(Detected::Closed)) => Ok(()),
@@ -150,7 +150,7 @@ impl Server {
         match protocol {
             Protocol::Http2 => Http2Connection::new(self, connection, service).serve(drain).await,
             Protocol::Http1 => {
-                let DetectedConnection { io, ahead, connection_state, started } = connection;
+                let DetectedConnection { io, ahead, connection_state, started, observe } = connection;
                 let lifetime = Lifetime::without_frames(self.max_age, self.max_idle, started);
                 let limits = Limits {
                     lifetime,
@@ -158,6 +158,7 @@ impl Server {
                     stream_idle: self.stream_idle,
                     drain_timeout: self.drain_timeout,
                     transport: &self.transport,
+                    records: OpenRecord::new(observe),
                 };
                 // Boxed, or the future of each HTTP/2 connection would have its size, too.
                 Box::pin(self.http1.serve(Rewind::new(io, ahead), service, connection_state, limits, drain)).await

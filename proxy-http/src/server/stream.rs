@@ -5,6 +5,7 @@ use crate::{
     body::{outcome::SendOutcome, send::Pipe},
     connection::{sending::SendingStream, timeouts::idle::Progress, write_batch::Chunk},
     message::{answer::Answer, interim, reason},
+    stats::{ProxyError, Record},
 };
 use bytes::Bytes;
 use h2::{Reason, server::SendResponse};
@@ -32,6 +33,7 @@ pin_project! {
         pub(super) write_stall: Duration,
         // `None`: there is no stream idle timeout.
         pub(super) progress: Option<Arc<Progress>>,
+        pub(super) record: Record,
         #[pin]
         pub(super) state: StreamState<S, F, B>,
     }
@@ -59,9 +61,12 @@ where
     /// How the stream ended, and when it had started.
     type Output = (SendOutcome, Instant);
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let started = self.started;
-        self.poll_outcome(cx).map(|ended| (ended, started))
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let ended = ready!(self.as_mut().poll_outcome(cx));
+        if self.record.is_on() {
+            record_outcome(&self.record, ended);
+        }
+        Poll::Ready((ended, self.started))
     }
 }
 
@@ -79,6 +84,9 @@ where
             StreamStateProj::Sending { pipe } => pipe.cut(cause),
             _ => this.respond.send_reset(Reason::INTERNAL_ERROR),
         }
+        if let Some(error) = cause.error() {
+            this.record.cut(error, Some(Reason::INTERNAL_ERROR.into()));
+        }
     }
 
     fn poll_outcome(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SendOutcome> {
@@ -86,11 +94,12 @@ where
         if let Some(progress) = this.progress {
             if progress.is_timed_out(cx) {
                 match this.state.project() {
-                    StreamStateProj::Sending { pipe } => pipe.cut(&Answer::idle()),
+                    StreamStateProj::Sending { pipe } => {
+                        pipe.cut(&Answer::idle());
+                        this.record.cut(ProxyError::Idle, Some(Reason::INTERNAL_ERROR.into()));
+                    }
                     _ => {
-                        let answer = Answer::idle().into_response(progress.grpc);
-                        // Fails only if the client has reset the stream.
-                        let _ = this.respond.send_response(answer, true);
+                        answer_early(this.respond, Answer::idle(), progress.grpc, this.record);
                     }
                 }
                 return Poll::Ready(SendOutcome::Idle);
@@ -146,6 +155,23 @@ where
                 }
             };
         }
+    }
+}
+
+/// Answers a request before the service does.
+pub(super) fn answer_early(respond: &mut SendResponse<Chunk>, answer: Answer, grpc: bool, record: &Record) {
+    answer.record(record, grpc);
+    // Fails only if the client has reset the stream.
+    let _ = respond.send_response(answer.into_response(grpc), true);
+}
+
+/// Records how a stream ended, unless that is known already.
+fn record_outcome(record: &Record, outcome: SendOutcome) {
+    match outcome {
+        SendOutcome::Done | SendOutcome::Broken | SendOutcome::Answered | SendOutcome::Idle => {}
+        SendOutcome::Stalled => record.cut(ProxyError::ClientStalled, Some(Reason::INTERNAL_ERROR.into())),
+        SendOutcome::Reset(code) => record.reset_by_client(Some(code.into())),
+        SendOutcome::Lost => record.reset_by_client(None),
     }
 }
 

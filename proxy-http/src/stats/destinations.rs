@@ -21,6 +21,8 @@ pub struct ByDestination(Mutex<Table>);
 /// The counters of the requests to one destination by one route.
 #[derive(Debug, Default)]
 pub struct DestinationStats {
+    /// `None`: of the rest, or a sum.
+    labels: Option<Arc<DestinationLabels>>,
     requests: AtomicU64,
     failures: AtomicU64,
     latency: Latency,
@@ -75,15 +77,15 @@ impl ByDestination {
         if series.len() >= max && !series.contains_key(&labels) {
             let unused =
                 series.iter_mut().filter_map(|(labels, series)| series.is_unused().then_some((labels, series.used)));
-            let Some((oldest, _)) = unused.min_by_key(|(_, used)| *used) else { return rest.set() };
+            let Some((oldest, _)) = unused.min_by_key(|(_, used)| *used) else { return rest.set(None) };
             let oldest = oldest.clone();
             if let Some(left) = series.remove(&oldest) {
-                rest.set().add(&left.total());
+                rest.set(None).add(&left.total());
             }
         }
-        let series = series.entry(labels).or_default();
+        let series = series.entry(labels.clone()).or_default();
         series.used = *uses;
-        series.set()
+        series.set(Some(labels))
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -94,6 +96,11 @@ impl ByDestination {
 // === impl DestinationStats ===
 
 impl DestinationStats {
+    /// The names that requests are counted by. `None`: those of several destinations.
+    pub(crate) fn labels(&self) -> Option<&Arc<DestinationLabels>> {
+        self.labels.as_ref()
+    }
+
     /// Requests received.
     pub fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
@@ -141,13 +148,13 @@ impl Series {
         total
     }
 
-    /// A set that nobody else holds, so that their number is that of its users at once.
-    fn set(&mut self) -> Arc<DestinationStats> {
+    /// A set that nobody else holds, so that their number is that of its users at once. `labels`: those of the series.
+    fn set(&mut self, labels: Option<DestinationLabels>) -> Arc<DestinationStats> {
         // Exclusive access shows as well that all counts of the last holder are seen.
         if let Some(unused) = self.sets.iter_mut().position(|set| Arc::get_mut(set).is_some()) {
             return Arc::clone(&self.sets[unused]);
         }
-        let set = Arc::<DestinationStats>::default();
+        let set = Arc::new(DestinationStats { labels: labels.map(Arc::new), ..DestinationStats::default() });
         self.sets.push(Arc::clone(&set));
         set
     }

@@ -6,6 +6,8 @@ mod counters;
 mod destinations;
 mod latency;
 mod limit;
+mod proxy_error;
+mod record;
 mod retry;
 mod side;
 
@@ -16,8 +18,14 @@ pub use self::{
     destinations::{ByDestination, DestinationLabels, DestinationStats},
     latency::{LATENCY_BUCKETS, Latency},
     limit::{Limit, StreamLimit},
+    proxy_error::ProxyError,
+    record::{Observe, ObserveEnd, RequestEnd, Reset, ResetBy},
     retry::Reason as RetryReason,
     side::Side as Peer,
 };
 
-pub(crate) use self::{connections::Describe, side::Side};
+pub(crate) use self::{
+    connections::Describe,
+    record::{OpenRecord, Record},
+    side::Side,
+};

@@ -36,6 +36,7 @@ mod params;
 mod protection;
 mod rate_limit;
 mod raw;
+mod records;
 mod refusals;
 mod request_trailers;
 mod resets;

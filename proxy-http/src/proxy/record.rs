@@ -1,0 +1,97 @@
+//! The end of an exchange: what is counted then, and the record for an observer.
+
+use crate::{
+    body,
+    connection::now::now,
+    message::answer::Answer,
+    proxy::{exchange::Exchange, shared::ProxyShared},
+    stats::{ProxyError, Reset, ResetBy},
+};
+use bytes::Bytes;
+use h2::Reason;
+use http_body::{Body, Frame};
+use std::{fmt, sync::atomic::Ordering::Relaxed, task::Poll};
+
+impl Exchange {
+    /// Records an attempt, if one was made.
+    pub(super) fn record_attempt(&self) {
+        if self.record.is_on()
+            && let Some(attempt) = &self.attempt
+        {
+            let endpoint = self.endpoints().addr(attempt);
+            self.record.edit(|end| {
+                end.attempts = end.attempts.saturating_add(1);
+                end.endpoint = endpoint;
+            });
+        }
+    }
+
+    /// Records that the response's head has come.
+    pub(super) fn record_head(&self) {
+        self.record.edit(|end| end.time_to_head = Some(now() - self.started));
+    }
+
+    /// Records a frame of the response, or the error that it ends with.
+    pub(super) fn record_frame(&self, polled: &Poll<Option<Result<Frame<Bytes>, body::Error>>>) {
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+                self.record.edit(|end| end.response_bytes += bytes);
+            }
+            Poll::Ready(Some(Err(error))) if error.is_malformed() || error.is_cut_off() => {
+                self.record.cut(ProxyError::BadResponse, self.reset_code());
+            }
+            Poll::Ready(Some(Err(error))) if !error.is_timeout() && !error.is_given_up() => {
+                self.record.reset_by_endpoint(error.reset());
+            }
+            _ => {}
+        }
+    }
+
+    /// Records that the proxy ends the response before it is whole. `has_trailers`: by trailers that say so.
+    pub(super) fn record_cut(&self, cause: &Answer, has_trailers: bool) {
+        if let Some(error) = cause.error() {
+            self.record.cut(error, self.reset_code().filter(|_| !has_trailers));
+        }
+    }
+
+    /// The code of the RST_STREAM that ends a response which is not whole. `None`: the client uses HTTP/1.1, which has none.
+    fn reset_code(&self) -> Option<u32> {
+        (!self.http1).then_some(Reason::INTERNAL_ERROR.into())
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("started", &self.started).field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let ProxyShared { limits, stats, .. } = &*self.shared;
+        limits.in_flight.fetch_sub(1, Relaxed);
+        // Without a body there is no response, or one of the proxy itself.
+        let is_whole = self.body.as_ref().map_or(self.status.is_some(), Body::is_end_stream);
+        // First, because the response's body counts as the connection's stream as long as it lives.
+        self.body = None;
+        self.shared.endpoints(self.http1).finish(self.attempt.take());
+        if let Some(status) = self.status {
+            let latency = now() - self.started;
+            stats.count_response(status, self.grpc_status, latency);
+            if let Some(counters) = &self.counters {
+                counters.count_response(status, self.grpc_status, latency);
+            }
+        }
+        self.record.edit(|end| {
+            end.status = end.status.or(self.status);
+            end.grpc_status = self.grpc_status.or(end.grpc_status);
+            end.duration = now() - self.started;
+            end.labels = self.counters.as_ref().and_then(|counters| counters.labels().cloned());
+            if !is_whole && end.proxy_error.is_none() {
+                // Nobody else drops a response that goes on.
+                end.reset.get_or_insert(Reset { by: ResetBy::Client, code: None });
+            }
+        });
+    }
+}
