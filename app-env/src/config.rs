@@ -39,6 +39,8 @@ pub struct Config {
     pub log: String,
     /// How log lines are written.
     pub log_format: LogFormat,
+    /// Lines about requests. `None`: there are none.
+    pub access_log: Option<AccessLog>,
 }
 
 /// One direction: a listener, endpoints, and the bounds between them.
@@ -326,6 +328,29 @@ pub enum LogFormat {
     /// Text for people; the default.
     #[default]
     Plain,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Lines about requests, each written when its request ends.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLog {
+    /// The form of a line.
+    pub format: AccessLogFormat,
+    /// The file that lines are appended to, which is not opened here. `None`: standard error.
+    pub file: Option<PathBuf>,
+    /// The part of the requests that have a line: 0.0..=1.0.
+    pub sample: f64,
+    /// Requests without an error have none.
+    pub errors_only: bool,
+}
+
+/// The form of a line about a request.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum AccessLogFormat {
+    /// The Common Log Format of web servers, and more fields behind it.
+    Apache,
     /// One JSON object a line.
     Json,
 }

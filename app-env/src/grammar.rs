@@ -3,8 +3,8 @@
 //! `Display` of a grammar completes the sentence "must be …" and fills the tables of variables.
 
 use crate::{
-    ClientAuth, ClientName, DiscoverySource, DomainSuffix, EndpointProtocol, Forwarded, HostPort, LogFormat, Network,
-    ProxyProtocol,
+    AccessLogFormat, ClientAuth, ClientName, DiscoverySource, DomainSuffix, EndpointProtocol, Forwarded, HostPort,
+    LogFormat, Network, ProxyProtocol,
     host_port::{InvalidHostPort, parse_host},
 };
 use http_h2::Setting;
@@ -57,7 +57,9 @@ pub(crate) enum Time {
 }
 
 /// A number from 0 to 100 that may have a fraction.
-pub(crate) struct Ratio;
+pub(crate) struct Ratio {
+    max: f64,
+}
 
 /// `ip:port`.
 pub(crate) struct Address;
@@ -102,6 +104,8 @@ pub(crate) type Sources = Word<DiscoverySource>;
 pub(crate) type ForwardedFields = Word<Option<Forwarded>>;
 
 pub(crate) type ProxyProtocols = Word<Option<ProxyProtocol>>;
+
+pub(crate) type RecordFormat = Word<AccessLogFormat>;
 
 /// A word for a [`LogFormat`], in any case, as linkerd2-proxy has it.
 pub(crate) struct Format;
@@ -253,7 +257,12 @@ fn print_duration(duration: Duration) -> String {
 // === impl Ratio ===
 
 impl Ratio {
-    const RANGE: RangeInclusive<f64> = 0.0..=100.0;
+    pub(crate) const ANY: Self = Self { max: 100.0 };
+    pub(crate) const PART: Self = Self { max: 1.0 };
+
+    fn range(&self) -> RangeInclusive<f64> {
+        0.0..=self.max
+    }
 }
 
 impl Grammar for Ratio {
@@ -261,7 +270,7 @@ impl Grammar for Ratio {
 
     fn parse(&self, text: &str) -> Result<f64, Refused> {
         // Not-a-number is in no range.
-        text.parse().ok().filter(|ratio| Self::RANGE.contains(ratio)).ok_or_else(Refused::default)
+        text.parse().ok().filter(|ratio| self.range().contains(ratio)).ok_or_else(Refused::default)
     }
 
     fn print(&self, value: &f64) -> String {
@@ -271,7 +280,7 @@ impl Grammar for Ratio {
 
 impl fmt::Display for Ratio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a number in {:?}..={:?}", Self::RANGE.start(), Self::RANGE.end())
+        write!(f, "a number in {:?}", self.range())
     }
 }
 
@@ -403,6 +412,7 @@ impl fmt::Display for HostAndPort {
 impl FilePath {
     pub(crate) const PEM: Self = Self { kind: "a PEM file" };
     pub(crate) const ROUTES: Self = Self { kind: "a YAML file of routes" };
+    pub(crate) const LOG: Self = Self { kind: "a file that can be written" };
 }
 
 impl Grammar for FilePath {

@@ -1,11 +1,12 @@
 //! The settings of the process as a whole.
 
 use crate::{
-    Config, ControlPlane, Direction, DiscoverySource, Dns, Error, Origin,
+    AccessLog, Config, ControlPlane, Direction, DiscoverySource, Dns, Error, Origin,
     grammar::Grammar as _,
     reader::Reader,
     table::{
-        ADMIN_LISTEN_ADDR, ADMIN_REMOTE_CONTROL, CONTROL_STREAM_IDLE_TIMEOUT, CONTROL_STREAM_INITIAL_TIMEOUT, CORES,
+        ACCESS_LOG, ACCESS_LOG_ERRORS_ONLY, ACCESS_LOG_FILE, ACCESS_LOG_SAMPLE, ADMIN_LISTEN_ADDR,
+        ADMIN_REMOTE_CONTROL, CONTROL_STREAM_IDLE_TIMEOUT, CONTROL_STREAM_INITIAL_TIMEOUT, CORES,
         DESTINATION_ALLOW_PLAINTEXT, DESTINATION_CONTEXT, DESTINATION_PROFILE_SUFFIXES, DESTINATION_SVC_ADDR,
         DISCOVERY, DNS_MAX_TTL, DNS_MIN_TTL, DNS_NEGATIVE_HOLD, LOG, LOG_FORMAT, SHUTDOWN_ENDPOINT_ENABLED,
         SHUTDOWN_GRACE_PERIOD, SHUTDOWN_LAME_DUCK_PERIOD,
@@ -29,6 +30,7 @@ pub(crate) fn read(env: &mut Reader, inbound: Option<Direction>, outbound: Optio
         cores: read_cores(env),
         log: env.read_or_default(&LOG, Scope::Process),
         log_format: env.read_or_default(&LOG_FORMAT, Scope::Process),
+        access_log: read_access_log(env),
     }
 }
 
@@ -70,6 +72,28 @@ fn read_control_plane(
         env.error(Error::new(DESTINATION_SVC_ADDR.name(scope), "is unset", expected));
     }
     Some(ControlPlane { addr: addr?, context, profile_suffixes, allow_plaintext, initial_timeout, idle_timeout })
+}
+
+/// `None`: there is none.
+fn read_access_log(env: &mut Reader) -> Option<AccessLog> {
+    let scope = Scope::Process;
+    let format = env.read(&ACCESS_LOG, scope);
+    let file = env.read(&ACCESS_LOG_FILE, scope);
+    let sample = env.read_or_default(&ACCESS_LOG_SAMPLE, scope);
+    let errors_only = env.read_or_default(&ACCESS_LOG_ERRORS_ONLY, scope);
+    let Some(format) = format else {
+        let set = [
+            (env.is_set(&ACCESS_LOG_FILE, scope), &ACCESS_LOG_FILE.words),
+            (env.is_set(&ACCESS_LOG_SAMPLE, scope), &ACCESS_LOG_SAMPLE.words),
+            (env.is_set(&ACCESS_LOG_ERRORS_ONLY, scope), &ACCESS_LOG_ERRORS_ONLY.words),
+        ];
+        let is_wrong = env.is_wrong(&ACCESS_LOG, scope);
+        for (_, words) in set.into_iter().filter(|(is_set, _)| *is_set && !is_wrong) {
+            env.warn(words.name(scope), format!("is not used without {}", ACCESS_LOG.name(scope)));
+        }
+        return None;
+    };
+    Some(AccessLog { format, file, sample, errors_only })
 }
 
 fn read_dns(env: &mut Reader) -> Dns {

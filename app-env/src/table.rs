@@ -4,10 +4,10 @@
 //! from [`TABLE`]. A test in `tests/it` checks that the parsers read all of them.
 
 use crate::{
-    ClientAuth, DiscoverySource, Forwarded, ProxyProtocol,
+    AccessLogFormat, ClientAuth, DiscoverySource, Forwarded, ProxyProtocol,
     grammar::{
         Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, ForwardedFields, Host, HostAndPort, Networks,
-        Number, Protocols, ProxyProtocols, Ratio, Sources, Suffixes, Switch, Text, Time,
+        Number, Protocols, ProxyProtocols, Ratio, RecordFormat, Sources, Suffixes, Switch, Text, Time,
     },
     variable::{
         DefaultText::{Computed, Is, PerDirection, Unset},
@@ -354,7 +354,7 @@ declare! {
         "the longest wait between failed connections; not below the minimum"
     }
     linkerd CONNECT_EXP_BACKOFF_JITTER: Ratio = Direction "CONNECT_EXP_BACKOFF_JITTER" {
-        Ratio, default: Is("0.1"),
+        Ratio::ANY, default: Is("0.1"),
         "the largest random part added to a wait, as a ratio of it"
     }
 
@@ -475,7 +475,7 @@ declare! {
         "whether gRPC calls are sent again after UNAVAILABLE or a lost connection"
     }
     ours HTTP_RETRY_BUDGET_RATIO: Ratio = Direction "HTTP_RETRY_BUDGET_RATIO" {
-        Ratio, default: Is("0.2"),
+        Ratio::ANY, default: Is("0.2"),
         "retries for each request, beside those of requests that never reached an endpoint"
     }
     ours HTTP_RETRY_BUDGET_MIN_PER_SECOND: Number = Direction "HTTP_RETRY_BUDGET_MIN_PER_SECOND" {
@@ -567,5 +567,22 @@ declare! {
     linkerd LOG_FORMAT: Format = Process "LOG_FORMAT" {
         Format, default: Is("plain"), empty: Unset,
         "how log lines are written: text for people, or one JSON object a line"
+    }
+    linkerd ACCESS_LOG: RecordFormat = Process "ACCESS_LOG" {
+        RecordFormat { words: &[("apache", AccessLogFormat::Apache), ("json", AccessLogFormat::Json)] },
+        default: Unset, empty: Unset,
+        "writes one line for each request at its end, in the Common Log Format with more fields behind it, or as a JSON object; unset: none"
+    }
+    ours ACCESS_LOG_FILE: FilePath = Process "ACCESS_LOG_FILE" {
+        FilePath::LOG, default: Unset,
+        "file that lines are appended to, opened again on SIGHUP; needs ACCESS_LOG; unset: standard error"
+    }
+    ours ACCESS_LOG_SAMPLE: Ratio = Process "ACCESS_LOG_SAMPLE" {
+        Ratio::PART, default: Is("1"),
+        "the part of the requests that have a line, chosen at random; needs ACCESS_LOG"
+    }
+    ours ACCESS_LOG_ERRORS_ONLY: Bool = Process "ACCESS_LOG_ERRORS_ONLY" {
+        Bool, default: Is("false"),
+        "whether requests without an error have no line; needs ACCESS_LOG"
     }
 }

@@ -1,6 +1,8 @@
 //! The command line.
 
-use crate::{LogLevel, Process, demo, descriptors, listener, log, routes, settings, tls, window_limits, worker};
+use crate::{
+    LogLevel, Process, access_log, demo, descriptors, listener, log, routes, settings, tls, window_limits, worker,
+};
 use app_env::{Config, Loaded, Variable};
 use clap::{Parser, Subcommand};
 use http::{HeaderName, HeaderValue};
@@ -164,6 +166,7 @@ fn load() -> Result<Loaded, ExitCode> {
         if let Err(error) = log::parse(log) {
             errors.push(format!("{}LOG: {error}", app_env::PREFIX));
         }
+        errors.extend(access_log::check(config).map(|error| chain(&error)));
         errors.extend(listener::loops(config));
         let routes = routes::check(config);
         routes.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
@@ -245,12 +248,17 @@ fn block_on(future: impl Future<Output = Result<(), Box<dyn Error + Send + Sync>
 
 /// Prints an error with its causes.
 fn fail(error: &dyn Error) -> ExitCode {
-    let mut line = format!("error: {error}");
+    eprintln!("error: {}", chain(error));
+    ExitCode::FAILURE
+}
+
+/// An error with its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
         line.push_str(&format!(": {error}"));
         next = error.source();
     }
-    eprintln!("{line}");
-    ExitCode::FAILURE
+    line
 }

@@ -10,12 +10,15 @@ mod system;
 mod tls;
 mod transports;
 
+pub(crate) use self::transports::reset_code_name;
+
 use self::{
     control_plane::ControlPlane,
     system::{Log, System},
 };
 use crate::{
     LogLevel,
+    access_log::AccessLog,
     destination::Connected,
     dns::Status,
     linkerd::Control,
@@ -72,6 +75,7 @@ impl Metrics {
         workers: &[Worker],
         log: &LogLevel,
         control: Option<Arc<Control>>,
+        access_log: Option<Arc<AccessLog>>,
     ) -> Self {
         let directions = names.iter().zip(plans).enumerate().map(|(index, (name, plan))| Direction {
             name,
@@ -88,7 +92,7 @@ impl Metrics {
         if let Some(control) = control {
             registry.register_collector(Box::new(ControlPlane(control)));
         }
-        registry.register_collector(Box::new(Log(Arc::clone(log.lost()))));
+        registry.register_collector(Box::new(Log { lost: Arc::clone(log.lost()), access_log }));
         registry.register_collector(Box::new(System));
         Self(registry)
     }

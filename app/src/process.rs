@@ -1,7 +1,9 @@
 //! The whole process: its listeners, workers, admin server, and how it ends.
 
 use crate::{
-    LogLevel, admin,
+    LogLevel, access_log,
+    access_log::AccessLog,
+    admin,
     authorities::Authorities,
     backend::{self, Backend, Source},
     client_addr,
@@ -38,6 +40,7 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::spawn_blocking,
     time::sleep,
 };
 use tracing::field::DisplayValue;
@@ -52,6 +55,7 @@ pub struct Process {
     /// All that is made of files.
     reloads: Vec<Arc<dyn tls::Reload>>,
     reload: Reloader,
+    access_log: Option<Arc<AccessLog>>,
     stop: watch::Sender<bool>,
     lame_duck: Duration,
     grace: Duration,
@@ -74,6 +78,8 @@ enum StartErrorKind {
     Routes(#[from] routing::Errors),
     #[error("cannot use TLS")]
     Tls(#[from] tls::Errors),
+    #[error("cannot write the access log")]
+    AccessLog(#[from] access_log::Error),
     #[error("cannot start a worker")]
     Worker(#[source] io::Error),
 }
@@ -120,11 +126,13 @@ impl Process {
             cores,
             log: _,
             log_format: _,
+            access_log,
             ..
         } = config;
         let resolver = dns::Resolver::system();
         let own = OwnListeners::default();
         let control = control_plane.map(|settings| Control::new(settings, own.clone(), dns, &resolver));
+        let access_log = AccessLog::start(access_log).map_err(StartErrorKind::from)?;
         let mut listeners = Vec::new();
         let mut plans = Vec::new();
         let mut names = Vec::new();
@@ -132,6 +140,7 @@ impl Process {
             let Some(direction) = direction else { continue };
             let (listener, mut plan) = plan(name, direction, dns, (&resolver, &own, control.as_ref()), cores)?;
             plan.server = plan.server.drain_timeout(shutdown_grace_period);
+            plan.access_log = access_log.clone();
             listeners.push(listener);
             plans.push(plan);
             names.push(name);
@@ -148,7 +157,7 @@ impl Process {
             .into_iter()
             .unzip();
         let workers = Workers { workers: workers.into(), connections: connections.into() };
-        let metrics = Metrics::new(&names, &plans, &workers.workers, &log, control);
+        let metrics = Metrics::new(&names, &plans, &workers.workers, &log, control, access_log.clone());
         let admin_state = Arc::new(admin::State {
             settings,
             log,
@@ -165,10 +174,11 @@ impl Process {
             let routing = plan.destination.routing().map(|routing| Arc::clone(routing) as Arc<dyn tls::Reload>);
             plan.tls.reloads().chain(routing).collect::<Vec<_>>()
         };
-        let reloads = plans.iter().flat_map(from_files).collect();
+        let log = access_log.clone().map(|log| log as Arc<dyn tls::Reload>);
+        let reloads = plans.iter().flat_map(from_files).chain(log).collect();
         let reload = Reloader::default();
         let (lame_duck, grace) = (shutdown_lame_duck_period, shutdown_grace_period);
-        Ok(Self { listeners, workers, admin, admin_state, reloads, reload, stop, lame_duck, grace })
+        Ok(Self { listeners, workers, admin, admin_state, reloads, reload, access_log, stop, lame_duck, grace })
     }
 
     /// Reads certificates, keys and routes again on demand, without waiting for their files to change.
@@ -204,7 +214,7 @@ impl Process {
     /// by GOAWAY, and requests in flight finish. Returns when the last connection has closed, or two seconds after the end of
     /// the grace period at most, in which the streams that are open are reset. When it is dropped all ends at once.
     pub async fn run<F: Future<Output = &'static str>>(self, shutdown: F) {
-        let Self { listeners, workers, admin, admin_state, reloads, reload, stop, lame_duck, grace } = self;
+        let Self { listeners, workers, admin, admin_state, reloads, reload, access_log, stop, lame_duck, grace } = self;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.workers.len(), "starting");
         for Listener { name, listener, endpoints, .. } in &listeners {
             tracing::info!(direction = name, addr = shown(listener), endpoints, "listening");
@@ -240,6 +250,10 @@ impl Process {
                 // Workers reset the streams that are open, so that no cut response looks whole.
                 let _ = tokio::time::timeout(CLOSING_TIME, stop.closed()).await;
             }
+        }
+        if let Some(log) = access_log {
+            // An error: it panicked. The process ends all the same.
+            let _ = spawn_blocking(move || log.close()).await;
         }
         admin_task.abort();
         reload_task.abort();
@@ -367,6 +381,8 @@ fn plan(
         tls,
         destination,
         by_destination: Arc::default(),
+        name,
+        access_log: None,
     };
     let places = Arc::new(Semaphore::new(max_connections));
     Ok((Listener { name, listener, endpoints: listed, places }, plan))

@@ -2,6 +2,7 @@
 //! share nothing on the path of a request but the count of requests in flight.
 
 use crate::{
+    access_log::AccessLog,
     client_addr::ClientAddr,
     destination::{Connected, Destination},
     listener::set_options,
@@ -62,6 +63,10 @@ pub(crate) struct Plan {
     pub(crate) destination: Destination,
     /// Counters, which workers share so that their number is bounded.
     pub(crate) by_destination: Arc<ByDestination>,
+    /// The direction.
+    pub(crate) name: &'static str,
+    /// `None`: requests are not recorded.
+    pub(crate) access_log: Option<Arc<AccessLog>>,
 }
 
 /// A connection on its way to a worker.
@@ -92,6 +97,8 @@ struct Opened {
     protocol: Option<Protocol>,
     /// When the client's certificate expires.
     expires: Option<SystemTime>,
+    /// The names in the client's certificate.
+    identity: Option<String>,
 }
 
 /// What comes before the first byte of HTTP on a direction's connections.
@@ -113,6 +120,8 @@ struct Stack {
     tcp: TcpParams,
     opening: Opening,
     log: Arc<Throttle>,
+    name: &'static str,
+    access_log: Option<Arc<AccessLog>>,
 }
 
 /// Tasks that run before the system is asked for events again. A request takes several, so tokio's 61 asks in the
@@ -189,14 +198,15 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                 continue;
             }
         };
-        let Stack { server, proxy, tcp, opening, log } = &stacks[direction];
+        let Stack { server, proxy, tcp, opening, log, name, access_log } = &stacks[direction];
         set_options(&stream, tcp);
         let (server, proxy, opening, log) = (Arc::clone(server), proxy.clone(), opening.clone(), Arc::clone(log));
+        let (name, access_log) = (*name, access_log.clone());
         let mut stop = stop.clone();
         // A task ends when the client closes, or when the process drains. That `stop` lives in it holds the drain up.
         tokio::spawn(async move {
             let opened = opening.open(stream, peer, proxy).await;
-            if let Some(Opened { addr, transport, proxy, protocol, expires }) = opened {
+            if let Some(Opened { addr, transport, proxy, protocol, expires, identity }) = opened {
                 // Requests of a client whose certificate has expired are refused, so it had better connect anew.
                 let draining = async {
                     tokio::select! {
@@ -204,7 +214,8 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                         () = expiry(expires) => {}
                     }
                 };
-                let accepted = server::Accepted { peer: Some(addr.client), protocol };
+                let observe = access_log.map(|log| log.connection(name, addr.client, identity.as_deref()));
+                let accepted = server::Accepted { peer: Some(addr.client), protocol, observe };
                 ended(server.serve_accepted(accepted, transport, proxy, draining).await, addr, &log);
             }
             drop((stop, place));
@@ -272,16 +283,16 @@ impl Opening {
             Some(receiver) => Box::pin(receiver.client_addr(&mut stream, peer)).await?,
         };
         let proxy = by_client.map_or(proxy, |clients| clients.proxy(addr, stream.local_addr().ok()));
-        let (transport, client, protocol) = match tls {
-            None => (Transport::Plain(stream), proxy::Client::default(), None),
+        let (transport, client, protocol, identity) = match tls {
+            None => (Transport::Plain(stream), proxy::Client::default(), None, None),
             Some(tls) => {
-                let tls::Accepted { stream, client, protocol } = tls.accept(stream, addr.client).await?;
-                (Transport::TlsServer(stream), client, protocol)
+                let tls::Accepted { stream, client, protocol, identity } = tls.accept(stream, addr.client).await?;
+                (Transport::TlsServer(stream), client, protocol, identity)
             }
         };
         let expires = client.expires;
         let proxy = proxy.for_client(proxy::Client { addr: Some(addr.client), forwarded, rates, ..client });
-        Some(Opened { addr, transport, proxy, protocol, expires })
+        Some(Opened { addr, transport, proxy, protocol, expires, identity })
     }
 }
 
@@ -289,7 +300,8 @@ impl Opening {
 
 impl Stack {
     fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Connected) {
-        let Plan { accept, limits, server, forwarded, rates, proxy_protocol, tls, destination, .. } = plan;
+        let Plan { accept, limits, server, forwarded, rates, proxy_protocol, tls, destination, name, access_log, .. } =
+            plan;
         let (proxy, connected) = destination.connect(limits, stats);
         let asked = connected.clone();
         let server = server
@@ -305,6 +317,7 @@ impl Stack {
             tls: tls.server.clone(),
             by_client: destination.by_client(limits, stats).map(Arc::new),
         };
-        (Self { server, proxy, tcp: *accept, opening, log }, connected)
+        let access_log = access_log.clone();
+        (Self { server, proxy, tcp: *accept, opening, log, name, access_log }, connected)
     }
 }

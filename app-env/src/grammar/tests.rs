@@ -99,10 +99,10 @@ fn durations_of_a_setting_are_above_zero() {
 #[test]
 fn ratios_are_finite_and_bounded() {
     for (text, ratio) in [("0", 0.0), ("0.1", 0.1), (".5", 0.5), ("1e1", 10.0), ("100", 100.0)] {
-        check(&Ratio, text, Some(ratio));
+        check(&Ratio::ANY, text, Some(ratio));
     }
     for text in ["-0.1", "100.1", "nan", "inf", "-inf", "1e400", "half", "0,5"] {
-        check(&Ratio, text, None);
+        check(&Ratio::ANY, text, None);
     }
 }
 

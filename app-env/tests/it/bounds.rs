@@ -68,6 +68,7 @@ const BOUNDS: &[(&str, [&str; 2], [&str; 2])] = &[
     ("SHUTDOWN_GRACE_PERIOD", ["0", "-1s"], CENTURY),
     ("SHUTDOWN_LAME_DUCK_PERIOD", ["0", "-1s"], CENTURY),
     ("CORES", ["1", "0"], ["1024", "1025"]),
+    ("ACCESS_LOG_SAMPLE", ["0", "-0.1"], ["1", "1.1"]),
 ];
 
 const CENTURY: [&str; 2] = ["36500d", "36501d"];

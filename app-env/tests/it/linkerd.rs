@@ -52,6 +52,7 @@ fn names_are_linkerds_or_marked_as_ours() {
         "CORES",
         "LOG",
         "LOG_FORMAT",
+        "ACCESS_LOG",
     ];
     let mut expect: Vec<String> = process.map(|name| format!("LINKERD2_PROXY_{name}")).into();
     for direction in ["INBOUND", "OUTBOUND"] {

@@ -49,6 +49,8 @@ fn a_line_says_what_it_was_and_what_it_must_be() {
     check("INBOUND_CONNECT_EXP_BACKOFF_JITTER", "NaN", "is \"NaN\", must be a number in 0.0..=100.0");
     check("ADMIN_LISTEN_ADDR", "localhost:1", "is \"localhost:1\", must be ip:port (as 127.0.0.1:80 or [::1]:80)");
     check("LOG_FORMAT", "xml", "is \"xml\", must be plain or json");
+    check("ACCESS_LOG", "JSON", "is \"JSON\", must be apache or json");
+    check("ACCESS_LOG_SAMPLE", "1.5", "is \"1.5\", must be a number in 0.0..=1.0");
     check("INBOUND_CONNECT_TLS", "true", "is \"true\", must be off or on");
     check(
         "INBOUND_ENDPOINTS",
@@ -68,9 +70,16 @@ fn overflow_is_an_error_not_a_small_number() {
 #[test]
 fn an_empty_value_is_an_error_that_says_so() {
     for name in variables().map(|variable| variable.name) {
-        if ["ENDPOINTS", "CORES", "LOG_FORMAT", "CONTROL_STREAM_INITIAL_TIMEOUT", "CONTROL_STREAM_IDLE_TIMEOUT"]
-            .iter()
-            .any(|end| name.ends_with(end))
+        if [
+            "ENDPOINTS",
+            "CORES",
+            "LOG_FORMAT",
+            "ACCESS_LOG",
+            "CONTROL_STREAM_INITIAL_TIMEOUT",
+            "CONTROL_STREAM_IDLE_TIMEOUT",
+        ]
+        .iter()
+        .any(|end| name.ends_with(end))
         {
             continue;
         }
@@ -89,7 +98,8 @@ fn an_empty_value_is_an_error_that_says_so() {
 #[test]
 fn an_empty_value_is_unset_where_that_has_a_meaning() {
     for empty in ["", "  "] {
-        let empty = vars([("INBOUND_ENDPOINTS", empty), ("CORES", empty), ("LOG_FORMAT", empty)]);
+        let empty =
+            vars([("INBOUND_ENDPOINTS", empty), ("CORES", empty), ("LOG_FORMAT", empty), ("ACCESS_LOG", empty)]);
         assert_eq!(config(&empty), config(&vars([])));
     }
 }

@@ -4,12 +4,17 @@ mod directions;
 
 use crate::support::{Vars, add_needed, config, effective, full, loaded, on, vars};
 use app_env::{
-    Backoff, Breaker, ClientAuth, ClientCert, ConnectHttp1, ConnectTls, Direction, Dns, EndpointProtocol, Forwarded,
-    LogFormat, Origin, Process, ProxyProtocol, RateLimit, Retry, ServerTls, Source, TcpParams, TlsIdentity, load,
-    variables,
+    AccessLogFormat, Backoff, Breaker, ClientAuth, ClientCert, ConnectHttp1, ConnectTls, Direction, Dns,
+    EndpointProtocol, Forwarded, LogFormat, Origin, Process, ProxyProtocol, RateLimit, Retry, ServerTls, Source,
+    TcpParams, TlsIdentity, load, variables,
 };
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
-use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -36,6 +41,10 @@ fn everything() -> Vars {
         ("CORES", "40"),
         ("LOG", "warn,app=debug"),
         ("LOG_FORMAT", "json"),
+        ("ACCESS_LOG", "apache"),
+        ("ACCESS_LOG_FILE", "/var/log/access"),
+        ("ACCESS_LOG_SAMPLE", "0.25"),
+        ("ACCESS_LOG_ERRORS_ONLY", "true"),
     ]);
     for (direction, tens) in [("INBOUND", 1), ("OUTBOUND", 2)] {
         for (suffix, value) in [
@@ -261,6 +270,7 @@ fn everything_of(tens: u8) -> Direction {
 fn everything_set_reaches_its_own_field() {
     let loaded = loaded(&everything());
     let mut expected = config(&vars([]));
+    expected.access_log = loaded.config.access_log.clone();
     expected.inbound = Some(everything_of(1));
     expected.outbound = Some(everything_of(2));
     expected.dns = Dns { min_ttl: Some(secs(50)), max_ttl: Some(secs(70)), negative_hold: secs(80) };
@@ -271,6 +281,10 @@ fn everything_set_reaches_its_own_field() {
     expected.cores = NonZeroUsize::new(40).unwrap();
     expected.log = "warn,app=debug".to_owned();
     expected.log_format = LogFormat::Json;
+    let log = expected.access_log.as_ref().expect("it is on");
+    let file = log.file.as_deref().and_then(Path::to_str);
+    assert_eq!((log.format, file), (AccessLogFormat::Apache, Some("/var/log/access")));
+    assert_eq!((log.sample, log.errors_only), (0.25, true));
     assert_eq!(loaded.config, expected);
     // Both directions have windows of their own.
     let unused: Vec<_> = loaded.warnings.iter().map(|warning| warning.variable()).collect();

@@ -40,6 +40,8 @@ pub(crate) fn add_needed(vars: &mut Vars, name: &str) {
             set(format!("{base}_CONNECT_TLS_CERT"), "needed");
             set(format!("{base}_CONNECT_TLS_KEY"), "needed");
         }
+    } else if let Some((base, _)) = name.split_once("ACCESS_LOG_") {
+        set(format!("{base}ACCESS_LOG"), "json");
     }
 }
 

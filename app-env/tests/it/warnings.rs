@@ -99,3 +99,11 @@ fn both_directions_off_is_no_problem_here() {
     let config = config(&vars([]));
     assert!(config.inbound.is_none() && config.outbound.is_none());
 }
+
+#[test]
+fn settings_of_an_access_log_that_is_off_are_a_warning_each() {
+    let all = [("ACCESS_LOG_FILE", "/a"), ("ACCESS_LOG_SAMPLE", "0.5"), ("ACCESS_LOG_ERRORS_ONLY", "true")];
+    let expect = all.map(|(name, _)| format!("{name}: is not used without ACCESS_LOG"));
+    assert_eq!(warnings(&on(all)), expect);
+    assert_eq!(warnings(&on([all[0], all[1], ("ACCESS_LOG", "json")])), [""; 0]);
+}

@@ -1,13 +1,16 @@
 //! Figures of this process, which have no direction.
 
 use super::NO_EXEMPLAR;
-use crate::log::Lost;
+use crate::{access_log::AccessLog, log::Lost};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
 use std::{fmt, sync::Arc};
 
-/// The log's.
+/// The logs'.
 #[derive(Debug)]
-pub(super) struct Log(pub(super) Arc<Lost>);
+pub(super) struct Log {
+    pub(super) lost: Arc<Lost>,
+    pub(super) access_log: Option<Arc<AccessLog>>,
+}
 
 /// Those of the system, from `/proc`.
 #[derive(Debug)]
@@ -17,7 +20,13 @@ impl Collector for Log {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Log lines that were not written: too many of their kind, too many that waited, or an error";
         let mut family = encoder.encode_descriptor("log_lines_lost", help, None, MetricType::Counter)?;
-        for (reason, lines) in self.0.counts() {
+        for (reason, lines) in self.lost.counts() {
+            family.encode_family(&[("reason", reason)])?.encode_counter(&lines, NO_EXEMPLAR)?;
+        }
+        let Some(access_log) = &self.access_log else { return Ok(()) };
+        let help = "Lines of the access log that were not written: too many that waited, or an error";
+        let mut family = encoder.encode_descriptor("access_log_lines_lost", help, None, MetricType::Counter)?;
+        for (reason, lines) in access_log.lost() {
             family.encode_family(&[("reason", reason)])?.encode_counter(&lines, NO_EXEMPLAR)?;
         }
         Ok(())

@@ -142,6 +142,14 @@ fn stream_limit_name(limit: StreamLimit) -> &'static str {
 
 /// A code's name in RFC 9113 section 7.
 fn code_name(code: ResetCode) -> &'static str {
+    match code {
+        ResetCode::Known(code) => reset_code_name(code.into()).unwrap_or("unknown"),
+        ResetCode::Other => "unknown",
+    }
+}
+
+/// The name of an error code. `None`: RFC 9113 does not define it.
+pub(crate) fn reset_code_name(code: u32) -> Option<&'static str> {
     const NAMES: [&str; 14] = [
         "NO_ERROR",
         "PROTOCOL_ERROR",
@@ -158,8 +166,5 @@ fn code_name(code: ResetCode) -> &'static str {
         "INADEQUATE_SECURITY",
         "HTTP_1_1_REQUIRED",
     ];
-    match code {
-        ResetCode::Known(code) => NAMES.get(usize::from(code)).copied().unwrap_or("unknown"),
-        ResetCode::Other => "unknown",
-    }
+    NAMES.get(usize::try_from(code).ok()?).copied()
 }

@@ -37,6 +37,8 @@ pub(crate) struct Accepted {
     pub(crate) client: proxy::Client,
     /// The protocol that ALPN chose. `None`: none.
     pub(crate) protocol: Option<Protocol>,
+    /// The names in the client's certificate. `None`: it has none, or is not asked for one.
+    pub(crate) identity: Option<String>,
 }
 
 /// The configuration that is made of the files.
@@ -97,14 +99,14 @@ impl Server {
         let (_, session) = stream.get_ref();
         let version = session.protocol_version();
         match self.identify(session, &made, peer) {
-            Ok(client) => {
+            Ok((client, identity)) => {
                 handshake.done(version);
                 let protocol = session.alpn_protocol().map(|name| match name {
                     H2 => Protocol::Http2,
                     _ => Protocol::Http1,
                 });
                 let stream = Stream::new(stream, protocol == Some(Protocol::Http2));
-                Some(Accepted { stream, client, protocol })
+                Some(Accepted { stream, client, protocol, identity })
             }
             Err(error) => {
                 handshake.failed(Failure::Certificate);
@@ -115,8 +117,13 @@ impl Server {
     }
 
     /// The client of a handshake that is done.
-    fn identify(&self, session: &ServerConnection, made: &Made, peer: SocketAddr) -> Result<proxy::Client, io::Error> {
-        let Some(params) = &self.client else { return Ok(proxy::Client::default()) };
+    fn identify(
+        &self,
+        session: &ServerConnection,
+        made: &Made,
+        peer: SocketAddr,
+    ) -> Result<(proxy::Client, Option<String>), io::Error> {
+        let Some(params) = &self.client else { return Ok((proxy::Client::default(), None)) };
         let cert = session.peer_certificates().and_then(<[CertificateDer<'_>]>::first);
         // A resumed session has the certificate of the one before, which may have expired in the meantime.
         let expires = cert.and_then(expires);
@@ -132,6 +139,7 @@ impl Server {
             let names = names.as_ref().map(Names::list);
             tracing::warn!(direction, %peer, names, left_out, "client is not among those allowed");
         }
+        let identity = names.as_ref().map(Names::list).filter(|names| !names.is_empty());
         let forwards = params.forward && cert.is_some();
         let forwarded = names.filter(|_| forwards).and_then(|names| names.forwarded(made.uri.as_deref()));
         // Endpoints would take the requests of such a client for requests of a client without a certificate.
@@ -141,7 +149,8 @@ impl Server {
             tracing::warn!(direction, %peer, left_out, "client's certificate has a name that no field can hold");
         }
         let expires = expires.map(system_time);
-        Ok(proxy::Client { denied: denied || is_nameless, cert: forwarded, expires, ..proxy::Client::default() })
+        let denied = denied || is_nameless;
+        Ok((proxy::Client { denied, cert: forwarded, expires, ..proxy::Client::default() }, identity))
     }
 
     fn log_failure(&self, peer: SocketAddr, failure: Failure, error: &io::Error) {

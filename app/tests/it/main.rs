@@ -1,5 +1,6 @@
 //! The process from outside: the binary, and the library on real sockets.
 
+mod access_log;
 mod admin;
 mod bad_input;
 mod balancer;

@@ -81,12 +81,15 @@ pub(crate) struct Answer {
     error: Option<String>,
 }
 
-/// The binary's outbound direction.
+/// The binary's outbound direction. Settings of the process have whole names.
 pub(crate) fn start(endpoint: impl fmt::Display + Copy, settings: &[(&str, &str)]) -> App {
-    let settings: Vec<_> =
-        settings.iter().map(|(name, value)| (format!("LINKERD2_PROXY_OUTBOUND_{name}"), *value)).collect();
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (whole(name), *value)).collect();
     let settings: Vec<_> = settings.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     App::start_to(&endpoint.to_string(), &settings)
+}
+
+fn whole(name: &str) -> String {
+    if name.starts_with("LINKERD2_PROXY_") { name.to_owned() } else { format!("LINKERD2_PROXY_OUTBOUND_{name}") }
 }
 
 /// An endpoint, with TLS or without.

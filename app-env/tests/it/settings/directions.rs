@@ -22,6 +22,7 @@ fn nothing_set_is_both_directions_off() {
     expected.cores = available_parallelism().unwrap_or(NonZeroUsize::MIN);
     expected.log = "info".to_owned();
     expected.log_format = LogFormat::Plain;
+    expected.access_log = None;
     assert_eq!(config(&vars([])), expected);
 }
 
