@@ -23,6 +23,8 @@ APP, WORK = sys.argv[1], pathlib.Path(sys.argv[2])
 ONE, TWO, THREE, FOUR = map(int, sys.argv[3:])
 # How long anything may take.
 PATIENCE = 20
+# Pages without another form ignore it.
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 class ControlPlane(destination_pb2_grpc.DestinationServicer):
@@ -118,7 +120,8 @@ def proxy(control):
 
 def page(admin, path):
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/{path}", timeout=PATIENCE) as response:
+        request = urllib.request.Request(f"http://127.0.0.1:{admin}/{path}", headers={"accept": OPENMETRICS})
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             return response.read().decode()
     except OSError:
         return ""

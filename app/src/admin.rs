@@ -2,9 +2,13 @@
 
 mod connections;
 mod destinations;
+mod form;
 mod table;
 
-use self::connections::{Format, Page};
+use self::{
+    connections::{Format, Page},
+    form::Form,
+};
 use crate::{
     LogLevel, descriptors::Use, destination::Connected, dns::NameState, listener, metrics::Metrics, settings,
     worker::Worker,
@@ -104,7 +108,10 @@ impl State {
         match req.uri().path() {
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" => self.ready(),
-            "/metrics" => self.large_page(Self::metrics).await,
+            "/metrics" => {
+                let form = Form::asked(req.headers());
+                self.large_page(move |state| state.metrics(form)).await
+            }
             path @ ("/connections" | "/destinations") => match Format::asked(req.uri(), req.headers()) {
                 Some(format) if path == "/connections" => self.large_page(move |state| state.connections(format)).await,
                 Some(format) => self.large_page(move |state| state.destinations(format)).await,
@@ -203,9 +210,9 @@ impl State {
         text(status, body)
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
+    fn metrics(&self, form: Form) -> Response<Full<Bytes>> {
         match self.metrics.encode() {
-            Ok(text) => typed("application/openmetrics-text; version=1.0.0; charset=utf-8", text),
+            Ok(text) => form.page(text),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }

@@ -7,14 +7,15 @@ mod flow_control;
 mod proxy_protocol;
 mod requests;
 mod system;
+mod text;
 mod tls;
 mod transports;
 
-pub(crate) use self::transports::reset_code_name;
+pub(crate) use self::{text::to_plain_text, transports::reset_code_name};
 
 use self::{
     control_plane::ControlPlane,
-    system::{Log, System},
+    system::{Build, Log, System},
 };
 use crate::{
     LogLevel,
@@ -25,7 +26,7 @@ use crate::{
     proxy_protocol::Receiver,
     routing::Routing,
     tls::Tls,
-    worker::{Plan, Worker},
+    worker::{Maxima, Plan, Worker},
 };
 use prometheus_client::{
     collector::Collector,
@@ -54,6 +55,8 @@ struct Direction {
     connected: Vec<Connected>,
     routing: Option<Arc<Routing>>,
     limits: Arc<Limits>,
+    /// The limits of what other gauges tell, by the names of theirs.
+    maxima: Maxima,
     buffers: Arc<BufferLimit>,
     proxy_protocol: Option<Arc<Receiver>>,
     tls: Tls,
@@ -83,6 +86,7 @@ impl Metrics {
             routing: plan.destination.routing().cloned(),
             connected: workers.iter().map(|worker| worker.connected[index].clone()).collect(),
             limits: Arc::clone(&plan.limits),
+            maxima: plan.maxima,
             buffers: Arc::clone(&plan.buffers),
             proxy_protocol: plan.proxy_protocol.clone(),
             tls: plan.tls.clone(),
@@ -93,6 +97,7 @@ impl Metrics {
             registry.register_collector(Box::new(ControlPlane(control)));
         }
         registry.register_collector(Box::new(Log { lost: Arc::clone(log.lost()), access_log }));
+        registry.register_collector(Box::new(Build));
         registry.register_collector(Box::new(System));
         Self(registry)
     }
@@ -111,16 +116,19 @@ impl Collector for Directions {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.requests(&mut encoder)?;
         self.responses(&mut encoder)?;
+        self.proxy_errors(&mut encoder)?;
         self.latency(&mut encoder)?;
         self.resets(&mut encoder)?;
         self.go_aways(&mut encoder)?;
         self.overload(&mut encoder)?;
+        self.maxima(&mut encoder)?;
         self.retries(&mut encoder)?;
         self.balancer(&mut encoder)?;
         self.names(&mut encoder)?;
         self.destinations(&mut encoder)?;
         self.by_destination(&mut encoder)?;
         self.transports(&mut encoder)?;
+        self.durations(&mut encoder)?;
         self.limits(&mut encoder)?;
         self.stalls(&mut encoder)?;
         self.buffers(&mut encoder)?;
@@ -134,6 +142,15 @@ impl Collector for Directions {
 impl Direction {
     fn sum(&self, count: impl Fn(&Stats) -> u64) -> u64 {
         self.stats.iter().map(|stats| count(stats)).sum()
+    }
+
+    /// Whether connections of a side have TLS.
+    fn has_tls(&self, peer: Peer) -> &'static str {
+        let has_tls = match peer {
+            Peer::Client => self.tls.server.is_some(),
+            Peer::Endpoint => self.tls.client.is_some(),
+        };
+        if has_tls { "true" } else { "false" }
     }
 
     /// The endpoints that workers are connected to.
@@ -155,7 +172,7 @@ impl Direction {
 
 /// Encodes the sum of histograms in a unit of `unit_ms` milliseconds.
 fn histogram(latencies: &[&Latency], unit_ms: f64, mut metric: MetricEncoder<'_>) -> fmt::Result {
-    let bounds = LATENCY_BUCKETS.iter().map(|bound| f64::from(*bound) / unit_ms).chain([f64::INFINITY]);
+    let bounds = LATENCY_BUCKETS.iter().map(|bound| f64::from(*bound) / 1e3 / unit_ms).chain([f64::INFINITY]);
     let mut buckets: Vec<_> = bounds.map(|bound| (bound, 0)).collect();
     let mut sum = 0.0;
     for latency in latencies {
@@ -211,6 +228,7 @@ mod tests {
             connected: vec![connected(), connected()],
             routing: None,
             limits: Arc::new(proxy::Limits::new(proxy::Params::default())),
+            maxima: Maxima::default(),
             buffers: Arc::default(),
             proxy_protocol: None,
             tls: Tls::default(),

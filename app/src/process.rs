@@ -18,7 +18,7 @@ use crate::{
     routing::{self, Routing},
     tls::{self, Tls},
     window_limits,
-    worker::{Accepted, Plan, Worker},
+    worker::{Accepted, Maxima, Plan, Worker},
 };
 use app_env::{Config, Direction, DiscoverySource, Loaded, PREFIX};
 use proxy_http::{
@@ -275,6 +275,7 @@ fn plan(
     cores: NonZeroUsize,
 ) -> Result<(Listener, Plan), StartErrorKind> {
     let tls = Tls::load(name, &direction)?;
+    let maxima = Maxima::of(&direction);
     let Direction {
         listen_addr,
         endpoints,
@@ -382,6 +383,7 @@ fn plan(
         destination,
         by_destination: Arc::default(),
         name,
+        maxima,
         access_log: None,
     };
     let places = Arc::new(Semaphore::new(max_connections));

@@ -10,7 +10,7 @@ use crate::{
     tls::{self, Throttle, Tls},
     transport::Transport,
 };
-use app_env::TcpParams;
+use app_env::{Direction, TcpParams};
 use proxy_http::{
     BufferLimit, Protocol, Proxy, Server, Stats,
     proxy::{self, ClientRates, ForwardedField, Limits},
@@ -65,8 +65,20 @@ pub(crate) struct Plan {
     pub(crate) by_destination: Arc<ByDestination>,
     /// The direction.
     pub(crate) name: &'static str,
+    pub(crate) maxima: Maxima,
     /// `None`: requests are not recorded.
     pub(crate) access_log: Option<Arc<AccessLog>>,
+}
+
+/// Limits of a direction, which metrics show beside what they limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Maxima {
+    pub(crate) in_flight: usize,
+    pub(crate) waiting: usize,
+    pub(crate) connections: usize,
+    pub(crate) buffered_bytes: usize,
+    /// Of each worker.
+    pub(crate) destinations: usize,
 }
 
 /// A connection on its way to a worker.
@@ -140,6 +152,20 @@ const COLLECT_INTERVAL: Duration = Duration::from_secs(20);
 /// Has workers that are started from now on call `collect` now and then.
 pub(crate) fn collect_by(collect: fn()) {
     let _ = COLLECT.set(collect);
+}
+
+// === impl Maxima ===
+
+impl Maxima {
+    pub(crate) fn of(direction: &Direction) -> Self {
+        Self {
+            in_flight: direction.max_in_flight,
+            waiting: direction.http_queue_capacity,
+            connections: direction.max_connections,
+            buffered_bytes: direction.max_buffered_bytes,
+            destinations: direction.max_destinations,
+        }
+    }
 }
 
 // === impl Worker ===

@@ -19,8 +19,7 @@ pub(crate) struct Merged {
     pub(crate) streams: usize,
     /// Workers that leave it alone.
     ejected: usize,
-    /// In seconds, on the worker where it is the highest; it fades where nothing is asked, so that a mean would tell of
-    /// idle workers. `None`: none was measured.
+    /// In seconds, on the worker where it is the highest; peaks weigh more in it than in a mean. `None`: none was measured.
     pub(crate) latency: Option<f64>,
     /// Why it was not connected to last, on any worker.
     pub(crate) error: Option<String>,
@@ -52,7 +51,7 @@ impl Directions {
             ("connections", "Connections that take requests", |endpoint| Some(endpoint.connections as f64)),
             ("streams", "Requests in flight", |endpoint| Some(endpoint.streams as f64)),
             ("ejections", "Workers that leave the endpoint alone", |endpoint| Some(endpoint.ejected as f64)),
-            ("latency_seconds", "Moving average of the latency, if there are several endpoints", |endpoint| {
+            ("latency_seconds", "Last moving average of the latency, if there are several endpoints", |endpoint| {
                 endpoint.latency
             }),
         ];

@@ -78,7 +78,7 @@ impl Series {
             BOUNDS.map(f64::from).into_iter().chain([f64::INFINITY]).map(|bound| (bound, 0)).collect();
         let bounds = LATENCY_BUCKETS.into_iter().map(Some).chain([None]);
         for (bound, count) in bounds.zip(self.stats.latency().buckets()) {
-            let place = bound.map_or(BOUNDS.len(), |bound| BOUNDS.partition_point(|wider| *wider < bound));
+            let place = bound.map_or(BOUNDS.len(), |bound| BOUNDS.partition_point(|wider| *wider * 1_000 < bound));
             buckets[place].1 += count;
         }
         buckets
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn buckets_are_joined_at_their_bounds() {
-        assert!(BOUNDS.iter().all(|bound| LATENCY_BUCKETS.contains(bound)));
+        assert!(BOUNDS.iter().all(|bound| LATENCY_BUCKETS.contains(&(bound * 1_000))));
         let series = Series { destination: String::new(), route: None, stats: DestinationStats::default() };
         let milliseconds = [1, 2, 5, 6, 10_000, 10_001, 200_000];
         for ms in milliseconds {

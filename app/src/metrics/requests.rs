@@ -1,8 +1,13 @@
 //! Metrics of requests and responses, and of the limits that requests have.
 
-use super::{Directions, Get, NO_EXEMPLAR};
+use super::{Direction, Directions, Get, NO_EXEMPLAR};
+use crate::worker::Maxima;
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
-use proxy_http::{Stats, proxy::Limits};
+use proxy_http::{
+    Stats,
+    proxy::Limits,
+    stats::{Peer, Responses},
+};
 use std::{collections::BTreeMap, fmt};
 
 impl Directions {
@@ -10,7 +15,9 @@ impl Directions {
         let mut family = encoder.encode_descriptor("request", "Requests that arrived", None, MetricType::Counter)?;
         for direction in &self.0 {
             let labels = [("direction", direction.name)];
-            family.encode_family(&labels)?.encode_counter(&direction.sum(Stats::requests), NO_EXEMPLAR)?;
+            let early: u64 = direction.early_answers().iter().map(|answers| answers.count).sum();
+            let requests = direction.sum(Stats::requests) + early;
+            family.encode_family(&labels)?.encode_counter(&requests, NO_EXEMPLAR)?;
         }
         Ok(())
     }
@@ -20,7 +27,8 @@ impl Directions {
         let mut family = encoder.encode_descriptor("response", help, None, MetricType::Counter)?;
         for direction in &self.0 {
             let mut counts = BTreeMap::<_, u64>::new();
-            for responses in direction.stats.iter().flat_map(|stats| stats.responses()) {
+            let all = direction.stats.iter().flat_map(|stats| stats.responses());
+            for responses in all.chain(direction.early_answers()) {
                 let key = (responses.status, responses.grpc_status, responses.is_failure());
                 *counts.entry(key).or_default() += responses.count;
             }
@@ -37,6 +45,44 @@ impl Directions {
                     ("grpc_status", &grpc_status),
                 ];
                 family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn proxy_errors(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Requests that the proxy answered itself, by reason";
+        let mut family = encoder.encode_descriptor("http_proxy_errors", help, None, MetricType::Counter)?;
+        for direction in &self.0 {
+            let mut counts = BTreeMap::<_, u64>::new();
+            for (error, count) in direction.stats.iter().flat_map(|stats| stats.transport(Peer::Client).proxy_errors())
+            {
+                *counts.entry(error.name()).or_default() += count;
+            }
+            for (error, count) in counts {
+                let labels = [("direction", direction.name), ("proxy_error", error)];
+                family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The limits of other gauges.
+    pub(super) fn maxima(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let gauges: [(_, _, Get<Maxima, usize>); 5] = [
+            ("http_in_flight_limit", "Requests that may be in flight", |maxima| maxima.in_flight),
+            ("http_balancer_queue_limit", "Requests that may wait for an endpoint", |maxima| maxima.waiting),
+            ("tcp_open_connections_limit", "Connections that clients may have open", |maxima| maxima.connections),
+            ("http2_buffered_bytes_limit", "Bytes that http2_buffered_bytes may be", |maxima| maxima.buffered_bytes),
+            ("http_destinations_limit", "Destinations that each worker may be connected to", |maxima| {
+                maxima.destinations
+            }),
+        ];
+        for (name, help, value) in gauges {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for direction in &self.0 {
+                let labels = [("direction", direction.name)];
+                family.encode_family(&labels)?.encode_gauge(&(value(&direction.maxima) as u64))?;
             }
         }
         Ok(())
@@ -94,5 +140,12 @@ impl Directions {
             }
         }
         Ok(())
+    }
+}
+
+impl Direction {
+    /// Answers to requests that were refused before anything else was done with them.
+    fn early_answers(&self) -> Vec<Responses> {
+        self.stats.iter().flat_map(|stats| stats.transport(Peer::Client).early_answers()).collect()
     }
 }

@@ -12,9 +12,24 @@ pub(super) struct Log {
     pub(super) access_log: Option<Arc<AccessLog>>,
 }
 
+/// The build's.
+#[derive(Debug)]
+pub(super) struct Build;
+
 /// Those of the system, from `/proc`.
 #[derive(Debug)]
 pub(super) struct System;
+
+impl Collector for Build {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+        let labels = [("version", env!("CARGO_PKG_VERSION")), ("profile", profile)];
+        encoder
+            .encode_descriptor("proxy_build_info", "The version of the proxy", None, MetricType::Gauge)?
+            .encode_family(&labels)?
+            .encode_gauge(&1_u64)
+    }
+}
 
 impl Collector for Log {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {

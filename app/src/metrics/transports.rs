@@ -1,6 +1,6 @@
 //! Metrics of connections: their number, their bytes, and how they and their streams end.
 
-use super::{Directions, Get, NO_EXEMPLAR, PEERS, peer_name};
+use super::{Directions, Get, NO_EXEMPLAR, PEERS, histogram, peer_name};
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
 use proxy_http::stats::{Limit, Peer, ResetCode, StreamLimit, Transport};
 use std::{collections::BTreeMap, fmt};
@@ -55,7 +55,7 @@ impl Directions {
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for direction in &self.0 {
                 for (peer, peer_name) in PEERS {
-                    let labels = [("direction", direction.name), ("peer", peer_name)];
+                    let labels = [("direction", direction.name), ("peer", peer_name), ("tls", direction.has_tls(peer))];
                     let value = direction.sum(|stats| value(stats.transport(peer)));
                     let mut metric = family.encode_family(&labels)?;
                     match kind {
@@ -63,6 +63,20 @@ impl Directions {
                         _ => metric.encode_counter(&value, NO_EXEMPLAR)?,
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn durations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Milliseconds for which connections were open that have closed";
+        let name = "tcp_connection_duration_ms";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for direction in &self.0 {
+            for (peer, peer_name) in PEERS {
+                let labels = [("direction", direction.name), ("peer", peer_name), ("tls", direction.has_tls(peer))];
+                let durations: Vec<_> = direction.stats.iter().map(|stats| stats.transport(peer).durations()).collect();
+                histogram(&durations, 1.0, family.encode_family(&labels)?)?;
             }
         }
         Ok(())

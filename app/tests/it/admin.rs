@@ -1,6 +1,7 @@
 //! The admin server.
 
 use crate::support::{App, Endpoint, PATIENCE, admin, body, connect, get};
+use http::Request;
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
@@ -46,7 +47,7 @@ async fn metrics_count_requests_responses_and_connections() {
     // A response is counted when its stream's task is done, just after its last byte; each of two workers connects.
     let expected = [
         "response_total{direction=\"outbound\",status_code=\"200\",classification=\"success\",grpc_status=\"\"} 3",
-        "tcp_open_total{direction=\"outbound\",peer=\"dst\"} 2",
+        "tcp_open_total{direction=\"outbound\",peer=\"dst\",tls=\"false\"} 2",
     ];
     let started = Instant::now();
     let metrics = loop {
@@ -61,8 +62,14 @@ async fn metrics_count_requests_responses_and_connections() {
         "request_total{direction=\"outbound\"} 3",
         "response_latency_ms_count{direction=\"outbound\"} 3",
         "response_latency_ms_bucket{le=\"+Inf\",direction=\"outbound\"} 3",
-        "tcp_open_connections{direction=\"outbound\",peer=\"src\"} 1",
-        "tcp_close_total{direction=\"outbound\",peer=\"src\"} 0",
+        "tcp_open_connections{direction=\"outbound\",peer=\"src\",tls=\"false\"} 1",
+        "tcp_close_total{direction=\"outbound\",peer=\"src\",tls=\"false\"} 0",
+        "tcp_open_connections_limit{direction=\"outbound\"} 100000",
+        "http_in_flight_limit{direction=\"outbound\"} 100000",
+        "http_proxy_errors_total{direction=\"outbound\",proxy_error=\"no_endpoint\"} 0",
+        "response_latency_ms_bucket{le=\"0.1\",direction=\"outbound\"} ",
+        "# TYPE request_total counter",
+        "proxy_build_info{version=\"",
         "http_in_flight{direction=\"outbound\"} 0",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
@@ -76,7 +83,56 @@ async fn metrics_count_requests_responses_and_connections() {
     ] {
         assert!(metrics.contains(name), "{name} is not in\n{metrics}");
     }
-    assert!(metrics.ends_with("# EOF\n"));
+}
+
+/// The head and the body of the metrics page, for a scraper that sends some fields.
+async fn scrape(app: &App, fields: &str) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(app.admin).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n{fields}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut rsp = Vec::new();
+    stream.read_to_end(&mut rsp).await.unwrap();
+    let end = rsp.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    let body = rsp.split_off(end + 4);
+    (String::from_utf8(rsp).unwrap().to_ascii_lowercase(), body)
+}
+
+#[tokio::test]
+async fn metrics_come_in_the_form_that_is_asked_for() {
+    let endpoint = Endpoint::start().await;
+    let app = App::start(endpoint.addr, &[]);
+    let (head, body) = scrape(&app, "").await;
+    assert!(head.contains("content-type: text/plain; version=0.0.4") && !head.contains("content-encoding"), "{head}");
+    assert!(!String::from_utf8(body).unwrap().contains("# EOF"));
+    let (head, body) = scrape(&app, "accept: application/openmetrics-text; version=1.0.0\r\n").await;
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
+    let body = String::from_utf8(body).unwrap();
+    assert!(body.contains("# TYPE request counter\n") && body.ends_with("# EOF\n"), "{body}");
+    let (head, body) = scrape(&app, "accept-encoding: gzip\r\n").await;
+    assert!(head.contains("content-encoding: gzip") && body.starts_with(&[0x1f, 0x8b]), "{head}");
+}
+
+#[tokio::test]
+async fn requests_that_go_no_further_are_counted_with_their_answers() {
+    let endpoint = Endpoint::start().await;
+    let app = App::start(endpoint.addr, &[]);
+    let mut client = connect(app.proxy).await;
+    let long = Request::get(format!("http://test.example/{}", "p".repeat(9_000)));
+    // Above what is announced, and below what h2 refuses by itself.
+    let large = Request::get("http://test.example/").header("x-large", "v".repeat(20_000));
+    for (request, status) in [(long, 414), (large, 431)] {
+        let response = client.send_request(request.body(()).unwrap(), true).unwrap().0;
+        assert_eq!(response.await.unwrap().status(), status);
+    }
+    let mut raw = TcpStream::connect(app.proxy).await.unwrap();
+    raw.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n").await.unwrap();
+    raw.read_to_end(&mut Vec::new()).await.unwrap();
+    for (status, error) in [(414, "uri_too_long"), (431, "head_too_large"), (400, "bad_request")] {
+        let labels = format!("status_code=\"{status}\",classification=\"success\",grpc_status=\"\"");
+        app.counted(&format!("response_total{{direction=\"outbound\",{labels}}} 1")).await;
+        app.counted(&format!("http_proxy_errors_total{{direction=\"outbound\",proxy_error=\"{error}\"}} 1")).await;
+    }
+    app.counted("request_total{direction=\"outbound\"} 3").await;
 }
 
 #[tokio::test]

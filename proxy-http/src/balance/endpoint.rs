@@ -36,7 +36,7 @@ pub struct Status {
     pub connections: usize,
     /// Open streams on the endpoint's connections.
     pub streams: usize,
-    /// The moving average of the time to a response's head, in seconds. `None`: not measured, as with a single endpoint.
+    /// The moving average of the time to a response's head, in seconds, as of the last response. `None`: not measured, as with a single endpoint.
     pub latency: Option<f64>,
     /// Why the last attempt to connect failed, or that the last connection was lost before any response. `None`: neither.
     pub error: Option<String>,

@@ -183,7 +183,7 @@ impl EndpointState {
         self.connections.iter().map(|connection| connection.handle.streams()).sum()
     }
 
-    pub(super) fn status(&self, now: u64) -> Status {
+    pub(super) fn status(&self) -> Status {
         let open = || self.connections.iter().filter(|connection| !connection.handle.is_closed());
         let state = match (open().next(), &self.failed) {
             (Some(_), _) if !self.health.breaker.is_closed() => endpoint::State::Ejected,
@@ -200,7 +200,7 @@ impl EndpointState {
             state,
             connections: open().count(),
             streams: self.streams(),
-            latency: self.health.load.cost(now),
+            latency: self.health.load.average(),
             error: self.failed.as_ref().map(|error| Chain(&**error).to_string()),
         }
     }

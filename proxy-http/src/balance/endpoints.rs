@@ -125,8 +125,7 @@ impl Endpoints {
     /// The status of each endpoint.
     #[must_use]
     pub fn status(&self) -> Vec<Status> {
-        let now = Instant::now();
-        self.shared.lock().endpoints.iter().map(|endpoint| endpoint.status(self.shared.nanos(now))).collect()
+        self.shared.lock().endpoints.iter().map(EndpointState::status).collect()
     }
 
     /// Whether extended CONNECT (RFC 8441) can be sent: at least one endpoint is connected, and all that are enable it in

@@ -56,6 +56,11 @@ impl Load {
         (!cost.is_nan()).then(|| cost * decay(cost, seconds(self.updated.load(Relaxed), now)))
     }
 
+    /// The last average, in seconds, which stays while no latency is observed. `None`: none was yet.
+    pub(crate) fn average(&self) -> Option<f64> {
+        Some(f64::from_bits(self.cost.load(Relaxed))).filter(|cost| !cost.is_nan())
+    }
+
     /// Whether a latency was observed after `since`.
     pub(crate) fn has_answered(&self, since: u64) -> bool {
         self.updated.load(Relaxed) > since

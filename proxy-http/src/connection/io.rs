@@ -28,7 +28,10 @@ use std::{
     },
     task::{Context, Poll, ready},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 pin_project! {
     /// A transport that adds its life and its bytes to the counters of one peer.
@@ -50,6 +53,7 @@ struct OpenGuard {
     transport: Arc<Transport>,
     /// Its place among the open connections.
     place: usize,
+    opened: Instant,
 }
 
 /// The direction from the peer.
@@ -109,7 +113,7 @@ const BYTES_AN_INTERIM: usize = 1 << 10;
 impl<I> Io<I> {
     pub(crate) fn new(inner: I, transport: &Arc<Transport>, connection_state: &Arc<ConnectionState>) -> Self {
         let place = transport.opened(Arc::<ConnectionState>::downgrade(connection_state));
-        let open = OpenGuard { transport: Arc::clone(transport), place };
+        let open = OpenGuard { transport: Arc::clone(transport), place, opened: Instant::now() };
         let connection_state = Arc::clone(connection_state);
         Self { inner, open, connection_state, incoming: Incoming::default(), outgoing: Outgoing::default() }
     }
@@ -313,7 +317,7 @@ impl<I: AsyncWrite> IoProject<'_, I> {
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {
-        self.transport.closed(self.place);
+        self.transport.closed(self.place, self.opened.elapsed());
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
         wake,
         window_limit::LimitedMeasurements,
     },
-    stats::{BlockedReason, BlockedStream, Connection, Describe, FlowStatus, Limit, Transport, WindowSizes},
+    stats::{BlockedReason, BlockedStream, Connection, Describe, FlowStatus, Transport, WindowSizes},
 };
 use h2::Reason;
 use std::{
@@ -274,9 +274,9 @@ impl ConnectionState {
         self.go_away.get().map(|go_away| &**go_away)
     }
 
-    /// Counts a limit that a request has reached, beside the connection's task.
-    pub(crate) fn count_limit(&self, limit: Limit) {
-        self.sending.transport().limit(limit);
+    /// Counts a request whose head h2 has refused.
+    pub(crate) fn count_head_too_large(&self) {
+        self.sending.transport().count_head_too_large();
     }
 
     /// Counts a DATA frame that has only padding.

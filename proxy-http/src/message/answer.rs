@@ -2,7 +2,7 @@
 
 use crate::{
     message::grpc,
-    stats::{ProxyError, Record},
+    stats::{ProxyError, Record, Transport},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
@@ -161,13 +161,24 @@ impl Answer {
         self.error
     }
 
+    /// The HTTP status and the gRPC status of the response.
+    pub(crate) fn statuses(&self, grpc: bool) -> (StatusCode, Option<u8>) {
+        if grpc { (StatusCode::OK, Some(self.code as u8)) } else { (self.status, None) }
+    }
+
+    /// Counts the answer to a request that does not come to the service.
+    pub(crate) fn count_early(&self, grpc: bool, transport: &Transport) {
+        if let Some(error) = self.error {
+            let (status, grpc_status) = self.statuses(grpc);
+            transport.count_early_answer(error, status, grpc_status);
+        }
+    }
+
     /// Adds the answer to the record of its request.
     pub(crate) fn record(&self, record: &Record, grpc: bool) {
         record.edit(|end| {
-            (end.status, end.grpc_status) = (Some(self.status), None);
-            if grpc {
-                (end.status, end.grpc_status) = (Some(StatusCode::OK), Some(self.code as u8));
-            }
+            let (status, grpc_status) = self.statuses(grpc);
+            (end.status, end.grpc_status) = (Some(status), grpc_status);
             end.proxy_error = self.error;
             end.proxy_error_detail = self.error.map(|_| self.reason.clone());
         });

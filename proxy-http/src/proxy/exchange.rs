@@ -347,6 +347,9 @@ impl Exchange {
     pub(super) fn answer(mut self: Box<Self>, answer: Answer) -> Response<Body> {
         self.request = None;
         answer.record(&self.record, self.grpc);
+        if let Some(error) = answer.error() {
+            self.shared.stats.transport(Side::Client).count_proxy_error(error);
+        }
         let rsp = answer.into_response(self.grpc);
         self.status = Some(rsp.status());
         self.grpc_status = grpc::status(rsp.headers());

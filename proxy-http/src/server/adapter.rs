@@ -148,10 +148,9 @@ where
             Ok(context) => context,
             Err(status) => {
                 let is_large = status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                record.edit(|end| {
-                    let error = if is_large { ProxyError::HeadTooLarge } else { ProxyError::BadRequest };
-                    (end.status, end.proxy_error) = (Some(status), Some(error));
-                });
+                let error = if is_large { ProxyError::HeadTooLarge } else { ProxyError::BadRequest };
+                self.transport.count_early_answer(error, status, None);
+                record.edit(|end| (end.status, end.proxy_error) = (Some(status), Some(error)));
                 let (context, state) = (RequestContext::default(), ResponseState::Refused { status });
                 return ResponseFuture { context, stream, tunnel: None, slots, state };
             }

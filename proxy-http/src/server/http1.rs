@@ -26,7 +26,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::MaybeDone;
-use http::{Request, Response, uri::Scheme};
+use http::{Request, Response, StatusCode, uri::Scheme};
 use http_body::Body;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -257,9 +257,10 @@ fn count_tunnel(ended: Result<(), TunnelError>, transport: &Transport) -> Result
 /// Counts the errors of requests that hyper refuses before they come to the service.
 fn count_refusal(error: &hyper::Error, transport: &Transport) {
     if error.is_parse_too_large() {
-        transport.limit(Limit::HeadersCount);
+        transport.count_head_too_large();
     } else if error.is_parse() {
         transport.count_malformed();
+        transport.count_early_answer(ProxyError::BadRequest, StatusCode::BAD_REQUEST, None);
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     server::{
         builder::{DetectedConnection, MAX_UNREAD_SMALL_DATA, Server, to_usize},
         error::{Error, ErrorKind},
-        stream::{StreamState, StreamTask, answer_early},
+        stream::{StreamState, StreamTask, refuse},
         task_slots::TaskSlots,
     },
     stats::{Limit, Observe, ProxyError, Record, Side, StreamLimit, Transport},
@@ -360,7 +360,7 @@ where
             };
             if let Some((limit, answer)) = refused {
                 self.transport.limit(limit);
-                answer_early(&mut respond, answer, grpc::is_grpc(&head.headers), &record);
+                refuse(&mut respond, answer, grpc::is_grpc(&head.headers), &record, &self.transport);
                 continue;
             }
             if record.is_on() {

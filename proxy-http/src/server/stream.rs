@@ -5,7 +5,7 @@ use crate::{
     body::{outcome::SendOutcome, send::Pipe},
     connection::{sending::SendingStream, timeouts::idle::Progress, write_batch::Chunk},
     message::{answer::Answer, interim, reason},
-    stats::{ProxyError, Record},
+    stats::{ProxyError, Record, Transport},
 };
 use bytes::Bytes;
 use h2::{Reason, server::SendResponse};
@@ -158,8 +158,20 @@ where
     }
 }
 
+/// Answers a request that does not come to the service.
+pub(super) fn refuse(
+    respond: &mut SendResponse<Chunk>,
+    answer: Answer,
+    grpc: bool,
+    record: &Record,
+    transport: &Transport,
+) {
+    answer.count_early(grpc, transport);
+    answer_early(respond, answer, grpc, record);
+}
+
 /// Answers a request before the service does.
-pub(super) fn answer_early(respond: &mut SendResponse<Chunk>, answer: Answer, grpc: bool, record: &Record) {
+fn answer_early(respond: &mut SendResponse<Chunk>, answer: Answer, grpc: bool, record: &Record) {
     answer.record(record, grpc);
     // Fails only if the client has reset the stream.
     let _ = respond.send_response(answer.into_response(grpc), true);

@@ -8,14 +8,16 @@ use crate::stats::{
     destinations::{ByDestination, is_failure},
     latency::Latency,
     limit::{Limit, StreamLimit},
+    proxy_error::ProxyError,
     retry,
     side::Side,
 };
 use h2::Reason;
 use http::StatusCode;
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -54,6 +56,9 @@ pub struct Transport {
     stream_limits: [AtomicU64; StreamLimit::ALL.len()],
     blocked: BlockedTimes,
     open: OpenConnections,
+    durations: Latency,
+    proxy_errors: [AtomicU64; ProxyError::ALL.len()],
+    early_answers: Mutex<BTreeMap<(StatusCode, Option<u8>), u64>>,
 }
 
 /// The number of responses with one combination of statuses.
@@ -311,6 +316,48 @@ impl Transport {
         self.open.each(visit);
     }
 
+    /// How long connections were open that have closed.
+    pub fn durations(&self) -> &Latency {
+        &self.durations
+    }
+
+    /// Requests that the proxy answered itself, by reason. Only the client's side has them.
+    pub fn proxy_errors(&self) -> impl Iterator<Item = (ProxyError, u64)> {
+        ProxyError::ALL.into_iter().zip(&self.proxy_errors).map(|(error, count)| (error, count.load(Relaxed)))
+    }
+
+    /// Answers to requests that did not come to the service, because their heads were too large or malformed. Neither these
+    /// requests nor their responses are among the ones of [`Stats`].
+    pub fn early_answers(&self) -> Vec<Responses> {
+        let answers = self.early_answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers
+            .iter()
+            .map(|((status, grpc_status), count)| Responses {
+                status: *status,
+                grpc_status: *grpc_status,
+                count: *count,
+            })
+            .collect()
+    }
+
+    /// Counts a request that the proxy answers itself.
+    pub(crate) fn count_proxy_error(&self, error: ProxyError) {
+        self.proxy_errors[error as usize].fetch_add(1, Relaxed);
+    }
+
+    /// The same for a request that does not come to the service.
+    pub(crate) fn count_early_answer(&self, error: ProxyError, status: StatusCode, grpc_status: Option<u8>) {
+        self.count_proxy_error(error);
+        let mut answers = self.early_answers.lock().unwrap_or_else(PoisonError::into_inner);
+        *answers.entry((status, grpc_status)).or_default() += 1;
+    }
+
+    /// Counts a request whose head was refused before anything else was known of it.
+    pub(crate) fn count_head_too_large(&self) {
+        self.limit(Limit::HeadersCount);
+        self.count_early_answer(ProxyError::HeadTooLarge, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None);
+    }
+
     pub(crate) fn blocked_times(&self) -> &BlockedTimes {
         &self.blocked
     }
@@ -346,8 +393,9 @@ impl Transport {
         self.open.add(connection)
     }
 
-    pub(crate) fn closed(&self, place: usize) {
+    pub(crate) fn closed(&self, place: usize, duration: Duration) {
         self.closed.fetch_add(1, Relaxed);
+        self.durations.record(duration);
         self.open.remove(place);
     }
 

@@ -5,15 +5,12 @@
 //! no stream. And the numbers of streams end at 2^31 (RFC 9113 section 5.1.1): requests that find none left fail. Nor does it
 //! tell of the requests that it answers with 431 by itself.
 
-use crate::{
-    connection::{
-        frames::{
-            head::{DATA, END_STREAM, FrameHead, HEADERS, RST_STREAM},
-            reader::{FrameObserver, FrameReader},
-        },
-        state::ConnectionState,
+use crate::connection::{
+    frames::{
+        head::{DATA, END_STREAM, FrameHead, HEADERS, RST_STREAM},
+        reader::{FrameObserver, FrameReader},
     },
-    stats::Limit,
+    state::ConnectionState,
 };
 use std::{convert::Infallible, sync::Arc};
 
@@ -92,11 +89,11 @@ impl FrameObserver for EngineCounts {
             }
             (HEADERS, bytes) if *bytes == TOO_LARGE => {
                 self.has_refused_head = true;
-                self.connection_state.count_limit(Limit::HeadersCount);
+                self.connection_state.count_head_too_large();
             }
             // Or another status without any field, which has not been seen on one connection with these.
             (HEADERS, [DYNAMIC_FIELD..=u8::MAX]) if self.has_refused_head => {
-                self.connection_state.count_limit(Limit::HeadersCount);
+                self.connection_state.count_head_too_large();
             }
             _ => {}
         }
