@@ -32,7 +32,7 @@ pub(crate) struct Error {
 #[derive(Debug)]
 struct Connection {
     log: Arc<AccessLog>,
-    /// What is the same in the lines of all its requests.
+    /// The part that the lines of all its requests share.
     start: Vec<u8>,
 }
 

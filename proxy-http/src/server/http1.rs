@@ -14,9 +14,8 @@ use crate::{
         guard::{Guard, GuardState},
         linger::{MAX_SILENCE, linger},
         params::max_headers,
-        response_body::BodySlot,
         timeouts::Timeouts,
-        tunnel::{Tunnel, TunnelError, TunnelSlot},
+        tunnel::{Tunnel, TunnelError},
     },
     server::{
         adapter::{Adapter, ExchangeSlots},

@@ -126,7 +126,7 @@ impl RequestEnd {
 // === impl Record ===
 
 impl Record {
-    /// Starts a record if there is an observer who wants it.
+    /// Starts a record if an observer wants one.
     pub(crate) fn start(observe: Option<&Arc<dyn Observe>>, head: &request::Parts, started: Instant) -> Self {
         Self(observe.and_then(|observe| {
             let observer = Some(observe.observe(head)?);
