@@ -15,6 +15,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod accept;
 mod access_log;
 mod admin;
 mod authorities;

@@ -1,30 +1,30 @@
 //! The whole process: its listeners, workers, admin server, and how it ends.
 
 use crate::{
-    LogLevel, access_log,
+    LogLevel,
+    accept::{Listener, Workers, accept},
+    access_log,
     access_log::AccessLog,
     admin,
     authorities::Authorities,
     backend::{self, Backend, Source},
     client_addr,
     connector::OwnListeners,
-    descriptors::Use,
     destination::Destination,
     dns,
     linkerd::{Control, Linkerd},
-    listener::{self, BindError, Refusals},
+    listener::{self, BindError},
     metrics::Metrics,
     proxy_protocol::Receiver,
     routing::{self, Routing},
     tls::{self, Tls},
     window_limits,
-    worker::{Accepted, Maxima, Plan, Worker},
+    worker::{Maxima, Plan, Worker},
 };
 use app_env::{Config, Direction, DiscoverySource, Loaded, PREFIX};
 use proxy_http::{
     BufferLimit, Server, http1,
     proxy::{self, retry},
-    stats::{Limit, Peer},
 };
 use std::{
     future::Future,
@@ -38,9 +38,8 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
-    task::spawn_blocking,
+    net::TcpListener,
+    sync::{Notify, Semaphore, watch},
     time::sleep,
 };
 use tracing::field::DisplayValue;
@@ -82,23 +81,6 @@ enum StartErrorKind {
     AccessLog(#[from] access_log::Error),
     #[error("cannot start a worker")]
     Worker(#[source] io::Error),
-}
-
-/// The workers, and the way to each. They know that no more connections come when all clones of this are gone.
-#[derive(Clone, Debug)]
-struct Workers {
-    workers: Arc<[Worker]>,
-    connections: Arc<[mpsc::Sender<Accepted>]>,
-}
-
-#[derive(Debug)]
-struct Listener {
-    name: &'static str,
-    listener: TcpListener,
-    /// As they are configured.
-    endpoints: String,
-    /// One for each connection that may be open.
-    places: Arc<Semaphore>,
 }
 
 // === impl Process ===
@@ -409,60 +391,12 @@ fn retry_params(retry: &app_env::Retry) -> retry::Params {
     }
 }
 
-/// Accepts connections until the process drains. A connection above the limit is closed at once: in the queue its client
-/// would wait, though it could be served elsewhere.
-async fn accept(direction: usize, listener: Listener, workers: Workers, mut stop: watch::Receiver<bool>) {
-    let Listener { listener, places, .. } = listener;
-    let mut refusals = Refusals::default();
-    loop {
-        let (stream, peer) = tokio::select! {
-            biased;
-            accepted = listener::accept(&listener, Use::Client) => accepted,
-            // Asked second: clients that have connected by now are accepted before the listener closes.
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
-        match Arc::clone(&places).try_acquire_owned() {
-            Ok(permit) => workers.give(direction, stream, peer, permit).await,
-            Err(_) => {
-                drop(stream);
-                workers.count_refused(direction);
-                refusals.log();
-            }
-        }
-    }
-}
-
 // === impl Reloader ===
 
 impl Reloader {
     /// Does it, soon.
     pub fn reload(&self) {
         self.0.notify_one();
-    }
-}
-
-// === impl Workers ===
-
-impl Workers {
-    /// Gives a connection to the worker that has the fewest, of the workers that can take one now; waits if none can.
-    async fn give(&self, direction: usize, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-        let stream = match stream.into_std() {
-            Ok(stream) => stream,
-            Err(error) => return tracing::warn!(%error, "cannot hand a connection to a worker"),
-        };
-        let all = self.workers.iter().zip(&*self.connections);
-        let least = all.min_by_key(|(worker, connections)| (connections.capacity() == 0, worker.load()));
-        if let Some((worker, connections)) = least {
-            // A worker takes connections for as long as there is a sender.
-            let _ = connections.send(Accepted { direction, stream, peer, place: worker.place(permit) }).await;
-        }
-    }
-
-    /// Counts a connection that no worker has seen, on the first.
-    fn count_refused(&self, direction: usize) {
-        if let Some(worker) = self.workers.first() {
-            worker.stats[direction].transport(Peer::Client).limit(Limit::Connections);
-        }
     }
 }
 
