@@ -29,6 +29,8 @@ pub struct Config {
     pub shutdown_grace_period: Duration,
     /// How long clients are served as before once the process is told to end; the grace period follows.
     pub shutdown_lame_duck_period: Duration,
+    /// How long a process that is to take over may take until it is ready; above zero.
+    pub upgrade_timeout: Duration,
     /// Whether a request to the admin server may end the process.
     pub shutdown_endpoint_enabled: bool,
     /// Whether the admin server takes commands from other hosts, not from loopback alone.

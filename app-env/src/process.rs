@@ -9,7 +9,7 @@ use crate::{
         ADMIN_REMOTE_CONTROL, CONTROL_STREAM_IDLE_TIMEOUT, CONTROL_STREAM_INITIAL_TIMEOUT, CORES,
         DESTINATION_ALLOW_PLAINTEXT, DESTINATION_CONTEXT, DESTINATION_PROFILE_SUFFIXES, DESTINATION_SVC_ADDR,
         DISCOVERY, DNS_MAX_TTL, DNS_MIN_TTL, DNS_NEGATIVE_HOLD, LOG, LOG_FORMAT, SHUTDOWN_ENDPOINT_ENABLED,
-        SHUTDOWN_GRACE_PERIOD, SHUTDOWN_LAME_DUCK_PERIOD,
+        SHUTDOWN_GRACE_PERIOD, SHUTDOWN_LAME_DUCK_PERIOD, UPGRADE_TIMEOUT,
     },
     variable::Scope,
 };
@@ -25,6 +25,7 @@ pub(crate) fn read(env: &mut Reader, inbound: Option<Direction>, outbound: Optio
         admin_listen_addr: env.read_or_default(&ADMIN_LISTEN_ADDR, Scope::Process),
         shutdown_grace_period: env.read_or_default(&SHUTDOWN_GRACE_PERIOD, Scope::Process),
         shutdown_lame_duck_period: env.read_or_default(&SHUTDOWN_LAME_DUCK_PERIOD, Scope::Process),
+        upgrade_timeout: env.read_or_default(&UPGRADE_TIMEOUT, Scope::Process),
         shutdown_endpoint_enabled: env.read_or_default(&SHUTDOWN_ENDPOINT_ENABLED, Scope::Process),
         admin_remote_control: env.read_or_default(&ADMIN_REMOTE_CONTROL, Scope::Process),
         cores: read_cores(env),

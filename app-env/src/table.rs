@@ -547,6 +547,10 @@ declare! {
         Time::ANY, default: Is("0"),
         "how long clients are served as before once the process is told to end, while /ready is 503; the grace follows"
     }
+    ours UPGRADE_TIMEOUT: Time = Process "UPGRADE_TIMEOUT" {
+        Time::ABOVE_ZERO, default: Is("30s"),
+        "how long the process that SIGUSR2 starts may take until it is ready to take over; then it is ended, and this one goes on"
+    }
     linkerd SHUTDOWN_ENDPOINT_ENABLED: Bool = Process "SHUTDOWN_ENDPOINT_ENABLED" {
         // linkerd2-proxy's is false: its workloads end it, and need no request for that.
         Bool, default: Is("true"),

@@ -24,23 +24,31 @@ pub(crate) struct Workers {
 pub(crate) struct Listener {
     /// The direction's name.
     pub(crate) name: &'static str,
-    pub(crate) listener: TcpListener,
+    pub(crate) listener: Arc<TcpListener>,
     /// As they are configured.
     pub(crate) endpoints: String,
     /// One for each connection that may be open.
     pub(crate) places: Arc<Semaphore>,
 }
 
-/// Accepts connections until the process drains. A connection above the limit is closed at once: in the queue its client
-/// would wait, though it could be served elsewhere.
-pub(crate) async fn accept(direction: usize, listener: Listener, workers: Workers, mut stop: watch::Receiver<bool>) {
+/// Accepts connections until the process drains, or has been replaced by another that accepts them. A connection above the limit is
+/// closed at once: in the queue its client would wait, though it could be served elsewhere.
+pub(crate) async fn accept(
+    direction: usize,
+    listener: Listener,
+    workers: Workers,
+    mut stop: watch::Receiver<bool>,
+    mut replaced: watch::Receiver<bool>,
+) {
     let Listener { listener, places, .. } = listener;
     let mut refusals = Refusals::default();
     loop {
         let (stream, peer) = tokio::select! {
             biased;
+            // What is in the queue is the other process's.
+            _ = replaced.wait_for(|replaced| *replaced) => return,
             accepted = listener::accept(&listener, Use::Client) => accepted,
-            // Asked second: clients that have connected by now are accepted before the listener closes.
+            // Asked last: clients that have connected by now are accepted before the listener closes.
             _ = stop.wait_for(|stop| *stop) => return,
         };
         match Arc::clone(&places).try_acquire_owned() {

@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -29,7 +30,7 @@ use std::{
 };
 use tokio::{
     net::TcpListener,
-    sync::{Mutex, Notify},
+    sync::{Mutex, Notify, watch},
     task::spawn_blocking,
 };
 
@@ -56,11 +57,15 @@ pub(crate) struct State {
 /// The longest log filter that is read, in bytes.
 const MAX_FILTER: usize = 8 * 1024;
 
-/// Serves until it is aborted.
-pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
+/// Serves until it is aborted, or until the process has been replaced: clients that are connected then are asked to connect anew.
+pub(crate) async fn serve(listener: Arc<TcpListener>, state: Arc<State>, mut replaced: watch::Receiver<bool>) {
     loop {
-        let (stream, peer) = listener::accept(&listener, Use::Rest).await;
-        let state = Arc::clone(&state);
+        let (stream, peer) = tokio::select! {
+            biased;
+            _ = replaced.wait_for(|replaced| *replaced) => return,
+            accepted = listener::accept(&listener, Use::Rest) => accepted,
+        };
+        let (state, mut replaced) = (Arc::clone(&state), replaced.clone());
         // Ends when the client closes, or with the process.
         tokio::spawn(async move {
             let service = service_fn(move |req| {
@@ -68,7 +73,15 @@ pub(crate) async fn serve(listener: TcpListener, state: Arc<State>) {
                 async move { Ok::<_, Infallible>(state.answer(req, peer).await) }
             });
             let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = served.await {
+            let mut served = pin!(served);
+            let ended = tokio::select! {
+                ended = served.as_mut() => ended,
+                () = async { _ = replaced.wait_for(|replaced| *replaced).await } => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "admin connection failed");
             }
         });
@@ -179,7 +192,7 @@ impl State {
     }
 
     /// Whether each worker can reach an endpoint in each direction.
-    fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.workers.iter().flat_map(|worker| &worker.connected).all(Connected::is_ready)
     }
 

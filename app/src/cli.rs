@@ -1,7 +1,11 @@
 //! The command line.
 
 use crate::{
-    LogLevel, Process, access_log, demo, descriptors, listener, log, routes, settings, tls, window_limits, worker,
+    LogLevel, Process, access_log, demo, descriptors,
+    handover::{self, Handover, Predecessor},
+    listener, log, routes, settings,
+    sockets::{self, Sockets},
+    tls, window_limits, worker,
 };
 use app_env::{Config, Loaded, Variable};
 use clap::{Parser, Subcommand};
@@ -82,7 +86,10 @@ pub fn main(collect: fn()) -> ExitCode {
     descriptors::raise_limit();
     let Args { command } = Args::parse();
     match command.unwrap_or(Command::Run) {
-        Command::Run => load().and_then(run),
+        Command::Run => load().and_then(|loaded| {
+            let (sockets, predecessor) = take_sockets(&loaded.config)?;
+            run(loaded, sockets, predecessor)
+        }),
         Command::Check { json: true, .. } => load().and_then(|loaded| print(&settings::json(&loaded.settings))),
         Command::Check { request: None, all, .. } => load().and_then(|loaded| {
             let mut lines = if all { settings::all(&loaded.settings) } else { settings::changed(&loaded.settings) };
@@ -179,12 +186,26 @@ fn load() -> Result<Loaded, ExitCode> {
     loaded.filter(|_| errors.is_empty()).ok_or(ExitCode::from(app_env::EXIT_CODE))
 }
 
-fn run(loaded: Loaded) -> Result<(), ExitCode> {
+/// The sockets that the process was started with. Must be called before it has threads.
+fn take_sockets(config: &Config) -> Result<(Sockets, Option<Predecessor>), ExitCode> {
+    let taken = match handover::take().map_err(|error| fail(&error))? {
+        Some((given, predecessor)) => Ok((given, Some(predecessor))),
+        None => sockets::from_systemd().map(|given| (given, None)),
+    };
+    let assigned = taken.and_then(|(given, predecessor)| Ok((Sockets::assign(given, config)?, predecessor)));
+    assigned.map_err(|errors| {
+        errors.iter().for_each(|error| eprintln!("error: {error}"));
+        ExitCode::from(app_env::EXIT_CODE)
+    })
+}
+
+fn run(loaded: Loaded, sockets: Sockets, predecessor: Option<Predecessor>) -> Result<(), ExitCode> {
     let Config { log, log_format, .. } = &loaded.config;
     // The guard is dropped last.
     let (level, _guard) = LogLevel::init(log, *log_format).map_err(|error| fail(&*Box::<dyn Error>::from(error)))?;
     block_on(async {
-        let process = Process::start(loaded, level)?;
+        let process = Process::start_on(sockets, loaded, level)?;
+        let handover = Handover { predecessor, upgrade: Some(signal(SignalKind::user_defined2())?) };
         let mut first = EndSignals::new()?;
         let mut hangup = signal(SignalKind::hangup())?;
         let reloader = process.reloader();
@@ -206,7 +227,7 @@ fn run(loaded: Loaded) -> Result<(), ExitCode> {
             }
         };
         tokio::select! {
-            () = process.run(async { told.await.unwrap_or("no signals come any more") }) => {}
+            () = process.run_with(async { told.await.unwrap_or("no signals come any more") }, handover) => {}
             signal = ended_by_signal => tracing::warn!(signal, "told to end once more, closing all connections"),
         }
         Ok(())

@@ -5,7 +5,7 @@ use app_env::{Config, HostPort, PREFIX, TcpParams};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{self, SocketAddr, UdpSocket},
     time::Duration,
 };
 use tokio::{
@@ -45,6 +45,16 @@ pub(crate) fn bind(addr: SocketAddr, backlog: u32, variable: String) -> Result<T
         socket.bind(&addr.into())?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         TcpListener::from_std(socket.into())
+    };
+    listen().map_err(|source| BindError { variable, addr, source })
+}
+
+/// Listens by a socket that the process was started with, in place of `addr`, the value of `variable`. Its queue stays as long as
+/// it is. Must be called in a tokio runtime.
+pub(crate) fn adopt(socket: net::TcpListener, addr: SocketAddr, variable: String) -> Result<TcpListener, BindError> {
+    let listen = || {
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket)
     };
     listen().map_err(|source| BindError { variable, addr, source })
 }

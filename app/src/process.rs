@@ -12,16 +12,19 @@ use crate::{
     connector::OwnListeners,
     destination::Destination,
     dns,
+    handover::{self, Handover},
     linkerd::{Control, Linkerd},
-    listener::{self, BindError},
+    listener::BindError,
     metrics::Metrics,
     proxy_protocol::Receiver,
     routing::{self, Routing},
+    sockets::Sockets,
+    systemd,
     tls::{self, Tls},
     window_limits,
     worker::{Maxima, Plan, Worker},
 };
-use app_env::{Config, Direction, DiscoverySource, Loaded, PREFIX};
+use app_env::{Config, Direction, DiscoverySource, Loaded};
 use proxy_http::{
     BufferLimit, Server, http1,
     proxy::{self, retry},
@@ -49,7 +52,7 @@ use tracing::field::DisplayValue;
 pub struct Process {
     listeners: Vec<Listener>,
     workers: Workers,
-    admin: TcpListener,
+    admin: Arc<TcpListener>,
     admin_state: Arc<admin::State>,
     /// All that is made of files.
     reloads: Vec<Arc<dyn tls::Reload>>,
@@ -58,6 +61,7 @@ pub struct Process {
     stop: watch::Sender<bool>,
     lame_duck: Duration,
     grace: Duration,
+    upgrade_timeout: Duration,
 }
 
 /// Has a process read its certificates again; clones do the same.
@@ -93,6 +97,11 @@ impl Process {
     ///
     /// When an address cannot be listened on, a certificate or key cannot be used, or a thread cannot be started.
     pub fn start(loaded: Loaded, log: LogLevel) -> Result<Self, StartError> {
+        Self::start_on(Sockets::default(), loaded, log)
+    }
+
+    /// The same, with listeners that need not be bound.
+    pub(crate) fn start_on(mut sockets: Sockets, loaded: Loaded, log: LogLevel) -> Result<Self, StartError> {
         let Loaded { config, settings, .. } = loaded;
         // app's test `crates` holds that no field is forgotten: the patterns of non-exhaustive structs end in `..`.
         let Config {
@@ -104,6 +113,7 @@ impl Process {
             shutdown_grace_period,
             shutdown_lame_duck_period,
             shutdown_endpoint_enabled,
+            upgrade_timeout,
             admin_remote_control,
             cores,
             log: _,
@@ -120,16 +130,17 @@ impl Process {
         let mut names = Vec::new();
         for (name, direction) in [("inbound", inbound), ("outbound", outbound)] {
             let Some(direction) = direction else { continue };
-            let (listener, mut plan) = plan(name, direction, dns, (&resolver, &own, control.as_ref()), cores)?;
+            let shared = (&resolver, &own, control.as_ref());
+            let (listener, mut plan) = plan(name, direction, dns, shared, cores, &mut sockets)?;
             plan.server = plan.server.drain_timeout(shutdown_grace_period);
             plan.access_log = access_log.clone();
             listeners.push(listener);
             plans.push(plan);
             names.push(name);
         }
-        let admin = listener::bind(admin_listen_addr, ADMIN_BACKLOG, format!("{PREFIX}ADMIN_LISTEN_ADDR"))
-            .map_err(StartErrorKind::from)?;
-        let bound = listeners.iter().map(|listener| &listener.listener).chain([&admin]);
+        let admin = sockets.listen("admin", admin_listen_addr, ADMIN_BACKLOG).map_err(StartErrorKind::from)?;
+        let admin = Arc::new(admin);
+        let bound = listeners.iter().map(|listener| &*listener.listener).chain([&*admin]);
         own.set(bound.filter_map(|listener| listener.local_addr().ok()).collect());
         let (stop, stopping) = watch::channel(false);
         let (workers, connections): (Vec<_>, Vec<_>) = (0..cores.get())
@@ -160,7 +171,19 @@ impl Process {
         let reloads = plans.iter().flat_map(from_files).chain(log).collect();
         let reload = Reloader::default();
         let (lame_duck, grace) = (shutdown_lame_duck_period, shutdown_grace_period);
-        Ok(Self { listeners, workers, admin, admin_state, reloads, reload, access_log, stop, lame_duck, grace })
+        Ok(Self {
+            listeners,
+            workers,
+            admin,
+            admin_state,
+            reloads,
+            reload,
+            access_log,
+            stop,
+            lame_duck,
+            grace,
+            upgrade_timeout,
+        })
     }
 
     /// Reads certificates, keys and routes again on demand, without waiting for their files to change.
@@ -196,34 +219,66 @@ impl Process {
     /// by GOAWAY, and requests in flight finish. Returns when the last connection has closed, or two seconds after the end of
     /// the grace period at most, in which the streams that are open are reset. When it is dropped all ends at once.
     pub async fn run<F: Future<Output = &'static str>>(self, shutdown: F) {
-        let Self { listeners, workers, admin, admin_state, reloads, reload, access_log, stop, lame_duck, grace } = self;
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = workers.workers.len(), "starting");
+        self.run_with(shutdown, Handover::default()).await;
+    }
+
+    /// The same, with processes before and after it. Once another has taken over, this one drains without the lame-duck period.
+    pub(crate) async fn run_with<F: Future<Output = &'static str>>(self, shutdown: F, mut handover: Handover) {
+        let Self { listeners, workers, admin, admin_state, reloads, reload, access_log, stop, .. } = self;
+        let (lame_duck, grace, upgrade_timeout) = (self.lame_duck, self.grace, self.upgrade_timeout);
+        let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+        tracing::info!(version, pid, workers = workers.workers.len(), "starting");
         for Listener { name, listener, endpoints, .. } in &listeners {
             tracing::info!(direction = name, addr = shown(listener), endpoints, "listening");
         }
         tracing::info!(addr = shown(&admin), "admin server listening");
-        let admin_task = tokio::spawn(admin::serve(admin, Arc::clone(&admin_state)));
+        let named = listeners.iter().map(|listener| (listener.name, Arc::clone(&listener.listener)));
+        let bound: handover::Listeners = named.chain([("admin", Arc::clone(&admin))]).collect();
+        handover.take_over(|| admin_state.is_ready()).await;
+        systemd::notify(systemd::READY);
+        let (replaced, is_replaced) = watch::channel(false);
+        let admin_task = tokio::spawn(admin::serve(admin, Arc::clone(&admin_state), is_replaced.clone()));
         let reload_task = tokio::spawn(tls::watch(reloads, reload.0));
         let names = listeners.iter().map(|listener| listener.name).collect();
         let limits_task = tokio::spawn(window_limits::watch(names, Arc::clone(&workers.workers)));
         let accepting: Vec<_> = listeners
             .into_iter()
             .enumerate()
-            .map(|(direction, listener)| tokio::spawn(accept(direction, listener, workers.clone(), stop.subscribe())))
+            .map(|(direction, listener)| {
+                tokio::spawn(accept(direction, listener, workers.clone(), stop.subscribe(), is_replaced.clone()))
+            })
             .collect();
         drop(workers);
-        let reason = tokio::select! {
-            reason = shutdown => reason,
-            () = admin_state.shutdown.notified() => "POST /shutdown",
+        let end = tokio::select! {
+            reason = shutdown => End::Told(reason),
+            () = admin_state.shutdown.notified() => End::Told("POST /shutdown"),
+            successor = handover.successor(&bound, upgrade_timeout, || admin_state.is_ready()) => End::Replaced(successor),
         };
-        tracing::info!(reason, ?lame_duck, ?grace, "draining");
+        drop(bound);
         admin_state.draining.store(true, Relaxed);
-        // Load balancers see that the process is not ready, and send no more, before its listeners refuse anybody.
-        sleep(lame_duck).await;
-        stop.send_replace(true);
+        match &end {
+            End::Told(reason) => {
+                tracing::info!(reason, ?lame_duck, ?grace, "draining");
+                systemd::notify(systemd::STOPPING);
+                // Load balancers see that the process is not ready, and send no more, before its listeners refuse anybody.
+                sleep(lame_duck).await;
+                stop.send_replace(true);
+            }
+            End::Replaced(successor) => {
+                tracing::info!(reason = "SIGUSR2", successor = successor.pid(), ?grace, "replaced, draining");
+                // systemd follows the new process from here on, and heeds this one no more.
+                systemd::notify(&format!("MAINPID={}", successor.pid()));
+                replaced.send_replace(true);
+            }
+        }
         for task in accepting {
             let _ = task.await;
         }
+        if let End::Replaced(successor) = end {
+            successor.go().await;
+            stop.send_replace(true);
+        }
+        let refuse_task = tokio::spawn(async move { handover.refuse("this process drains").await });
         // Only open connections, and connections on their way to a worker, hold the channel now.
         match tokio::time::timeout(grace, stop.closed()).await {
             Ok(()) => tracing::info!("drained"),
@@ -240,7 +295,15 @@ impl Process {
         admin_task.abort();
         reload_task.abort();
         limits_task.abort();
+        refuse_task.abort();
     }
+}
+
+/// The reason why a process drains.
+enum End {
+    Told(&'static str),
+    /// Another process has its listeners.
+    Replaced(handover::Successor),
 }
 
 /// A listener's address, in the log.
@@ -255,6 +318,7 @@ fn plan(
     dns: app_env::Dns,
     (resolver, own, control): (&dns::Resolver, &OwnListeners, Option<&Arc<Control>>),
     cores: NonZeroUsize,
+    sockets: &mut Sockets,
 ) -> Result<(Listener, Plan), StartErrorKind> {
     let tls = Tls::load(name, &direction)?;
     let maxima = Maxima::of(&direction);
@@ -288,8 +352,7 @@ fn plan(
         max_buffered_bytes,
         ..
     } = direction;
-    let variable = format!("{PREFIX}{}_LISTEN_ADDR", name.to_ascii_uppercase());
-    let listener = listener::bind(listen_addr, accept_backlog, variable)?;
+    let listener = Arc::new(sockets.listen(name, listen_addr, accept_backlog)?);
     let listed = match (&routes, &discovery) {
         (Some(routes), _) => format!("by {}", routes.display()),
         (None, Some(discovery)) => match discovery.source {

@@ -67,6 +67,7 @@ const BOUNDS: &[(&str, [&str; 2], [&str; 2])] = &[
     ("DNS_NEGATIVE_HOLD", ["0", "-1s"], CENTURY),
     ("SHUTDOWN_GRACE_PERIOD", ["0", "-1s"], CENTURY),
     ("SHUTDOWN_LAME_DUCK_PERIOD", ["0", "-1s"], CENTURY),
+    ("UPGRADE_TIMEOUT", ["1ms", "0"], CENTURY),
     ("CORES", ["1", "0"], ["1024", "1025"]),
     ("ACCESS_LOG_SAMPLE", ["0", "-0.1"], ["1", "1.1"]),
 ];

@@ -36,6 +36,7 @@ fn everything() -> Vars {
         ("ADMIN_LISTEN_ADDR", "127.0.0.3:1003"),
         ("SHUTDOWN_GRACE_PERIOD", "30s"),
         ("SHUTDOWN_LAME_DUCK_PERIOD", "5s"),
+        ("UPGRADE_TIMEOUT", "90s"),
         ("SHUTDOWN_ENDPOINT_ENABLED", "false"),
         ("ADMIN_REMOTE_CONTROL", "true"),
         ("CORES", "40"),
@@ -277,6 +278,7 @@ fn everything_set_reaches_its_own_field() {
     expected.admin_listen_addr = ([127, 0, 0, 3], 1003).into();
     expected.shutdown_grace_period = secs(30);
     expected.shutdown_lame_duck_period = secs(5);
+    expected.upgrade_timeout = secs(90);
     (expected.shutdown_endpoint_enabled, expected.admin_remote_control) = (false, true);
     expected.cores = NonZeroUsize::new(40).unwrap();
     expected.log = "warn,app=debug".to_owned();

@@ -1,6 +1,7 @@
 //! Files that change while the process runs.
 
 use super::files::{Errors, Stamp};
+use crate::systemd;
 use std::{
     fmt,
     path::PathBuf,
@@ -33,11 +34,17 @@ pub(crate) async fn watch(sources: Vec<Arc<dyn Reload>>, told: Arc<Notify>) {
     let sources: Arc<[_]> = sources.into();
     loop {
         let forced = tokio::time::timeout(PERIOD, told.notified()).await.is_ok();
+        if forced {
+            systemd::notify_reloading();
+        }
         let sources = Arc::clone(&sources);
         // This thread accepts connections, which a large file of routes, or a file system that is slow, would hold up.
         let looked = spawn_blocking(move || sources.iter().for_each(|source| source.reload(forced)));
         if let Err(error) = looked.await {
             tracing::error!(%error, "files could not be looked at");
+        }
+        if forced {
+            systemd::notify(systemd::READY);
         }
     }
 }

@@ -85,6 +85,11 @@ impl App {
         Self::run(shell, &endpoint.to_string(), &[], LogReader::All)
     }
 
+    /// The same by another command, which may be given sockets.
+    pub(crate) fn start_by(command: Command, endpoint: SocketAddr, settings: &[(&str, &str)]) -> Self {
+        Self::run(command, &endpoint.to_string(), settings, LogReader::All)
+    }
+
     fn run(mut command: Command, endpoints: &str, settings: &[(&str, &str)], reader: LogReader) -> Self {
         command
             .env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", endpoints)
@@ -169,6 +174,10 @@ impl App {
     /// File descriptors that the process has open.
     pub(crate) fn descriptors(&self) -> usize {
         procfs::process::Process::new(self.child.id().try_into().unwrap()).unwrap().fd_count().unwrap()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn terminate(&self) {

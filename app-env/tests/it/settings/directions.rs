@@ -18,6 +18,7 @@ fn nothing_set_is_both_directions_off() {
     expected.admin_listen_addr = ([127, 0, 0, 1], 4191).into();
     expected.shutdown_grace_period = secs(120);
     expected.shutdown_lame_duck_period = secs(0);
+    expected.upgrade_timeout = secs(30);
     (expected.shutdown_endpoint_enabled, expected.admin_remote_control) = (true, false);
     expected.cores = available_parallelism().unwrap_or(NonZeroUsize::MIN);
     expected.log = "info".to_owned();
