@@ -45,6 +45,10 @@ def unit():
     assert proposed and not unknown, unknown
     stop = re.search(r"^TimeoutStopSec=(\d+)$", pathlib.Path("deploy/systemd/app.service").read_text(), re.M)
     ends_in_time("app.service", set_, int(stop[1]))
+    # A socket without a name is found by its address.
+    listening = re.findall(r"^ListenStream=(.+)$", pathlib.Path("deploy/systemd/app.socket").read_text(), re.M)
+    configured = [value for name, value in set_.items() if name.endswith("_LISTEN_ADDR")]
+    assert sorted(listening) == sorted(configured), f"app.socket: {listening}, and app.env: {configured}"
 
 
 def manifest(path):
