@@ -24,7 +24,7 @@ use crate::{
     stats::{Limit, OpenRecord, ProxyError, StreamLimit, Transport},
 };
 use bytes::Bytes;
-use futures_util::future::MaybeDone;
+use futures_util::{FutureExt as _, future::MaybeDone};
 use http::{Request, Response, StatusCode, uri::Scheme};
 use http_body::Body;
 use hyper::server::conn::http1;
@@ -145,7 +145,8 @@ impl Http1Server {
         let mut builder = self.builder.clone();
         // hyper closes a connection at once that is shut down before hyper has read from it, though detection may have read
         // the start of a request. Without keep-alive hyper serves that request, and then closes.
-        let is_drained = drain.as_mut().output_mut().is_some();
+        // (Nothing has asked for the drain yet if detection had bytes at once, as of a client that waited to be accepted.)
+        let is_drained = drain.as_mut().now_or_never().is_some();
         builder.keep_alive(!is_drained);
         let slots = ExchangeSlots::new(records.clone());
         let adapter =
@@ -164,13 +165,7 @@ impl Http1Server {
             transport,
             moves: 0,
         };
-        let cause = tokio::select! {
-            biased;
-            // The drain first, so that a response which is due now has `connection: close`.
-            () = drain.as_mut() => Ok(None),
-            served = poll_fn(|cx| http1_connection.poll_life(&mut lifetime, cx)) => served.map(Some),
-        };
-        let finished = match cause {
+        let finished = match http1_connection.until_drain(&mut lifetime, drain.as_mut()).await {
             Ok(Some(None)) => Ok(true),
             Ok(Some(Some(ended))) if !http1_connection.starts_drain(ended) => Ok(false),
             Ok(_) => {
@@ -296,6 +291,25 @@ where
             return Poll::Ready(Ok(Some(EndCause::Timeout)));
         }
         head_timeout.poll(cx).map(|()| Ok(Some(EndCause::Limit(Limit::HeaderRead))))
+    }
+
+    /// Serves until the drain starts (`None`), or as [`poll_life`](Self::poll_life).
+    async fn until_drain(
+        &mut self,
+        lifetime: &mut Lifetime,
+        drain: impl Future<Output = ()>,
+    ) -> Result<Option<Option<EndCause>>, Error> {
+        // hyper reads before a drain that starts right now.
+        let first = poll_fn(|cx| Poll::Ready(self.poll_life(lifetime, cx))).await;
+        if let Poll::Ready(served) = first {
+            return served.map(Some);
+        }
+        tokio::select! {
+            biased;
+            // The drain first, so that a response which is due now has `connection: close`.
+            () = drain => Ok(None),
+            served = poll_fn(|cx| self.poll_life(lifetime, cx)) => served.map(Some),
+        }
     }
 
     /// Serves the exchange that is open, until its end or the connection's. False if the proxy ends the connection.

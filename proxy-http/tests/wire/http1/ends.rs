@@ -151,6 +151,22 @@ async fn drained_connections_close_after_the_request_that_is_answered() {
     }
 }
 
+#[tokio::test]
+async fn a_request_that_waits_when_a_drained_connection_is_first_read_is_answered() {
+    let echo = tower::service_fn(|req: http::Request<_>| async {
+        Ok::<_, std::convert::Infallible>(Response::new(req.into_body()))
+    });
+    let server = Server::new(&ServerParams::DEFAULT).unwrap();
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let mut client = Raw::new(near);
+    client.send("POST / HTTP/1.1|host: a|content-length: 4||body").await;
+    let served = tokio::spawn(async move { server.serve(far, echo, std::future::ready(())).await });
+    let rsp = client.receive().await;
+    assert_eq!((rsp.fields["connection"].as_str(), rsp.body.as_slice()), ("close", &b"body"[..]));
+    assert_eq!(client.rest().await, "");
+    served.await.unwrap().unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_response_that_waits_for_its_reader_is_not_cut_off_by_a_drain() {
     let service = tower::service_fn(|_: http::Request<proxy_http::IncomingBody>| async {
