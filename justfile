@@ -60,6 +60,10 @@ deploy: _release
 image:
     scripts/image
 
+# Ten upgrades of the release binary under requests.
+upgrade: _release
+    scripts/upgrade
+
 # nginx, nghttpd and grpcio behind the release binary, by routes and by authority.
 routes: _release
     scripts/routes
