@@ -150,8 +150,8 @@ where
         loop {
             let mut waits = false;
             if self.awaits_window {
-                match wait_for_window(stream, &mut self.body, &mut self.sending, &mut self.stall, self.default_code, cx)
-                {
+                let (body, sending, has_rest) = (&mut self.body, &mut self.sending, !self.rest.is_empty());
+                match wait_for_window(stream, body, has_rest, sending, &mut self.stall, self.default_code, cx) {
                     Ok(end) => (waits, self.awaits_window) = (end, end),
                     Err(polled) => return polled,
                 }
@@ -239,11 +239,13 @@ where
     }
 }
 
-/// Waits until the stream has window for more data; an error is the result of the poll, and `code` the one of a reset. `Ok(true)`: there is no window, but
-/// END_STREAM or trailers are all that is left. They need no window themselves, but follow the DATA that waits for it.
+/// Waits until the stream has window for more data; an error is the result of the poll, and `code` the one of a reset. `has_rest`:
+/// some of the last frame is left to send. `Ok(true)`: there is no window, but END_STREAM or trailers are all that is left. They
+/// need no window themselves, but follow the DATA that waits for it.
 fn wait_for_window<B: 'static>(
     stream: &mut SendStream<Chunk>,
     body: &mut B,
+    has_rest: bool,
     sending: &mut Option<SendingStream>,
     stall: &mut Stall,
     code: Reason,
@@ -263,8 +265,8 @@ fn wait_for_window<B: 'static>(
         }
         Poll::Ready(false) => Err(poll_reset(stream, cx)),
         Poll::Pending => match buffer(body, cx) {
-            Backpressure::End => Ok(true),
-            Backpressure::Data if stall.poll(cx).is_pending() => Err(poll_reset(stream, cx)),
+            Backpressure::End if !has_rest => Ok(true),
+            Backpressure::End | Backpressure::Data if stall.poll(cx).is_pending() => Err(poll_reset(stream, cx)),
             pressure => {
                 stream.send_reset(code);
                 Err(Poll::Ready(if pressure == Backpressure::Expired {

@@ -214,16 +214,20 @@ async fn check_free(rig: &Rig) {
 
 #[tokio::test(start_paused = true)]
 async fn blocked_by_a_streams_window() {
-    let mut rig = Rig::defaults();
-    let (mut slow, grant) = unwilling(&rig).await;
-    let mut endpoint = endpoint(&mut rig).await;
-    let (response, _) = slow.send_request(get(), true).unwrap();
-    endpoint.asked().await.answer().send_data(vec![0; 40_000].into(), true).unwrap();
-    let mut response = response.await.unwrap();
-    check_blocked(&rig, Peer::Client, BlockedReason::StreamWindow, 1).await;
-    grant.send(65_535).unwrap();
-    collect(response.body_mut()).await.unwrap();
-    check_free(&rig).await;
+    // The response comes in frames, or in one.
+    for max_frame in [16_384, 65_536] {
+        let client = ClientParams { max_frame_size: Some(max_frame), ..ClientParams::DEFAULT };
+        let mut rig = Rig::new(&ServerParams::DEFAULT, &client, PROXY);
+        let (mut slow, grant) = unwilling(&rig).await;
+        let mut endpoint = endpoint(&mut rig).await;
+        let (response, _) = slow.send_request(get(), true).unwrap();
+        endpoint.asked().await.answer().send_data(vec![0; 40_000].into(), true).unwrap();
+        let mut response = response.await.unwrap();
+        check_blocked(&rig, Peer::Client, BlockedReason::StreamWindow, 1).await;
+        grant.send(65_535).unwrap();
+        collect(response.body_mut()).await.unwrap();
+        check_free(&rig).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
