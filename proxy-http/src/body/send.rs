@@ -50,6 +50,8 @@ pub(crate) struct Pipe<B> {
 /// buffers the bytes beyond the window, and does not tell when it sends them, so a peer that takes less than this seems to
 /// take nothing.
 const MAX_CHUNK: usize = 16 << 10;
+/// The most where the peer takes larger frames, and there is window for all of it. Other streams wait for a frame.
+const MAX_LARGE_CHUNK: usize = 64 << 10;
 
 // === impl Pipe ===
 
@@ -167,7 +169,7 @@ where
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(mut data) => {
                         if data.len() > MAX_CHUNK {
-                            self.rest = data.split_off(MAX_CHUNK);
+                            self.rest = data.split_off(chunk(stream, self.sending.as_ref(), data.len()));
                         }
                         let ended = self.rest.is_empty() && self.body.is_end_stream();
                         if ended && self.is_request && self.has_sent {
@@ -277,6 +279,17 @@ fn wait_for_window<B: 'static>(
             }
         },
     }
+}
+
+/// The bytes to give to h2 at once of `len`, which is more than [`MAX_CHUNK`].
+fn chunk(stream: &mut SendStream<Chunk>, sending: Option<&SendingStream>, len: usize) -> usize {
+    let max_frame = sending.map_or(MAX_CHUNK, SendingStream::peer_max_frame).min(MAX_LARGE_CHUNK);
+    let most = len.min(max_frame);
+    if most <= MAX_CHUNK {
+        return MAX_CHUNK;
+    }
+    stream.reserve_capacity(most);
+    stream.capacity().clamp(MAX_CHUNK, most)
 }
 
 /// Ready when there is window for at least one byte; false if the stream has ended.

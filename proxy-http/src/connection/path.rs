@@ -20,6 +20,8 @@ pub(crate) struct Path {
     /// The windows that the peer grants: a new stream's, and the rest of the connection's.
     peer_stream_window: AtomicU32,
     peer_connection_window: AtomicI64,
+    /// The largest payload of a frame that the peer takes.
+    peer_max_frame: AtomicU32,
     /// In microseconds. Zero: not measured.
     rtt: AtomicU32,
     /// The highest that was measured, in bytes a second.
@@ -28,6 +30,8 @@ pub(crate) struct Path {
 
 /// The windows before SETTINGS and WINDOW_UPDATE (RFC 9113 section 6.9.2).
 const INITIAL_WINDOW: u32 = 65_535;
+/// The largest payload of a frame before SETTINGS (RFC 9113 section 6.5.2).
+const INITIAL_MAX_FRAME: u32 = 16_384;
 
 // === impl Path ===
 
@@ -42,6 +46,7 @@ impl Path {
             acknowledged: AtomicBool::new(false),
             peer_stream_window: AtomicU32::new(INITIAL_WINDOW),
             peer_connection_window: AtomicI64::new(INITIAL_WINDOW.into()),
+            peer_max_frame: AtomicU32::new(INITIAL_MAX_FRAME),
             rtt: AtomicU32::new(0),
             bandwidth: AtomicU64::new(0),
         }
@@ -108,6 +113,16 @@ impl Path {
     /// The window of a new stream, and the rest of the connection's, that the peer grants, in bytes.
     pub(crate) fn peer_windows(&self) -> (u32, i64) {
         (self.peer_stream_window.load(Relaxed), self.peer_connection_window.load(Relaxed))
+    }
+
+    pub(crate) fn set_peer_max_frame(&self, bytes: u32) {
+        self.peer_max_frame.store(bytes, Relaxed);
+    }
+
+    /// The largest payload of a frame that the peer takes, in bytes, as it says: h2 refuses SETTINGS out of range.
+    #[inline]
+    pub(crate) fn peer_max_frame(&self) -> u32 {
+        self.peer_max_frame.load(Relaxed)
     }
 
     pub(crate) fn set_measured(&self, rtt: Duration, bandwidth: u64) {

@@ -39,6 +39,12 @@ impl SendingStream {
         }
     }
 
+    /// The largest payload of a frame that the peer takes, in bytes.
+    #[inline]
+    pub(crate) fn peer_max_frame(&self) -> usize {
+        self.connection_state.path().peer_max_frame() as usize
+    }
+
     /// Notes that the stream has DATA and cannot send it.
     #[inline]
     pub(crate) fn block(&mut self, id: impl FnOnce() -> u32) {

@@ -1,6 +1,9 @@
 //! Frames that are written together: none is left behind, however few bytes the transport takes at once.
 
-use crate::support::{Endpoint, Rig, client, collect, get};
+use crate::{
+    frames::{DATA, GET, HEADERS, Peer, SETTINGS, WINDOW_UPDATE},
+    support::{Endpoint, Rig, client, collect, get},
+};
 use bytes::Bytes;
 use h2::client;
 use http_h2::{ClientParams, ServerParams};
@@ -119,6 +122,54 @@ async fn a_mebibyte_takes_few_writes() {
     let writes = writes.load(Relaxed) - before;
     // 64 frames in each; a turn of the endpoint's connection brings 128 KiB.
     assert!(writes <= 4 * 24, "{writes}");
+}
+
+/// A client's SETTINGS, and a GET.
+async fn ask(peer: &mut Peer, max_frame: u32, window: u32) {
+    let settings = [&[0, 4][..], &window.to_be_bytes(), &[0, 5], &max_frame.to_be_bytes()].concat();
+    peer.send(SETTINGS, 0, 0, &settings).await;
+    peer.send(WINDOW_UPDATE, 0, 0, &(1_u32 << 24).to_be_bytes()).await;
+    peer.send(HEADERS, 5, 1, GET).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_are_as_large_as_the_client_takes() {
+    let sent = body(300_000);
+    for (max_frame, largest) in [(16_384, 16_384), (20_000, 20_000), (65_536, 65_536), ((1 << 24) - 1, 65_536)] {
+        let (mut peer, _, mut rig) = Peer::client(&ServerParams::DEFAULT).await;
+        ask(&mut peer, max_frame, MIB as u32).await;
+        let mut endpoint = rig.endpoint().await;
+        endpoint.asked().await.answer().send_data(sent.clone(), true).unwrap();
+        let (mut received, mut seen) = (Vec::new(), 0);
+        while received.len() < sent.len() {
+            let data = timeout(SECOND, peer.until(DATA)).await.expect("is flushed").expect("the connection goes on");
+            seen = seen.max(data.len());
+            received.extend(data);
+        }
+        assert!(received == sent, "{max_frame}");
+        assert_eq!(seen, largest, "{max_frame}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_large_frames_may_grant_a_small_window() {
+    const WINDOW: usize = 20_000;
+    let sent = body(300_000);
+    let (mut peer, _, mut rig) = Peer::client(&ServerParams::DEFAULT).await;
+    ask(&mut peer, 65_536, WINDOW as u32).await;
+    let mut endpoint = rig.endpoint().await;
+    endpoint.asked().await.answer().send_data(sent.clone(), true).unwrap();
+    let mut received = Vec::new();
+    while received.len() < sent.len() {
+        let before = received.len();
+        let most = WINDOW.min(sent.len() - before);
+        while received.len() < before + most {
+            received.extend(timeout(SECOND, peer.until(DATA)).await.expect("all that has window").unwrap());
+        }
+        assert_eq!(received.len() - before, most);
+        peer.send(WINDOW_UPDATE, 0, 1, &(WINDOW as u32).to_be_bytes()).await;
+    }
+    assert!(received == sent);
 }
 
 #[tokio::test(start_paused = true)]

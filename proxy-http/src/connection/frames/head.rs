@@ -35,6 +35,7 @@ pub(crate) const HAS_PRIORITY: u8 = 0x20;
 /// The length of one setting (RFC 9113 section 6.5.1).
 pub(crate) const SETTING: usize = 6;
 pub(crate) const SETTINGS_INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+pub(crate) const SETTINGS_MAX_FRAME_SIZE: [u8; 2] = [0, 5];
 pub(crate) const SETTINGS_MAX_HEADER_LIST_SIZE: [u8; 2] = [0, 6];
 
 // === impl FrameHead ===

@@ -1,8 +1,10 @@
-//! The windows that the peer grants, and its acknowledgement of ours. h2 tells the rest of a stream's window, and nothing
-//! else.
+//! The windows that the peer grants, the frames that it takes, and its acknowledgement of our SETTINGS. h2 tells the rest of a
+//! stream's window, and nothing else.
 
 use crate::connection::{
-    frames::head::{ACK, FrameHead, SETTING, SETTINGS, SETTINGS_INITIAL_WINDOW_SIZE, WINDOW_UPDATE},
+    frames::head::{
+        ACK, FrameHead, SETTING, SETTINGS, SETTINGS_INITIAL_WINDOW_SIZE, SETTINGS_MAX_FRAME_SIZE, WINDOW_UPDATE,
+    },
     path::Path,
 };
 
@@ -31,8 +33,11 @@ pub(super) fn note(head: FrameHead, bytes: &[u8], path: &Path) -> usize {
             0
         }
         [high, low, a, b, c, d] if head.kind == SETTINGS => {
-            if [high, low] == SETTINGS_INITIAL_WINDOW_SIZE {
-                path.set_peer_stream_window(u32::from_be_bytes([a, b, c, d]));
+            let value = u32::from_be_bytes([a, b, c, d]);
+            match [high, low] {
+                SETTINGS_INITIAL_WINDOW_SIZE => path.set_peer_stream_window(value),
+                SETTINGS_MAX_FRAME_SIZE => path.set_peer_max_frame(value),
+                _ => {}
             }
             SETTING
         }
