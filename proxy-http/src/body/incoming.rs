@@ -312,11 +312,12 @@ impl Source for IncomingBody {
         }
         let failed = self.backlog.as_ref().is_some_and(|backlog| backlog.failed.is_some());
         if !self.ended && !self.data_done && !failed {
+            let largest_frame = self.stream.as_ref().map_or(0, OpenStream::largest_frame);
             while let Poll::Ready(polled) = self.receive(cx) {
                 match polled {
                     // An empty frame carries nothing but END_STREAM, which h2 reports as the end.
                     Some(Ok(data)) if data.is_empty() => {}
-                    Some(Ok(data)) => self.backlog.get_or_insert_default().push(data),
+                    Some(Ok(data)) => self.backlog.get_or_insert_default().push(data, largest_frame),
                     Some(Err(error)) => {
                         self.backlog.get_or_insert_default().failed = Some(error);
                         break;

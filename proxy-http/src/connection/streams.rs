@@ -52,6 +52,8 @@ pub(crate) struct Streams {
     pub(super) max_list: OnceLock<usize>,
     /// Streams whose trailers h2 may have cut. Not set: there is none.
     cut: OnceLock<Box<Mutex<VecDeque<u32>>>>,
+    /// The largest payload of a DATA frame that has begun to come.
+    largest_frame: AtomicUsize,
     /// Bytes that small DATA frames have been charged, and bytes of that repaid by reading the frames.
     charged: AtomicU64,
     paid: AtomicU64,
@@ -124,6 +126,7 @@ impl Streams {
             unread_bodies: UnreadBodies::default(),
             max_list: OnceLock::new(),
             cut: OnceLock::new(),
+            largest_frame: AtomicUsize::new(0),
             charged: AtomicU64::new(0),
             paid: AtomicU64::new(0),
         }
@@ -228,6 +231,14 @@ impl Streams {
         self.charged.load(Relaxed).saturating_sub(self.paid())
     }
 
+    /// Notes a DATA frame that begins to come.
+    #[inline]
+    pub(super) fn frame(&self, bytes: usize) {
+        if bytes > self.largest_frame.load(Relaxed) {
+            self.largest_frame.store(bytes, Relaxed);
+        }
+    }
+
     pub(crate) fn unread_bodies(&self) -> &UnreadBodies {
         &self.unread_bodies
     }
@@ -275,6 +286,11 @@ impl OpenStream {
                 self.unblock();
             }
         }
+    }
+
+    /// The largest payload of a DATA frame of the connection, in bytes.
+    pub(crate) fn largest_frame(&self) -> usize {
+        self.streams.largest_frame.load(Relaxed)
     }
 
     /// The window of a stream, in bytes.

@@ -224,6 +224,24 @@ mod tests {
     use crate::connection::frames::head::SETTING;
 
     #[test]
+    fn the_largest_data_frame_is_noted() {
+        let connection_state = ConnectionState::new(&Arc::default());
+        let stream = connection_state.open_stream();
+        let mut frames = EndpointFrames::reader(&connection_state);
+        for (length, largest) in [([0, 0, 0x10], 0x10), ([0, 0x80, 0], 0x8000), ([0, 0, 1], 0x8000)] {
+            frames.read(
+                &[
+                    &length[..],
+                    &[DATA, 0, 0, 0, 0, 1],
+                    &vec![0; u32::from_be_bytes([0, length[0], length[1], length[2]]) as usize],
+                ]
+                .concat(),
+            );
+            assert_eq!(stream.largest_frame(), largest);
+        }
+    }
+
+    #[test]
     fn the_first_settings_are_noted_once_they_are_whole() {
         const SIZE: [u8; SETTING] = [0, 6, 0, 0, 1, 0];
         let frame =

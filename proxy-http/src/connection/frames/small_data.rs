@@ -24,6 +24,7 @@ impl SmallDataBudget {
     #[inline]
     pub(super) fn data(&mut self, head: FrameHead, connection_state: &ConnectionState) -> usize {
         connection_state.path().received(head.length);
+        connection_state.open_streams().frame(head.length);
         self.add(head.length, connection_state.open_streams());
         usize::from(head.has_padding())
     }
