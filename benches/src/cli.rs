@@ -1,7 +1,7 @@
 //! The command line.
 
 use benches::{
-    fresh,
+    bulk, fresh,
     load::Workload,
     matrix::{self, Cell, Results, Side, Windows, plan},
     outside,
@@ -35,6 +35,8 @@ enum Command {
     Report(ReportArgs),
     /// Measure the path to a server, and print the windows to set for it
     Tune(TuneArgs),
+    /// Measure CPU and calls of the system for a MiB, and small requests beside a download on their connection
+    Bulk(BulkArgs),
     /// Run h2load, and ghz if it is there, against the same set-up
     Outside(OutsideArgs),
 }
@@ -84,6 +86,25 @@ struct OutsideArgs {
     /// The proxy's binary [default: beside this program]
     #[arg(long, value_name = "PATH")]
     app: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct BulkArgs {
+    /// How often to measure, one round after the other
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How long each measurement takes, in seconds
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// The proxy's windows: default, adaptive, fixed (16M/24M), or sizes as 256K/4M
+    #[arg(long, default_value = "default")]
+    settings: Windows,
+    /// More variables for the proxy, without LINKERD2_PROXY_; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// The proxy's binary; of several, each is measured in each round [default: beside this program]
+    #[arg(long, value_name = "PATH")]
+    app: Vec<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -215,6 +236,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Matrix(args) => block_on(run_matrix(args)),
         Command::Report(args) => write_report(args),
         Command::Tune(args) => block_on(run_tune(args)),
+        Command::Bulk(args) => block_on(run_bulk(args)),
         Command::Outside(args) => block_on(run_outside(args)),
     };
     match outcome {
@@ -386,6 +408,23 @@ async fn run_tune(args: TuneArgs) -> Outcome {
     eprintln!("{advice}\n");
     // Alone on standard output, so that it can be a file of variables.
     print!("{}", advice.environment());
+    Ok(())
+}
+
+async fn run_bulk(args: BulkArgs) -> Outcome {
+    let apps = if args.app.is_empty() {
+        vec![find_app(None)?]
+    } else {
+        args.app.into_iter().map(|app| find_app(Some(app))).collect::<Result<_, _>>()?
+    };
+    let time = Duration::try_from_secs_f64(args.seconds).ok().filter(|time| !time.is_zero());
+    let options = bulk::Options {
+        apps,
+        rounds: args.rounds,
+        time: time.ok_or("--seconds: must be above 0")?,
+        settings: [matrix::settings(args.settings), args.env].concat(),
+    };
+    print!("{}", bulk::run(&options).await?);
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use tokio::io::DuplexStream;
 use tower::MakeService as _;
 use tower_service::Service;
 
+pub mod bulk;
 pub mod fresh;
 pub mod link;
 pub mod load;

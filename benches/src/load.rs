@@ -56,6 +56,8 @@ pub struct Load {
 /// Windows that never bind: the proxy's windows are measured.
 pub(crate) const STREAM_WINDOW: u32 = 64 << 20;
 pub(crate) const CONNECTION_WINDOW: u32 = 1 << 30;
+/// The initial SETTINGS_MAX_FRAME_SIZE (RFC 9113 section 6.5.2).
+const FRAME: u32 = 16 << 10;
 
 pub(crate) type Client = SendRequest<Payload>;
 
@@ -80,9 +82,18 @@ impl Load {
             let stream_window = self.workload.client_window().unwrap_or(STREAM_WINDOW);
             clients.push(connect(self.target, stream_window, &mut tasks).await?);
         }
-        match self.rate {
-            None => self.spawn_closed_loop(&clients, &recorder, &mut tasks),
-            Some(rate) => _ = tasks.spawn(open_loop(*self, rate, clients.clone(), Arc::clone(&recorder))),
+        if let Some(rate) = self.rate {
+            tasks.spawn(open_loop(*self, rate, clients.clone(), Arc::clone(&recorder)));
+        } else {
+            for (client, _) in clients.iter().cycle().zip(0..self.streams) {
+                tasks.spawn(closed_loop(*self, client.clone(), Arc::clone(&recorder)));
+            }
+        }
+        if let Some(beside) = self.workload.beside() {
+            let load = Self { workload: beside, ..*self };
+            for client in &clients {
+                tasks.spawn(closed_loop(load, client.clone(), Arc::clone(&recorder)));
+            }
         }
         sleep(self.warm_up).await;
         recorder.begin();
@@ -90,18 +101,6 @@ impl Load {
         sleep(self.time).await;
         let outcome = recorder.finish();
         Ok((outcome, before, sample()))
-    }
-
-    fn spawn_closed_loop(&self, clients: &[Client], recorder: &Arc<Recorder>, tasks: &mut JoinSet<()>) {
-        for (client, _) in clients.iter().cycle().zip(0..self.streams) {
-            tasks.spawn(closed_loop(*self, client.clone(), Arc::clone(recorder)));
-        }
-        if let Some(beside) = self.workload.beside() {
-            let load = Self { workload: beside, ..*self };
-            for client in clients {
-                tasks.spawn(closed_loop(load, client.clone(), Arc::clone(recorder)));
-            }
-        }
     }
 }
 
@@ -113,7 +112,8 @@ pub(crate) async fn connect(target: SocketAddr, stream_window: u32, tasks: &mut 
         initial_stream_window_size: stream_window,
         initial_connection_window_size: CONNECTION_WINDOW,
     });
-    let params = ClientParams { flow_control, ..ClientParams::DEFAULT };
+    // Frames as clients take them that set nothing.
+    let params = ClientParams { flow_control, max_frame_size: Some(FRAME), ..ClientParams::DEFAULT };
     let builder = client_builder(&params, TokioExecutor::new()).map_err(io::Error::other)?;
     let (client, connection) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
     // How a connection ends shows in its streams.

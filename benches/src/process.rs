@@ -120,6 +120,11 @@ impl Proxy {
         self.addr
     }
 
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The process's use until now.
     ///
     /// # Errors

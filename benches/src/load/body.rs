@@ -18,7 +18,8 @@ pub struct Payload {
     status: bool,
 }
 
-static ZEROS: [u8; 16 << 10] = [0; 16 << 10];
+/// As long as the largest frame that the proxy takes of an endpoint by default.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 // === impl Payload ===
 

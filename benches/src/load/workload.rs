@@ -29,10 +29,17 @@ pub enum Workload {
     /// The stream beside slow readers, without them.
     #[value(skip)]
     Fast,
+    /// Small requests as of `Unary`, beside a stream on each connection that downloads 1 MiB again and again, and does not
+    /// count.
+    BesideDownload,
+    /// The stream beside small requests.
+    #[value(skip)]
+    Beside,
 }
 
 const SMALL: u64 = 128;
 const FAST: u64 = 64 << 10;
+const BESIDE: u64 = 1 << 20;
 const LARGE: u64 = 16 << 20;
 pub(super) const MESSAGES: u64 = 64;
 pub(super) const MESSAGE: u32 = 4 << 10;
@@ -68,6 +75,8 @@ impl Workload {
             Self::Upload => "upload",
             Self::SlowReaders => "slow-readers",
             Self::Fast => "fast",
+            Self::BesideDownload => "beside-download",
+            Self::Beside => "beside",
         }
     }
 
@@ -83,12 +92,16 @@ impl Workload {
 
     /// The workload that runs beside it on each connection.
     pub(super) fn beside(self) -> Option<Self> {
-        (self == Self::SlowReaders).then_some(Self::Fast)
+        match self {
+            Self::SlowReaders => Some(Self::Fast),
+            Self::BesideDownload => Some(Self::Beside),
+            _ => None,
+        }
     }
 
     /// Whether its streams count, if they end well.
     pub(super) fn is_measured(self) -> bool {
-        self != Self::SlowReaders
+        !matches!(self, Self::SlowReaders | Self::Beside)
     }
 
     /// The wait after each frame that is read.
@@ -104,18 +117,20 @@ impl Workload {
     /// The bytes of an answer's body.
     pub(super) fn answer_bytes(self) -> u64 {
         match self {
-            Self::Unary => SMALL,
+            Self::Unary | Self::BesideDownload => SMALL,
             Self::GrpcUnary | Self::ClientStreaming => PREFIX + SMALL,
             Self::ServerStreaming | Self::Bidi => MESSAGES * (PREFIX + u64::from(MESSAGE)),
             Self::Download | Self::SlowReaders => LARGE,
             Self::Upload => 0,
             Self::Fast => FAST,
+            Self::Beside => BESIDE,
         }
     }
 
     pub(super) fn request(self) -> Request<Payload> {
         let (method, uri, body) = match self {
-            Self::Unary => (Method::GET, "http://bench.example/bytes/128", Payload::bytes(0)),
+            Self::Unary | Self::BesideDownload => (Method::GET, "http://bench.example/bytes/128", Payload::bytes(0)),
+            Self::Beside => (Method::GET, "http://bench.example/bytes/1048576", Payload::bytes(0)),
             Self::Fast => (Method::GET, "http://bench.example/bytes/65536", Payload::bytes(0)),
             Self::Download | Self::SlowReaders => {
                 (Method::GET, "http://bench.example/bytes/16777216", Payload::bytes(0))
