@@ -281,7 +281,7 @@ declare! {
     }
     ours CONNECT_MAX_FRAME_SIZE: Number = ConnectHttp2 "MAX_FRAME_SIZE" {
         Number::Of(Setting::MaxFrameSize), default: Unset,
-        "bytes of the largest frame an endpoint may send; unset: 16384"
+        "bytes of the largest frame an endpoint may send; unset: 65536"
     }
     ours CONNECT_MAX_HEADER_LIST_SIZE: Number = ConnectHttp2 "MAX_HEADER_LIST_SIZE" {
         Number::Of(Setting::MaxHeaderListSize), default: Unset,

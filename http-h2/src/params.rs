@@ -86,13 +86,14 @@ pub struct ClientParams {
     /// connection. `None`: [1024](Self::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS).
     pub max_local_error_reset_streams: Option<usize>,
     /// SETTINGS_MAX_FRAME_SIZE: the largest frame accepted, in bytes, 16384..=16777215. `None`:
-    /// [16384](Self::DEFAULT_MAX_FRAME_SIZE).
+    /// [65536](Self::DEFAULT_MAX_FRAME_SIZE).
     pub max_frame_size: Option<u32>,
     /// SETTINGS_HEADER_TABLE_SIZE: the HPACK table a server may use, in bytes. `None`: 4096.
     pub header_table_size: Option<u32>,
     /// SETTINGS_MAX_HEADER_LIST_SIZE: the largest header or trailer list accepted, in bytes with 32 more a field. A
     /// response with more is malformed, and much more may end the connection: above four times as much, and above 64
-    /// KiB; trailers beyond that are left out. `None`: [65536](Self::DEFAULT_MAX_HEADER_LIST_SIZE).
+    /// KiB, each with as many times more as [`max_frame_size`](Self::max_frame_size) has 16 KiB, four at most; trailers beyond that
+    /// are left out. `None`: [65536](Self::DEFAULT_MAX_HEADER_LIST_SIZE).
     pub max_header_list_size: Option<u32>,
     /// Bytes buffered for sending on each stream before its source is held up. `None`:
     /// [1 MiB](Self::DEFAULT_MAX_SEND_BUF_SIZE).
@@ -248,8 +249,9 @@ impl ClientParams {
     pub const DEFAULT_MAX_CONCURRENT_RESET_STREAMS: usize = 10_000;
     /// [`max_local_error_reset_streams`](Self::max_local_error_reset_streams) where it is not set.
     pub const DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
-    /// [`max_frame_size`](Self::max_frame_size) where it is not set: the initial value of RFC 9113.
-    pub const DEFAULT_MAX_FRAME_SIZE: u32 = 16 << 10;
+    /// [`max_frame_size`](Self::max_frame_size) where it is not set: four times the initial value of RFC 9113, so that large
+    /// responses take fewer frames and reads.
+    pub const DEFAULT_MAX_FRAME_SIZE: u32 = 64 << 10;
     /// [`max_header_list_size`](Self::max_header_list_size) where it is not set: four times that of servers, and
     /// about Envoy's 60 KiB, as h2 leaves out the fields of trailers that are above it.
     pub const DEFAULT_MAX_HEADER_LIST_SIZE: u32 = 64 << 10;

@@ -67,6 +67,8 @@ pub(super) fn builder(params: &ClientParams) -> h2::client::Builder {
         max_send_buf_size,
         write_stall_timeout: _,
     } = *params;
+    let max_frame_size = max_frame_size.unwrap_or(ClientParams::DEFAULT_MAX_FRAME_SIZE);
+    let max_header_list_size = max_header_list_size.unwrap_or(ClientParams::DEFAULT_MAX_HEADER_LIST_SIZE);
     let mut builder = h2::client::Builder::new();
     let (stream, connection) =
         initial_windows(flow_control.unwrap_or(ClientParams::DEFAULT_FLOW_CONTROL), Side::Endpoint);
@@ -82,12 +84,10 @@ pub(super) fn builder(params: &ClientParams) -> h2::client::Builder {
         .max_local_error_reset_streams(Some(
             max_local_error_reset_streams.unwrap_or(ClientParams::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
         ))
-        .max_header_list_size(tolerated(max_header_list_size.unwrap_or(ClientParams::DEFAULT_MAX_HEADER_LIST_SIZE)))
+        .max_frame_size(max_frame_size)
+        .max_header_list_size(tolerated(max_header_list_size, max_frame_size))
         .data_frame_budget(DATA_FRAME_BUDGET)
         .max_send_buffer_size(max_send_buf_size.unwrap_or(ClientParams::DEFAULT_MAX_SEND_BUF_SIZE));
-    if let Some(size) = max_frame_size {
-        builder.max_frame_size(size);
-    }
     if let Some(size) = header_table_size {
         builder.header_table_size(size);
     }

@@ -176,6 +176,8 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         stream_idle_timeout: _,
         protection: _,
     } = *params;
+    let max_frame_size = max_frame_size.unwrap_or(ServerParams::DEFAULT_MAX_FRAME_SIZE);
+    let max_header_list_size = max_header_list_size.unwrap_or(ServerParams::DEFAULT_MAX_HEADER_LIST_SIZE);
     let mut builder = h2::server::Builder::new();
     let (stream, connection) =
         initial_windows(flow_control.unwrap_or(ServerParams::DEFAULT_FLOW_CONTROL), Side::Client);
@@ -183,7 +185,8 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
         .initial_window_size(stream)
         .initial_connection_window_size(connection)
         .max_concurrent_streams(max_concurrent_streams.unwrap_or(ServerParams::DEFAULT_MAX_CONCURRENT_STREAMS))
-        .max_header_list_size(tolerated(max_header_list_size.unwrap_or(ServerParams::DEFAULT_MAX_HEADER_LIST_SIZE)))
+        .max_frame_size(max_frame_size)
+        .max_header_list_size(tolerated(max_header_list_size, max_frame_size))
         .data_frame_budget(DATA_FRAME_BUDGET)
         .max_concurrent_reset_streams(
             max_concurrent_reset_streams.unwrap_or(ServerParams::DEFAULT_MAX_CONCURRENT_RESET_STREAMS),
@@ -196,9 +199,6 @@ fn builder(params: &ServerParams) -> h2::server::Builder {
             max_pending_accept_reset_streams.unwrap_or(ServerParams::DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS),
         )
         .max_send_buffer_size(max_send_buf_size.unwrap_or(ServerParams::DEFAULT_MAX_SEND_BUF_SIZE));
-    if let Some(size) = max_frame_size {
-        builder.max_frame_size(size);
-    }
     if let Some(size) = header_table_size {
         builder.header_table_size(size);
     }

@@ -1,7 +1,7 @@
 //! SETTINGS_MAX_HEADER_LIST_SIZE in our SETTINGS, which is less than h2 takes.
 //!
 //! h2 has one number for both, and a header list above it soon ends the connection with all that is open on it: four times
-//! as much after HPACK, or a CONTINUATION of 16 KiB. So h2 is given [a larger one](tolerated), messages between the two are
+//! as much after HPACK, or a few CONTINUATIONs. So h2 is given [a larger one](tolerated), messages between the two are
 //! answered or reset one by one, and the size that peers are to keep to is put into the first SETTINGS frame as it is
 //! written. h2 sends later ones for windows alone.
 
@@ -37,10 +37,24 @@ pub(crate) struct FieldBlock {
 const TOLERANCE: u32 = 4;
 /// The least that h2 takes, in bytes: a field block in three full frames is well within.
 const LEAST_TOLERATED: u32 = 64 << 10;
+/// The initial SETTINGS_MAX_FRAME_SIZE (RFC 9113 section 6.5.2).
+const DEFAULT_MAX_FRAME: u32 = 16 << 10;
+/// The most by which larger frames raise the size, since a list is memory. With frames above 64 KiB h2 takes fewer
+/// CONTINUATIONs, but five at least.
+const MAX_SCALE: u32 = 4;
 
-/// The largest header list that h2 takes where `announced` is announced, in bytes as RFC 9113 section 6.5.2 counts
-/// them. Above it h2 answers with a 431 of its own or cuts trailers, and may end the connection.
-pub(crate) fn tolerated(announced: u32) -> u32 {
+/// The largest header list that h2 takes where `announced` is announced, and frames of up to `max_frame`, in bytes as RFC
+/// 9113 section 6.5.2 counts them. Above it h2 answers with a 431 of its own or cuts trailers, and may end the connection.
+///
+/// h2 takes as many CONTINUATIONs as the list needs in frames of the largest size, and a few more. Peers send shorter ones, so
+/// that larger frames take a larger list along.
+pub(crate) fn tolerated(announced: u32, max_frame: u32) -> u32 {
+    let frames = (max_frame / DEFAULT_MAX_FRAME).clamp(1, MAX_SCALE);
+    least_tolerated(announced).saturating_mul(frames)
+}
+
+/// The [tolerated] list with frames of the default size.
+fn least_tolerated(announced: u32) -> u32 {
     announced.saturating_mul(TOLERANCE).max(LEAST_TOLERATED)
 }
 
@@ -49,7 +63,7 @@ pub(crate) fn tolerated(announced: u32) -> u32 {
 /// field is none of HPACK's table of 4,096 bytes, so it is a literal, and Huffman's code has five bits for a byte at least.
 pub(crate) fn least_cut(announced: usize) -> usize {
     let left = match u32::try_from(announced) {
-        Ok(size) if size <= u32::MAX / TOLERANCE => tolerated(size) - size,
+        Ok(size) if size <= u32::MAX / TOLERANCE => least_tolerated(size) - size,
         // h2 takes no more than that, and nobody sends it.
         _ => return usize::MAX,
     };
@@ -160,7 +174,15 @@ mod tests {
     #[test]
     fn h2_takes_four_times_as_much_and_64_kib_at_least() {
         for (announced, taken) in [(1, 1 << 16), (16 << 10, 1 << 16), (64 << 10, 1 << 18), (u32::MAX, u32::MAX)] {
-            assert_eq!(tolerated(announced), taken);
+            assert_eq!(tolerated(announced, 16 << 10), taken);
         }
+    }
+
+    #[test]
+    fn larger_frames_leave_as_many_continuations() {
+        for (max_frame, taken) in [(16_384, 1 << 18), (20_000, 1 << 18), (32 << 10, 1 << 19), (64 << 10, 1 << 20)] {
+            assert_eq!(tolerated(64 << 10, max_frame), taken);
+        }
+        assert_eq!(tolerated(64 << 10, (1 << 24) - 1), 1 << 20, "memory is bounded");
     }
 }
