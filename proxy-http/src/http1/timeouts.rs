@@ -27,7 +27,7 @@ pub(crate) struct Timeouts {
 
 impl Timeouts {
     pub(crate) fn new(write_stall: Duration, idle: Option<Duration>) -> Self {
-        let idle = idle.map(|limit| (StreamIdle::new(limit), Progress::new(false)));
+        let idle = idle.map(|limit| (StreamIdle::new(limit), Progress::new()));
         Self { stall: Stall::new(write_stall), idle, moves: 0 }
     }
 

@@ -348,7 +348,8 @@ where
             if !ended {
                 body = body.with_stream(self.connection_state.open_stream()).assume_backpressure();
             }
-            let progress = self.idle.as_ref().map(|_| Progress::new(grpc::is_grpc(&head.headers)));
+            let is_grpc = grpc::is_grpc(&head.headers);
+            let progress = self.idle.as_ref().map(|_| Progress::new());
             if let Some(progress) = &progress {
                 body = body.with_progress(Arc::clone(progress));
             }
@@ -360,7 +361,7 @@ where
             };
             if let Some((limit, answer)) = refused {
                 self.transport.limit(limit);
-                refuse(&mut respond, answer, grpc::is_grpc(&head.headers), &record, &self.transport);
+                refuse(&mut respond, answer, is_grpc, &record, &self.transport);
                 continue;
             }
             if record.is_on() {
@@ -368,7 +369,8 @@ where
             }
             let state = StreamState::call(&mut self.service, head, body);
             let (sending, write_stall) = (Some(sending), self.write_stall);
-            self.streams.push(StreamTask { started, respond, sending, write_stall, progress, record, state });
+            let task = StreamTask { started, respond, sending, write_stall, is_grpc, progress, record, state };
+            self.streams.push(task);
             accepted = true;
         }
         Ok(Some(accepted))

@@ -31,6 +31,7 @@ pin_project! {
         // `None`: the response is being sent.
         pub(super) sending: Option<SendingStream>,
         pub(super) write_stall: Duration,
+        pub(super) is_grpc: bool,
         // `None`: there is no stream idle timeout.
         pub(super) progress: Option<Arc<Progress>>,
         pub(super) record: Record,
@@ -82,6 +83,8 @@ where
         let this = self.project();
         match this.state.project() {
             StreamStateProj::Sending { pipe } => pipe.cut(cause),
+            // gRPC's clients take a reset for INTERNAL.
+            _ if *this.is_grpc => return answer_early(this.respond, cause.clone(), true, this.record),
             _ => this.respond.send_reset(Reason::INTERNAL_ERROR),
         }
         if let Some(error) = cause.error() {
@@ -99,7 +102,7 @@ where
                         this.record.cut(ProxyError::Idle, Some(Reason::INTERNAL_ERROR.into()));
                     }
                     _ => {
-                        answer_early(this.respond, Answer::idle(), progress.grpc, this.record);
+                        answer_early(this.respond, Answer::idle(), *this.is_grpc, this.record);
                     }
                 }
                 return Poll::Ready(SendOutcome::Idle);

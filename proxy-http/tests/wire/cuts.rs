@@ -124,6 +124,26 @@ async fn of_grpc_are_reset_within_a_message() {
     }
 }
 
+/// gRPC's clients take INTERNAL_ERROR for INTERNAL, which no policy retries.
+#[tokio::test(start_paused = true)]
+async fn of_grpc_have_a_status_before_the_head() {
+    for cause in CAUSES {
+        // Whether the request is whole is no matter.
+        for ended in [true, false] {
+            let mut rig = cause.rig();
+            let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+            let (response, _upload) = client.send_request(grpc(), ended).unwrap();
+            let mut asked = endpoint.asked().await;
+            let response = timeout(DAY, response).await.expect("it is answered").unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(response.headers()["grpc-status"], cause.status(), "{cause:?}");
+            assert!(response.body().is_end_stream());
+            let code = poll_fn(|cx| asked.respond.poll_reset(cx)).await.unwrap();
+            assert_eq!(code, Reason::CANCEL, "the endpoint is told");
+        }
+    }
+}
+
 /// A response of which the endpoint has sent more than the client takes.
 async fn blocked(rig: &mut Rig, is_grpc: bool) -> (Endpoint, Response<RecvStream>, h2::SendStream<Bytes>) {
     let (mut client, mut endpoint) = (client(rig.client_io.take().unwrap()).await, rig.endpoint().await);

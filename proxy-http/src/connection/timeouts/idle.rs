@@ -39,8 +39,6 @@ pub(crate) struct Progress {
     timed_out: AtomicBool,
     /// The task of the stream.
     task: AtomicWaker,
-    /// Whether a response of the proxy itself has gRPC's form.
-    pub(crate) grpc: bool,
 }
 
 /// 100 years, which can be added to any `Instant`.
@@ -97,9 +95,9 @@ impl StreamIdle {
 // === impl Progress ===
 
 impl Progress {
-    pub(crate) fn new(grpc: bool) -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let (at, timed_out) = (AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(Self { started: now(), at, timed_out, task: AtomicWaker::new(), grpc })
+        Arc::new(Self { started: now(), at, timed_out, task: AtomicWaker::new() })
     }
 
     /// Records progress: a frame was received or sent.
