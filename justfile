@@ -40,6 +40,10 @@ smoke: _release
 interop *args: _release
     scripts/interop {{args}}
 
+# What gRPC clients report, against docs/grpc-clients.md; `just grpc-clients --write` writes it there.
+grpc-clients *args: _release
+    scripts/grpc-clients {{args}}
+
 # curl, nghttp, openssl and h2load through the release binary's TLS.
 tls: _release
     scripts/tls
