@@ -232,7 +232,7 @@ impl IncomingBody {
     /// Whether h2 may have left out some of the trailers.
     fn is_cut(&self) -> bool {
         match (&self.stream, &self.source) {
-            (Some(stream), Receiver::Http2(source)) => stream.is_cut(source.stream_id().as_u32()),
+            (Some(stream), Receiver::Http2(source)) => stream.is_cut(|| source.stream_id().as_u32()),
             _ => false,
         }
     }

@@ -310,9 +310,13 @@ impl OpenStream {
         self.streams.max_list()
     }
 
-    /// Whether h2 may have left fields out of the trailers of `stream`.
-    pub(crate) fn is_cut(&self, stream: u32) -> bool {
-        self.streams.cut.get().is_some_and(|cut| cut.lock().expect(UNPOISONED).contains(&stream))
+    /// Whether h2 may have left fields out of the trailers of the stream. `id` takes h2's lock, so it is called only if there are
+    /// such streams.
+    pub(crate) fn is_cut(&self, id: impl FnOnce() -> u32) -> bool {
+        self.streams.cut.get().is_some_and(|cut| {
+            let id = id();
+            cut.lock().expect(UNPOISONED).contains(&id)
+        })
     }
 
     /// Whether interim responses may come.
