@@ -65,7 +65,7 @@ pub(crate) struct ConnectionState {
     engine_resets: AtomicUsize,
     /// Whether few stream identifiers are left.
     last_streams: AtomicBool,
-    /// Bytes of the heads of requests whose responses have not begun.
+    /// Bytes of the heads of requests whose responses have not begun. Only the connection's own task stores it.
     heads: AtomicUsize,
 }
 
@@ -176,12 +176,12 @@ impl ConnectionState {
 
     /// Adds the bytes of a head.
     pub(super) fn add_head(&self, bytes: usize) {
-        self.heads.fetch_add(bytes, Relaxed);
+        self.heads.store(self.heads() + bytes, Relaxed);
     }
 
     /// Removes the bytes of a head.
     pub(super) fn remove_head(&self, bytes: usize) {
-        self.heads.fetch_sub(bytes, Relaxed);
+        self.heads.store(self.heads() - bytes, Relaxed);
     }
 
     /// Why a stream with DATA cannot send it now.
