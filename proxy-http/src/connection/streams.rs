@@ -184,8 +184,8 @@ impl Streams {
         self.holding.load(Relaxed)
     }
 
-    /// Sets the bytes that one stream holds, `before` until now, and wakes the connection's task if it is to raise the window.
-    pub(crate) fn set_held(&self, before: usize, now: usize) {
+    /// Sets the bytes that one stream holds, `before` until now.
+    fn set_held(&self, before: usize, now: usize) {
         if before == 0 {
             self.holding.fetch_add(1, Relaxed);
         } else if now == 0 {
@@ -194,10 +194,14 @@ impl Streams {
         if now < before {
             self.held.fetch_sub(before - now, Relaxed);
         } else {
-            let held = self.held.fetch_add(now - before, Relaxed) + (now - before);
-            if held >= self.wakes_at.load(Relaxed) {
-                self.wake();
-            }
+            self.held.fetch_add(now - before, Relaxed);
+        }
+    }
+
+    /// Wakes the connection's task if streams hold so much that it is to raise the window.
+    pub(crate) fn wake_if_held(&self) {
+        if self.held() >= self.wakes_at.load(Relaxed) {
+            self.wake();
         }
     }
 
@@ -261,11 +265,23 @@ impl OpenStream {
         Self { streams: Arc::clone(streams), held: 0, blocked: None, received: 0, reader: None }
     }
 
-    /// Sets the bytes of DATA that the stream holds because its reader has stopped. Zero: it reads.
+    /// The same, holding all of its window. Does not wake the connection's task, which is to call
+    /// [`wake_if_held`](Streams::wake_if_held) after the reader's first poll: most readers then hold nothing.
+    pub(crate) fn with_window_held(mut self) -> Self {
+        self.held = self.window();
+        self.streams.set_held(0, self.held);
+        self
+    }
+
+    /// Sets the bytes of DATA that the stream holds because its reader has stopped, and wakes the connection's task if it is to
+    /// raise the window. Zero: the reader reads.
     #[inline]
     pub(crate) fn set_held(&mut self, bytes: usize) {
         if bytes != self.held {
             self.streams.set_held(self.held, bytes);
+            if bytes > self.held {
+                self.streams.wake_if_held();
+            }
             self.held = bytes;
         }
         if bytes == 0 && self.blocked.is_some() {

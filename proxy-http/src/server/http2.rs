@@ -258,6 +258,7 @@ where
             self.is_used = true;
             // Frames that new streams send at once wake the connection.
             self.poll_streams(cx);
+            self.connection_state.open_streams().wake_if_held();
         }
         self.heads.trim();
         self.discarded.poll(&self.connection_state, cx);
@@ -346,7 +347,7 @@ where
             let length = if ended { None } else { validate::content_length(&head.headers) };
             let mut body = IncomingBody::new(Side::Client, ended, length, body);
             if !ended {
-                body = body.with_stream(self.connection_state.open_stream()).assume_backpressure();
+                body = body.with_stream(self.connection_state.open_stream().with_window_held()).assume_backpressure();
             }
             let is_grpc = grpc::is_grpc(&head.headers);
             let progress = self.idle.as_ref().map(|_| Progress::new());
