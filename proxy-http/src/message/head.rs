@@ -48,15 +48,15 @@ const VALID: &str = "it is a copy of a valid head";
 /// The size of a request's header list, in bytes as RFC 9113 section 6.5.2 counts them.
 pub(crate) fn list_size(head: &Parts) -> usize {
     let uri = &head.uri;
-    let pseudo = [
-        Some((":method", head.method.as_str())),
-        uri.scheme_str().map(|scheme| (":scheme", scheme)),
-        uri.authority().map(|authority| (":authority", authority.as_str())),
-        uri.path_and_query().map(|path| (":path", path.as_str())),
-    ];
-    let pseudo = pseudo.into_iter().flatten().map(|(name, value)| name.len() + value.len());
-    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
-    pseudo.chain(fields).map(|size| size + FIELD_OVERHEAD).sum()
+    let field = |name: &str, value: &str| name.len() + value.len() + FIELD_OVERHEAD;
+    let mut size = field(":method", head.method.as_str());
+    size += uri.scheme_str().map_or(0, |scheme| field(":scheme", scheme));
+    size += uri.authority().map_or(0, |authority| field(":authority", authority.as_str()));
+    size += uri.path_and_query().map_or(0, |path| field(":path", path.as_str()));
+    for (name, value) in &head.headers {
+        size += name.as_str().len() + value.len() + FIELD_OVERHEAD;
+    }
+    size
 }
 
 // === impl Head ===
