@@ -43,6 +43,7 @@ use std::{
 use tokio::{
     net::TcpListener,
     sync::{Notify, Semaphore, watch},
+    task::spawn_blocking,
     time::sleep,
 };
 use tracing::field::DisplayValue;

@@ -131,8 +131,8 @@ impl Answer {
 
     /// The client has sent too many requests. Rates are a request a second at least, so that another may be sent after a second.
     pub(crate) fn rate_limited() -> Self {
-        let reason = "the client sends too many requests".to_owned();
-        Self { status: StatusCode::TOO_MANY_REQUESTS, code: grpc::Code::ResourceExhausted, reason }
+        let (status, reason) = (StatusCode::TOO_MANY_REQUESTS, "the client sends too many requests");
+        Self::new(status, grpc::Code::ResourceExhausted, ProxyError::RateLimited, reason)
     }
 
     /// The request has come back to the proxy.

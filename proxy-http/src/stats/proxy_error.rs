@@ -12,6 +12,8 @@ pub enum ProxyError {
     NoRoute,
     /// The path and query are too long: 414.
     UriTooLong,
+    /// The client sends more requests than its rate allows: 429.
+    RateLimited,
     /// The request has too many fields, or a header list that is too large: 431.
     HeadTooLarge,
     /// The heads of open requests are too large together: 431, or 503.
@@ -60,11 +62,12 @@ pub enum ProxyError {
 
 impl ProxyError {
     /// All reasons, in the order of their declaration, which is the index of their counters.
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::BadRequest,
         Self::Forbidden,
         Self::NoRoute,
         Self::UriTooLong,
+        Self::RateLimited,
         Self::HeadTooLarge,
         Self::BufferedHeads,
         Self::EndpointHeadLimit,
@@ -96,6 +99,7 @@ impl ProxyError {
             Self::Forbidden => "forbidden",
             Self::NoRoute => "no_route",
             Self::UriTooLong => "uri_too_long",
+            Self::RateLimited => "rate_limited",
             Self::HeadTooLarge => "head_too_large",
             Self::BufferedHeads => "buffered_heads",
             Self::EndpointHeadLimit => "endpoint_head_limit",
