@@ -326,8 +326,9 @@ impl Opening {
 
 impl Stack {
     fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Connected) {
-        let Plan { accept, limits, server, forwarded, rates, proxy_protocol, tls, destination, name, access_log, .. } =
-            plan;
+        let Plan {
+            accept, limits, server, forwarded, rates, proxy_protocol, tls, destination, name, access_log, ..
+        } = plan;
         let (proxy, connected) = destination.connect(limits, stats);
         let asked = connected.clone();
         let server = server

@@ -95,7 +95,7 @@ async fn requests_in_flight_end_on_the_old_process_and_new_ones_go_to_the_new() 
         let late_response = tokio::spawn(body(late.send_request(get(), true).unwrap().0));
         endpoint.asked.recv().await.unwrap();
         // The admin port is the new process's, which has the late connection alone.
-        app.counted("tcp_open_connections{direction=\"outbound\",peer=\"src\"} 1").await;
+        app.counted("tcp_open_connections{direction=\"outbound\",peer=\"src\",tls=\"false\"} 1").await;
         assert_ne!(admin(app.admin, "GET", "/ready", "").await.1, "draining\n");
         endpoint.answer.send_replace(true);
         assert_eq!(response.await.unwrap().unwrap(), b"answer");

@@ -84,7 +84,7 @@ async fn proxied(app: &App, header: &[u8], size: usize) -> (SocketAddr, String) 
     let listed = listed(app).await;
     drop(client);
     connection.await.unwrap().unwrap();
-    app.counted("tcp_open_connections{direction=\"outbound\",peer=\"src\"} 0").await;
+    app.counted("tcp_open_connections{direction=\"outbound\",peer=\"src\",tls=\"false\"} 0").await;
     (own, listed)
 }
 
@@ -318,7 +318,7 @@ async fn each_client_has_connections_of_its_own_that_tell_its_address() {
     }
     // A client that asks for nothing has none.
     drop(TcpStream::connect(app.proxy).await.unwrap());
-    app.counted("tcp_open_connections{direction=\"outbound\",peer=\"src\"} 0").await;
+    app.counted("tcp_open_connections{direction=\"outbound\",peer=\"src\",tls=\"false\"} 0").await;
     assert!(seen.try_recv().is_err());
 }
 

@@ -349,8 +349,7 @@ where
             if !ended {
                 body = body.with_stream(self.connection_state.open_stream().with_window_held()).assume_backpressure();
             }
-            let is_grpc = grpc::is_grpc(&head.headers);
-            let progress = self.idle.as_ref().map(|_| Progress::new());
+            let (is_grpc, progress) = (grpc::is_grpc(&head.headers), self.idle.as_ref().map(|_| Progress::new()));
             if let Some(progress) = &progress {
                 body = body.with_progress(Arc::clone(progress));
             }
@@ -370,8 +369,7 @@ where
             }
             let state = StreamState::call(&mut self.service, head, body);
             let (sending, write_stall) = (Some(sending), self.write_stall);
-            let task = StreamTask { started, respond, sending, write_stall, is_grpc, progress, record, state };
-            self.streams.push(task);
+            self.streams.push(StreamTask { started, respond, sending, write_stall, is_grpc, progress, record, state });
             accepted = true;
         }
         Ok(Some(accepted))
@@ -408,8 +406,7 @@ where
         let Some(code) = limit.code() else { return Ok(()) };
         if let Phase::Open(connection) = &mut self.phase {
             connection.abrupt_shutdown(code);
-            let cut = |record: &Record| record.cut(ProxyError::ConnectionLimit, Some(code.into()));
-            self.streams.iter_mut().for_each(|stream| cut(&stream.record));
+            self.streams.iter().for_each(|stream| stream.record.cut(ProxyError::ConnectionLimit, Some(code.into())));
             // Before the drop, which counts open streams as lost by the client.
             self.streams.clear();
             // The connection ends whether the client reads the GOAWAY or not.

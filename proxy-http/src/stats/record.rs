@@ -30,8 +30,7 @@ pub trait ObserveEnd: Send {
 pub struct RequestEnd {
     /// The status of the response. `None`: no head was sent.
     pub status: Option<StatusCode>,
-    /// The gRPC status, from the header section or the trailers; [`u8::MAX`] for one that gRPC does not define. `None`: there
-    /// was none.
+    /// The gRPC status, from the header section or the trailers. `None`: there was none, or no number up to 255.
     pub grpc_status: Option<u8>,
     /// Bytes of the request's content, or of the client's direction of a tunnel, that were read.
     pub request_bytes: u64,
