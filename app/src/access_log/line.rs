@@ -2,7 +2,7 @@
 
 use crate::metrics::reset_code_name;
 use app_env::AccessLogFormat as Format;
-use http::{HeaderMap, HeaderValue, Version, header, request, uri::Authority};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request, uri::Authority};
 use proxy_http::stats::RequestEnd;
 use std::{
     io::Write as _,
@@ -23,6 +23,12 @@ const CAPACITY: usize = 768;
 /// Bytes of a path, and of any other value; longer ones are cut, and end with `...`.
 const MAX_PATH: usize = 4_096;
 const MAX_VALUE: usize = 512;
+
+// Names that are not parsed for each request.
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static B3: HeaderName = HeaderName::from_static("b3");
+static B3_TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 // === impl Line ===
 
@@ -152,19 +158,19 @@ impl Line {
 
 /// The trace that a request belongs to, as the W3C's `traceparent` has it, or b3, or an id of the request alone.
 fn trace_id(headers: &HeaderMap) -> Option<&[u8]> {
-    let field = |name| headers.get(name).map(HeaderValue::as_bytes);
+    let field = |name: &HeaderName| headers.get(name).map(HeaderValue::as_bytes);
     let part = |value: &'_ [u8], part| value.split(|byte| *byte == b'-').nth(part).map(<[u8]>::len);
-    if let Some(parent) = field("traceparent") {
+    if let Some(parent) = field(&TRACEPARENT) {
         // version-traceid-parentid-flags
         let (version, id) = (part(parent, 0)?, part(parent, 1).unwrap_or(0));
         if id > 0 {
             return parent.get(version + 1..version + 1 + id);
         }
     }
-    if let Some(b3) = field("b3") {
+    if let Some(b3) = field(&B3) {
         return b3.split(|byte| *byte == b'-').next();
     }
-    field("x-b3-traceid").or_else(|| field("x-request-id"))
+    field(&B3_TRACE_ID).or_else(|| field(&REQUEST_ID))
 }
 
 fn version(version: Version) -> &'static str {
@@ -211,8 +217,9 @@ fn quoted(format: Format, line: &mut Vec<u8>, value: &[u8], max: usize) {
 /// A value, at most `max` bytes of it, with escapes for all but printable ASCII.
 fn escaped(format: Format, line: &mut Vec<u8>, value: &[u8], max: usize) {
     let (value, is_cut) = value.split_at_checked(max).map_or((value, false), |(start, rest)| (start, !rest.is_empty()));
-    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-    if value.iter().all(is_plain) {
+    let is_plain = |byte: &u8| (b' '..=b'~').contains(byte) & (*byte != b'"') & (*byte != b'\\');
+    // Without an early end the compiler looks at many bytes at once.
+    if value.iter().fold(true, |are_plain, byte| are_plain & is_plain(byte)) {
         line.extend_from_slice(value);
     } else if format == Format::Json {
         for chunk in value.utf8_chunks() {
