@@ -120,9 +120,11 @@ fn print(text: &str) -> Result<(), ExitCode> {
 
 /// Lists the variables that have a word in their names or their meaning.
 fn env(word: &str) -> Result<(), ExitCode> {
-    let sought = word.to_lowercase();
+    // keep-alive is KEEP_ALIVE in names.
+    let plain = |text: &str| text.to_lowercase().replace(['-', '_'], " ");
+    let sought = plain(word);
     let text: String = app_env::variables()
-        .filter(|variable| [&variable.name, variable.help].iter().any(|text| text.to_lowercase().contains(&sought)))
+        .filter(|variable| [&*variable.name, variable.help].iter().any(|text| plain(text).contains(&sought)))
         .map(|Variable { name, accepts, default, help, .. }| {
             format!("{name}\n    {help}\n    accepts {accepts}; default {default}\n\n")
         })

@@ -1,10 +1,12 @@
 //! Lines on their way to a file or to standard error: bounded in size, and written by a thread of their own.
 
 use super::Error;
+use rustix::fs::{OFlags, fcntl_setfl};
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write as _},
     mem,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -57,7 +59,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// Checks that a file can be written, without making it.
 pub(super) fn check(path: &Path) -> Result<(), Error> {
-    match OpenOptions::new().append(true).open(path) {
+    match options().open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             match folder.metadata() {
@@ -70,8 +72,18 @@ pub(super) fn check(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Opens a file, at once: one that is a pipe without a reader would else wait for that.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
+    let file = options().create(true).open(path)?;
+    // Readers of a pipe may take their time; lines wait for them.
+    fcntl_setfl(&file, OFlags::APPEND)?;
+    Ok(file)
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.append(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    options
 }
 
 // === impl Error ===
@@ -163,7 +175,10 @@ impl Shared {
             let ended = if is_cut { output.write(b"\n") } else { Ok(()) };
             match ended.and_then(|()| output.write(&batch)) {
                 Ok(()) => is_cut = false,
-                Err(_) => {
+                Err(error) => {
+                    if !is_cut {
+                        tracing::error!(%error, "cannot write the access log; lines are lost until that ends");
+                    }
                     is_cut = true;
                     self.lost_by_error.fetch_add(lines, Relaxed);
                 }

@@ -118,10 +118,10 @@ fn check_prints_json_as_the_admin_server_does() {
 
 #[test]
 fn env_lists_the_variables_that_have_a_word() {
-    // In one it is the name, in the other the meaning.
+    // In some it is in the meaning, in others in the name.
     let found = stdout(&["env", "Keep-Alive"]);
     assert!(found.contains("OUTBOUND_ACCEPT_KEEPALIVE\n") && !found.contains("OUTBOUND_ENDPOINTS\n"), "{found}");
-    assert!(stdout(&["env", "keep_alive"]).contains("SERVER_HTTP2_KEEP_ALIVE_INTERVAL\n"));
+    assert!(found.contains("SERVER_HTTP2_KEEP_ALIVE_INTERVAL\n"), "{found}");
     let mut command = command();
     let output = command.args(["env", "no-such-word"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

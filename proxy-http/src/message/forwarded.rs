@@ -44,7 +44,11 @@ impl ForwardedElement {
         let aliases: SmallVec<[HeaderName; 1]> = headers.keys().filter(is_alias).cloned().collect();
         aliases.iter().for_each(|name| _ = headers.remove(name));
         let mut list = Vec::new();
-        for value in headers.get_all(&self.name).iter().chain([&self.value]).filter(|value| !value.is_empty()) {
+        // Behind an open quote the address would be the client's text.
+        let is_closed =
+            headers.get_all(&self.name).iter().all(|value| self.name != FORWARDED || quotes_are_closed(value));
+        let before = headers.get_all(&self.name).iter().filter(|_| is_closed);
+        for value in before.chain([&self.value]).filter(|value| !value.is_empty()) {
             if !list.is_empty() {
                 list.extend_from_slice(b", ");
             }
@@ -53,6 +57,20 @@ impl ForwardedElement {
         let value = HeaderValue::from_bytes(&list).expect("valid values stay valid in a list");
         headers.insert(self.name.clone(), value);
     }
+}
+
+/// Whether each string in quotes has its end (RFC 9110 section 5.6.4).
+fn quotes_are_closed(value: &HeaderValue) -> bool {
+    let (mut is_open, mut is_escaped) = (false, false);
+    for byte in value.as_bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_open => is_escaped = true,
+            b'"' => is_open = !is_open,
+            _ => {}
+        }
+    }
+    !is_open
 }
 
 #[cfg(test)]
@@ -68,6 +86,10 @@ mod tests {
             (x, "2001:db8::1", &["10.0.0.1"], "10.0.0.1, 2001:db8::1"),
             (x, "192.0.2.1", &["10.0.0.1, 10.0.0.2", "unknown"], "10.0.0.1, 10.0.0.2, unknown, 192.0.2.1"),
             (f, "192.0.2.1", &[], "for=192.0.2.1"),
+            (f, "192.0.2.1", &["for=6.6.6.6;by=\""], "for=192.0.2.1"),
+            (f, "192.0.2.1", &["for=1", "for=\"a\\\""], "for=192.0.2.1"),
+            (f, "192.0.2.1", &["for=\"a\\\"\""], "for=\"a\\\"\", for=192.0.2.1"),
+            (x, "192.0.2.1", &["\""], "\", 192.0.2.1"),
             (f, "2001:db8::1", &["for=\"_a;b\";proto=http"], "for=\"_a;b\";proto=http, for=\"[2001:db8::1]\""),
         ] {
             let element = ForwardedElement::new(field, client.parse().unwrap());

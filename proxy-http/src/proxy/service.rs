@@ -75,6 +75,13 @@ use tower_service::Service;
 #[derive(Clone, Debug)]
 pub struct Proxy {
     destination: Destination,
+    /// Shared, since the task of a connection holds several copies of the proxy. `None`: requests of the client are as all others.
+    client: Option<Arc<KnownClient>>,
+}
+
+/// A client of which something is told, or asked, for each request.
+#[derive(Debug)]
+struct KnownClient {
     client: Client,
     /// What requests have in addition for `client.forwarded`.
     forwarded: Option<ForwardedElement>,
@@ -163,19 +170,13 @@ impl Proxy {
     }
 
     fn to(destination: Destination) -> Self {
-        Self { destination, client: Client::default(), forwarded: None, expires_at: None }
+        Self { destination, client: None }
     }
 
     /// The proxy for the requests of one client.
     #[must_use]
     pub fn for_client(&self, client: Client) -> Self {
-        let expires_at = client.expires.and_then(|expires| {
-            let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
-            // A time that the clock cannot tell never comes.
-            Instant::now().checked_add(left)
-        });
-        let forwarded = client.forwarded.zip(client.addr).map(|(field, addr)| ForwardedElement::new(field, addr.ip()));
-        Self { destination: self.destination.clone(), client, forwarded, expires_at }
+        Self { destination: self.destination.clone(), client: KnownClient::new(client).map(Arc::new) }
     }
 }
 
@@ -189,14 +190,9 @@ impl Service<Request<IncomingBody>> for Proxy {
     }
 
     fn call(&mut self, mut req: Request<IncomingBody>) -> ResponseFuture {
-        let Self { destination, client, forwarded, expires_at } = self;
-        let refusal = if client.denied {
-            Some(Refusal::Denied("client is not allowed"))
-        } else if expires_at.is_some_and(|at| at <= now()) {
-            Some(Refusal::Denied("client's certificate has expired"))
-        } else {
-            client.is_over_rate().then_some(Refusal::RateLimited)
-        };
+        let Self { destination, client } = self;
+        let client = client.as_deref();
+        let refusal = client.and_then(KnownClient::refusal);
         let found;
         let (shared, policy, counters, refused) = match destination {
             Destination::One(shared) => (&*shared, Policy::NONE, None, shared.refuse(&mut req, refusal)),
@@ -211,15 +207,16 @@ impl Service<Request<IncomingBody>> for Proxy {
             }
         };
         let refused = refused.or_else(|| shared.refuse_for_endpoints(&mut req));
-        if let Some(cert) = &client.cert {
+        let cert = client.and_then(|client| client.client.cert.as_ref());
+        if let Some(cert) = cert {
             client_cert::strip(req.headers_mut());
             req.headers_mut().insert(CLIENT_CERT, cert.clone());
         }
-        if let Some(forwarded) = forwarded {
+        if let Some(forwarded) = client.and_then(|client| client.forwarded.as_ref()) {
             forwarded.add(req.headers_mut());
         }
         let (head, body) = req.into_parts();
-        let mut exchange = Exchange::start(shared, head, body, client.cert.is_none(), policy, counters);
+        let mut exchange = Exchange::start(shared, head, body, cert.is_none(), policy, counters);
         if let Some(answer) = refused {
             return ResponseFuture(Progress::Later(Box::pin(future::ready(Ok(exchange.answer(answer))))));
         }
@@ -229,12 +226,33 @@ impl Service<Request<IncomingBody>> for Proxy {
     }
 }
 
-// === impl Client ===
+// === impl KnownClient ===
 
-impl Client {
-    /// Counts a request; whether it is one too many.
-    fn is_over_rate(&self) -> bool {
-        self.rates.as_ref().zip(self.addr).is_some_and(|(rates, addr)| !rates.admits(addr.ip(), now()))
+impl KnownClient {
+    /// `None`: an address at most is known, and nobody is told it.
+    fn new(client: Client) -> Option<Self> {
+        let Client { addr, forwarded, rates, denied, cert, expires } = &client;
+        let forwarded = forwarded.zip(*addr).map(|(field, addr)| ForwardedElement::new(field, addr.ip()));
+        let expires_at = expires.and_then(|expires| {
+            let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+            // A time that the clock cannot tell never comes.
+            Instant::now().checked_add(left)
+        });
+        let is_known = forwarded.is_some() || rates.is_some() || *denied || cert.is_some() || expires_at.is_some();
+        is_known.then_some(Self { client, forwarded, expires_at })
+    }
+
+    /// Counts a request; the reason to refuse it, if there is one.
+    fn refusal(&self) -> Option<Refusal> {
+        let Client { addr, rates, denied, .. } = &self.client;
+        if *denied {
+            Some(Refusal::Denied("client is not allowed"))
+        } else if self.expires_at.is_some_and(|at| at <= now()) {
+            Some(Refusal::Denied("client's certificate has expired"))
+        } else {
+            let rates = rates.as_ref().zip(*addr);
+            rates.is_some_and(|(rates, addr)| !rates.admits(addr.ip(), now())).then_some(Refusal::RateLimited)
+        }
     }
 }
 

@@ -4,7 +4,10 @@ use super::{connect, ok, respond};
 use crate::{raw::Raw, support::Rig};
 use http::{Response, StatusCode};
 use http_h2::ServerParams;
-use proxy_http::Server;
+use proxy_http::{
+    Server,
+    stats::{Peer, ProxyError},
+};
 use tokio::io::AsyncWriteExt as _;
 
 /// Requests that are answered with 400 and end the connection, without a word to the endpoint.
@@ -132,4 +135,17 @@ async fn tls_is_told_apart_and_closed() {
     client.io.write_all(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03").await.unwrap();
     assert_eq!(client.rest().await, "");
     assert!(served.await.unwrap().unwrap_err().is_tls());
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_http_1_1_is_400_and_no_fault_of_the_endpoint() {
+    let mut rig = Rig::defaults();
+    let (mut client, mut endpoint) = connect(&mut rig).await;
+    client.send("POST / HTTP/1.1|host: a|transfer-encoding: chunked||4|part|x|").await;
+    let mut asked = endpoint.asked().await;
+    assert_eq!(asked.request.body_mut().data().await.unwrap().unwrap(), "part");
+    assert!(client.rest().await.starts_with("HTTP/1.1 400 Bad Request\r\n"));
+    let errors: Vec<_> =
+        rig.stats.transport(Peer::Client).proxy_errors().filter(|(_, count)| *count > 0).map(|(e, _)| e).collect();
+    assert_eq!(errors, [ProxyError::BadRequest]);
 }
