@@ -210,3 +210,19 @@ fn a_file_that_cannot_be_written_is_an_error_at_once() {
         }
     }
 }
+
+#[test]
+fn a_pipe_that_nobody_reads_is_an_error_and_holds_up_nothing() {
+    let log = LogFile::new();
+    assert!(process::Command::new("mkfifo").arg(&log.0).status().unwrap().success());
+    for arguments in [&["check"][..], &[]] {
+        let mut command = command();
+        command.args(arguments).envs(log.settings("json")).env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1");
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && stderr.contains("LINKERD2_PROXY_ACCESS_LOG_FILE: "),
+            "{arguments:?} {stderr}"
+        );
+    }
+}
