@@ -40,7 +40,8 @@ def access_log():
     assert gone["attempts"] == 0 and "endpoint" not in gone, gone
     large = asked["/", 431, "GET"]
     assert large["proxy_error"] == "head_too_large", large
-    assert asked["/", 200, "POST"]["request_bytes"] == 5
+    # nginx answers before it reads the body, and a response that has ended ends the request.
+    assert asked["/", 200, "POST"]["request_bytes"] in (0, 5)
     assert count > 1_000, count
     print(f"access log: {count} lines, all of JSON")
 
