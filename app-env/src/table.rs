@@ -95,7 +95,7 @@ declare! {
         "networks of load balancers whose connections begin with a PROXY protocol header, version 1 or 2, which tells the client's address; a connection without one is closed; those of other networks have none; unset: no connection has one"
     }
     ours MAX_CONNECTIONS: Number = Direction "MAX_CONNECTIONS" {
-        // Below the memory and descriptors of a process where it matters; idle connections take 17 KiB each.
+        // Below the memory and descriptors of a process where it matters; idle connections take 20 KiB each.
         Number::ABOVE_ZERO, default: Is("100000"),
         "connections that clients may have open; more are closed as soon as they are accepted"
     }
