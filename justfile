@@ -40,7 +40,7 @@ smoke: _release
 interop *args: _release
     scripts/interop {{args}}
 
-# What gRPC clients report, against docs/grpc-clients.md; `just grpc-clients --write` writes it there.
+# The reports of gRPC clients, against docs/grpc-clients.md; `just grpc-clients --write` writes it there.
 grpc-clients *args: _release
     scripts/grpc-clients {{args}}
 

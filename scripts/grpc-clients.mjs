@@ -60,7 +60,7 @@ function connectNode() {
   const transports = {};
   const screaming = (name) => name.replace(/(?<=[a-z])(?=[A-Z])/g, "_").toUpperCase();
 
-  // What protoc would have made of a file with the method.
+  // The descriptor that protoc would have made of a file with the method.
   function methodOf(path, kind) {
     const [, service, name] = path.split("/");
     const [, pkg, local] = service.match(/^(.*)\.([^.]*)$/);

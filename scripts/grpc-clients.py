@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 10
 COMMON = {
     "CORES": "1", "LOG": "info", "LOG_FORMAT": "json", "ADMIN_LISTEN_ADDR": "127.0.0.1:0",
     "OUTBOUND_LISTEN_ADDR": "127.0.0.1:0", "OUTBOUND_MAX_CONNECTIONS": "1000",
-    # What the endpoint does to one call's connection is not to meet another one.
+    # A fault of one call's connection must not meet another call.
     "OUTBOUND_CONNECT_HTTP2_MAX_STREAMS_PER_CONNECTION": "1", "OUTBOUND_MAX_CONNECTIONS_PER_ENDPOINT": "1000",
     "OUTBOUND_BREAKER_CONSECUTIVE_FAILURES": "0", "OUTBOUND_CONNECT_EXP_BACKOFF_MIN": "1ms",
     "OUTBOUND_HTTP_FAILFAST_TIMEOUT": "30s", "OUTBOUND_CONNECT_TIMEOUT": "30s",
@@ -161,7 +161,7 @@ class Table:
         cells = {}
         for timed in (False, True):
             phase = [row for row in all_rows if row.timed == timed]
-            # Some at a time: what is late for want of a processor is taken for something else.
+            # Some at a time: a call that is late for want of a processor looks like another outcome.
             room = asyncio.Semaphore(ROWS_AT_ONCE)
 
             async def run(row):
@@ -177,7 +177,7 @@ class Table:
             yield f"| {' | '.join(['---'] * (2 + len(names)))} |",
             for row in filter(lambda row: row.is_listed, its_rows):
                 wires = {cell.wire for cell in cells[id(row)]}
-                # Of what a client itself ends, or does not send, nothing can be seen.
+                # Calls that a client itself ends, or does not send, cannot be seen.
                 wires = sorted(wires - {"nothing"}) or ["nothing"]
                 yield f"| {row.event} | {' or '.join(wires)} | {' | '.join(map(str, cells[id(row)]))} |",
             yield "",

@@ -141,7 +141,7 @@ class Connection:
         except OSError:
             pass
         for stream in self.streams.values():
-            # Of what a client ends, nothing is said.
+            # Nothing is noted of streams that a client ends.
             if observe == self.of_client:
                 stream.is_given_up = True
             if observe == self.of_proxy and stream.is_open and not stream.is_given_up:

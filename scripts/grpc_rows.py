@@ -33,12 +33,12 @@ class Row:
     # The endpoint's settings. `None`: nothing listens there.
     endpoint: dict = dataclasses.field(default_factory=dict)
     play: callable = None
-    # What stands for what the proxy sends, where that depends on which side is first.
+    # The text in place of the proxy's frames, where these depend on which side is first.
     wire: str = None
     holds: str = None
     # Whether the call, or the last one, is to succeed. `None`: it may.
     succeeds: bool = False
-    # Whether it is in the table. If not, what clients do depends on chance.
+    # Whether it is in the table. If not, clients' reports depend on chance.
     is_listed: bool = True
     # Whether it takes time, so that it runs apart from rows that use the processor.
     timed: bool = False

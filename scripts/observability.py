@@ -84,7 +84,7 @@ def alerts():
     assert rules, groups
     for rule in rules:
         assert rule["health"] == "ok", rule
-        # What is compared, without the comparison: whether there is anything to compare.
+        # The left side of the comparison alone: whether there is anything to compare.
         for name in set(re.findall(r"\b(?:[a-z0-9]+_)+[a-z0-9]+(?=[{ )\[]|$)", rule["query"])):
             if name in {"group_left", "label_replace", "proxy_error", "endpoint_state"}:
                 continue

@@ -48,7 +48,7 @@ async function overHttp2() {
     session.on("error", (error) => fail(`connection of HTTP/2: ${error.code} ${error.message}`));
     counts.connections += 1;
     const some = async () => {
-      // GOAWAY closes a session for new requests, while those that are open finish.
+      // GOAWAY closes a session for new requests, while open ones finish.
       while (!session.closed && !session.destroyed && !isOver()) await request(session);
     };
     await Promise.all(Array.from({ length: 8 }, some));

@@ -207,7 +207,7 @@ pub enum EndpointProtocol {
     Same,
 }
 
-/// The field in which endpoints are told the client's address, behind what the client says in it.
+/// The field in which endpoints are told the client's address, behind the client's own entries.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Forwarded {
     /// `x-forwarded-for`.

@@ -16,7 +16,7 @@ use tonic::{
 #[derive(Clone, Copy, Default)]
 struct Identity;
 
-/// What is asked of a call.
+/// The parameters of a call.
 struct Call {
     id: u64,
     path: String,

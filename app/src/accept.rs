@@ -45,7 +45,7 @@ pub(crate) async fn accept(
     loop {
         let (stream, peer) = tokio::select! {
             biased;
-            // What is in the queue is the other process's.
+            // Connections in the queue are the other process's.
             _ = replaced.wait_for(|replaced| *replaced) => return,
             accepted = listener::accept(&listener, Use::Client) => accepted,
             // Asked last: clients that have connected by now are accepted before the listener closes.

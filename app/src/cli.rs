@@ -55,7 +55,7 @@ enum Command {
     },
     /// List every variable that is understood.
     Env {
-        /// Only those with this word in name or meaning, in either case.
+        /// Only variables with this word in name or meaning, in either case.
         #[arg(conflicts_with = "markdown")]
         word: Option<String>,
         /// As a Markdown table.

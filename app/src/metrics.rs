@@ -55,7 +55,7 @@ struct Direction {
     connected: Vec<Connected>,
     routing: Option<Arc<Routing>>,
     limits: Arc<Limits>,
-    /// The limits of what other gauges tell, by the names of theirs.
+    /// The limits of other gauges' values, by the names of those gauges.
     maxima: Maxima,
     buffers: Arc<BufferLimit>,
     proxy_protocol: Option<Arc<Receiver>>,

@@ -14,7 +14,7 @@ pub(crate) fn all(settings: &[Effective]) -> Vec<String> {
     settings.iter().zip(app_env::variables()).map(line).collect()
 }
 
-/// A setting in one line. A default without a value says what that means, which the variable's help has.
+/// A setting in one line. A default without a value has its meaning, from the variable's help.
 fn line((setting, variable): (&Effective, Variable)) -> String {
     let Effective { name, value, origin, .. } = setting;
     if value.is_some() || *origin != Origin::Default {

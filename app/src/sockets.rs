@@ -168,7 +168,7 @@ fn listener_of(
     })
 }
 
-/// Whether a socket listens where a variable says. A socket for all addresses has those of IPv4 and IPv6.
+/// Whether a socket listens where a variable says. A socket for all addresses has IPv4's and IPv6's.
 fn is_same(configured: SocketAddr, actual: SocketAddr) -> bool {
     let (ip, other) = (configured.ip().to_canonical(), actual.ip().to_canonical());
     configured.port() == actual.port() && (ip == other || ip.is_unspecified() && other.is_unspecified())

@@ -70,7 +70,7 @@ pub(crate) struct Plan {
     pub(crate) access_log: Option<Arc<AccessLog>>,
 }
 
-/// Limits of a direction, which metrics show beside what they limit.
+/// Limits of a direction, which metrics show beside the current values.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Maxima {
     pub(crate) in_flight: usize,
@@ -113,7 +113,7 @@ struct Opened {
     identity: Option<String>,
 }
 
-/// What comes before the first byte of HTTP on a direction's connections.
+/// The steps before the first byte of HTTP on a direction's connections.
 #[derive(Clone)]
 struct Opening {
     forwarded: Option<ForwardedField>,

@@ -65,7 +65,7 @@ struct Small {
 /// Client connections of large bodies, and the streams on all of them.
 const CONNECTIONS: usize = 4;
 const STREAMS: usize = 32;
-/// Small requests a second on one connection, far below what the proxy can do.
+/// Small requests a second on one connection, far below the proxy's capacity.
 const RATE: f64 = 500.0;
 /// More of them than are ever open at once.
 const MAX_OPEN: usize = 200;

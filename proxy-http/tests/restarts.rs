@@ -344,7 +344,7 @@ async fn rolling_restarts_are_not_seen() {
 #[tokio::test]
 async fn of_killed_endpoints_only_answers_that_had_begun_break() {
     let _alone = ALONE.lock().await;
-    // How many requests a kill breaks is a matter of the machine's speed, and the budget is not what is tested.
+    // The number of requests that a kill breaks depends on the machine's speed, and this is no test of the budget.
     let retry = retry::Params { gateway_errors: true, budget_ratio: 1.0, ..retry::Params::default() };
     let (tally, stats, restarts) = rolling(End::Kill, proxy::Params { retry, ..proxy::Params::default() }).await;
     let Tally { whole, errors, cut, reset } = &*tally;

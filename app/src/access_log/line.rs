@@ -14,7 +14,7 @@ use std::{
 pub(super) struct Line {
     format: Format,
     bytes: Vec<u8>,
-    /// Fields of the request that follow those of the response in the Common Log Format.
+    /// Fields of the request; in the Common Log Format they follow the response's.
     after: Vec<u8>,
 }
 

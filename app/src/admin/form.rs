@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn the_form_is_the_preferred_one() {
-        // The first two are what Prometheus and VictoriaMetrics send.
+        // The first two are the headers of Prometheus and VictoriaMetrics.
         let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,\
                           text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
         for (accept, encoding, is_openmetrics, is_gzip) in [

@@ -31,7 +31,7 @@ pub(crate) struct Predecessor(StdUnixStream);
 
 /// Tells a process that its standard input is the socket.
 pub(super) const VARIABLE: &str = "APP_HANDOVER";
-/// The value of the variable: what is said on the socket.
+/// The value of the variable: the version of the protocol on the socket.
 pub(super) const VERSION: &str = "1";
 /// The new process has read all files and listens.
 pub(super) const LISTENING: u8 = b'l';
@@ -62,7 +62,7 @@ pub(crate) fn take() -> io::Result<Option<(Vec<Given>, Predecessor)>> {
     }
     let stream = StdUnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let given = receive(&stream).map_err(|error| wrong(format!("standard input has no listeners ({error})")))?;
-    // The end of this process, and of nobody else who might have its input, is the end of the connection.
+    // The connection ends with this process, not with another that might have its input.
     dup2_stdin(File::open("/dev/null")?)?;
     Ok(Some((given, Predecessor(stream))))
 }

@@ -44,7 +44,7 @@ impl Partial {
         self.0.is_empty()
     }
 
-    /// Takes those of `next`, the bytes that follow, that belong to the header, and returns their number.
+    /// Takes the header's part of `next`, the bytes that follow, and returns its length.
     pub(super) fn push(&mut self, next: &[u8]) -> Result<usize, Invalid> {
         let mut taken = 0;
         while taken < next.len() {
@@ -68,7 +68,7 @@ impl Partial {
         Some(if self.0.starts_with(V2) { parse_v2(&self.0) } else { parse_v1(&self.0) })
     }
 
-    /// Bytes that certainly belong to the header, behind those that have come. 0: it is whole.
+    /// Bytes that are certainly still missing of the header. 0: it is whole.
     fn missing(&self) -> usize {
         let len = self.0.len();
         match self.0.first() {
@@ -99,7 +99,7 @@ impl Partial {
     }
 }
 
-/// The length of what follows the fixed part of version 2. `None`: it has not come yet.
+/// The length of the variable part of version 2. `None`: it has not come yet.
 fn rest_len(header: &[u8]) -> Option<usize> {
     Some(u16::from_be_bytes(header.get(V2_FIXED - 2..V2_FIXED)?.try_into().ok()?).into())
 }
@@ -156,7 +156,7 @@ fn parse_v2(header: &[u8]) -> Result<Option<Addresses>, Invalid> {
         // UNSPEC, UNIX and datagrams: nothing that a TCP connection could have.
         _ => return Ok(None),
     };
-    // What follows the addresses are TLVs, none of which is needed.
+    // TLVs follow the addresses; none is needed.
     addresses.map(Some).ok_or(Invalid::Malformed("it is too short for its addresses"))
 }
 
@@ -230,7 +230,7 @@ impl Addresses {
 mod tests {
     use super::*;
 
-    /// What is read of `sent`, in pieces of each size, and the bytes that belong to it.
+    /// The header that is read of `sent`, in pieces of each size, and its bytes.
     #[track_caller]
     fn check(sent: &[u8], expect: Result<Option<&str>, Invalid>) {
         for size in [1, 2, 7, 100, sent.len()] {

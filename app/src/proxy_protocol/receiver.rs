@@ -23,7 +23,7 @@ pub(crate) struct Receiver {
     log: [Throttle; Outcome::ALL.len()],
 }
 
-/// What came of a connection that has to begin with a header.
+/// The outcome of a connection that has to begin with a header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Outcome {
     /// The header had the client's address.
@@ -83,7 +83,7 @@ impl Receiver {
         None
     }
 
-    /// Connections by what came of them.
+    /// Connections by their outcome.
     pub(crate) fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Outcome::ALL.into_iter().map(|outcome| (outcome.name(), self.counts[outcome as usize].load(Relaxed)))
     }

@@ -118,7 +118,7 @@ async fn requests_that_go_no_further_are_counted_with_their_answers() {
     let app = App::start(endpoint.addr, &[]);
     let mut client = connect(app.proxy).await;
     let long = Request::get(format!("http://test.example/{}", "p".repeat(9_000)));
-    // Above what is announced, and below what h2 refuses by itself.
+    // Above the size that is announced, and below the size that h2 refuses by itself.
     let large = Request::get("http://test.example/").header("x-large", "v".repeat(20_000));
     for (request, status) in [(long, 414), (large, 431)] {
         let response = client.send_request(request.body(()).unwrap(), true).unwrap().0;

@@ -286,7 +286,7 @@ async fn answer<I: AsyncRead + AsyncWrite + Unpin>(io: I, header: &str) {
     }
 }
 
-/// What the endpoint has been told, for a request of a client.
+/// The addresses that the endpoint has been told, for a request of a client.
 async fn told(client: &mut SendRequest<Bytes>) -> String {
     let rsp = timeout(PATIENCE, client.send_request(get(), true).unwrap().0).await.expect("an answer").unwrap();
     let told = rsp.headers().get("told").unwrap_or_else(|| panic!("{rsp:?}"));

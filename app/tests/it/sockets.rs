@@ -1,4 +1,4 @@
-//! Sockets that systemd passes, and what it is told.
+//! Sockets that systemd passes, and notifications to it.
 
 use crate::{
     docs,

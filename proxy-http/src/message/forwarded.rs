@@ -14,7 +14,7 @@ pub enum ForwardedField {
     Forwarded,
 }
 
-/// What one proxy adds to the field.
+/// The entry that one proxy adds to the field.
 #[derive(Clone, Debug)]
 pub(crate) struct ForwardedElement {
     name: HeaderName,
@@ -37,7 +37,7 @@ impl ForwardedElement {
         Self { name, value }
     }
 
-    /// Adds it behind what the field has. A list in several fields becomes one in one field: some servers read the first field
+    /// Adds it behind the field's entries. A list in several fields becomes one in one field: some servers read the first field
     /// alone, which a client may have set. Of names that servers may read as this one none stays.
     pub(crate) fn add(&self, headers: &mut HeaderMap) {
         let is_alias = |name: &&HeaderName| **name != self.name && is_read_as(name.as_str(), self.name.as_str());

@@ -325,7 +325,7 @@ impl Exchange {
             // A client that gets RST_STREAM(REFUSED_STREAM) may send the request again, which was done here in vain.
             Ok(self.answer(Answer::unavailable(ProxyError::Refused, "endpoint refused the request")))
         } else if self.http1 && error.is_request_broken() {
-            // The client has broken it off, or has sent what is not HTTP/1.1.
+            // The client has broken it off, or its framing is malformed.
             Ok(self.answer(Answer::bad_request(error.to_string())))
         } else if self.http1 {
             Ok(self.answer(Answer::bad_gateway(ProxyError::ConnectionLost, error.to_string())))

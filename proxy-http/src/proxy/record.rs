@@ -1,4 +1,4 @@
-//! The end of an exchange: what is counted then, and the record for an observer.
+//! The end of an exchange: its counters, and the record for an observer.
 
 use crate::{
     body,

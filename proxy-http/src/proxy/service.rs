@@ -83,7 +83,7 @@ pub struct Proxy {
 #[derive(Debug)]
 struct KnownClient {
     client: Client,
-    /// What requests have in addition for `client.forwarded`.
+    /// The entry that requests get for `client.forwarded`.
     forwarded: Option<ForwardedElement>,
     /// The time of `client.expires`, on the clock of requests.
     expires_at: Option<Instant>,
@@ -104,7 +104,7 @@ enum Destination {
 pub struct Client {
     /// The client's address. `None`: it is not known.
     pub addr: Option<SocketAddr>,
-    /// The field in which endpoints are told the client's address, if it is known, behind what the field has. `None`: they are not
+    /// The field in which endpoints are told the client's address, if it is known, behind its entries. `None`: they are not
     /// told.
     pub forwarded: Option<ForwardedField>,
     /// The clients whose requests are limited, of which this is one if its address is known; a request too many is answered with 429,

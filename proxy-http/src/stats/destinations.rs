@@ -96,7 +96,7 @@ impl ByDestination {
 // === impl DestinationStats ===
 
 impl DestinationStats {
-    /// The names that requests are counted by. `None`: those of several destinations.
+    /// The names that requests are counted by. `None`: several destinations share the set.
     pub(crate) fn labels(&self) -> Option<&Arc<DestinationLabels>> {
         self.labels.as_ref()
     }
@@ -148,7 +148,7 @@ impl Series {
         total
     }
 
-    /// A set that nobody else holds, so that their number is that of its users at once. `labels`: those of the series.
+    /// A set that nobody else holds, so that their number is that of its users at once. `labels`: the series' own.
     fn set(&mut self, labels: Option<DestinationLabels>) -> Arc<DestinationStats> {
         // Exclusive access shows as well that all counts of the last holder are seen.
         if let Some(unused) = self.sets.iter_mut().position(|set| Arc::get_mut(set).is_some()) {

@@ -151,7 +151,7 @@ impl Record {
         });
     }
 
-    /// The client has ended the request. It may be the cause of what the endpoint did.
+    /// The client has ended the request. That may be the cause of the endpoint's reset.
     pub(crate) fn reset_by_client(&self, code: Option<u32>) {
         self.edit(|end| {
             if end.reset.is_none_or(|reset| reset.by != ResetBy::Proxy) {
