@@ -4,7 +4,7 @@ mod line;
 mod writer;
 
 use self::{line::Line, writer::Writer};
-use crate::tls::Reload;
+use crate::reload::Reload;
 use app_env::{AccessLogFormat, Config, PREFIX};
 use http::request;
 use proxy_http::stats::{Observe, ObserveEnd, RequestEnd};

@@ -34,6 +34,7 @@ mod log;
 mod metrics;
 mod process;
 mod proxy_protocol;
+mod reload;
 mod routes;
 mod routing;
 mod settings;

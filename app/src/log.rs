@@ -1,8 +1,10 @@
 //! Logging: set up from the configuration, changed while running, and never in the way of the traffic.
 
 mod rate;
+mod throttle;
 mod writer;
 
+pub(crate) use throttle::Throttle;
 pub use writer::LogGuard;
 
 use self::rate::RateLimit;

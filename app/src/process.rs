@@ -17,6 +17,7 @@ use crate::{
     listener::BindError,
     metrics::Metrics,
     proxy_protocol::Receiver,
+    reload::{self, Reload},
     routing::{self, Routing},
     sockets::Sockets,
     systemd,
@@ -56,7 +57,7 @@ pub struct Process {
     admin: Arc<TcpListener>,
     admin_state: Arc<admin::State>,
     /// All that is made of files.
-    reloads: Vec<Arc<dyn tls::Reload>>,
+    reloads: Vec<Arc<dyn Reload>>,
     reload: Reloader,
     access_log: Option<Arc<AccessLog>>,
     stop: watch::Sender<bool>,
@@ -165,10 +166,10 @@ impl Process {
             large_page: Arc::default(),
         });
         let from_files = |plan: &Plan| {
-            let routing = plan.destination.routing().map(|routing| Arc::clone(routing) as Arc<dyn tls::Reload>);
+            let routing = plan.destination.routing().map(|routing| Arc::clone(routing) as Arc<dyn Reload>);
             plan.tls.reloads().chain(routing).collect::<Vec<_>>()
         };
-        let log = access_log.clone().map(|log| log as Arc<dyn tls::Reload>);
+        let log = access_log.clone().map(|log| log as Arc<dyn Reload>);
         let reloads = plans.iter().flat_map(from_files).chain(log).collect();
         let reload = Reloader::default();
         let (lame_duck, grace) = (shutdown_lame_duck_period, shutdown_grace_period);
@@ -239,7 +240,7 @@ impl Process {
         systemd::notify(systemd::READY);
         let (replaced, is_replaced) = watch::channel(false);
         let admin_task = tokio::spawn(admin::serve(admin, Arc::clone(&admin_state), is_replaced.clone()));
-        let reload_task = tokio::spawn(tls::watch(reloads, reload.0));
+        let reload_task = tokio::spawn(reload::watch(reloads, reload.0));
         let names = listeners.iter().map(|listener| listener.name).collect();
         let limits_task = tokio::spawn(window_limits::watch(names, Arc::clone(&workers.workers)));
         let accepting: Vec<_> = listeners

@@ -2,8 +2,9 @@
 
 use crate::{
     backend::{self, Backend, Source},
+    reload::Reload,
     routes::{self, Place},
-    tls::{self, Reload, Stamp},
+    tls::{self, Stamp},
 };
 use app_env::routes::{Retry, Rule};
 use proxy_http::proxy::{Action, Policy, Routes};

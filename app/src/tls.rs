@@ -1,6 +1,6 @@
 //! TLS: identities and authorities from files, and handshakes on both sides.
 //!
-//! [`Server`] and [`Client`] each hold the configuration that was made last of their files; `watch` has them check the
+//! [`Server`] and [`Client`] each hold the configuration that was made last of their files; `reload::watch` has them check the
 //! files again. An open connection keeps the configuration that it was opened with.
 
 mod cert;
@@ -10,16 +10,14 @@ mod reload;
 mod server;
 mod stats;
 mod stream;
-mod throttle;
 
 pub(crate) use client::Client;
 pub(crate) use files::{Errors, Stamp};
-pub(crate) use reload::{Reload, watch};
 pub(crate) use server::{Accepted, Server};
 pub(crate) use stats::Stats;
 pub(crate) use stream::Stream;
-pub(crate) use throttle::Throttle;
 
+use crate::reload::Reload;
 use app_env::{Config, Direction};
 use rustls::crypto::CryptoProvider;
 use std::sync::Arc;

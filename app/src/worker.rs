@@ -6,8 +6,9 @@ use crate::{
     client_addr::ClientAddr,
     destination::{Connected, Destination},
     listener::set_options,
+    log::Throttle,
     proxy_protocol::{Receiver, Sender},
-    tls::{self, Throttle, Tls},
+    tls::{self, Tls},
     transport::Transport,
 };
 use app_env::{Direction, TcpParams};

@@ -3,7 +3,7 @@
 use crate::{
     connector::{self, OwnListeners},
     dns::{self, Target},
-    tls::Throttle,
+    log::Throttle,
     transport::Transport,
 };
 use app_env::{ControlPlane, HostPort, TcpParams};

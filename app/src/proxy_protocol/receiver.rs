@@ -1,7 +1,7 @@
 //! Reads the header of connections from clients.
 
 use super::header::{Addresses, Invalid, Partial};
-use crate::{client_addr::ClientAddr, tls::Throttle};
+use crate::{client_addr::ClientAddr, log::Throttle};
 use app_env::{Network, PREFIX};
 use std::{
     io,

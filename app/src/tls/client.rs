@@ -5,10 +5,11 @@ use super::{
     cert::{SELF_SIGNED, expires, is_self_signed},
     files::{self, Variables},
     provider,
-    reload::{Reload, Reloadable},
+    reload::Reloadable,
     stats::{Failure, Stats},
     stream::Stream,
 };
+use crate::reload::Reload;
 use app_env::{ConnectTls, HostPort};
 use proxy_http::Protocol;
 use rustls::{

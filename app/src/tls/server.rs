@@ -1,14 +1,15 @@
 //! TLS toward clients.
 
 use super::{
-    Errors, H2, HTTP_1_1, Throttle,
+    Errors, H2, HTTP_1_1,
     cert::{Names, SELF_SIGNED, expires, is_self_signed, system_time, unix_time},
     files::Variables,
     provider,
-    reload::{Reload, Reloadable},
+    reload::Reloadable,
     stats::{Failure, Stats},
     stream::Stream,
 };
+use crate::{log::Throttle, reload::Reload};
 use app_env::{ClientAuth, ClientCert, ServerTls};
 use http::HeaderValue;
 use proxy_http::{Protocol, proxy};
