@@ -21,12 +21,14 @@ UPLOADS = 24
 SETTLED = 2
 PATIENCE = 30
 
+# Frames as large as the proxy takes: nghttp2, which nghttpd and node have, sends none above 16 KiB.
 NGINX = """
 daemon off; master_process off; pid {root}/pid; error_log {root}/log warn;
 events {{ worker_connections 1024; }}
 http {{
   access_log off; client_body_temp_path {root}/body; proxy_temp_path {root}/proxy; fastcgi_temp_path {root}/fastcgi;
   uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi;
+  http2_chunk_size 64k;
   server {{ listen 127.0.0.1:{port} http2; root {docs}; }}
 }}"""
 # GET: the file. POST of the file: reads nothing until there is a file `go`, and answers other bodies with 400.
