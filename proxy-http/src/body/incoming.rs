@@ -55,8 +55,8 @@ pub struct IncomingBody {
     is_tunnel: bool,
     /// Frames received under backpressure. `None`: none.
     backlog: Option<Box<Backlog>>,
-    /// Tells the task that sends the request that this response has ended cleanly. `None`: it has been told, or there is no
-    /// such task: the request had been sent whole before the response began, or is a tunnel's.
+    /// Tells the task that sends the request that this response has ended cleanly. `None`: it has been told, or the request
+    /// had been sent whole before the response began, or is a tunnel's.
     unfinished_request: Option<oneshot::Sender<()>>,
 }
 
@@ -332,8 +332,9 @@ impl Source for IncomingBody {
                 self.receive_trailers(cx);
             }
             let unread = self.unread();
-            if let (Some(stream), Receiver::Http2(source)) = (&mut self.stream, &self.source) {
+            if let (Some(stream), Receiver::Http2(source)) = (&mut self.stream, &mut self.source) {
                 stream.set_held_by_stopped(unread, source.stream_id().as_u32());
+                stream.waits(source, cx);
             }
         }
         let is_end = (self.ended || self.data_done) && !self.backlog.as_ref().is_some_and(|it| it.is_before_end());

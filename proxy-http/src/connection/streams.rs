@@ -378,8 +378,8 @@ impl OpenStream {
         }
     }
 
-    /// The reader waits for DATA of `source`. Should SETTINGS have made windows smaller, or do so before any comes, the stream
-    /// may be left without window although all of its DATA is read; then h2 is asked for a WINDOW_UPDATE.
+    /// The reader has all DATA of `source` that has come. Should SETTINGS have made windows smaller, or do so before more
+    /// comes, the stream may be left without window; then h2 is asked for a WINDOW_UPDATE.
     #[inline]
     pub(crate) fn waits(&mut self, source: &mut RecvStream, cx: &Context<'_>) {
         // A stream of which less has come has some of even the smallest window left.

@@ -5,7 +5,7 @@ use crate::{
     support::{Asked, Endpoint, PROXY, Rig, collect, get, post},
 };
 use bytes::Bytes;
-use h2::{SendStream, client::SendRequest};
+use h2::{RecvStream, SendStream, client::SendRequest};
 use http_h2::{ClientParams, FlowControl, ServerParams};
 use proxy_http::{
     BufferLimit,
@@ -143,6 +143,35 @@ async fn a_response_goes_on_though_windows_shrink_while_it_waits() {
     assert_eq!(reading.await.unwrap(), 6 * MIB);
 }
 
+/// As above, but the client's window is used up, too, so that the proxy waits for window and not for DATA, although nothing but
+/// END_STREAM is to come. Servers of nghttp2 send that frame once the stream has window, and no frames above 16 KiB.
+#[tokio::test(start_paused = true)]
+async fn a_response_ends_though_windows_shrink_while_its_client_has_none_left() {
+    let params = ClientParams { max_frame_size: Some(16_384), ..toward_endpoints(FlowControl::Adaptive) };
+    let mut rig = Rig::with_one_connection(&params, BufferLimit::new(64 * MIB));
+    let (mut slow, _grant) = unwilling(&rig).await;
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(5 << 20).initial_connection_window_size(1 << 24);
+    let (mut client, connection) = builder.handshake::<_, Bytes>(rig.connect(1 << 20).0).await.unwrap();
+    tokio::spawn(connection);
+    let mut endpoint = endpoint(&mut rig).await;
+    let (response, _) = client.send_request(get(), true).unwrap();
+    let mut body = endpoint.asked().await.answer();
+    let mut response = response.await.unwrap().into_body();
+    let reading = tokio::spawn(async move {
+        read_all_window(&mut response, 5 * MIB).await;
+        response
+    });
+    send(&mut body, vec![0; 5 * MIB].into()).await;
+    let mut response = reading.await.unwrap();
+    let (_stalled, _) = stall(&mut slow, &mut endpoint, 64).await;
+    let connection = &rig.stats.transport(Peer::Endpoint).connections(1)[0];
+    assert_eq!(connection.http2.as_ref().unwrap().granted.stream, 65_535);
+    timeout(SECOND, window_for(&mut body, 1)).await.expect("it gets window");
+    body.send_data(Bytes::new(), true).unwrap();
+    assert!(collect(&mut response).await.unwrap().0.is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_goes_on_though_windows_shrink_while_it_waits() {
     let server = ServerParams { flow_control: Some(FlowControl::Adaptive), ..ServerParams::DEFAULT };
@@ -175,13 +204,64 @@ async fn a_request_goes_on_though_windows_shrink_while_it_waits() {
     assert_eq!(response.await.unwrap().status(), 200);
 }
 
+/// As above, toward an endpoint whose window is used up.
+#[tokio::test(start_paused = true)]
+async fn a_request_ends_though_windows_shrink_while_its_endpoint_has_none_left() {
+    let server = ServerParams { flow_control: Some(FlowControl::Adaptive), ..ServerParams::DEFAULT };
+    let mut rig = Rig::buffering(&server, &ClientParams::DEFAULT, PROXY, BufferLimit::new(64 * MIB));
+    let mut client = rig.client().await;
+    let mut builder = h2::server::Builder::new();
+    builder.initial_window_size(2 << 20).initial_connection_window_size(1 << 24);
+    let mut endpoint = Endpoint::build(rig.endpoint_ios.recv().await.unwrap(), &builder).await;
+    let mut upload = async || {
+        poll_fn(|cx| client.poll_ready(cx)).await.unwrap();
+        let (response, upload) = client.send_request(post(), false).unwrap();
+        (response, upload, endpoint.asked().await)
+    };
+    let (response, mut body, mut asked) = upload().await;
+    let reading = tokio::spawn(async move {
+        read_all_window(asked.request.body_mut(), 2 * MIB).await;
+        asked
+    });
+    send(&mut body, vec![0; 2 * MIB].into()).await;
+    let mut asked = reading.await.unwrap();
+    let mut stopped = Vec::new();
+    for _ in 0..32 {
+        let (response, mut body, asked) = upload().await;
+        stopped.push((response, asked));
+        tokio::spawn(async move { send(&mut body, vec![0; 8 * MIB].into()).await });
+    }
+    sleep(10 * SECOND).await;
+    let connection = &rig.stats.transport(Peer::Client).connections(1)[0];
+    assert_eq!(connection.http2.as_ref().unwrap().granted.stream, 65_535);
+    timeout(SECOND, window_for(&mut body, 1)).await.expect("it gets window");
+    body.send_data(Bytes::new(), true).unwrap();
+    assert!(collect(asked.request.body_mut()).await.unwrap().0.is_empty());
+    asked.answer().send_data(Bytes::new(), true).unwrap();
+    assert_eq!(response.await.unwrap().status(), 200);
+}
+
+/// Reads so many bytes, and grants no more window.
+async fn read_all_window(body: &mut RecvStream, bytes: usize) {
+    let mut read = 0;
+    while read < bytes {
+        read += body.data().await.unwrap().unwrap().len();
+    }
+    assert_eq!(read, bytes);
+}
+
+/// Waits for window for some of so many bytes.
+async fn window_for(to: &mut SendStream<Bytes>, bytes: usize) {
+    to.reserve_capacity(bytes);
+    while to.capacity() == 0 {
+        poll_fn(|cx| to.poll_capacity(cx)).await.unwrap().unwrap();
+    }
+}
+
 /// Sends a chunk as window for it comes.
 async fn send(to: &mut SendStream<Bytes>, mut chunk: Bytes) {
     while !chunk.is_empty() {
-        to.reserve_capacity(chunk.len());
-        while to.capacity() == 0 {
-            poll_fn(|cx| to.poll_capacity(cx)).await.unwrap().unwrap();
-        }
+        window_for(to, chunk.len()).await;
         let len = to.capacity().min(chunk.len());
         to.send_data(chunk.split_to(len), false).unwrap();
     }
