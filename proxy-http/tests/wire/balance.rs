@@ -199,30 +199,33 @@ fn sockets(endpoints: &[(SocketAddr, Seen)]) -> Vec<SocketAddr> {
     endpoints.iter().map(|(addr, _)| *addr).collect()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn requests_of_one_connection_are_spread_evenly() {
     const REQUESTS: usize = 10_000;
-    let endpoints = [endpoint(None, answer).await, endpoint(None, answer).await, endpoint(None, answer).await];
-    let mut rig = Rig::new(&sockets(&endpoints), params(), PARAMS).await;
-    rig.load(REQUESTS, 64).await;
-    let each = endpoints.each_ref().map(|(_, seen)| seen.requests());
-    assert_eq!(each.iter().sum::<usize>(), REQUESTS);
-    assert!(each.iter().all(|n| (REQUESTS * 95 / 300..=REQUESTS * 105 / 300).contains(n)), "{each:?}");
+    let each = requests_by_time(["a2", "b2", "c2"], REQUESTS).await;
+    assert_eq!(each.values().sum::<usize>(), REQUESTS);
+    assert!(each.values().all(|n| (REQUESTS * 95 / 300..=REQUESTS * 105 / 300).contains(n)), "{each:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_endpoint_gets_little() {
     const REQUESTS: usize = 10_000;
-    let seen = Arc::new(Mutex::new(BTreeMap::<Duration, usize>::new()));
+    let slow = requests_by_time(["a2", "b2", "c20"], REQUESTS).await["c20"];
+    assert!(slow < REQUESTS / 10, "{slow}");
+}
+
+/// The requests that each of three endpoints gets of so many, 64 at a time. They are in memory and named by the milliseconds that
+/// they take, so that only the paused clock tells how long that is.
+async fn requests_by_time(names: [&'static str; 3], requests: usize) -> BTreeMap<&'static str, usize> {
+    let seen = Arc::new(Mutex::new(BTreeMap::new()));
     let counted = Arc::clone(&seen);
-    // Endpoints in memory, named by the time that they take, so that only the paused clock tells how long that is.
     let connector = tower::service_fn(move |name: &'static str| {
         let (near, far) = tokio::io::duplex(1 << 20);
         let (takes, seen) = (Duration::from_millis(name[1..].parse().unwrap()), Arc::clone(&counted));
         tokio::spawn(async move {
             let mut connection = h2::server::handshake(far).await.unwrap();
             while let Some(Ok((_, respond))) = connection.accept().await {
-                *seen.lock().unwrap().entry(takes).or_default() += 1;
+                *seen.lock().unwrap().entry(name).or_default() += 1;
                 tokio::spawn(async move {
                     tokio::time::sleep(takes).await;
                     answer(Asked { number: 0, respond }).await;
@@ -232,10 +235,9 @@ async fn a_slow_endpoint_gets_little() {
         ready(Ok::<_, io::Error>(near))
     });
     let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
-    let mut rig = Rig::of(Endpoints::fixed(["a2", "b2", "c20"], &connect, params()), PARAMS).await;
-    rig.load(REQUESTS, 64).await;
-    let slow = seen.lock().unwrap()[&Duration::from_millis(20)];
-    assert!(slow < REQUESTS / 10, "{slow}");
+    let mut rig = Rig::of(Endpoints::fixed(names, &connect, params()), PARAMS).await;
+    rig.load(requests, 64).await;
+    seen.lock().unwrap().clone()
 }
 
 #[tokio::test]
