@@ -41,8 +41,7 @@ pub struct IncomingBody {
     /// Whether the body has ended, or ends without a frame. Saves asking h2, which takes a lock.
     ended: bool,
     stream: Option<OpenStream>,
-    /// Whether the reader may stop without a call of [`buffer`](Source::buffer), so that it counts as stopped whenever it
-    /// does not wait in a poll.
+    /// Whether the reader counts as stopped while it does not wait in a poll, as it may not call [`buffer`](Source::buffer).
     assumes_backpressure: bool,
     /// Whether the other direction has ended, so that this is the stream's last handle: h2 releases the window of data that
     /// was taken when that is dropped.
