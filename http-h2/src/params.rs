@@ -92,8 +92,8 @@ pub struct ClientParams {
     pub header_table_size: Option<u32>,
     /// SETTINGS_MAX_HEADER_LIST_SIZE: the largest header or trailer list accepted, in bytes with 32 more a field. A
     /// response with more is malformed, and much more may end the connection: above four times as much, and above 64
-    /// KiB, each with as many times more as [`max_frame_size`](Self::max_frame_size) has 16 KiB, four at most; trailers beyond that
-    /// are left out. `None`: [65536](Self::DEFAULT_MAX_HEADER_LIST_SIZE).
+    /// KiB, each with as many times more as [`max_frame_size`](Self::max_frame_size) has 16 KiB, four at most. Trailers
+    /// with more have their stream reset, whatever their size. `None`: [65536](Self::DEFAULT_MAX_HEADER_LIST_SIZE).
     pub max_header_list_size: Option<u32>,
     /// Bytes buffered for sending on each stream before its source is held up. `None`:
     /// [1 MiB](Self::DEFAULT_MAX_SEND_BUF_SIZE).

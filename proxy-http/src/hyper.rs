@@ -18,7 +18,9 @@
 //!
 //! `max_header_list_size` differs in its effect, as hyper has one setter for the size that is announced and the size
 //! that is taken: a request or response that is far above it ends the connection, and trailers lose the fields above it
-//! without an error.
+//! without an error. [`FlowControl::Adaptive`](http_h2::FlowControl::Adaptive) differs as well: hyper's windows start at 65,535 bytes,
+//! grow with the bandwidth-delay product up to 16 MiB and never shrink; the ones of [`Server`](crate::Server) start full and
+//! shrink while receivers have stopped.
 //!
 //! [`graceful_shutdown`]: hyper::server::conn::http2::Connection::graceful_shutdown
 //!
@@ -189,12 +191,12 @@ pub fn server_builder<E>(params: &ServerParams, exec: E) -> Result<server::Build
     let mut builder = server::Builder::new(exec);
     builder
         .timer(TokioTimer::new())
-        // hyper takes `None` of these two limits for no limit.
+        // hyper takes `None` for no limit.
         .max_concurrent_streams(max_concurrent_streams.unwrap_or(ServerParams::DEFAULT_MAX_CONCURRENT_STREAMS))
         .max_local_error_reset_streams(
             max_local_error_reset_streams.unwrap_or(ServerParams::DEFAULT_MAX_LOCAL_ERROR_RESET_STREAMS),
         )
-        // And of this one for h2's 20.
+        // hyper takes `None` for h2's default, which is 20.
         .max_pending_accept_reset_streams(
             max_pending_accept_reset_streams.unwrap_or(ServerParams::DEFAULT_MAX_PENDING_ACCEPT_RESET_STREAMS),
         )

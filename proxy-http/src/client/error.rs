@@ -120,8 +120,9 @@ impl Error {
         self.remote_reset().map(Into::into)
     }
 
-    /// The endpoint has certainly not processed the request (RFC 9113 section 8.7): nothing of it was sent, its stream is
-    /// above the last one of the endpoint's GOAWAY, or it was reset with REFUSED_STREAM.
+    /// The endpoint has not processed the request (RFC 9113 section 8.7): nothing of it was sent, its stream is above the last
+    /// one of the endpoint's GOAWAY, or it was reset with REFUSED_STREAM, which some proxies send for requests that were
+    /// processed.
     #[must_use]
     pub fn is_unprocessed(&self) -> bool {
         !self.sent || self.is_refused()

@@ -235,7 +235,7 @@ fn poll_connection<I: AsyncRead + AsyncWrite + Unpin>(
 /// A request's head as h2 sends it.
 pub(super) fn request(mut head: Parts) -> Request<()> {
     if head.method == Method::CONNECT {
-        ConnectProtocol::send(&mut head.extensions);
+        ConnectProtocol::to_engine(&mut head.extensions);
     }
     // h2 accepts a request without authority only if its version is HTTP/1.1, and sends it in HTTP/2 without `:authority`.
     // linkerd2-proxy does the same.

@@ -86,8 +86,8 @@ const SLACK: u32 = 4;
 const MAX_SLACK: u32 = 1 << 20;
 /// The adaptive window of a stream, unless a path is longer: 1.6 Gbit/s at 80 ms.
 const STREAM_WINDOW: u32 = 16 << 20;
-/// The largest that it becomes on a long path.
-const MAX_STREAM_WINDOW: u32 = 64 << 20;
+/// The largest window of a connection on a long path, of which a stream has two thirds.
+const MAX_CONNECTION_WINDOW: u32 = 64 << 20;
 /// The adaptive window of a connection: toward a client as far as there is enough to reserve.
 const CONNECTION_WINDOW: u32 = 24 << 20;
 /// The shortest time for which windows stay small.
@@ -233,12 +233,12 @@ impl Windows {
         if self.adaptive.is_none() || self.is_small() {
             return;
         }
-        // The engine gives window back once half of it is used up: with as much again a sender never waits.
-        let wanted = product.saturating_mul(3).min(MAX_STREAM_WINDOW);
+        // The engine sends WINDOW_UPDATE once half of a window is used up, so a sender never waits with twice the product. The
+        // connection has half as much again, since one stream is not to use it up.
+        let wanted = product.saturating_mul(3).min(MAX_CONNECTION_WINDOW);
         if wanted > self.connection {
             self.reserve(wanted, engine);
         }
-        // One stream alone is not to use up the connection's.
         let full = wanted.min(self.connection / 3 * 2);
         if let Some(adaptive) = &mut self.adaptive
             && full > adaptive.full

@@ -16,12 +16,12 @@ struct HostPort<'a> {
     port: &'a [u8],
 }
 
-/// The classes of bytes: in a name, in any authority, or in none.
+/// The class of each byte, a bit. A text has the union of its bytes' classes; bytes of names add none.
 static CLASSES: [u8; 256] = {
     let mut classes = [OTHER; 256];
     let mut byte = 0;
     while byte < 128_u8 {
-        // Unreserved characters and sub-delims (RFC 3986 section 2), but the comma, with which the value may be a list.
+        // Unreserved characters and sub-delims (RFC 3986 section 2), but the comma: a field value with one may be read as a list.
         if byte.is_ascii_alphanumeric()
             || matches!(
                 byte,
@@ -65,7 +65,7 @@ pub(crate) fn host(authority: &[u8]) -> Option<&[u8]> {
 }
 
 /// Whether two authorities are the same under `scheme`: case makes no difference, nor does the scheme's default port, or an
-/// empty one (RFC 3986 section 6.2.3). An authority that is malformed is the same as none.
+/// empty one (RFC 3986 section 6.2.3). A malformed authority is not the same as any, itself included.
 pub(crate) fn is_same(one: &[u8], other: &[u8], scheme: Option<&Scheme>) -> bool {
     let default = match scheme.map(Scheme::as_str) {
         Some("http") => 80,
@@ -131,6 +131,7 @@ fn is_literal(ip: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(ip) else { return false };
     if let Some(future) = text.strip_prefix(['v', 'V']) {
         return future.split_once('.').is_some_and(|(version, address)| {
+            // A byte of a name, or a colon.
             let is_address = |byte: u8| CLASSES[usize::from(byte)] <= COLON;
             !version.is_empty()
                 && version.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -158,10 +159,10 @@ pub(crate) fn replace(head: &mut Parts, authority: &Authority) {
     }
     let mut uri = mem::take(&mut head.uri).into_parts();
     uri.authority = Some(authority.clone());
-    // A target with an authority has both.
+    // `http::Uri` takes an authority only with a scheme and a path.
     uri.scheme.get_or_insert(Scheme::HTTP);
     uri.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
-    head.uri = Uri::from_parts(uri).unwrap_or_default();
+    head.uri = Uri::from_parts(uri).expect("scheme, authority and path are set");
     head.headers.remove(header::HOST);
 }
 

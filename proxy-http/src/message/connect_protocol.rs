@@ -7,8 +7,8 @@ use std::fmt;
 /// The `:protocol` of an extended CONNECT (RFC 8441 section 4), as an extension of the request.
 ///
 /// A request that a [`Server`](crate::Server) receives has it if its client sent one, or if it is a WebSocket handshake of
-/// HTTP/1.1. A CONNECT that has it is sent to an endpoint as extended CONNECT, in HTTP/1.1 as a WebSocket handshake. Requests
-/// of other methods are sent without.
+/// HTTP/1.1. A CONNECT that has it is sent to an endpoint as extended CONNECT, in HTTP/1.1 as a WebSocket handshake. In a request
+/// of another method the extension has no effect.
 ///
 /// # Examples
 ///
@@ -41,16 +41,17 @@ impl ConnectProtocol {
     }
 
     /// Puts this type in the place of the engine's, in a request that was received.
-    pub(crate) fn receive(extensions: &mut Extensions) {
+    pub(crate) fn from_engine(extensions: &mut Extensions) {
         if let Some(protocol) = extensions.remove() {
             extensions.insert(Self(protocol));
         }
     }
 
     /// Puts the engine's type in the place of this one, in a request that is sent.
-    pub(crate) fn send(extensions: &mut Extensions) {
+    pub(crate) fn to_engine(extensions: &mut Extensions) {
         match extensions.remove() {
             Some(Self(protocol)) => _ = extensions.insert(protocol),
+            // A service may have added one, which only this type is to send.
             None => _ = extensions.remove::<Protocol>(),
         }
     }

@@ -97,9 +97,9 @@ struct HeadTimeout {
     timer: Pin<Box<Sleep>>,
 }
 
-/// The smallest limit that hyper accepts for its buffer. The buffer also bounds the bytes of one connection that are read
-/// but not parsed, or not written.
-const MAX_BUFFER: usize = 64 << 10;
+/// The least size of hyper's buffer, in bytes, which is larger where heads may be; hyper's own default is some 400 KiB. It bounds
+/// the bytes of one connection that are read but not parsed, or not written.
+const MIN_BUFFER: usize = 64 << 10;
 
 // === impl Http1Server ===
 
@@ -110,7 +110,7 @@ impl Http1Server {
         let Params { header_read_timeout, https, max_headers_count } = *params;
         let mut builder = http1::Builder::new();
         // A response without a date goes on without one, as in HTTP/2.
-        builder.auto_date_header(false).max_header_size(max_head).max_buf_size(MAX_BUFFER.max(max_head));
+        builder.auto_date_header(false).max_header_size(max_head).max_buf_size(MIN_BUFFER.max(max_head));
         if let Some(max) = max_headers(max_headers_count, max_head) {
             builder.max_headers(max);
         }

@@ -337,7 +337,7 @@ where
                 continue;
             }
             if head.method == Method::CONNECT {
-                ConnectProtocol::receive(&mut head.extensions);
+                ConnectProtocol::from_engine(&mut head.extensions);
             }
             let mut sending = SendingStream::new(&self.connection_state, head.uri.path_and_query().cloned());
             if self.connection_state.has_stopped() {

@@ -111,7 +111,7 @@ impl DestinationStats {
         self.failures.load(Relaxed)
     }
 
-    /// Responses that do not.
+    /// Responses that are not failures.
     pub fn successes(&self) -> u64 {
         self.latency.buckets().sum::<u64>().saturating_sub(self.failures())
     }

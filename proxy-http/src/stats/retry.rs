@@ -10,7 +10,8 @@ pub enum Reason {
     Unsent,
     /// The endpoint's GOAWAY has a last stream identifier below the request's: it was not processed (RFC 9113 section 6.8).
     GoAway,
-    /// The endpoint reset the stream with REFUSED_STREAM: the request was not processed (RFC 9113 section 8.7).
+    /// The endpoint reset the stream with REFUSED_STREAM. By RFC 9113 section 8.7 the request was not processed, but some proxies
+    /// send it for requests that were.
     Refused,
     /// The connection was lost before the response came.
     ConnectionLost,

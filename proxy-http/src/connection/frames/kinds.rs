@@ -3,7 +3,7 @@
 use crate::stats::Limit;
 use tokio::time::Instant;
 
-/// The counts since a time, a second ago or more.
+/// Counts since a time. They start anew when a limit is reached a second or more after it.
 #[derive(Debug)]
 pub(super) struct RateWindow {
     pub(super) since: Instant,
@@ -15,7 +15,7 @@ pub(super) struct RateWindow {
     pub(super) written: u64,
 }
 
-/// The kinds of frames that have a rate limit.
+/// The kinds of frames that have a rate limit. The constants below are the indices of each, here and in the counts.
 pub(super) const KINDS: [Limit; 7] = [
     Limit::PriorityFrames,
     Limit::ResetFrames,
@@ -32,9 +32,9 @@ pub(super) const PING_FRAMES: usize = 3;
 pub(super) const WINDOW_UPDATE_FRAMES: usize = 4;
 pub(super) const OTHER_FRAMES: usize = 5;
 pub(super) const EMPTY_DATA_FRAMES: usize = 6;
-/// The bytes of the answer to each, which are no reason for more frames. The answer to SETTINGS is short beside their
-/// weight.
-pub(super) const ANSWERS: [u64; KINDS.len()] = [0, 0, 0, 17, 0, 0, 0];
+/// Bytes of h2's automatic reply to each kind (PING ACK), which do not raise the limit as other bytes sent to the client do. SETTINGS
+/// count for 50 frames, beside which the 9 bytes of their ACK are nothing.
+pub(super) const REPLY_BYTES: [u64; KINDS.len()] = [0, 0, 0, 17, 0, 0, 0];
 
 // === impl RateWindow ===
 

@@ -10,7 +10,7 @@ use crate::connection::{
             ACK, CONTINUATION, DATA, FrameHead, HEADERS, PING, PREFACE, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE,
         },
         kinds::{
-            ANSWERS, EMPTY_DATA_FRAMES, OTHER_FRAMES, PING_FRAMES, PRIORITY_FRAMES, RESET_FRAMES, RateWindow,
+            EMPTY_DATA_FRAMES, OTHER_FRAMES, PING_FRAMES, PRIORITY_FRAMES, REPLY_BYTES, RESET_FRAMES, RateWindow,
             SETTINGS_FRAMES, WINDOW_UPDATE_FRAMES,
         },
         local_settings::FieldBlock,
@@ -135,8 +135,8 @@ impl FrameRates {
             self.window.counts[kind] = weight;
             return Ok(());
         }
-        let answers: u64 = counts.iter().zip(ANSWERS).map(|(count, bytes)| count * bytes).sum();
-        let most = self.max + FRAMES_A_REQUEST * requests + written.saturating_sub(answers) / BYTES_A_FRAME;
+        let replies: u64 = counts.iter().zip(REPLY_BYTES).map(|(count, bytes)| count * bytes).sum();
+        let most = self.max + FRAMES_A_REQUEST * requests + written.saturating_sub(replies) / BYTES_A_FRAME;
         // Some clients send an empty one after each piece of a body.
         let most = if kind == EMPTY_DATA_FRAMES { most + data } else { most };
         if counts[kind] > most { Err(exceeded(kind)) } else { Ok(()) }
