@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::{
-    LogLevel, Process, access_log, demo, descriptors,
+    LogLevel, Process, access_log, build, demo, descriptors,
     handover::{self, Handover, Predecessor},
     listener, log, routes, settings,
     sockets::{self, Sockets},
@@ -27,7 +27,7 @@ use tokio::{
 ///
 /// It is set up by environment variables; `app env` lists them.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version = build::DESCRIPTION)]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,

@@ -20,6 +20,7 @@ mod access_log;
 mod admin;
 mod authorities;
 mod backend;
+mod build;
 pub mod cli;
 mod client_addr;
 mod connector;

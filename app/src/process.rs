@@ -8,7 +8,7 @@ use crate::{
     admin,
     authorities::Authorities,
     backend::{self, Backend, Source},
-    client_addr,
+    build, client_addr,
     connector::OwnListeners,
     destination::Destination,
     dns,
@@ -228,7 +228,7 @@ impl Process {
     pub(crate) async fn run_with<F: Future<Output = &'static str>>(self, shutdown: F, mut handover: Handover) {
         let Self { listeners, workers, admin, admin_state, reloads, reload, access_log, stop, .. } = self;
         let (lame_duck, grace, upgrade_timeout) = (self.lame_duck, self.grace, self.upgrade_timeout);
-        let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+        let (version, pid) = (build::VERSION, std::process::id());
         tracing::info!(version, pid, workers = workers.workers.len(), "starting");
         for Listener { name, listener, endpoints, .. } in &listeners {
             tracing::info!(direction = name, addr = shown(listener), endpoints, "listening");

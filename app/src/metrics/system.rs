@@ -1,7 +1,7 @@
 //! Figures of this process, which have no direction.
 
 use super::NO_EXEMPLAR;
-use crate::{access_log::AccessLog, log::Lost};
+use crate::{access_log::AccessLog, build, log::Lost};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
 use std::{fmt, sync::Arc};
 
@@ -22,10 +22,11 @@ pub(super) struct System;
 
 impl Collector for Build {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-        let labels = [("version", env!("CARGO_PKG_VERSION")), ("profile", profile)];
+        // An empty label is the same as none.
+        let commit = build::COMMIT.unwrap_or_default();
+        let labels = [("version", build::VERSION), ("commit", commit), ("profile", build::PROFILE)];
         encoder
-            .encode_descriptor("proxy_build_info", "The version of the proxy", None, MetricType::Gauge)?
+            .encode_descriptor("proxy_build_info", "The build of the proxy", None, MetricType::Gauge)?
             .encode_family(&labels)?
             .encode_gauge(&1_u64)
     }

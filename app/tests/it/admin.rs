@@ -69,7 +69,7 @@ async fn metrics_count_requests_responses_and_connections() {
         "http_proxy_errors_total{direction=\"outbound\",proxy_error=\"no_endpoint\"} 0",
         "response_latency_ms_bucket{le=\"0.1\",direction=\"outbound\"} ",
         "# TYPE request_total counter",
-        "proxy_build_info{version=\"",
+        concat!("proxy_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\",commit=\""),
         "http_in_flight{direction=\"outbound\"} 0",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");

@@ -30,4 +30,5 @@ mod stalls;
 mod support;
 mod tls;
 mod tunnels;
+mod version;
 mod words;
