@@ -285,3 +285,6 @@ fn chain(error: &dyn Error) -> String {
     }
     line
 }
+
+#[cfg(test)]
+mod generated;
