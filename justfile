@@ -60,6 +60,10 @@ endpoints *args: _release
 deploy: _release
     scripts/deploy
 
+# The Debian package of the release binary.
+package: _release
+    scripts/package
+
 # The image of the binary that `just pgo` makes.
 image:
     scripts/image
