@@ -3,12 +3,7 @@
 use crate::{
     Endpoints, IncomingBody, Replay,
     balance::{breaker::Outcome, shared::Attempt},
-    body::{
-        self,
-        outcome::{Backpressure, SendOutcome},
-        response::ResponseBody as Body,
-        source::Source,
-    },
+    body::{outcome::SendOutcome, response::ResponseBody as Body},
     client::{error::Error as ClientError, send_request::OutgoingRequest},
     connection::now::now,
     http1::tunnel,
@@ -25,13 +20,11 @@ use crate::{
     },
     stats::{DestinationStats, ProxyError, Record, Side, StreamLimit},
 };
-use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderMap, Response, StatusCode, header::CONTENT_LENGTH, request, response};
-use http_body::{Frame, SizeHint};
+use http::{Response, StatusCode, header::CONTENT_LENGTH, request, response};
 use std::{
     future::{Future, poll_fn},
-    pin::{Pin, pin},
+    pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
 };
@@ -204,7 +197,7 @@ impl Exchange {
     }
 
     /// Whether the request's deadline or the attempt's has passed; if not, wakes `cx` when one does.
-    fn is_expired(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(super) fn is_expired(&mut self, cx: &mut Context<'_>) -> bool {
         is_expired(&mut self.deadline, cx) || self.attempt_deadline.is_expired(cx)
     }
 
@@ -296,12 +289,12 @@ impl Exchange {
         self.request.as_ref().is_some_and(|request| request.is_connect() && !request.is_extended_connect())
     }
 
-    fn is_unavailable(&self) -> bool {
+    pub(super) fn is_unavailable(&self) -> bool {
         self.grpc_status == Some(grpc::Code::Unavailable as u8)
     }
 
     /// Sets the attempt's outcome, if there is an attempt.
-    fn set_outcome(&mut self, outcome: Outcome) {
+    pub(super) fn set_outcome(&mut self, outcome: Outcome) {
         if let Some(attempt) = &mut self.attempt {
             attempt.set_outcome(outcome);
         }
@@ -357,87 +350,6 @@ impl Exchange {
         self.status = Some(rsp.status());
         self.grpc_status = grpc::status(rsp.headers());
         rsp.map(|()| Body::new(self))
-    }
-}
-
-impl Source for Exchange {
-    fn buffer(&mut self, cx: &mut Context<'_>) -> Backpressure {
-        let pressure = self.body.as_mut().map_or(Backpressure::End, |body| body.buffer(cx));
-        if !self.is_expired(cx) {
-            return pressure;
-        }
-        self.record_cut(&Answer::deadline(), false);
-        Backpressure::Expired
-    }
-
-    /// gRPC has a status in trailers, which follow a whole message.
-    fn cut(&mut self, cause: &Answer) -> Option<HeaderMap> {
-        let has_trailers = self.framing.is_between_messages();
-        self.record_cut(cause, has_trailers);
-        has_trailers.then(|| {
-            self.grpc_status = Some(cause.code() as u8);
-            cause.to_trailers()
-        })
-    }
-}
-
-impl http_body::Body for Exchange {
-    type Data = Bytes;
-    type Error = body::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
-        let exchange = &mut *self;
-        // The only value that is returned, so that no frame is moved.
-        let mut polled = match &mut exchange.body {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
-        };
-        match &polled {
-            Poll::Pending if exchange.is_expired(cx) => {
-                let cut = exchange.cut(&Answer::deadline()).map(Frame::trailers);
-                polled = Poll::Ready(Some(cut.ok_or_else(body::Error::timed_out)));
-            }
-            Poll::Ready(Some(Ok(frame))) if exchange.grpc => {
-                if let Some(data) = frame.data_ref() {
-                    exchange.framing.advance(data);
-                } else if let Some(trailers) = frame.trailers_ref() {
-                    let status = trailers.get(&grpc::STATUS);
-                    // h2 drops fields beyond the header list size without an error, and a gRPC call without status has no
-                    // result.
-                    if status.is_none() && exchange.grpc_status.is_none() {
-                        polled = Poll::Ready(Some(Err(body::Error::cut_off())));
-                    } else {
-                        exchange.grpc_status = status.and_then(grpc::parse_status);
-                        if exchange.is_unavailable() {
-                            exchange.set_outcome(Outcome::Failure);
-                        }
-                    }
-                }
-            }
-            Poll::Ready(Some(Err(error))) if error.is_malformed() => {
-                exchange.shared.stats.transport(Side::Endpoint).count_malformed();
-                exchange.set_outcome(Outcome::Failure);
-            }
-            Poll::Ready(Some(Err(error))) if !error.is_timeout() && !error.is_given_up() => {
-                exchange.shared.stats.transport(Side::Endpoint).count_reset(error.reset().map(Reason::from));
-                if error.is_connection_lost() {
-                    exchange.set_outcome(Outcome::Failure);
-                }
-            }
-            _ => {}
-        }
-        if exchange.record.is_on() {
-            exchange.record_frame(&polled);
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(SizeHint::default, http_body::Body::size_hint)
     }
 }
 

@@ -58,6 +58,7 @@ mod policy;
 mod pool;
 mod rate_limit;
 mod record;
+mod response;
 pub mod retry;
 mod service;
 mod shared;

@@ -1,0 +1,98 @@
+//! The response of an exchange as the body that its client gets.
+
+use crate::{
+    balance::breaker::Outcome,
+    body::{self, outcome::Backpressure, source::Source},
+    message::{answer::Answer, grpc},
+    proxy::exchange::Exchange,
+    stats::Side,
+};
+use bytes::Bytes;
+use h2::Reason;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+impl Source for Exchange {
+    fn buffer(&mut self, cx: &mut Context<'_>) -> Backpressure {
+        let pressure = self.body.as_mut().map_or(Backpressure::End, |body| body.buffer(cx));
+        if !self.is_expired(cx) {
+            return pressure;
+        }
+        self.record_cut(&Answer::deadline(), false);
+        Backpressure::Expired
+    }
+
+    /// gRPC has a status in trailers, which follow a whole message.
+    fn cut(&mut self, cause: &Answer) -> Option<HeaderMap> {
+        let has_trailers = self.framing.is_between_messages();
+        self.record_cut(cause, has_trailers);
+        has_trailers.then(|| {
+            self.grpc_status = Some(cause.code() as u8);
+            cause.to_trailers()
+        })
+    }
+}
+
+impl http_body::Body for Exchange {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let exchange = &mut *self;
+        // The only value that is returned, so that no frame is moved.
+        let mut polled = match &mut exchange.body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        };
+        match &polled {
+            Poll::Pending if exchange.is_expired(cx) => {
+                let cut = exchange.cut(&Answer::deadline()).map(Frame::trailers);
+                polled = Poll::Ready(Some(cut.ok_or_else(body::Error::timed_out)));
+            }
+            Poll::Ready(Some(Ok(frame))) if exchange.grpc => {
+                if let Some(data) = frame.data_ref() {
+                    exchange.framing.advance(data);
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    let status = trailers.get(&grpc::STATUS);
+                    // h2 drops fields beyond the header list size without an error, and a gRPC call without status has no
+                    // result.
+                    if status.is_none() && exchange.grpc_status.is_none() {
+                        polled = Poll::Ready(Some(Err(body::Error::cut_off())));
+                    } else {
+                        exchange.grpc_status = status.and_then(grpc::parse_status);
+                        if exchange.is_unavailable() {
+                            exchange.set_outcome(Outcome::Failure);
+                        }
+                    }
+                }
+            }
+            Poll::Ready(Some(Err(error))) if error.is_malformed() => {
+                exchange.shared.stats.transport(Side::Endpoint).count_malformed();
+                exchange.set_outcome(Outcome::Failure);
+            }
+            Poll::Ready(Some(Err(error))) if !error.is_timeout() && !error.is_given_up() => {
+                exchange.shared.stats.transport(Side::Endpoint).count_reset(error.reset().map(Reason::from));
+                if error.is_connection_lost() {
+                    exchange.set_outcome(Outcome::Failure);
+                }
+            }
+            _ => {}
+        }
+        if exchange.record.is_on() {
+            exchange.record_frame(&polled);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, http_body::Body::size_hint)
+    }
+}
