@@ -5,7 +5,7 @@ use crate::{
     body::{self, outcome::Backpressure, source::Source},
     message::{answer::Answer, grpc},
     proxy::exchange::Exchange,
-    stats::Side,
+    stats::{ProxyError, Side},
 };
 use bytes::Bytes;
 use h2::Reason;
@@ -15,6 +15,24 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
 };
+
+impl Exchange {
+    /// The trailers that end a gRPC response which its endpoint has left between two messages, so that the client learns that
+    /// the call may be repeated. `None`: it is reset, because a part of a message would look whole, or because the endpoint's
+    /// code has a meaning for the client.
+    fn end_without_endpoint(&mut self, error: &body::Error) -> Option<HeaderMap> {
+        let reason = match error.reset().map(Reason::from) {
+            None => "connection to endpoint was lost",
+            Some(Reason::CANCEL | Reason::NO_ERROR) => "endpoint cancelled the response",
+            Some(_) => return None,
+        };
+        self.framing.is_between_messages().then(|| {
+            let answer = Answer::bad_gateway(ProxyError::ConnectionLost, reason);
+            self.grpc_status = Some(answer.code() as u8);
+            answer.to_trailers()
+        })
+    }
+}
 
 impl Source for Exchange {
     fn buffer(&mut self, cx: &mut Context<'_>) -> Backpressure {
@@ -79,6 +97,11 @@ impl http_body::Body for Exchange {
                 if error.is_connection_lost() {
                     exchange.set_outcome(Outcome::Failure);
                 }
+                exchange.record_frame(&polled);
+                if let Some(trailers) = exchange.end_without_endpoint(error) {
+                    polled = Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                return polled;
             }
             _ => {}
         }

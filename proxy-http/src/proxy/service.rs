@@ -43,10 +43,10 @@ use tower_service::Service;
 ///
 /// | event | answer |
 /// | --- | --- |
-/// | endpoint resets the stream | RST_STREAM with its code; NO_ERROR, PROTOCOL_ERROR and HTTP_1_1_REQUIRED become INTERNAL_ERROR, and after the head so does CANCEL, but for tunnels |
+/// | endpoint resets the stream | RST_STREAM with its code; NO_ERROR, PROTOCOL_ERROR and HTTP_1_1_REQUIRED become INTERNAL_ERROR, and after the head so does CANCEL, but for tunnels; of gRPC, CANCEL and NO_ERROR between two messages are trailers with status 14 |
 /// | endpoint refuses the request, or its stream is above the last one of GOAWAY, and it cannot be retried | 503, 14 |
 /// | connection lost before the head | 502, gRPC status 14 |
-/// | connection lost after the head | RST_STREAM(INTERNAL_ERROR) |
+/// | connection lost after the head | RST_STREAM(INTERNAL_ERROR), or trailers with status 14 between two messages of gRPC |
 /// | no endpoint ready in the fail-fast time | 503, 14; 502 or 504, 14 if none could be connected to |
 /// | the destination is known to have no endpoints | 503, 14, at once |
 /// | too many requests waiting or in flight | 503, 14 |

@@ -18,6 +18,7 @@ mod forwarded;
 mod forwarding;
 mod frames;
 mod framing;
+mod grpc_ends;
 mod half_closed;
 mod heads;
 mod http1;

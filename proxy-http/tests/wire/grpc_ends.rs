@@ -1,0 +1,102 @@
+//! gRPC responses that their endpoint leaves without a status. A client takes a reset for INTERNAL, which no policy retries, and
+//! an endpoint that is gone is UNAVAILABLE.
+
+use crate::support::{Rig, collect, grpc, reset};
+use bytes::Bytes;
+use h2::Reason;
+use http::{HeaderMap, Response};
+use proxy_http::stats::Peer as Side;
+use std::time::Duration;
+use tokio::time::timeout;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How an endpoint leaves a response.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Leave {
+    /// The connection is closed.
+    Close,
+    /// The connection is closed after GOAWAY with this code.
+    GoAway(Reason),
+    Reset(Reason),
+}
+
+type Ended = Result<(Vec<u8>, Option<HeaderMap>), h2::Error>;
+
+/// How a gRPC response ends for its client whose endpoint leaves it after `data`.
+async fn left(leave: Leave, data: &[&'static [u8]]) -> (Ended, Rig) {
+    let mut rig = Rig::defaults();
+    let mut client = rig.client().await;
+    let mut connection = h2::server::handshake(rig.endpoint_ios.recv().await.unwrap()).await.unwrap();
+    let (response, _) = client.send_request(grpc(), true).unwrap();
+    let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+    let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+    let mut body = respond.send_response(head, false).unwrap();
+    for data in data {
+        body.send_data(Bytes::from_static(data), false).unwrap();
+    }
+    // All of that is written before the endpoint leaves.
+    assert!(timeout(Duration::from_millis(10), connection.accept()).await.is_err(), "no request follows");
+    match leave {
+        Leave::Close => drop(connection),
+        Leave::GoAway(code) => {
+            connection.abrupt_shutdown(code);
+            while connection.accept().await.is_some() {}
+        }
+        Leave::Reset(code) => {
+            body.send_reset(code);
+            assert!(timeout(Duration::from_millis(10), connection.accept()).await.is_err(), "no request follows");
+        }
+    }
+    let ended = async { collect(response.await?.body_mut()).await };
+    (timeout(DAY, ended).await.expect("it ends"), rig)
+}
+
+/// Data of which each message is whole.
+const WHOLE: [&[&[u8]]; 3] = [&[], &[b"\0\0\0\0\x02ab"], &[b"\0\0\0", b"\0\x02a", b"b\x01\0\0\0\0"]];
+
+/// Data that ends within a message, or is none of gRPC's.
+const CUT: [&[&[u8]]; 4] = [&[b"\0"], &[b"\0\0\0\0\x02a"], &[b"\0\0\0\0\x02ab", b"\0\0\0\0"], &[b"<html>oops"]];
+
+const LEFT: [Leave; 5] = [
+    Leave::Close,
+    Leave::GoAway(Reason::INTERNAL_ERROR),
+    Leave::GoAway(Reason::ENHANCE_YOUR_CALM),
+    Leave::Reset(Reason::CANCEL),
+    Leave::Reset(Reason::NO_ERROR),
+];
+
+#[tokio::test(start_paused = true)]
+async fn between_messages_the_endpoint_is_unavailable() {
+    for leave in LEFT {
+        for data in WHOLE {
+            let (ended, rig) = left(leave, data).await;
+            let (bytes, trailers) = ended.unwrap_or_else(|error| panic!("{leave:?} {data:?}: {error}"));
+            assert_eq!(bytes, data.concat());
+            let trailers = trailers.unwrap_or_else(|| panic!("{leave:?}: no trailers"));
+            assert_eq!(trailers["grpc-status"], "14", "{leave:?}");
+            assert!(trailers.contains_key("grpc-message"));
+            let resets: u64 = rig.stats.transport(Side::Endpoint).resets().map(|(_, count)| count).sum();
+            assert_eq!(resets, 1, "{leave:?}");
+            let statuses: Vec<_> = rig.stats.responses().map(|responses| responses.grpc_status).collect();
+            assert_eq!(statuses, [Some(14)], "{leave:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn within_a_message_the_response_is_reset() {
+    for leave in LEFT {
+        for data in CUT {
+            assert_eq!(reset(left(leave, data).await.0), Reason::INTERNAL_ERROR, "{leave:?} {data:?}");
+        }
+    }
+}
+
+/// gRPC maps them to statuses.
+#[tokio::test(start_paused = true)]
+async fn codes_with_a_meaning_are_passed_on() {
+    for code in [Reason::INTERNAL_ERROR, Reason::REFUSED_STREAM, Reason::ENHANCE_YOUR_CALM] {
+        assert_eq!(reset(left(Leave::Reset(code), &[b"\0\0\0\0\x02ab"]).await.0), code);
+    }
+}
