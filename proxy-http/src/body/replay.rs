@@ -3,7 +3,7 @@
 use crate::{
     IncomingBody,
     body::{error::Error, outcome::Backpressure, source::Source},
-    message::client_cert,
+    message::proxy_fields,
     stats::Record,
 };
 use bytes::Bytes;
@@ -164,7 +164,7 @@ impl Body for Replay {
         // Trailers of which none is left would be an empty field section, which some endpoints take for an error.
         if let Some(Ok(of_client)) = &mut frame
             && let Some(trailers) = of_client.trailers_mut()
-            && client_cert::strip(trailers)
+            && proxy_fields::strip_trailers(trailers)
             && trailers.is_empty()
         {
             frame = None;

@@ -1,8 +1,7 @@
 //! The fields in which a proxy tells endpoints the address of a request's client.
 
-use crate::message::client_cert::is_read_as;
+use crate::message::client_cert::{self, is_read_as};
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
-use smallvec::SmallVec;
 use std::net::IpAddr;
 
 /// A field in which endpoints are told the address of a request's client.
@@ -21,7 +20,7 @@ pub(crate) struct ForwardedElement {
     value: HeaderValue,
 }
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 // === impl ForwardedElement ===
 
@@ -40,9 +39,7 @@ impl ForwardedElement {
     /// Adds it behind the field's entries. A list in several fields becomes one in one field: some servers read the first field
     /// alone, which a client may have set. Of names that servers may read as this one none stays.
     pub(crate) fn add(&self, headers: &mut HeaderMap) {
-        let is_alias = |name: &&HeaderName| **name != self.name && is_read_as(name.as_str(), self.name.as_str());
-        let aliases: SmallVec<[HeaderName; 1]> = headers.keys().filter(is_alias).cloned().collect();
-        aliases.iter().for_each(|name| _ = headers.remove(name));
+        client_cert::remove(headers, |name| self.name != *name && is_read_as(name, self.name.as_str()));
         let mut list = Vec::new();
         // Behind an open quote the address would be the client's text.
         let is_closed =

@@ -10,6 +10,7 @@ pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod hops;
 pub(crate) mod interim;
+pub(crate) mod proxy_fields;
 pub(crate) mod reason;
 pub(crate) mod stream_error;
 pub(crate) mod validate;

@@ -6,8 +6,8 @@
 
 use crate::message::{
     authority::{is_authority, is_same},
-    client_cert,
     head::FIELD_OVERHEAD,
+    proxy_fields,
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
@@ -74,7 +74,7 @@ pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
         keep_one_length(req.headers_mut())?;
     }
     if announces_trailers {
-        client_cert::strip_announced(req.headers_mut());
+        proxy_fields::strip_announced(req.headers_mut());
     }
     Ok(())
 }
