@@ -88,7 +88,8 @@ impl Exchange {
         policy: Policy,
         counters: Option<Arc<DestinationStats>>,
     ) -> Box<Self> {
-        shared.stats.count_request();
+        let started = now();
+        shared.budget.request(shared.stats.count_request(), started);
         if let Some(counters) = &counters {
             counters.count_request();
         }
@@ -100,7 +101,7 @@ impl Exchange {
             shared: Arc::clone(shared),
             counters,
             record: head.extensions.remove().unwrap_or_default(),
-            started: now(),
+            started,
             deadline: shared.limits.deadline(grpc, &head.headers, policy.request_timeout),
             attempt_deadline: AttemptDeadline::new(policy.backend_request_timeout),
             grpc,

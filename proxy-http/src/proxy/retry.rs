@@ -4,7 +4,10 @@ pub use crate::stats::RetryReason as Reason;
 
 use crate::{client, message::grpc, proxy::policy::Policy};
 use http::{Method, Response, StatusCode};
-use std::{mem, sync::Mutex, time::Duration};
+use std::{
+    mem,
+    sync::{Mutex, MutexGuard},
+};
 use tokio::time::Instant;
 
 /// Which requests are retried, on another endpoint if there is one.
@@ -63,12 +66,22 @@ pub(crate) struct RetryState {
 #[derive(Debug)]
 pub(crate) struct Budget(Mutex<BudgetWindow>);
 
+/// The requests and retries of the last [`BUCKETS`] seconds, the current one included.
 #[derive(Debug)]
 struct BudgetWindow {
     started: Instant,
-    /// Requests that had come when the window started.
-    requests: u64,
-    retries: f64,
+    /// Whole seconds from `started` to the current bucket.
+    second: u64,
+    /// The bucket of a second is at its remainder.
+    buckets: [Bucket; BUCKETS],
+}
+
+/// A second of the budget's window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    /// Requests that had come when it started.
+    requests_before: u64,
+    retries: u64,
 }
 
 /// Retries of one request at most after it may have been processed, or was refused.
@@ -76,8 +89,10 @@ const MAX_RETRIES: u32 = 5;
 /// Retries of one request at most that was not processed on connections which had answered others: an endpoint that ends
 /// each connection after a few requests leaves most of many concurrent requests unprocessed, again and again.
 const MAX_UNPROCESSED: u32 = 1_000;
-/// The window of the budget's counts, after which they start at zero.
-const WINDOW: Duration = Duration::from_secs(10);
+/// Seconds of the budget's window, which slides: a window whose counts start at zero would have no budget in its first moments.
+const BUCKETS: usize = 10;
+/// The budget learns of one in so many requests, so that the others cost nothing.
+const REQUESTS_PER_SAMPLE: u64 = 64;
 
 // === impl Params ===
 
@@ -188,28 +203,58 @@ impl RetryState {
 
 impl Budget {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(BudgetWindow { started: Instant::now(), requests: 0, retries: 0.0 }))
+        Self(Mutex::new(BudgetWindow { started: Instant::now(), second: 0, buckets: [Bucket::default(); BUCKETS] }))
+    }
+
+    /// To be called for each request. `requests`: all that have come before.
+    #[inline]
+    pub(crate) fn request(&self, requests: u64, now: Instant) {
+        if requests.is_multiple_of(REQUESTS_PER_SAMPLE) {
+            self.lock().advance(requests, now);
+        }
     }
 
     /// Takes one retry from the budget; false if none is left. `requests`: all that have come so far.
     pub(crate) fn take(&self, params: &Params, requests: u64, now: Instant) -> bool {
-        let mut window = self.0.lock().expect("nothing panics with the lock held");
-        if now >= window.started + WINDOW {
-            *window = BudgetWindow { started: now, requests, retries: 0.0 };
-        }
-        let budget = f64::from(params.budget_min_per_second) * WINDOW.as_secs_f64()
-            + params.budget_ratio * requests.saturating_sub(window.requests) as f64;
-        let left = window.retries < budget;
-        if left {
-            window.retries += 1.0;
-        }
-        left
+        let mut window = self.lock();
+        let current = window.advance(requests, now);
+        let requests = requests.saturating_sub(window.buckets[(current + 1) % BUCKETS].requests_before);
+        let retries: u64 = window.buckets.iter().map(|bucket| bucket.retries).sum();
+        let budget = f64::from(params.budget_min_per_second) * BUCKETS as f64 + params.budget_ratio * requests as f64;
+        let is_left = (retries as f64) < budget;
+        window.buckets[current].retries += u64::from(is_left);
+        is_left
     }
+
+    fn lock(&self) -> MutexGuard<'_, BudgetWindow> {
+        self.0.lock().expect("nothing panics with the lock held")
+    }
+}
+
+// === impl BudgetWindow ===
+
+impl BudgetWindow {
+    /// Starts the buckets of the seconds that have passed, and returns the place of the current one.
+    fn advance(&mut self, requests: u64, now: Instant) -> usize {
+        let second = now.saturating_duration_since(self.started).as_secs();
+        for second in (self.second + 1..=second).rev().take(BUCKETS) {
+            self.buckets[place(second)] = Bucket { requests_before: requests, retries: 0 };
+        }
+        self.second = self.second.max(second);
+        place(self.second)
+    }
+}
+
+fn place(second: u64) -> usize {
+    (second % BUCKETS as u64) as usize
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     const PARAMS: Params = Params {
         buffer: 0,
@@ -220,15 +265,53 @@ mod tests {
         unavailable: false,
     };
 
+    /// The retries that the budget allows at once, of `requests` so far.
+    fn take_all(budget: &Budget, requests: u64, now: Instant) -> usize {
+        (0..10_000).filter(|_| budget.take(&PARAMS, requests, now)).count()
+    }
+
     #[test]
     fn budget_is_a_part_of_the_requests_and_some_a_second() {
-        let budget = Budget::new();
-        let start = Instant::now();
-        let take = |requests, now| (0..1_000).filter(|_| budget.take(&PARAMS, requests, now)).count();
-        assert_eq!(take(0, start), 20, "ten seconds' worth");
-        assert_eq!(take(100, start), 50, "half of the requests");
-        assert_eq!(take(100, start + WINDOW / 2), 0);
-        assert_eq!(take(300, start + WINDOW), 20, "the window starts again");
-        assert_eq!(take(310, start + WINDOW), 5);
+        let (budget, start) = (Budget::new(), Instant::now());
+        assert_eq!(take_all(&budget, 0, start), 20, "ten seconds' worth");
+        assert_eq!(take_all(&budget, 100, start), 50, "half of the requests");
+        assert_eq!(take_all(&budget, 100, start + 5 * SECOND), 0);
+        assert_eq!(take_all(&budget, 300, start + 16 * SECOND), 20, "what is older than the window does not count");
+        assert_eq!(take_all(&budget, 310, start + 17 * SECOND), 5);
+    }
+
+    /// The requests of the last seconds count, also where none was retried, whenever the first is.
+    #[test]
+    fn budget_has_no_moment_without_requests() {
+        for offset in 0..25 {
+            let (budget, start) = (Budget::new(), Instant::now());
+            let end = 60_000 + 400 * offset;
+            // One request a millisecond.
+            for request in 0..end {
+                budget.request(request, start + Duration::from_millis(request));
+            }
+            let allowed = take_all(&budget, end, start + Duration::from_millis(end));
+            assert!((20 + 4_468..=20 + 5_000).contains(&allowed), "{offset}: {allowed}");
+            // None is left for a second, and then as many as requests come.
+            let allowed = take_all(&budget, end, start + Duration::from_millis(end));
+            assert_eq!(allowed, 0, "{offset}");
+        }
+    }
+
+    #[test]
+    fn retries_are_bounded_over_any_ten_seconds() {
+        let (budget, start) = (Budget::new(), Instant::now());
+        let mut retries = Vec::new();
+        for request in 0..60_000 {
+            let now = start + Duration::from_millis(request);
+            budget.request(request, now);
+            retries.extend(budget.take(&PARAMS, request + 1, now).then_some(request));
+        }
+        for from in (0..50_000).step_by(100) {
+            let count = retries.iter().filter(|at| (from..from + 10_000).contains(*at)).count();
+            assert!(count <= 20 + 5_000 + 600, "{from}: {count}");
+        }
+        // The steady state.
+        assert!(retries.iter().filter(|at| **at >= 50_000).count() >= 4_400);
     }
 }

@@ -187,8 +187,9 @@ impl Stats {
         }
     }
 
-    pub(crate) fn count_request(&self) {
-        self.requests.fetch_add(1, Relaxed);
+    /// Counts a request; returns the number of requests before it.
+    pub(crate) fn count_request(&self) -> u64 {
+        self.requests.fetch_add(1, Relaxed)
     }
 
     pub(crate) fn count_response(&self, status: StatusCode, grpc_status: Option<u8>, latency: Duration) {
