@@ -33,6 +33,12 @@ impl Answer {
         Self::new(StatusCode::BAD_GATEWAY, grpc::Code::Unavailable, error, reason)
     }
 
+    /// A gRPC response ended without a status. gRPC has this for an HTTP status of 200 without one.
+    pub(crate) fn no_grpc_status() -> Self {
+        let reason = "endpoint ended the response without a gRPC status";
+        Self::new(StatusCode::BAD_GATEWAY, grpc::Code::Unknown, ProxyError::BadResponse, reason)
+    }
+
     /// The request is malformed. gRPC has this for 400.
     pub(crate) fn bad_request(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, grpc::Code::Internal, ProxyError::BadRequest, reason)

@@ -15,6 +15,7 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub(crate) enum Code {
+    Unknown = 2,
     DeadlineExceeded = 4,
     PermissionDenied = 7,
     ResourceExhausted = 8,

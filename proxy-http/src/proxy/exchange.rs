@@ -60,6 +60,8 @@ pub(super) struct Exchange {
     pub(super) grpc_status: Option<u8>,
     /// Of the response's data. Only gRPC's has messages.
     pub(super) framing: MessageFraming,
+    /// Whether the response is one of gRPC, which must end with a status.
+    pub(super) needs_status: bool,
     /// The response's body. `None`: there is no response yet, or it is the proxy's own.
     pub(super) body: Option<IncomingBody>,
 }
@@ -112,6 +114,7 @@ impl Exchange {
             status: None,
             grpc_status: None,
             framing: MessageFraming::BROKEN,
+            needs_status: false,
             body: None,
         };
         let mut exchange = Box::write(boxed, exchange);
@@ -259,6 +262,8 @@ impl Exchange {
             true => Outcome::Failure,
             false => Outcome::Success,
         };
+        // gRPC's method is POST.
+        let may_be_grpc = !self.retry_state.idempotent && self.request.as_ref().is_some_and(|it| !it.is_connect());
         if let Some(mut request) = self.request.take_if(|request| !request.is_done()) {
             // A tunnel lasts as long as both sides want, and has no length.
             if request.is_connect() && tunnel::is_accepted_by(head.status) {
@@ -280,6 +285,7 @@ impl Exchange {
             // HTTP/1.1 may not have trailers.
             if head.status == StatusCode::OK && !self.http1 {
                 self.framing = MessageFraming::default();
+                self.needs_status = may_be_grpc && grpc::is_grpc(&head.headers);
             }
         }
         self.set_outcome(if self.is_unavailable() { Outcome::Failure } else { outcome });

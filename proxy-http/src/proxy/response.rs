@@ -17,6 +17,11 @@ use std::{
 };
 
 impl Exchange {
+    /// Whether the response needs a gRPC status in trailers, which have not come.
+    fn lacks_status(&self) -> bool {
+        self.needs_status && self.grpc_status.is_none()
+    }
+
     /// The trailers that end a gRPC response which its endpoint has left between two messages, so that the client learns that
     /// the call may be repeated. `None`: it is reset, because a part of a message would look whole, or because the endpoint's
     /// code has a meaning for the client.
@@ -67,6 +72,12 @@ impl http_body::Body for Exchange {
             None => Poll::Ready(None),
         };
         match &polled {
+            // Some clients wait for the status for ever.
+            Poll::Ready(None) if exchange.lacks_status() => {
+                let cut = exchange.cut(&Answer::no_grpc_status()).map(Frame::trailers);
+                exchange.needs_status = false;
+                polled = Poll::Ready(Some(cut.ok_or_else(body::Error::cut_off)));
+            }
             Poll::Pending if exchange.is_expired(cx) => {
                 let cut = exchange.cut(&Answer::deadline()).map(Frame::trailers);
                 polled = Poll::Ready(Some(cut.ok_or_else(body::Error::timed_out)));
@@ -78,6 +89,7 @@ impl http_body::Body for Exchange {
                     let status = trailers.get(&grpc::STATUS);
                     // h2 drops fields beyond the header list size without an error, and a gRPC call without status has no
                     // result.
+                    exchange.needs_status = false;
                     if status.is_none() && exchange.grpc_status.is_none() {
                         polled = Poll::Ready(Some(Err(body::Error::cut_off())));
                     } else {
@@ -112,7 +124,7 @@ impl http_body::Body for Exchange {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
+        !self.lacks_status() && self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -56,6 +56,7 @@ use tower_service::Service;
 /// | response is malformed, before its head is passed on | 502, 14 |
 /// | response is malformed, after that | RST_STREAM(INTERNAL_ERROR) |
 /// | trailers of a gRPC response have no status, as trailers above the header list size | RST_STREAM(INTERNAL_ERROR) |
+/// | a gRPC response ends without a status, neither in trailers nor in its head | trailers with status 2 behind a whole message, else RST_STREAM(INTERNAL_ERROR) |
 /// | too many header fields, or a path and query too long | 431 or 414, gRPC status 8 |
 /// | no route takes the request | 404, gRPC status 12 |
 /// | its route has no back end with a weight above zero | 500, 14 |

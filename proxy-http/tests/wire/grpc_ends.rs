@@ -1,10 +1,10 @@
 //! gRPC responses that their endpoint leaves without a status. A client takes a reset for INTERNAL, which no policy retries, and
 //! an endpoint that is gone is UNAVAILABLE.
 
-use crate::support::{Rig, collect, grpc, reset};
+use crate::support::{Rig, collect, get, grpc, reset};
 use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Request, Response, response};
 use proxy_http::stats::Peer as Side;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -98,5 +98,67 @@ async fn within_a_message_the_response_is_reset() {
 async fn codes_with_a_meaning_are_passed_on() {
     for code in [Reason::INTERNAL_ERROR, Reason::REFUSED_STREAM, Reason::ENHANCE_YOUR_CALM] {
         assert_eq!(reset(left(Leave::Reset(code), &[b"\0\0\0\0\x02ab"]).await.0), code);
+    }
+}
+
+/// How a response with this head and data, which ends by END_STREAM on its last DATA or on its head, ends for its client.
+async fn ended(req: Request<()>, head: response::Builder, data: &[&'static [u8]]) -> (Ended, Rig) {
+    let mut rig = Rig::defaults();
+    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+    let (response, _) = client.send_request(req, true).unwrap();
+    let mut asked = endpoint.asked().await;
+    let mut body = asked.respond.send_response(head.body(()).unwrap(), data.is_empty()).unwrap();
+    for (index, part) in data.iter().enumerate() {
+        body.send_data(Bytes::from_static(part), index + 1 == data.len()).unwrap();
+    }
+    let ended = async { collect(response.await?.body_mut()).await };
+    (timeout(DAY, ended).await.expect("it ends"), rig)
+}
+
+fn of_grpc() -> response::Builder {
+    Response::builder().header("content-type", "application/grpc")
+}
+
+/// grpclib waits for the trailers for ever.
+#[tokio::test(start_paused = true)]
+async fn an_end_without_a_status_is_unknown() {
+    // The end may come with the last message or after it.
+    let with_end: [&[&[u8]]; 3] = [&[b""], &[b"\0\0\0\0\x02ab", b""], &[b"\0\0\0\0\x02ab", b"\0\0\0\0\0"]];
+    for data in WHOLE.into_iter().chain(with_end) {
+        let (ended, rig) = ended(grpc(), of_grpc(), data).await;
+        let (bytes, trailers) = ended.unwrap();
+        assert_eq!(bytes, data.concat());
+        let trailers = trailers.unwrap_or_else(|| panic!("{data:?}: no trailers"));
+        assert_eq!(trailers["grpc-status"], "2", "{data:?}");
+        assert!(trailers.contains_key("grpc-message"));
+        let statuses: Vec<_> = rig.stats.responses().map(|responses| responses.grpc_status).collect();
+        assert_eq!(statuses, [Some(2)], "{data:?}");
+    }
+    for data in CUT {
+        let (ended, _) = ended(grpc(), of_grpc(), data).await;
+        assert_eq!(reset(ended), Reason::INTERNAL_ERROR, "{data:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_of_other_responses_pass_as_they_are() {
+    let message: &[&[u8]] = &[b"\0\0\0\0\x02ab"];
+    let head =
+        || Request::head("http://test.example/path").header("content-type", "application/grpc").body(()).unwrap();
+    for (req, head, data) in [
+        // Its status is in the head.
+        (grpc(), of_grpc().header("grpc-status", "5"), &[][..]),
+        (grpc(), of_grpc().header("grpc-status", "5"), message),
+        // gRPC has a status for these.
+        (grpc(), of_grpc().status(503), &[]),
+        (grpc(), Response::builder().header("content-type", "text/html"), &[b"<html>oops"]),
+        // No call of gRPC.
+        (get(), of_grpc(), message),
+        (head(), of_grpc(), &[]),
+    ] {
+        let described = format!("{req:?} {head:?}");
+        let (ended, _) = ended(req, head, data).await;
+        let (bytes, trailers) = ended.unwrap_or_else(|error| panic!("{described}: {error}"));
+        assert_eq!((bytes, trailers), (data.concat(), None), "{described}");
     }
 }
