@@ -28,7 +28,7 @@ impl Directions {
         for direction in &self.0 {
             let mut counts = BTreeMap::<_, u64>::new();
             let all = direction.stats.iter().flat_map(|stats| stats.responses());
-            for responses in all.chain(direction.early_answers()) {
+            for responses in all.chain(direction.early_answers()).chain(direction.late_answers()) {
                 let key = (responses.status, responses.grpc_status, responses.is_failure());
                 *counts.entry(key).or_default() += responses.count;
             }
@@ -51,7 +51,7 @@ impl Directions {
     }
 
     pub(super) fn proxy_errors(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Requests that the proxy answered itself, by reason";
+        let help = "Requests that the proxy answered itself, or ended without a response, by reason";
         let mut family = encoder.encode_descriptor("http_proxy_errors", help, None, MetricType::Counter)?;
         for direction in &self.0 {
             let mut counts = BTreeMap::<_, u64>::new();
@@ -147,5 +147,10 @@ impl Direction {
     /// Answers to requests that were refused before anything else was done with them.
     fn early_answers(&self) -> Vec<Responses> {
         self.stats.iter().flat_map(|stats| stats.transport(Peer::Client).early_answers()).collect()
+    }
+
+    /// Answers to requests that were ended before they had a response.
+    fn late_answers(&self) -> Vec<Responses> {
+        self.stats.iter().flat_map(|stats| stats.transport(Peer::Client).late_answers()).collect()
     }
 }

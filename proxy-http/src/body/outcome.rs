@@ -24,6 +24,8 @@ pub(crate) enum SendOutcome {
     Stalled,
     /// Nothing was received or sent for too long, and the stream is reset.
     Idle,
+    /// Nothing was received or sent for too long before the response, and the proxy has answered. `grpc`: in the form of gRPC.
+    IdleBeforeHead { grpc: bool },
     /// The peer reset the stream.
     Reset(Reason),
     /// The connection is lost.

@@ -112,6 +112,11 @@ impl<B> BodySlot<B> {
         Self(Arc::default())
     }
 
+    /// Whether there is no body: no response has begun, or it has ended.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_none()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<B>> {
         self.0.lock().expect("nothing panics with the lock held")
     }

@@ -180,6 +180,14 @@ impl Answer {
         }
     }
 
+    /// Counts the answer in the place of a service that has the request.
+    pub(crate) fn count_late(&self, grpc: bool, transport: &Transport) {
+        if let Some(error) = self.error {
+            let (status, grpc_status) = self.statuses(grpc);
+            transport.count_late_answer(error, status, grpc_status);
+        }
+    }
+
     /// Adds the answer to the record of its request.
     pub(crate) fn record(&self, record: &Record, grpc: bool) {
         record.edit(|end| {

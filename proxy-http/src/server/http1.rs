@@ -77,6 +77,8 @@ struct Http1Connection<'a, C, B> {
     transport: &'a Transport,
     /// The connection's count of moves at the last poll.
     moves: u64,
+    /// Whether the open request has been ended for a cause that is counted and recorded.
+    is_cut: bool,
 }
 
 /// Why the proxy ends a connection that hyper would go on with.
@@ -164,6 +166,7 @@ impl Http1Server {
             slots,
             transport,
             moves: 0,
+            is_cut: false,
         };
         let finished = match http1_connection.until_drain(&mut lifetime, drain.as_mut()).await {
             Ok(Some(None)) => Ok(true),
@@ -178,7 +181,7 @@ impl Http1Server {
             Err(error) => Err(error),
         };
         if matches!(finished, Ok(false)) {
-            records.last().cut(ProxyError::Closing, None);
+            http1_connection.cut(ProxyError::Closing);
             return Ok(());
         }
         let tunnel = http1_connection.slots.tunnel.take().filter(|_| finished.is_ok());
@@ -268,7 +271,7 @@ where
 {
     /// Serves until hyper has finished (`None`), or the proxy ends the connection.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<EndCause>, Error>> {
-        let Self { connection, timeouts, head_timeout, guard_state, connection_state, slots, transport, .. } = self;
+        let Self { connection, timeouts, guard_state, connection_state, slots, transport, .. } = self;
         if let Poll::Ready(ended) = Pin::new(connection).poll(cx) {
             let is_lost = connection_state.streams() > 0 && ended.as_ref().is_err_and(|error| !error.is_user());
             if is_lost {
@@ -284,13 +287,21 @@ where
         let timed_out = timeouts.poll(connection_state.streams() > 0, blocked, connection_state.moves(), cx);
         if let Poll::Ready(limit) = timed_out {
             transport.count_stream_limit(limit);
-            let cause = if limit == StreamLimit::Idle { ProxyError::Idle } else { ProxyError::ClientStalled };
-            slots.records.last().cut(cause, None);
+            self.cut(if limit == StreamLimit::Idle { ProxyError::Idle } else { ProxyError::ClientStalled });
         }
         if expired || timed_out.is_ready() {
             return Poll::Ready(Ok(Some(EndCause::Timeout)));
         }
-        head_timeout.poll(cx).map(|()| Ok(Some(EndCause::Limit(Limit::HeaderRead))))
+        self.head_timeout.poll(cx).map(|()| Ok(Some(EndCause::Limit(Limit::HeaderRead))))
+    }
+
+    /// Records that the proxy ends the open request, if there is one, and counts it if it has no response.
+    fn cut(&mut self, cause: ProxyError) {
+        let is_open = self.connection_state.streams() > 0;
+        if !mem::replace(&mut self.is_cut, true) && is_open && self.slots.body.is_empty() {
+            self.transport.count_proxy_error(cause);
+        }
+        self.slots.records.last().cut(cause, None);
     }
 
     /// Serves until the drain starts (`None`), or as [`poll_life`](Self::poll_life).

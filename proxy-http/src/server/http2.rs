@@ -25,7 +25,7 @@ use crate::{
     server::{
         builder::{DetectedConnection, MAX_UNREAD_SMALL_DATA, Server, to_usize},
         error::{Error, ErrorKind},
-        stream::{StreamState, StreamTask, refuse},
+        stream::{StreamState, StreamTask, count_outcome, refuse},
         task_slots::TaskSlots,
     },
     stats::{Limit, Observe, ProxyError, Record, Side, StreamLimit, Transport},
@@ -166,7 +166,7 @@ where
             // The client is lost, unless it reads and answers nothing.
             (0..self.streams.len()).for_each(|_| self.transport.count_reset(None));
             self.streams.iter_mut().for_each(|stream| stream.record.reset_by_client(None));
-            self.close().await;
+            self.close(true).await;
         }
         served
     }
@@ -199,7 +199,7 @@ where
                     self.transport.limit(Limit::AgeGrace);
                 }
                 if end != DrainEnd::Silence {
-                    self.close().await;
+                    self.close(false).await;
                 }
                 Ok(())
             }
@@ -208,10 +208,12 @@ where
 
     /// Ends the streams that are open, so that the client sees that their responses are not whole, and closes the connection.
     ///
-    /// GOAWAY and the end of the connection do not show it: node's client takes a part of a response for all of it.
-    async fn close(&mut self) {
+    /// GOAWAY and the end of the connection do not show it: node's client takes a part of a response for all of it. `is_lost`: the
+    /// streams are counted as reset by the client.
+    async fn close(&mut self, is_lost: bool) {
         let Phase::Open(connection) = &mut self.phase else { return };
-        self.streams.iter_mut().for_each(|stream| stream.cut(&Answer::closing()));
+        let transport = (!is_lost).then_some(&*self.transport);
+        self.streams.iter_mut().for_each(|stream| stream.cut(&Answer::closing(), transport));
         // Before the drop, which counts open streams as lost by the client.
         self.streams.clear();
         let written = poll_fn(|cx| {
@@ -385,17 +387,11 @@ where
 
     fn poll_streams(&mut self, cx: &mut Context<'_>) {
         let Self { streams, transport, rapid_resets, opened, exceeded, .. } = self;
-        streams.poll(cx, |(ended, started)| match ended {
-            SendOutcome::Done | SendOutcome::Broken | SendOutcome::Answered => {}
-            SendOutcome::Stalled => transport.count_stream_limit(StreamLimit::WriteStall),
-            SendOutcome::Idle => transport.count_stream_limit(StreamLimit::Idle),
-            SendOutcome::Reset(reason) => {
-                transport.count_reset(Some(reason));
-                if rapid_resets.reset(started, now::now(), *opened) {
-                    *exceeded = Some(Limit::PrematureResets);
-                }
+        streams.poll(cx, |(ended, started)| {
+            count_outcome(ended, transport);
+            if matches!(ended, SendOutcome::Reset(_)) && rapid_resets.reset(started, now::now(), *opened) {
+                *exceeded = Some(Limit::PrematureResets);
             }
-            SendOutcome::Lost => transport.count_reset(None),
         });
     }
 

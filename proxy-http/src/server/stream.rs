@@ -5,7 +5,7 @@ use crate::{
     body::{outcome::SendOutcome, send::Pipe},
     connection::{sending::SendingStream, timeouts::idle::Progress, write_batch::Chunk},
     message::{answer::Answer, interim, reason},
-    stats::{ProxyError, Record, Transport},
+    stats::{ProxyError, Record, StreamLimit, Transport},
 };
 use bytes::Bytes;
 use h2::{Reason, server::SendResponse};
@@ -78,14 +78,21 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Ends the stream for `cause`, so that its client sees that the response is not whole.
-    pub(super) fn cut(self: Pin<&mut Self>, cause: &Answer) {
+    /// Ends the stream for `cause`, so that its client sees that the response is not whole. A stream without a response is
+    /// counted on `transport`, if there is one.
+    pub(super) fn cut(self: Pin<&mut Self>, cause: &Answer, transport: Option<&Transport>) {
         let this = self.project();
         match this.state.project() {
             StreamStateProj::Sending { pipe } => pipe.cut(cause),
             // gRPC's clients take a reset for INTERNAL.
-            _ if *this.is_grpc => return answer_early(this.respond, cause.clone(), true, this.record),
-            _ => this.respond.send_reset(Reason::INTERNAL_ERROR),
+            _ if *this.is_grpc => {
+                transport.inspect(|transport| cause.count_late(true, transport));
+                return answer_early(this.respond, cause.clone(), true, this.record);
+            }
+            _ => {
+                transport.zip(cause.error()).inspect(|(transport, error)| transport.count_proxy_error(*error));
+                this.respond.send_reset(Reason::INTERNAL_ERROR);
+            }
         }
         if let Some(error) = cause.error() {
             this.record.cut(error, Some(Reason::INTERNAL_ERROR.into()));
@@ -96,16 +103,17 @@ where
         let mut this = self.project();
         if let Some(progress) = this.progress {
             if progress.is_timed_out(cx) {
-                match this.state.project() {
+                return Poll::Ready(match this.state.project() {
                     StreamStateProj::Sending { pipe } => {
                         pipe.cut(&Answer::idle());
                         this.record.cut(ProxyError::Idle, Some(Reason::INTERNAL_ERROR.into()));
+                        SendOutcome::Idle
                     }
                     _ => {
                         answer_early(this.respond, Answer::idle(), *this.is_grpc, this.record);
+                        SendOutcome::IdleBeforeHead { grpc: *this.is_grpc }
                     }
-                }
-                return Poll::Ready(SendOutcome::Idle);
+                });
             }
             progress.mark();
         }
@@ -180,10 +188,26 @@ fn answer_early(respond: &mut SendResponse<Chunk>, answer: Answer, grpc: bool, r
     let _ = respond.send_response(answer.into_response(grpc), true);
 }
 
+/// Counts how a stream ended.
+pub(super) fn count_outcome(outcome: SendOutcome, transport: &Transport) {
+    match outcome {
+        SendOutcome::Done | SendOutcome::Broken | SendOutcome::Answered => {}
+        SendOutcome::Stalled => transport.count_stream_limit(StreamLimit::WriteStall),
+        SendOutcome::Idle => transport.count_stream_limit(StreamLimit::Idle),
+        SendOutcome::IdleBeforeHead { grpc } => {
+            transport.count_stream_limit(StreamLimit::Idle);
+            Answer::idle().count_late(grpc, transport);
+        }
+        SendOutcome::Reset(code) => transport.count_reset(Some(code)),
+        SendOutcome::Lost => transport.count_reset(None),
+    }
+}
+
 /// Records how a stream ended, unless that is known already.
 fn record_outcome(record: &Record, outcome: SendOutcome) {
     match outcome {
-        SendOutcome::Done | SendOutcome::Broken | SendOutcome::Answered | SendOutcome::Idle => {}
+        SendOutcome::Done | SendOutcome::Broken | SendOutcome::Answered => {}
+        SendOutcome::Idle | SendOutcome::IdleBeforeHead { .. } => {}
         SendOutcome::Stalled => record.cut(ProxyError::ClientStalled, Some(Reason::INTERNAL_ERROR.into())),
         SendOutcome::Reset(code) => record.reset_by_client(Some(code.into())),
         SendOutcome::Lost => record.reset_by_client(None),

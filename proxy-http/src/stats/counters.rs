@@ -5,19 +5,19 @@
 use crate::stats::{
     blocked::{Blocked, BlockedTimes},
     connections::{Connection, Describe, OpenConnections},
-    destinations::{ByDestination, is_failure},
+    destinations::ByDestination,
     latency::Latency,
     limit::{Limit, StreamLimit},
     proxy_error::ProxyError,
+    responses::{Answers, Responses},
     retry,
     side::Side,
 };
 use h2::Reason;
 use http::StatusCode;
 use std::{
-    collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -58,19 +58,8 @@ pub struct Transport {
     open: OpenConnections,
     durations: Latency,
     proxy_errors: [AtomicU64; ProxyError::ALL.len()],
-    early_answers: Mutex<BTreeMap<(StatusCode, Option<u8>), u64>>,
-}
-
-/// The number of responses with one combination of statuses.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Responses {
-    /// The HTTP status.
-    pub status: StatusCode,
-    /// The gRPC status, from the header section or the trailers. `None`: the response had none.
-    pub grpc_status: Option<u8>,
-    /// The number of responses.
-    pub count: u64,
+    early_answers: Answers,
+    late_answers: Answers,
 }
 
 /// The error code that a stream was reset with, or a connection ended with.
@@ -229,16 +218,6 @@ impl Stats {
     }
 }
 
-// === impl Responses ===
-
-impl Responses {
-    /// Whether they are failures as linkerd2-proxy sees it: by gRPC status where there is one, else by HTTP status.
-    #[must_use]
-    pub fn is_failure(&self) -> bool {
-        is_failure(self.status, self.grpc_status)
-    }
-}
-
 // === impl Transport ===
 
 impl Transport {
@@ -322,7 +301,7 @@ impl Transport {
         &self.durations
     }
 
-    /// Requests that the proxy answered itself, by reason. Only the client's side has them.
+    /// Requests that the proxy answered itself, or ended without a response, by reason. Only the client's side has them.
     pub fn proxy_errors(&self) -> impl Iterator<Item = (ProxyError, u64)> {
         ProxyError::ALL.into_iter().zip(&self.proxy_errors).map(|(error, count)| (error, count.load(Relaxed)))
     }
@@ -330,15 +309,13 @@ impl Transport {
     /// Answers to requests that did not come to the service, because their heads were too large or malformed. Neither these
     /// requests nor their responses are among the ones of [`Stats`].
     pub fn early_answers(&self) -> Vec<Responses> {
-        let answers = self.early_answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers
-            .iter()
-            .map(|((status, grpc_status), count)| Responses {
-                status: *status,
-                grpc_status: *grpc_status,
-                count: *count,
-            })
-            .collect()
+        self.early_answers.responses()
+    }
+
+    /// Answers in the place of a service that had the request and had not responded: at the stream idle timeout, or when the
+    /// connection was closed. The requests are among the ones of [`Stats`], the responses are not.
+    pub fn late_answers(&self) -> Vec<Responses> {
+        self.late_answers.responses()
     }
 
     /// Counts a request that the proxy answers itself.
@@ -349,8 +326,13 @@ impl Transport {
     /// The same for a request that does not come to the service.
     pub(crate) fn count_early_answer(&self, error: ProxyError, status: StatusCode, grpc_status: Option<u8>) {
         self.count_proxy_error(error);
-        let mut answers = self.early_answers.lock().unwrap_or_else(PoisonError::into_inner);
-        *answers.entry((status, grpc_status)).or_default() += 1;
+        self.early_answers.count(status, grpc_status);
+    }
+
+    /// The same for a request that has come to the service.
+    pub(crate) fn count_late_answer(&self, error: ProxyError, status: StatusCode, grpc_status: Option<u8>) {
+        self.count_proxy_error(error);
+        self.late_answers.count(status, grpc_status);
     }
 
     /// Counts a request whose head was refused before anything else was known of it.

@@ -8,18 +8,20 @@ mod latency;
 mod limit;
 mod proxy_error;
 mod record;
+mod responses;
 mod retry;
 mod side;
 
 pub use self::{
     blocked::{Blocked, BlockedReason},
     connections::{BlockedStream, Connection, FlowStatus, LimitingWindow, WindowLimit, WindowSizes},
-    counters::{ResetCode, Responses, Stats, Transport},
+    counters::{ResetCode, Stats, Transport},
     destinations::{ByDestination, DestinationLabels, DestinationStats},
     latency::{LATENCY_BUCKETS, Latency},
     limit::{Limit, StreamLimit},
     proxy_error::ProxyError,
     record::{Observe, ObserveEnd, RequestEnd, Reset, ResetBy},
+    responses::Responses,
     retry::Reason as RetryReason,
     side::Side as Peer,
 };

@@ -3,6 +3,7 @@
 
 use crate::{
     frames::{GET, GOAWAY, HEADERS, PING, Peer, RST_STREAM},
+    raw::Raw,
     support::{Endpoint, PROXY, Rig, client, collect, get, grpc, reset},
 };
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_h2::{ClientParams, KeepAlive, MaxConnectionAge, ServerParams};
 use proxy_http::{
     proxy,
-    stats::{Peer as Side, ResetCode},
+    stats::{Peer as Side, ProxyError, ResetCode},
 };
 use std::{future::poll_fn, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
@@ -140,6 +141,82 @@ async fn of_grpc_have_a_status_before_the_head() {
             assert!(response.body().is_end_stream());
             let code = poll_fn(|cx| asked.respond.poll_reset(cx)).await.unwrap();
             assert_eq!(code, Reason::CANCEL, "the endpoint is told");
+        }
+    }
+}
+
+type Counted = (Vec<(ProxyError, u64)>, Vec<(u16, Option<u8>)>);
+
+/// The requests that were answered by the proxy or ended without a response, by reason, and the statuses of all responses.
+fn counted(rig: &Rig) -> Counted {
+    let transport = rig.stats.transport(Side::Client);
+    let errors = transport.proxy_errors().filter(|(_, count)| *count > 0).collect();
+    let statuses = rig.stats.responses().chain(transport.late_answers());
+    (errors, statuses.map(|responses| (responses.status.as_u16(), responses.grpc_status)).collect())
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_head_are_counted() {
+    for cause in CAUSES {
+        for is_grpc in [false, true] {
+            let mut rig = cause.rig();
+            let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+            let (response, _) = client.send_request(if is_grpc { grpc() } else { get() }, true).unwrap();
+            let _asked = endpoint.asked().await;
+            let answered = timeout(DAY, response).await.expect("it ends");
+            // The connection's task goes on after the client has seen it.
+            sleep(SECOND).await;
+            let (error, is_answered) = match cause {
+                Cause::Deadline => (ProxyError::Deadline, true),
+                Cause::StreamIdle => (ProxyError::Idle, true),
+                // Of HTTP the stream is reset.
+                Cause::AgeGrace | Cause::DrainTimeout => (ProxyError::Closing, is_grpc),
+            };
+            assert_eq!(answered.is_ok(), is_answered, "{cause:?}");
+            let status = if is_grpc { (200, Some(cause.status().parse().unwrap())) } else { (504, None) };
+            let statuses = if is_answered { vec![status] } else { vec![] };
+            assert_eq!(counted(&rig), (vec![(error, 1)], statuses), "{cause:?} {is_grpc}");
+            assert_eq!(rig.stats.requests(), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_their_middle_count_as_responses() {
+    for cause in CAUSES {
+        let mut rig = cause.rig();
+        let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+        let (response, _) = client.send_request(get(), true).unwrap();
+        let mut body = endpoint.asked().await.answer();
+        body.send_data("part".into(), false).unwrap();
+        let ended = timeout(DAY, collect(response.await.unwrap().body_mut())).await.expect("it is cut");
+        assert_eq!(reset(ended), Reason::INTERNAL_ERROR);
+        sleep(SECOND).await;
+        assert_eq!(counted(&rig), (vec![], vec![(200, None)]), "{cause:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_http_1_1_are_counted_too() {
+    for (cause, error) in [
+        (Cause::StreamIdle, ProxyError::Idle),
+        (Cause::AgeGrace, ProxyError::Closing),
+        (Cause::DrainTimeout, ProxyError::Closing),
+    ] {
+        for has_begun in [false, true] {
+            let mut rig = cause.rig();
+            let (mut client, mut endpoint) = (Raw::new(rig.client_io.take().unwrap()), rig.endpoint().await);
+            client.send("GET /path HTTP/1.1|host: a||").await;
+            let mut asked = endpoint.asked().await;
+            let mut body = None;
+            if has_begun {
+                body.insert(asked.answer()).send_data("part".into(), false).unwrap();
+                client.until("part").await;
+            }
+            timeout(DAY, async { while client.more().await {} }).await.expect("it is closed");
+            sleep(SECOND).await;
+            let (errors, _) = counted(&rig);
+            assert_eq!(errors, if has_begun { vec![] } else { vec![(error, 1)] }, "{cause:?} {has_begun}");
         }
     }
 }
