@@ -6,7 +6,7 @@ mod writer;
 use self::{line::Line, writer::Writer};
 use crate::reload::Reload;
 use app_env::{AccessLogFormat, Config, PREFIX};
-use http::request;
+use http::{Version, request};
 use proxy_http::stats::{Observe, ObserveEnd, RequestEnd};
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::SystemTime};
 
@@ -91,11 +91,22 @@ impl Reload for AccessLog {
 
 impl Observe for Connection {
     fn observe(&self, head: &request::Parts) -> Option<Box<dyn ObserveEnd>> {
+        self.start(|format, client| Line::start(format, client, SystemTime::now(), head))
+    }
+
+    fn observe_refused(&self, version: Version) -> Option<Box<dyn ObserveEnd>> {
+        self.start(|format, client| Line::refused(format, client, SystemTime::now(), version))
+    }
+}
+
+impl Connection {
+    /// `None`: the request is not in the sample.
+    fn start(&self, line: impl FnOnce(AccessLogFormat, &[u8]) -> Line) -> Option<Box<dyn ObserveEnd>> {
         let Self { log, start } = self;
         if log.sample < 1.0 && fastrand::f64() >= log.sample {
             return None;
         }
-        Some(Box::new(Request { log: Arc::clone(log), line: Line::start(log.format, start, SystemTime::now(), head) }))
+        Some(Box::new(Request { log: Arc::clone(log), line: line(log.format, start) }))
     }
 }
 

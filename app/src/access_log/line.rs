@@ -99,6 +99,25 @@ impl Line {
         Self { format, bytes, after }
     }
 
+    /// The line of a request that has come at `time`, and of which nothing but the version is known.
+    pub(super) fn refused(format: Format, client: &[u8], time: SystemTime, of: Version) -> Self {
+        let mut bytes = Vec::with_capacity(CAPACITY);
+        bytes.extend_from_slice(client);
+        timestamp(&mut bytes, time);
+        match format {
+            Format::Json => {
+                bytes.push(b'"');
+                text(format, &mut bytes, "version", version(of).as_bytes());
+            }
+            Format::Apache => {
+                bytes.extend_from_slice(b"] \"- - ");
+                bytes.extend_from_slice(version(of).as_bytes());
+                bytes.push(b'"');
+            }
+        }
+        Self { format, bytes, after: Vec::new() }
+    }
+
     /// The whole line.
     pub(super) fn end(mut self, end: &RequestEnd) -> Vec<u8> {
         let (format, line) = (self.format, &mut self.bytes);

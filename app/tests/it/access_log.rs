@@ -13,6 +13,10 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 /// A file for the log, removed at the end.
 struct LogFile(PathBuf);
@@ -224,5 +228,28 @@ fn a_pipe_that_nobody_reads_is_an_error_and_holds_up_nothing() {
             !output.status.success() && stderr.contains("LINKERD2_PROXY_ACCESS_LOG_FILE: "),
             "{arguments:?} {stderr}"
         );
+    }
+}
+
+#[tokio::test]
+async fn heads_that_are_refused_have_a_line_with_the_status() {
+    for (format, bad, large) in [
+        ("json", "\"version\":\"HTTP/1.1\",\"status\":400,", "\"version\":\"HTTP/2.0\",\"status\":431,"),
+        ("apache", "] \"- - HTTP/1.1\" 400 - ", "] \"- - HTTP/2.0\" 431 - "),
+    ] {
+        let (file, endpoint) = (LogFile::new(), endpoint_that_answers().await);
+        let app = App::start(endpoint.addr, &file.settings(format));
+        let mut client = TcpStream::connect(app.proxy).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost a\r\n\r\n").await.unwrap();
+        client.read_to_end(&mut Vec::new()).await.unwrap();
+        let line = file.lines(1).await.remove(0);
+        assert!(line.contains(bad) && line.contains("bad_request"), "{line}");
+        let mut request = get();
+        for _ in 0..80 {
+            request.headers_mut().append("x-large", HeaderValue::try_from("x".repeat(1_000)).unwrap());
+        }
+        assert_eq!(connect(app.proxy).await.send_request(request, true).unwrap().0.await.unwrap().status(), 431);
+        let lines = file.lines(2).await;
+        assert!(lines[1].contains(large) && lines[1].contains("head_too_large"), "{lines:?}");
     }
 }

@@ -15,7 +15,7 @@ use crate::{
         wake,
         write_batch::WriteBatch,
     },
-    stats::Transport,
+    stats::{Observe, Transport},
 };
 use pin_project_lite::pin_project;
 use std::{
@@ -118,11 +118,17 @@ impl<I> Io<I> {
         Self { inner, open, connection_state, incoming: Incoming::default(), outgoing: Outgoing::default() }
     }
 
-    /// The same with a client of HTTP/2 as its peer, to which `max_header_list` is announced.
-    pub(crate) fn with_http2_client(mut self, frames: FrameReader<FrameRates>, max_header_list: u32) -> Self {
+    /// The same with a client of HTTP/2 as its peer, to which `max_header_list` is announced. `observe`: records the requests that
+    /// h2 refuses.
+    pub(crate) fn with_http2_client(
+        mut self,
+        frames: FrameReader<FrameRates>,
+        max_header_list: u32,
+        observe: Option<Arc<dyn Observe>>,
+    ) -> Self {
         self.connection_state.set_http2();
         self.incoming.peer = Peer::Http2Client(frames);
-        self.outgoing = Outgoing::new(max_header_list, 0, &self.connection_state);
+        self.outgoing = Outgoing::new(max_header_list, EngineCounts::reader(0, &self.connection_state, observe), 0);
         self
     }
 
@@ -130,7 +136,8 @@ impl<I> Io<I> {
     pub(crate) fn with_http2_endpoint(mut self, max_header_list: u32) -> Self {
         self.connection_state.set_http2();
         self.incoming.peer = Peer::Http2Endpoint(EndpointFrames::reader(&self.connection_state));
-        self.outgoing = Outgoing::new(max_header_list, PREFACE, &self.connection_state);
+        let frames = EngineCounts::reader(PREFACE, &self.connection_state, None);
+        self.outgoing = Outgoing::new(max_header_list, frames, PREFACE);
         self
     }
 
@@ -375,13 +382,9 @@ impl Incoming {
 
 impl Outgoing {
     /// For HTTP/2, where the first frame is written after `before` bytes.
-    fn new(max_header_list: u32, before: usize, connection_state: &Arc<ConnectionState>) -> Self {
+    fn new(max_header_list: u32, frames: FrameReader<EngineCounts>, before: usize) -> Self {
         let local_settings = Some(Box::new(LocalSettings::new(max_header_list, before)));
-        Self {
-            local_settings,
-            frames: Some(EngineCounts::reader(before, connection_state)),
-            batch: WriteBatch::default(),
-        }
+        Self { local_settings, frames: Some(frames), batch: WriteBatch::default() }
     }
 }
 

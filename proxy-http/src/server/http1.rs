@@ -251,13 +251,15 @@ fn count_tunnel(ended: Result<(), TunnelError>, transport: &Transport) -> Result
     }
 }
 
-/// Counts the errors of requests that hyper refuses before they come to the service.
-fn count_refusal(error: &hyper::Error, transport: &Transport) {
+/// Counts and records the errors of requests that hyper refuses before they come to the service.
+fn count_refusal(error: &hyper::Error, transport: &Transport, records: &OpenRecord) {
     if error.is_parse_too_large() {
         transport.count_head_too_large();
+        records.refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, ProxyError::HeadTooLarge);
     } else if error.is_parse() {
         transport.count_malformed();
         transport.count_early_answer(ProxyError::BadRequest, StatusCode::BAD_REQUEST, None);
+        records.refused(StatusCode::BAD_REQUEST, ProxyError::BadRequest);
     }
 }
 
@@ -278,7 +280,7 @@ where
                 transport.count_reset(None);
             }
             if let Err(error) = &ended {
-                count_refusal(error, transport);
+                count_refusal(error, transport, &slots.records);
             }
             return Poll::Ready(ended.map(|()| None).map_err(Error::http1));
         }

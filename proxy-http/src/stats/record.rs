@@ -4,7 +4,7 @@ use crate::stats::{
     destinations::{DestinationLabels, is_failure},
     proxy_error::ProxyError,
 };
-use http::{StatusCode, request};
+use http::{StatusCode, Version, request};
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -16,6 +16,12 @@ use tokio::time::Instant;
 pub trait Observe: fmt::Debug + Send + Sync {
     /// Called for each request when its head has come. `None`: the request is not recorded.
     fn observe(&self, head: &request::Parts) -> Option<Box<dyn ObserveEnd>>;
+
+    /// Called for each request that is answered before its head is known: one of HTTP/1.1 that cannot be parsed, or one whose
+    /// head is far too large. `None`, as by default: the request is not recorded.
+    fn observe_refused(&self, _version: Version) -> Option<Box<dyn ObserveEnd>> {
+        None
+    }
 }
 
 /// Observes the end of one request.
@@ -177,6 +183,18 @@ impl fmt::Debug for Record {
     }
 }
 
+/// Records a request that is answered with `status` before its head is known.
+pub(crate) fn record_refused(
+    observe: Option<&Arc<dyn Observe>>,
+    version: Version,
+    status: StatusCode,
+    error: ProxyError,
+) {
+    if let Some(observer) = observe.and_then(|observe| observe.observe_refused(version)) {
+        observer.end(&RequestEnd { status: Some(status), proxy_error: Some(error), ..RequestEnd::default() });
+    }
+}
+
 // === impl State ===
 
 impl Drop for State {
@@ -204,6 +222,11 @@ impl OpenRecord {
         *last.lock().unwrap_or_else(PoisonError::into_inner) =
             record.0.as_ref().map(Arc::downgrade).unwrap_or_default();
         record
+    }
+
+    /// Records a request that is answered with `status` before its head is known.
+    pub(crate) fn refused(&self, status: StatusCode, error: ProxyError) {
+        record_refused(self.0.as_ref().map(|open| &open.observe), Version::HTTP_11, status, error);
     }
 
     /// The record of the last request, unless that has ended.

@@ -6,7 +6,7 @@ use crate::{
 };
 use bytes::Bytes;
 use h2::{Reason, client::SendRequest};
-use http::{HeaderMap, Request, Response, request};
+use http::{HeaderMap, HeaderValue, Request, Response, Version, request};
 use http_h2::{ClientParams, MaxConnectionAge, ServerParams};
 use proxy_http::{
     Endpoints, Protocol,
@@ -36,6 +36,10 @@ impl Observe for Observer {
     fn observe(&self, head: &request::Parts) -> Option<Box<dyn ObserveEnd>> {
         let path = head.uri.path().to_owned();
         (path != "/unseen").then(|| Box::new(Observed(path, self.0.clone())) as Box<dyn ObserveEnd>)
+    }
+
+    fn observe_refused(&self, version: Version) -> Option<Box<dyn ObserveEnd>> {
+        Some(Box::new(Observed(format!("{version:?}"), self.0.clone())))
     }
 }
 
@@ -412,5 +416,44 @@ async fn the_one_that_closes_a_connection_of_http1_is_named() {
             let is_proxys = closes == ResetBy::Proxy;
             assert_eq!(end.proxy_error, is_proxys.then_some(ProxyError::Closing));
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_http1_that_cannot_be_parsed_have_records() {
+    let large = format!("GET / HTTP/1.1|host: a|x: {}||", "x".repeat(100_000));
+    for (request, answered, error) in [
+        ("GET / HTTP/1.1|host a||", 400, ProxyError::BadRequest),
+        ("POST / HTTP/1.1|host: a|content-length: 1|transfer-encoding: chunked||", 400, ProxyError::BadRequest),
+        (&large, 431, ProxyError::HeadTooLarge),
+    ] {
+        let rig = Rig::defaults();
+        let (io, mut records) = connect(&rig);
+        let mut client = Raw::new(io);
+        client.send(request).await;
+        assert_eq!(client.head().await.status, answered);
+        let (version, end) = timeout(60 * SECOND, records.ends.recv()).await.expect("it ends").unwrap();
+        assert_eq!((status(&end), end.proxy_error, end.attempts), (Some(answered), Some(error), 0), "{request:.60}");
+        assert_eq!(version, "HTTP/1.1");
+        assert!(end.is_failure() && records.ends.try_recv().is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_whose_heads_are_far_too_large_have_records() {
+    let rig = Rig::defaults();
+    let (io, mut records) = connect(&rig);
+    let mut client = client(io).await;
+    // The second has the status by HPACK's table.
+    for _ in 0..3 {
+        let mut request = get();
+        for _ in 0..80 {
+            request.headers_mut().append("x-large", HeaderValue::try_from("x".repeat(1_000)).unwrap());
+        }
+        assert_eq!(client.send_request(request, true).unwrap().0.await.unwrap().status(), 431);
+        let (version, end) = timeout(60 * SECOND, records.ends.recv()).await.expect("it ends").unwrap();
+        assert_eq!((status(&end), end.proxy_error), (Some(431), Some(ProxyError::HeadTooLarge)));
+        assert_eq!(version, "HTTP/2.0");
+        assert!(records.ends.try_recv().is_err());
     }
 }

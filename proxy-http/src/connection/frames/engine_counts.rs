@@ -5,19 +5,25 @@
 //! no stream. And the numbers of streams end at 2^31 (RFC 9113 section 5.1.1): requests that find none left fail. Nor does it
 //! tell of the requests that it answers with 431 by itself.
 
-use crate::connection::{
-    frames::{
-        head::{DATA, END_STREAM, FrameHead, HEADERS, RST_STREAM},
-        reader::{FrameObserver, FrameReader},
+use crate::{
+    connection::{
+        frames::{
+            head::{DATA, END_STREAM, FrameHead, HEADERS, RST_STREAM},
+            reader::{FrameObserver, FrameReader},
+        },
+        state::ConnectionState,
     },
-    state::ConnectionState,
+    stats::{Observe, ProxyError, record_refused},
 };
+use http::{StatusCode, Version};
 use std::{convert::Infallible, sync::Arc};
 
 /// Notes the frames that are written on one connection on its state.
 #[derive(Debug)]
 pub(crate) struct EngineCounts {
     connection_state: Arc<ConnectionState>,
+    /// Observes the requests that h2 refuses. `None`: they are not recorded.
+    observe: Option<Arc<dyn Observe>>,
     /// Whether h2 has answered a request with 431.
     has_refused_head: bool,
 }
@@ -39,8 +45,20 @@ const STREAM_CLOSED: u8 = 0x5;
 
 impl EngineCounts {
     /// A reader for a connection whose first frame is written after `before` bytes.
-    pub(crate) fn reader(before: usize, connection_state: &Arc<ConnectionState>) -> FrameReader<Self> {
-        FrameReader::new(before, Self { connection_state: Arc::clone(connection_state), has_refused_head: false })
+    pub(crate) fn reader(
+        before: usize,
+        connection_state: &Arc<ConnectionState>,
+        observe: Option<Arc<dyn Observe>>,
+    ) -> FrameReader<Self> {
+        let connection_state = Arc::clone(connection_state);
+        FrameReader::new(before, Self { connection_state, observe, has_refused_head: false })
+    }
+
+    fn head_refused(&mut self) {
+        self.has_refused_head = true;
+        self.connection_state.count_head_too_large();
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        record_refused(self.observe.as_ref(), Version::HTTP_2, status, ProxyError::HeadTooLarge);
     }
 }
 
@@ -87,14 +105,9 @@ impl FrameObserver for EngineCounts {
             (RST_STREAM, [_, _, _, PROTOCOL_ERROR | FLOW_CONTROL_ERROR | STREAM_CLOSED]) => {
                 self.connection_state.engine_reset();
             }
-            (HEADERS, bytes) if *bytes == TOO_LARGE => {
-                self.has_refused_head = true;
-                self.connection_state.count_head_too_large();
-            }
+            (HEADERS, bytes) if *bytes == TOO_LARGE => self.head_refused(),
             // Or another status without any field, which has not been seen on one connection with these.
-            (HEADERS, [DYNAMIC_FIELD..=u8::MAX]) if self.has_refused_head => {
-                self.connection_state.count_head_too_large();
-            }
+            (HEADERS, [DYNAMIC_FIELD..=u8::MAX]) if self.has_refused_head => self.head_refused(),
             _ => {}
         }
         0
@@ -116,7 +129,7 @@ mod tests {
         let all = [all.concat(), frame(1, &[1]), reset(5), frame(0, &[]), reset(7), reset(1)].concat();
         for size in 1..=all.len() {
             let connection_state = ConnectionState::new(&Arc::default());
-            let mut counts = EngineCounts::reader("preface".len(), &connection_state);
+            let mut counts = EngineCounts::reader("preface".len(), &connection_state, None);
             all.chunks(size).for_each(|chunk| counts.wrote(chunk));
             let nears = [3, 4].map(|resets| connection_state.nears_engine_limit(resets, u64::MAX));
             assert_eq!(nears, [true, false], "{size}");
@@ -134,7 +147,7 @@ mod tests {
         ] {
             let frame = [&[0, 0, 0, kind, 4][..], &stream.to_be_bytes()].concat();
             let connection_state = ConnectionState::new(&Arc::default());
-            EngineCounts::reader(0, &connection_state).wrote(&frame);
+            EngineCounts::reader(0, &connection_state, None).wrote(&frame);
             assert_eq!(connection_state.has_few_streams_left(), last);
         }
     }
