@@ -210,6 +210,8 @@ fn run(loaded: Loaded, sockets: Sockets, predecessor: Option<Predecessor>) -> Re
         let handover = Handover { predecessor, upgrade: Some(signal(SignalKind::user_defined2())?) };
         let mut first = EndSignals::new()?;
         let mut hangup = signal(SignalKind::hangup())?;
+        // A write to a file at the limit of sizes then fails, where the signal would end the process. The handler stays.
+        drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         let reloader = process.reloader();
         // Ends with the process.
         tokio::spawn(async move {

@@ -1,7 +1,7 @@
 //! The access log of the binary: its lines, and where they go.
 
 use crate::{
-    support::{App, Endpoint, PATIENCE, body, command, connect, endpoint, get},
+    support::{App, Endpoint, PATIENCE, admin, body, command, connect, endpoint, get},
     tls::{Rig, pki::Authority},
 };
 use http::{HeaderValue, Request, Response};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::{
     env, fs,
     path::PathBuf,
-    process,
+    process::{self, Command},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
@@ -252,4 +252,27 @@ async fn heads_that_are_refused_have_a_line_with_the_status() {
         let lines = file.lines(2).await;
         assert!(lines[1].contains(large) && lines[1].contains("head_too_large"), "{lines:?}");
     }
+}
+
+/// The process goes on at the limit of a file's size, and counts the lines that are lost.
+#[tokio::test]
+async fn a_file_at_its_size_limit_ends_nothing() {
+    let (file, endpoint) = (LogFile::new(), endpoint_that_answers().await);
+    let mut shell = Command::new("/bin/sh");
+    shell.env_clear().args(["-c", "ulimit -f 1 && exec \"$0\"", env!("CARGO_BIN_EXE_app")]);
+    let app = App::start_by(shell, endpoint.addr, &file.settings("json"));
+    let mut client = connect(app.proxy).await;
+    let full = async {
+        loop {
+            body(client.send_request(get(), true).unwrap().0).await.unwrap();
+            let metrics = admin(app.admin, "GET", "/metrics", "").await.1;
+            let lost =
+                metrics.lines().find_map(|line| line.strip_prefix("access_log_lines_lost_total{reason=\"error\"} "));
+            if lost.is_some_and(|lost| lost != "0") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, full).await.expect("the file fills");
+    body(client.send_request(get(), true).unwrap().0).await.unwrap();
 }
