@@ -4,7 +4,7 @@ use crate::{
     body::{backlog::Backlog, error::Error, http1::Incoming, outcome::Backpressure, source::Source},
     connection::{streams::OpenStream, timeouts::idle::Progress},
     message::validate,
-    stats::Side,
+    stats::{Record, Side},
 };
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
@@ -39,7 +39,7 @@ pub struct IncomingBody {
     /// Whether all of the message, trailers included, has been received from h2, which must not be polled any more.
     all_received: bool,
     /// Whether the body has ended, or ends without a frame. Saves asking h2, which takes a lock.
-    ended: bool,
+    pub(super) ended: bool,
     stream: Option<OpenStream>,
     /// Whether the reader counts as stopped while it does not wait in a poll, as it may not call [`buffer`](Source::buffer).
     assumes_backpressure: bool,
@@ -57,6 +57,8 @@ pub struct IncomingBody {
     /// Tells the task that sends the request that this response has ended cleanly. `None`: it has been told, or the request
     /// had been sent whole before the response began, or is a tunnel's.
     unfinished_request: Option<oneshot::Sender<()>>,
+    /// The record of the client's request.
+    pub(super) record: Record,
 }
 
 #[derive(Debug)]
@@ -105,6 +107,7 @@ impl IncomingBody {
             is_tunnel: false,
             backlog: None,
             unfinished_request: None,
+            record: Record::default(),
         }
     }
 
@@ -224,10 +227,6 @@ impl IncomingBody {
         self
     }
 
-    fn max_list(&self) -> usize {
-        self.stream.as_ref().map_or(usize::MAX, OpenStream::max_list)
-    }
-
     /// Whether h2 may have left out some of the trailers.
     fn is_cut(&self) -> bool {
         match (&self.stream, &self.source) {
@@ -237,9 +236,7 @@ impl IncomingBody {
     }
 
     fn malformed(&self) -> Error {
-        if let Some(stream) = &self.stream {
-            stream.malformed();
-        }
+        self.stream.iter().for_each(OpenStream::malformed);
         Error::malformed(self.side)
     }
 
@@ -410,8 +407,9 @@ impl Body for IncomingBody {
             (self.all_received, self.ended) = (true, true);
             self.tell_end();
         }
+        let max_list = self.stream.as_ref().map_or(usize::MAX, OpenStream::max_list);
         Poll::Ready(match trailers {
-            Ok(trailers) => trailers.map(|trailers| match validate::trailers(&trailers, self.max_list()) {
+            Ok(trailers) => trailers.map(|trailers| match validate::trailers(&trailers, max_list) {
                 Ok(()) if !self.is_cut() => Ok(Frame::trailers(trailers)),
                 _ => Err(self.malformed()),
             }),

@@ -7,6 +7,7 @@ mod error;
 pub(crate) mod http1;
 pub(crate) mod incoming;
 pub(crate) mod outcome;
+mod recorded;
 pub(crate) mod replay;
 pub(crate) mod response;
 pub(crate) mod send;

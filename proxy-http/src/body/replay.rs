@@ -4,7 +4,6 @@ use crate::{
     IncomingBody,
     body::{error::Error, outcome::Backpressure, source::Source},
     message::proxy_fields,
-    stats::Record,
 };
 use bytes::Bytes;
 use http::HeaderMap;
@@ -28,8 +27,6 @@ pub struct Replay {
     replayed: Option<Box<Frames>>,
     malformed: bool,
     without_trailers: bool,
-    /// Counts the bytes that are read.
-    record: Record,
 }
 
 /// The frames that a body has yielded, and may yield again.
@@ -58,19 +55,7 @@ impl Replay {
     /// Keeps at most `limit` bytes of `inner`.
     pub(crate) fn new(mut inner: IncomingBody, limit: usize) -> Self {
         inner.reader_reports_backpressure();
-        Self {
-            inner,
-            left: Some(limit),
-            replayed: None,
-            malformed: false,
-            without_trailers: false,
-            record: Record::default(),
-        }
-    }
-
-    /// Counts the bytes that are read on `record`.
-    pub(crate) fn record_on(&mut self, record: &Record) {
-        self.record = record.clone();
+        Self { inner, left: Some(limit), replayed: None, malformed: false, without_trailers: false }
     }
 
     /// Drops the trailers: the body ends after its data.
@@ -169,11 +154,9 @@ impl Body for Replay {
         {
             frame = None;
         }
-        if self.record.is_on()
-            && let Some(Ok(frame)) = &frame
-        {
+        if let Some(Ok(frame)) = &frame {
             let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
-            self.record.edit(|end| end.request_bytes += bytes);
+            self.inner.record.edit(|end| end.request_bytes += bytes);
         }
         match &frame {
             Some(Ok(frame)) => self.keep(frame),

@@ -15,6 +15,7 @@ use crate::{
     proxy::{
         limits::{AttemptDeadline, Deadline, Params, PendingRequest},
         policy::Policy,
+        record::Facts,
         retry::{self, RetryState},
         shared::{ProxyShared, is_http1},
     },
@@ -45,6 +46,7 @@ pub(super) struct Exchange {
     /// The counters of its destination, if requests have several.
     pub(super) counters: Option<Arc<DestinationStats>>,
     pub(super) record: Record,
+    pub(super) facts: Facts,
     pub(super) started: Instant,
     pub(super) deadline: Deadline,
     attempt_deadline: AttemptDeadline,
@@ -84,8 +86,8 @@ const UNANSWERED: &str = "the request is kept until it is answered";
 impl Exchange {
     pub(super) fn start(
         shared: &Arc<ProxyShared>,
-        mut head: request::Parts,
-        body: IncomingBody,
+        head: request::Parts,
+        mut body: IncomingBody,
         strip: bool,
         policy: Policy,
         counters: Option<Arc<DestinationStats>>,
@@ -102,7 +104,8 @@ impl Exchange {
         let exchange = Self {
             shared: Arc::clone(shared),
             counters,
-            record: head.extensions.remove().unwrap_or_default(),
+            record: body.record(),
+            facts: Facts::default(),
             started,
             deadline: shared.limits.deadline(grpc, &head.headers, policy.request_timeout),
             attempt_deadline: AttemptDeadline::new(policy.backend_request_timeout),
@@ -123,9 +126,6 @@ impl Exchange {
         if grpc {
             // grpcio fails a call on a 1xx response, and gRPC has no use for one.
             request.drop_interim();
-        }
-        if exchange.record.is_on() {
-            request.body_mut().record_on(&exchange.record);
         }
         if shared.drop_request_trailers {
             request.body_mut().drop_trailers();

@@ -10,33 +10,45 @@ use crate::{
 use bytes::Bytes;
 use h2::Reason;
 use http_body::{Body, Frame};
-use std::{fmt, sync::atomic::Ordering::Relaxed, task::Poll};
+use std::{
+    fmt, mem,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
+    time::Duration,
+};
+
+/// Facts that the record gets when the exchange ends, all at once: each edit of a record takes a lock.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    attempts: u32,
+    endpoint: Option<Arc<str>>,
+    time_to_head: Option<Duration>,
+    response_bytes: u64,
+}
 
 impl Exchange {
     /// Records an attempt, if one was made.
-    pub(super) fn record_attempt(&self) {
+    pub(super) fn record_attempt(&mut self) {
         if self.record.is_on()
             && let Some(attempt) = &self.attempt
         {
-            let endpoint = self.endpoints().addr(attempt);
-            self.record.edit(|end| {
-                end.attempts = end.attempts.saturating_add(1);
-                end.endpoint = endpoint;
-            });
+            self.facts.endpoint = self.endpoints().addr(attempt);
+            self.facts.attempts = self.facts.attempts.saturating_add(1);
         }
     }
 
     /// Records that the response's head has come.
-    pub(super) fn record_head(&self) {
-        self.record.edit(|end| end.time_to_head = Some(now() - self.started));
+    pub(super) fn record_head(&mut self) {
+        if self.record.is_on() {
+            self.facts.time_to_head = Some(now() - self.started);
+        }
     }
 
     /// Records a frame of the response, or the error that it ends with.
-    pub(super) fn record_frame(&self, polled: &Poll<Option<Result<Frame<Bytes>, body::Error>>>) {
+    pub(super) fn record_frame(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, body::Error>>>) {
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
-                self.record.edit(|end| end.response_bytes += bytes);
+                self.facts.response_bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
             }
             Poll::Ready(Some(Err(error))) if error.is_malformed() || error.is_cut_off() => {
                 self.record.cut(ProxyError::BadResponse, self.reset_code());
@@ -84,6 +96,9 @@ impl Drop for Exchange {
             }
         }
         self.record.edit(|end| {
+            let Facts { attempts, endpoint, time_to_head, response_bytes } = mem::take(&mut self.facts);
+            (end.attempts, end.endpoint, end.time_to_head) = (attempts, endpoint, time_to_head);
+            end.response_bytes = response_bytes;
             end.status = end.status.or(self.status);
             end.grpc_status = self.grpc_status.or(end.grpc_status);
             end.duration = now() - self.started;

@@ -162,10 +162,7 @@ where
             let (tunnel, received) = BodySender::new(false);
             (Some(tunnel), Incoming::Tunnel(received))
         };
-        if record.is_on() {
-            head.extensions.insert(record);
-        }
-        let request = Request::from_parts(head, IncomingBody::http1(Side::Client, body));
+        let request = Request::from_parts(head, IncomingBody::http1(Side::Client, body).with_record(record));
         let mut service = self.service.clone();
         let state = match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => ResponseState::Called { response: service.call(request) },

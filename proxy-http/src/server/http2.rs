@@ -366,10 +366,7 @@ where
                 refuse(&mut respond, answer, is_grpc, &record, &self.transport);
                 continue;
             }
-            if record.is_on() {
-                head.extensions.insert(record.clone());
-            }
-            let state = StreamState::call(&mut self.service, head, body);
+            let state = StreamState::call(&mut self.service, head, body.with_record(record.clone()));
             let (sending, write_stall) = (Some(sending), self.write_stall);
             self.streams.push(StreamTask { started, respond, sending, write_stall, is_grpc, progress, record, state });
             accepted = true;
