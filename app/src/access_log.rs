@@ -28,17 +28,20 @@ pub(crate) struct Error {
     source: io::Error,
 }
 
-/// One client's connection.
+/// One client's connection. Its requests share it, and not the log, whose reference count all threads would change.
 #[derive(Debug)]
-struct Connection {
+struct Connection(Arc<Client>);
+
+#[derive(Debug)]
+struct Client {
     log: Arc<AccessLog>,
-    /// The part that the lines of all its requests share.
+    /// The start of the lines of all its requests.
     start: Vec<u8>,
 }
 
 /// One request.
 struct Request {
-    log: Arc<AccessLog>,
+    client: Arc<Client>,
     line: Line,
 }
 
@@ -64,7 +67,7 @@ impl AccessLog {
         identity: Option<&str>,
     ) -> Arc<dyn Observe> {
         let start = Line::client(self.format, direction, peer, identity);
-        Arc::new(Connection { log: Arc::clone(self), start })
+        Arc::new(Connection(Arc::new(Client { log: Arc::clone(self), start })))
     }
 
     /// Lines that were not written, by reason.
@@ -102,11 +105,11 @@ impl Observe for Connection {
 impl Connection {
     /// `None`: the request is not in the sample.
     fn start(&self, line: impl FnOnce(AccessLogFormat, &[u8]) -> Line) -> Option<Box<dyn ObserveEnd>> {
-        let Self { log, start } = self;
+        let Client { log, start } = &*self.0;
         if log.sample < 1.0 && fastrand::f64() >= log.sample {
             return None;
         }
-        Some(Box::new(Request { log: Arc::clone(log), line: line(log.format, start) }))
+        Some(Box::new(Request { client: Arc::clone(&self.0), line: line(log.format, start) }))
     }
 }
 
@@ -114,9 +117,10 @@ impl Connection {
 
 impl ObserveEnd for Request {
     fn end(self: Box<Self>, end: &RequestEnd) {
-        let Self { log, line } = *self;
+        let Self { client, line } = *self;
+        let log = &client.log;
         if !log.errors_only || end.is_failure() {
-            log.writer.write(&line.end(end));
+            log.writer.write(&line.end(log.format, end));
         }
     }
 }

@@ -2,20 +2,34 @@
 
 use crate::metrics::reset_code_name;
 use app_env::AccessLogFormat as Format;
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request, uri::Authority};
+use http::{HeaderMap, Version, request, uri::Authority};
 use proxy_http::stats::RequestEnd;
 use std::{
+    cell::Cell,
     io::Write as _,
     net::SocketAddr,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// A line that is being made.
 pub(super) struct Line {
-    format: Format,
     bytes: Vec<u8>,
-    /// Fields of the request; in the Common Log Format they follow the response's.
-    after: Vec<u8>,
+    /// The length of `bytes` up to the place of the status in the Common Log Format; other fields of the request follow it.
+    status_at: usize,
+}
+
+/// Fields of a request's header section.
+struct Fields<'a> {
+    host: Option<&'a [u8]>,
+    agent: Option<&'a [u8]>,
+    /// The trace that the request belongs to, or an id of the request alone.
+    trace_id: Option<&'a [u8]>,
+}
+
+/// The name of a field in each format, with all that is written before the value.
+struct Name {
+    json: &'static str,
+    apache: &'static str,
 }
 
 /// Most lines need less.
@@ -24,11 +38,30 @@ const CAPACITY: usize = 768;
 const MAX_PATH: usize = 4_096;
 const MAX_VALUE: usize = 512;
 
-// Names that are not parsed for each request.
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-static B3: HeaderName = HeaderName::from_static("b3");
-static B3_TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
-static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// All two-digit numbers.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut value = 0;
+    while value < 100 {
+        pairs[value as usize] = [b'0' + value / 10, b'0' + value % 10];
+        value += 1;
+    }
+    pairs
+};
+
+/// The name of a field with a number.
+macro_rules! number {
+    ($name:literal) => {
+        Name { json: concat!(",\"", $name, "\":"), apache: concat!(" ", $name, "=") }
+    };
+}
+
+/// The name of a field with a text, which [`text`] ends with a quotation mark.
+macro_rules! text {
+    ($name:literal) => {
+        Name { json: concat!(",\"", $name, "\":\""), apache: concat!(" ", $name, "=\"") }
+    };
+}
 
 // === impl Line ===
 
@@ -38,11 +71,12 @@ impl Line {
         let mut line = Vec::new();
         match format {
             Format::Json => {
-                line.extend_from_slice(b"{\"direction\":");
-                quoted(format, &mut line, direction.as_bytes(), MAX_VALUE);
-                text(format, &mut line, "client.addr", peer.to_string().as_bytes());
+                line.extend_from_slice(b"{\"direction\":\"");
+                escaped(format, &mut line, direction.as_bytes(), MAX_VALUE);
+                line.push(b'"');
+                text(format, &mut line, text!("client.addr"), peer.to_string().as_bytes());
                 if let Some(identity) = identity {
-                    text(format, &mut line, "client.id", identity.as_bytes());
+                    text(format, &mut line, text!("client.id"), identity.as_bytes());
                 }
                 line.extend_from_slice(b",\"timestamp\":\"");
             }
@@ -61,42 +95,42 @@ impl Line {
     /// The line of a request that has come at `time`. `client`: the start of all lines of its client.
     pub(super) fn start(format: Format, client: &[u8], time: SystemTime, head: &request::Parts) -> Self {
         let mut bytes = Vec::with_capacity(CAPACITY);
-        bytes.extend_from_slice(client);
-        timestamp(&mut bytes, time);
+        let line = &mut bytes;
+        line.extend_from_slice(client);
+        timestamp(line, time);
         let (method, version) = (head.method.as_str().as_bytes(), version(head.version));
         let path = head.uri.path_and_query().map_or("", |path| path.as_str()).as_bytes();
-        let mut after = Vec::new();
-        let fields = match format {
+        match format {
             Format::Json => {
-                bytes.push(b'"');
-                text(format, &mut bytes, "method", method);
-                bytes.extend_from_slice(b",\"path\":");
-                quoted(format, &mut bytes, path, MAX_PATH);
-                text(format, &mut bytes, "version", version.as_bytes());
-                &mut bytes
+                line.extend_from_slice(b"\",\"method\":\"");
+                escaped(format, line, method, MAX_VALUE);
+                line.extend_from_slice(b"\",\"path\":\"");
+                escaped(format, line, path, MAX_PATH);
+                line.extend_from_slice(b"\",\"version\":\"");
             }
             Format::Apache => {
-                bytes.extend_from_slice(b"] \"");
-                escaped(format, &mut bytes, method, MAX_VALUE);
-                bytes.push(b' ');
-                escaped(format, &mut bytes, if path.is_empty() { b"-" } else { path }, MAX_PATH);
-                bytes.push(b' ');
-                bytes.extend_from_slice(version.as_bytes());
-                bytes.push(b'"');
-                &mut after
+                line.extend_from_slice(b"] \"");
+                escaped(format, line, method, MAX_VALUE);
+                line.push(b' ');
+                escaped(format, line, if path.is_empty() { b"-" } else { path }, MAX_PATH);
+                line.push(b' ');
             }
-        };
+        }
+        line.extend_from_slice(version.as_bytes());
+        line.push(b'"');
+        let status_at = line.len();
+        let Fields { host, agent, trace_id } = Fields::new(&head.headers);
         let authority = head.uri.authority().map(|authority: &Authority| authority.as_str().as_bytes());
-        if let Some(host) = authority.or_else(|| head.headers.get(header::HOST).map(HeaderValue::as_bytes)) {
-            text(format, fields, "host", host);
+        if let Some(host) = authority.or(host) {
+            text(format, line, text!("host"), host);
         }
-        if let Some(agent) = head.headers.get(header::USER_AGENT) {
-            text(format, fields, "user_agent", agent.as_bytes());
+        if let Some(agent) = agent {
+            text(format, line, text!("user_agent"), agent);
         }
-        if let Some(trace) = trace_id(&head.headers) {
-            text(format, fields, "trace_id", trace);
+        if let Some(trace) = trace_id {
+            text(format, line, text!("trace_id"), trace);
         }
-        Self { format, bytes, after }
+        Self { bytes, status_at }
     }
 
     /// The line of a request that has come at `time`, and of which nothing but the version is known.
@@ -107,7 +141,7 @@ impl Line {
         match format {
             Format::Json => {
                 bytes.push(b'"');
-                text(format, &mut bytes, "version", version(of).as_bytes());
+                text(format, &mut bytes, text!("version"), version(of).as_bytes());
             }
             Format::Apache => {
                 bytes.extend_from_slice(b"] \"- - ");
@@ -115,16 +149,19 @@ impl Line {
                 bytes.push(b'"');
             }
         }
-        Self { format, bytes, after: Vec::new() }
+        let status_at = bytes.len();
+        Self { bytes, status_at }
     }
 
     /// The whole line.
-    pub(super) fn end(mut self, end: &RequestEnd) -> Vec<u8> {
-        let (format, line) = (self.format, &mut self.bytes);
+    pub(super) fn end(self, format: Format, end: &RequestEnd) -> Vec<u8> {
+        let Self { mut bytes, status_at } = self;
+        let line = &mut bytes;
         match (format, end.status) {
-            (Format::Json, Some(status)) => number(format, line, "status", status.as_u16().into()),
+            (Format::Json, Some(status)) => number(format, line, number!("status"), status.as_u16().into()),
             (Format::Json, None) => {}
             (Format::Apache, status) => {
+                let len = line.len();
                 line.push(b' ');
                 line.extend_from_slice(status.as_ref().map_or("-", |status| status.as_str()).as_bytes());
                 line.push(b' ');
@@ -133,63 +170,90 @@ impl Line {
                 } else {
                     digits(line, end.response_bytes)
                 }
-                line.extend_from_slice(&self.after);
+                let added = line.len() - len;
+                line[status_at..].rotate_right(added);
             }
         }
         if let Some(status) = end.grpc_status {
-            number(format, line, "grpc_status", status.into());
+            number(format, line, number!("grpc_status"), status.into());
         }
-        number(format, line, "request_bytes", end.request_bytes);
-        number(format, line, "response_bytes", end.response_bytes);
-        let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        number(format, line, "total_ns", nanos(end.duration));
+        number(format, line, number!("request_bytes"), end.request_bytes);
+        number(format, line, number!("response_bytes"), end.response_bytes);
+        number(format, line, number!("total_ns"), nanos(end.duration));
         if let Some(time) = end.time_to_head {
-            number(format, line, "head_ns", nanos(time));
+            number(format, line, number!("head_ns"), nanos(time));
         }
         if let Some(endpoint) = &end.endpoint {
-            text(format, line, "endpoint", endpoint.as_bytes());
+            text(format, line, text!("endpoint"), endpoint.as_bytes());
         }
         if let Some(labels) = &end.labels {
-            text(format, line, "destination", labels.destination.as_bytes());
+            text(format, line, text!("destination"), labels.destination.as_bytes());
             if let Some(route) = &labels.route {
-                text(format, line, "route", route.as_bytes());
+                text(format, line, text!("route"), route.as_bytes());
             }
         }
-        number(format, line, "attempts", end.attempts.into());
-        if let Some(error) = end.proxy_error {
-            text(format, line, "proxy_error", error.name().as_bytes());
-        }
-        if let Some(detail) = &end.proxy_error_detail {
-            text(format, line, "proxy_error_detail", detail.as_bytes());
-        }
-        if let Some(reset) = end.reset {
-            text(format, line, "reset_by", reset.by.name().as_bytes());
-            match reset.code.map(|code| (code, reset_code_name(code))) {
-                Some((_, Some(name))) => text(format, line, "reset_code", name.as_bytes()),
-                Some((code, None)) => text(format, line, "reset_code", code.to_string().as_bytes()),
-                None => {}
-            }
+        number(format, line, number!("attempts"), end.attempts.into());
+        if end.proxy_error.is_some() || end.reset.is_some() || end.proxy_error_detail.is_some() {
+            error(format, line, end);
         }
         line.extend_from_slice(if format == Format::Json { b"}\n" } else { b"\n" });
-        self.bytes
+        bytes
     }
 }
 
-/// The trace that a request belongs to, as the W3C's `traceparent` has it, or b3, or an id of the request alone.
-fn trace_id(headers: &HeaderMap) -> Option<&[u8]> {
-    let field = |name: &HeaderName| headers.get(name).map(HeaderValue::as_bytes);
-    let part = |value: &'_ [u8], part| value.split(|byte| *byte == b'-').nth(part).map(<[u8]>::len);
-    if let Some(parent) = field(&TRACEPARENT) {
-        // version-traceid-parentid-flags
-        let (version, id) = (part(parent, 0)?, part(parent, 1).unwrap_or(0));
-        if id > 0 {
-            return parent.get(version + 1..version + 1 + id);
+/// The fields of a request that did not end as it should.
+#[cold]
+fn error(format: Format, line: &mut Vec<u8>, end: &RequestEnd) {
+    if let Some(error) = end.proxy_error {
+        text(format, line, text!("proxy_error"), error.name().as_bytes());
+    }
+    if let Some(detail) = &end.proxy_error_detail {
+        text(format, line, text!("proxy_error_detail"), detail.as_bytes());
+    }
+    if let Some(reset) = end.reset {
+        text(format, line, text!("reset_by"), reset.by.name().as_bytes());
+        match reset.code.map(|code| (code, reset_code_name(code))) {
+            Some((_, Some(name))) => text(format, line, text!("reset_code"), name.as_bytes()),
+            Some((code, None)) => text(format, line, text!("reset_code"), code.to_string().as_bytes()),
+            None => {}
         }
     }
-    if let Some(b3) = field(&B3) {
-        return b3.split(|byte| *byte == b'-').next();
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+// === impl Fields ===
+
+impl<'a> Fields<'a> {
+    /// Goes through the fields once: a look-up for each name would hash it.
+    fn new(headers: &'a HeaderMap) -> Self {
+        let (mut host, mut agent) = (None, None);
+        let (mut traceparent, mut b3, mut b3_trace_id, mut request_id) = (None, None, None, None);
+        for (name, value) in headers {
+            let slot = match name.as_str() {
+                "host" => &mut host,
+                "user-agent" => &mut agent,
+                "traceparent" => &mut traceparent,
+                "b3" => &mut b3,
+                "x-b3-traceid" => &mut b3_trace_id,
+                "x-request-id" => &mut request_id,
+                _ => continue,
+            };
+            // The first of a name.
+            slot.get_or_insert(value.as_bytes());
+        }
+        Self { host, agent, trace_id: trace_id(traceparent, b3).or(b3_trace_id).or(request_id) }
     }
-    field(&B3_TRACE_ID).or_else(|| field(&REQUEST_ID))
+}
+
+/// The trace that a request belongs to, as the W3C's `traceparent` has it, or b3.
+fn trace_id<'a>(traceparent: Option<&'a [u8]>, b3: Option<&'a [u8]>) -> Option<&'a [u8]> {
+    let part = |value: &'a [u8], part| value.split(|byte| *byte == b'-').nth(part);
+    // version-traceid-parentid-flags
+    let id = traceparent.and_then(|parent| part(parent, 1)).filter(|id| !id.is_empty());
+    id.or_else(|| part(b3?, 0))
 }
 
 fn version(version: Version) -> &'static str {
@@ -200,51 +264,51 @@ fn version(version: Version) -> &'static str {
     }
 }
 
-/// A field with a text.
-fn text(format: Format, line: &mut Vec<u8>, name: &str, value: &[u8]) {
-    field(format, line, name);
-    quoted(format, line, value, MAX_VALUE);
-}
+// === impl Name ===
 
-/// A field with a number.
-fn number(format: Format, line: &mut Vec<u8>, name: &str, value: u64) {
-    field(format, line, name);
-    digits(line, value);
-}
-
-fn field(format: Format, line: &mut Vec<u8>, name: &str) {
-    match format {
-        Format::Json => {
-            line.extend_from_slice(b",\"");
-            line.extend_from_slice(name.as_bytes());
-            line.extend_from_slice(b"\":");
-        }
-        Format::Apache => {
-            line.push(b' ');
-            line.extend_from_slice(name.as_bytes());
-            line.push(b'=');
-        }
+impl Name {
+    /// Inlined, so that the name is copied as the constant that it is.
+    #[inline(always)]
+    fn push(self, format: Format, line: &mut Vec<u8>) {
+        line.extend_from_slice(match format {
+            Format::Json => self.json.as_bytes(),
+            Format::Apache => self.apache.as_bytes(),
+        });
     }
 }
 
-fn quoted(format: Format, line: &mut Vec<u8>, value: &[u8], max: usize) {
+/// A field with a text.
+#[inline(always)]
+fn text(format: Format, line: &mut Vec<u8>, name: Name, value: &[u8]) {
+    name.push(format, line);
+    escaped(format, line, value, MAX_VALUE);
     line.push(b'"');
-    escaped(format, line, value, max);
-    line.push(b'"');
+}
+
+/// A field with a number.
+#[inline(always)]
+fn number(format: Format, line: &mut Vec<u8>, name: Name, value: u64) {
+    name.push(format, line);
+    digits(line, value);
 }
 
 /// A value, at most `max` bytes of it, with escapes for all but printable ASCII.
 fn escaped(format: Format, line: &mut Vec<u8>, value: &[u8], max: usize) {
-    let (value, is_cut) = value.split_at_checked(max).map_or((value, false), |(start, rest)| (start, !rest.is_empty()));
-    let is_plain = |byte: &u8| (b' '..=b'~').contains(byte) & (*byte != b'"') & (*byte != b'\\');
-    // Without an early end the compiler looks at many bytes at once.
-    if value.iter().fold(true, |are_plain, byte| are_plain & is_plain(byte)) {
+    if value.len() <= max && are_plain(value) {
         line.extend_from_slice(value);
-    } else if format == Format::Json {
+    } else {
+        escape(format, line, value, max);
+    }
+}
+
+#[cold]
+fn escape(format: Format, line: &mut Vec<u8>, value: &[u8], max: usize) {
+    let (value, is_cut) = value.split_at_checked(max).map_or((value, false), |(start, rest)| (start, !rest.is_empty()));
+    if format == Format::Json {
         for chunk in value.utf8_chunks() {
             for char in chunk.valid().chars() {
                 match u8::try_from(char) {
-                    Ok(byte) if is_plain(&byte) => line.push(byte),
+                    Ok(byte) if is_plain(byte) => line.push(byte),
                     Ok(byte @ (b'"' | b'\\')) => line.extend_from_slice(&[b'\\', byte]),
                     _ => {
                         char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| push(line, format_args!("\\u{unit:04x}")))
@@ -257,9 +321,9 @@ fn escaped(format: Format, line: &mut Vec<u8>, value: &[u8], max: usize) {
         }
     } else {
         for byte in value {
-            match byte {
+            match *byte {
                 b'"' | b'\\' => line.extend_from_slice(&[b'\\', *byte]),
-                byte if is_plain(byte) => line.push(*byte),
+                byte if is_plain(byte) => line.push(byte),
                 byte => push(line, format_args!("\\x{byte:02x}")),
             }
         }
@@ -269,6 +333,27 @@ fn escaped(format: Format, line: &mut Vec<u8>, value: &[u8], max: usize) {
     }
 }
 
+/// Whether a byte needs no escape.
+fn is_plain(byte: u8) -> bool {
+    (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\'
+}
+
+/// [`is_plain`] for all bytes, eight at a time.
+fn are_plain(bytes: &[u8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    // Sets the high bit of each ASCII byte below `limit`, and maybe of the bytes that follow one: of none if no byte is below.
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word;
+    let is = |word: u64, byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let special = |word: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*word);
+        word | below(word, b' '.into()) | is(word, b'"') | is(word, b'\\') | is(word, 0x7f)
+    };
+    // The last word overlaps the one before.
+    let Some(last) = bytes.last_chunk() else { return bytes.iter().all(|byte| is_plain(*byte)) };
+    bytes.as_chunks().0.iter().fold(special(last), |found, word| found | special(word)) & HIGH == 0
+}
+
 fn push(line: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     // A vector takes all.
     let _ = line.write_fmt(text);
@@ -276,21 +361,43 @@ fn push(line: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 
 fn digits(line: &mut Vec<u8>, mut value: u64) {
     let (mut buf, mut at) = ([0; 20], 20);
-    loop {
+    while value >= 10 {
+        at -= 2;
+        buf[at..at + 2].copy_from_slice(&PAIRS[(value % 100) as usize]);
+        value /= 100;
+    }
+    if value > 0 || at == 20 {
         at -= 1;
-        buf[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
+        buf[at] = b'0' + value as u8;
     }
     line.extend_from_slice(&buf[at..]);
 }
 
 /// A time in UTC to the microsecond, as RFC 3339 has it.
 fn timestamp(line: &mut Vec<u8>, time: SystemTime) {
+    thread_local! {
+        /// The last second that was written, since 1970, and its text.
+        static SECOND: Cell<(u64, [u8; 20])> = const { Cell::new((0, *b"1970-01-01T00:00:00.")) };
+    }
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (mut second, mut text) = SECOND.get();
+    if second != since.as_secs() {
+        second = since.as_secs();
+        text = date_and_time(second);
+        SECOND.set((second, text));
+    }
+    line.extend_from_slice(&text);
+    let micros = since.subsec_micros();
+    let mut fraction = *b"000000Z";
+    for (pair, value) in fraction.chunks_exact_mut(2).zip([micros / 10_000, micros / 100 % 100, micros % 100]) {
+        pair.copy_from_slice(&PAIRS[value as usize]);
+    }
+    line.extend_from_slice(&fraction);
+}
+
+/// A second since 1970, up to the point before its fraction.
+fn date_and_time(second: u64) -> [u8; 20] {
+    let (days, second) = (second / 86_400, second % 86_400);
     // Years start in March, so that the leap day is the last one; 400 of them have 146,097 days.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
@@ -299,40 +406,33 @@ fn timestamp(line: &mut Vec<u8>, time: SystemTime) {
     let month = (5 * day + 2) / 153;
     let date = day - (153 * month + 2) / 5 + 1;
     let (year, month) = (era * 400 + year + u64::from(month >= 10), if month < 10 { month + 3 } else { month - 9 });
-    let micros = u64::from(since.subsec_micros());
+    let mut text = *b"0000-00-00T00:00:00.";
     let parts = [
-        (year, 4, b'-'),
-        (month, 2, b'-'),
-        (date, 2, b'T'),
-        (second / 3_600, 2, b':'),
-        (second / 60 % 60, 2, b':'),
-        (second % 60, 2, b'.'),
-        (micros, 6, b'Z'),
+        (0, year / 100),
+        (2, year),
+        (5, month),
+        (8, date),
+        (11, second / 3_600),
+        (14, second / 60 % 60),
+        (17, second % 60),
     ];
-    for (value, width, end) in parts {
-        let start = line.len();
-        line.resize(start + width, b'0');
-        let mut rest = value;
-        for digit in line[start..].iter_mut().rev() {
-            *digit = b'0' + (rest % 10) as u8;
-            rest /= 10;
-        }
-        line.push(end);
+    for (at, value) in parts {
+        text[at..at + 2].copy_from_slice(&PAIRS[(value % 100) as usize]);
     }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{Request, StatusCode};
-    use std::time::Duration;
+    use http::{HeaderValue, Request, StatusCode, header};
 
     /// The line of a request with some fields, as text.
     fn line(format: Format, request: request::Builder, end: &RequestEnd) -> String {
         let client = Line::client(format, "outbound", ([127, 0, 0, 1], 9).into(), Some("a \"b\""));
         let (head, ()) = request.body(()).unwrap().into_parts();
         let time = UNIX_EPOCH + Duration::from_micros(951_782_400_000_123);
-        String::from_utf8(Line::start(format, &client, time, &head).end(end)).unwrap()
+        String::from_utf8(Line::start(format, &client, time, &head).end(format, end)).unwrap()
     }
 
     #[test]
@@ -413,7 +513,7 @@ mod tests {
                 .iter()
                 .map(|(name, value)| (name.parse::<http::HeaderName>().unwrap(), HeaderValue::from_static(value)));
             let headers: HeaderMap = headers.collect();
-            assert_eq!(trace_id(&headers), expected.map(str::as_bytes), "{fields:?}");
+            assert_eq!(Fields::new(&headers).trace_id, expected.map(str::as_bytes), "{fields:?}");
         }
     }
 }
