@@ -10,7 +10,10 @@ use crate::{
     metrics::balancer::{Merged, merge, state_name},
     worker::Worker,
 };
-use proxy_http::Endpoints;
+use proxy_http::{
+    Endpoints,
+    balance::health_check::{Report, Verdict},
+};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -123,8 +126,11 @@ impl Row {
 
     /// The sort key.
     fn place(&self) -> (bool, bool, Option<Duration>) {
-        let has_problem = self.endpoints.iter().any(|(_, endpoint)| endpoint.error.is_some())
-            || self.workers > 0 && self.names.iter().any(|(_, status)| status.addresses == 0);
+        let is_unhealthy =
+            |report: &Option<Report>| report.as_ref().is_some_and(|report| report.verdict == Verdict::Unhealthy);
+        let has_problem =
+            self.endpoints.iter().any(|(_, endpoint)| endpoint.error.is_some() || is_unhealthy(&endpoint.report))
+                || self.workers > 0 && self.names.iter().any(|(_, status)| status.addresses == 0);
         (!has_problem, self.workers == 0, self.unused)
     }
 
@@ -134,7 +140,10 @@ impl Row {
 
     fn json(&self) -> Value {
         let endpoints = self.endpoints.iter().map(|(addr, endpoint)| {
-            let Merged { weight, state, connections, streams, latency, error, .. } = endpoint;
+            let Merged { weight, state, connections, streams, latency, error, report, .. } = endpoint;
+            let report = report.as_ref().map(|Report { verdict, checks, failures, error }| {
+                json!({ "verdict": verdict.to_string(), "checks": checks, "failures": failures, "error": error.as_deref() })
+            });
             json!({
                 "address": addr,
                 "weight": weight,
@@ -143,6 +152,7 @@ impl Row {
                 "streams": streams,
                 "latency_seconds": latency,
                 "error": error,
+                "health_checks": report,
             })
         });
         let names = self.names.iter().map(
@@ -178,12 +188,16 @@ impl Row {
     /// A line for each endpoint and each name.
     fn lines(&self) -> String {
         let mut text = String::new();
-        for (addr, Merged { weight, state, connections, streams, latency, error, .. }) in &self.endpoints {
+        for (addr, Merged { weight, state, connections, streams, latency, error, report, .. }) in &self.endpoints {
             let state = state_name(*state);
             let _ = write!(text, "    endpoint {addr}  {state}  weight {weight}");
             let _ = write!(text, "  connections {connections}  streams {streams}");
             let _ = latency.map(|latency| write!(text, "  latency {:.1}ms", latency * 1e3));
             let _ = error.as_ref().map(|error| write!(text, "  {}", plain(error)));
+            if let Some(Report { checks, failures, error, .. }) = report {
+                let _ = write!(text, "  checks {checks}  failed {failures}");
+                let _ = error.as_ref().map(|error| write!(text, "  {}", plain(error)));
+            }
             text.push('\n');
         }
         if self.endpoints_left_off > 0 {

@@ -5,7 +5,10 @@ use crate::dns::NameState;
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
 use proxy_http::{
     Endpoints, Stats,
-    balance::endpoint::{State, Status},
+    balance::{
+        endpoint::{State, Status},
+        health_check::{Report, Verdict},
+    },
 };
 use std::{collections::BTreeMap, fmt};
 
@@ -25,6 +28,8 @@ pub(crate) struct Merged {
     pub(crate) error: Option<String>,
     /// As discovery has them; they are the same on all workers, or will be soon.
     labels: Vec<(String, String)>,
+    /// The report of its health checks, which are the same on all workers. `None`: it is not checked.
+    pub(crate) report: Option<Report>,
 }
 
 impl Directions {
@@ -41,7 +46,7 @@ impl Directions {
         let help = "Endpoints by state";
         let mut family = encoder.encode_descriptor("http_balancer_endpoints", help, None, MetricType::Gauge)?;
         for (name, endpoints) in &directions {
-            for state in [State::Ready, State::Connecting, State::Failed, State::Ejected] {
+            for state in State::ALL {
                 let count = endpoints.values().filter(|endpoint| endpoint.state == state).count();
                 let labels = [("direction", *name), ("endpoint_state", state_name(state))];
                 family.encode_family(&labels)?.encode_gauge(&(count as u64))?;
@@ -65,7 +70,7 @@ impl Directions {
                 }
             }
         }
-        Ok(())
+        health_checks(encoder, &directions)
     }
 
     pub(super) fn destinations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -110,12 +115,50 @@ impl Directions {
     }
 }
 
+/// Nothing, where endpoints are not checked.
+fn health_checks(
+    encoder: &mut DescriptorEncoder<'_>,
+    directions: &[(&'static str, BTreeMap<String, Merged>)],
+) -> fmt::Result {
+    let reports: Vec<_> = directions
+        .iter()
+        .flat_map(|(direction, endpoints)| {
+            endpoints.iter().filter_map(|(addr, endpoint)| {
+                endpoint.report.as_ref().map(|report| (report, endpoint.labels(direction, addr)))
+            })
+        })
+        .collect();
+    let help = "Whether the endpoint's health checks allow requests to it, 1 or 0";
+    let mut family = encoder.encode_descriptor("http_health_check_healthy", help, None, MetricType::Gauge)?;
+    for (report, labels) in &reports {
+        family.encode_family(labels)?.encode_gauge(&u64::from(report.verdict == Verdict::Healthy))?;
+    }
+    let help = "Health checks of the endpoint that have ended, by result";
+    let mut family = encoder.encode_descriptor("http_health_checks", help, None, MetricType::Counter)?;
+    for (report, labels) in &reports {
+        for (result, count) in [("success", report.checks - report.failures), ("failure", report.failures)] {
+            let labels: Vec<_> = labels.iter().cloned().chain([("result".to_owned(), result.to_owned())]).collect();
+            family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+        }
+    }
+    Ok(())
+}
+
 /// The endpoints of all workers by address.
 pub(crate) fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, Merged> {
     let mut endpoints = BTreeMap::<_, Merged>::new();
-    for Status { addr, labels, weight, state, connections, streams, latency, error, .. } in statuses {
-        let new =
-            || Merged { weight, state, connections: 0, streams: 0, ejected: 0, latency: None, error: None, labels };
+    for Status { addr, labels, weight, state, connections, streams, latency, error, report, .. } in statuses {
+        let new = || Merged {
+            weight,
+            state,
+            connections: 0,
+            streams: 0,
+            ejected: 0,
+            latency: None,
+            error: None,
+            labels,
+            report,
+        };
         let endpoint = endpoints.entry(addr).or_insert_with(new);
         if state == State::Ready {
             endpoint.state = state;
@@ -143,13 +186,14 @@ impl Merged {
     }
 }
 
-/// linkerd2-proxy's names, and two for states that it does not tell apart.
+/// linkerd2-proxy's names, and three for states that it does not tell apart.
 pub(crate) fn state_name(state: State) -> &'static str {
     match state {
         State::Ready => "ready",
         State::Connecting => "pending",
         State::Failed => "failed",
         State::Ejected => "ejected",
+        State::Unhealthy => "unhealthy",
     }
 }
 
@@ -168,6 +212,7 @@ mod tests {
             streams: 2,
             latency,
             error: None,
+            report: None,
         };
         let statuses = [(State::Ejected, None), (State::Ready, Some(0.1)), (State::Ready, Some(0.0001))];
         let endpoints = merge(statuses.into_iter().map(|(state, latency)| status(state, latency)));
@@ -190,6 +235,7 @@ mod tests {
             latency: None,
             error: None,
             labels,
+            report: None,
         };
         let labels = endpoint.labels("outbound", "127.0.0.1:80");
         let names: Vec<_> = labels.iter().map(|(name, _)| name.as_str()).collect();

@@ -1,5 +1,6 @@
 //! An endpoint as service discovery describes it: address, weight, parameters, labels. And its status.
 
+use crate::balance::report::{Report, Reports};
 use http::uri::Authority;
 use http_h2::ClientParams;
 use std::{fmt, num::NonZeroU32};
@@ -19,6 +20,8 @@ pub struct Endpoint<A> {
     pub authority: Option<Authority>,
     /// Names and values that label its metrics; [`Status`] has them. Default: none.
     pub labels: Vec<(String, String)>,
+    /// The reports of its health checks, which say whether it gets new requests. `None`, the default: it is not checked.
+    pub reports: Option<Reports>,
 }
 
 /// An endpoint's state and load at one time.
@@ -40,6 +43,8 @@ pub struct Status {
     pub latency: Option<f64>,
     /// Why the last attempt to connect failed, or that the last connection was lost before any response. `None`: neither.
     pub error: Option<String>,
+    /// The report of its health checks. `None`: it is not checked.
+    pub report: Option<Report>,
 }
 
 /// Whether requests are sent to an endpoint.
@@ -55,14 +60,17 @@ pub enum State {
     Failed,
     /// Too many consecutive requests have failed; no requests are sent for a time. See [`breaker`](crate::balance::breaker).
     Ejected,
+    /// The health checks fail, or none has passed yet; no new requests are sent. See [`health_check`](crate::balance::health_check).
+    Unhealthy,
 }
 
 // === impl Endpoint ===
 
 impl<A> Endpoint<A> {
-    /// An endpoint of weight 1, without parameters, authority or labels of its own.
+    /// An endpoint of weight 1, without parameters, authority or labels of its own, and without health checks.
     pub fn new(addr: A) -> Self {
-        Self { addr, weight: NonZeroU32::MIN, params: ClientParams::DEFAULT, authority: None, labels: Vec::new() }
+        let (weight, params) = (NonZeroU32::MIN, ClientParams::DEFAULT);
+        Self { addr, weight, params, authority: None, labels: Vec::new(), reports: None }
     }
 
     /// Whether connections to this endpoint are the same as to the other one: weight and labels do not concern them.
@@ -70,8 +78,8 @@ impl<A> Endpoint<A> {
     where
         A: PartialEq,
     {
-        let Self { addr, weight: _, params, authority, labels: _ } = self;
-        *addr == other.addr && *params == other.params && *authority == other.authority
+        let Self { addr, weight: _, params, authority, labels: _, reports } = self;
+        *addr == other.addr && *params == other.params && *authority == other.authority && *reports == other.reports
     }
 }
 
@@ -79,7 +87,7 @@ impl<A> Endpoint<A> {
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 4] = [Self::Ready, Self::Connecting, Self::Failed, Self::Ejected];
+    pub const ALL: [Self; 5] = [Self::Ready, Self::Connecting, Self::Failed, Self::Ejected, Self::Unhealthy];
 }
 
 impl fmt::Display for State {
@@ -89,6 +97,7 @@ impl fmt::Display for State {
             Self::Connecting => "connecting",
             Self::Failed => "failed",
             Self::Ejected => "ejected",
+            Self::Unhealthy => "unhealthy",
         })
     }
 }

@@ -10,6 +10,7 @@ use crate::{
         load::Load,
         params::Params,
         queue::Queue,
+        report::{Reports, Verdict},
     },
     client::error::ConnectError,
 };
@@ -46,6 +47,10 @@ pub(super) struct EndpointState {
     /// When the last attempt to connect started.
     pub(super) last_attempt: Option<Instant>,
     pub(super) health: Arc<Health>,
+    /// The reports of its health checks. `None`: it is not checked.
+    pub(super) reports: Option<Reports>,
+    /// The verdict of its health checks, as of its task. An endpoint that is not checked is healthy.
+    pub(super) verdict: Verdict,
     /// Requests another connection from the endpoint's task.
     pub(super) demand: Arc<Notify>,
     pub(super) _task: AbortOnDrop,
@@ -76,7 +81,12 @@ pub(super) const MIN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 impl EndpointState {
     /// Whether requests can be sent to the endpoint, now or once a connection has been made for them.
     pub(super) fn is_ready(&self) -> bool {
-        (self.on_demand && self.failed.is_none()) || self.is_connected()
+        self.is_healthy() && ((self.on_demand && self.failed.is_none()) || self.is_connected())
+    }
+
+    /// Whether its health checks allow requests to it, or it has none.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.verdict == Verdict::Healthy
     }
 
     /// Whether the endpoint is ready, and either has not failed or has answered on one of its connections.
@@ -94,7 +104,9 @@ impl EndpointState {
     pub(super) fn has_free_stream(&self, params: &Params, is_stopped: bool, now: Instant) -> bool {
         let may_crowd = || is_stopped || self.has_all_connections(params, now);
         let mut connections = self.connections.iter();
-        connections.any(|connection| connection.free_streams(params) > 0 && (!connection.is_crowded() || may_crowd()))
+        self.is_healthy()
+            && connections
+                .any(|connection| connection.free_streams(params) > 0 && (!connection.is_crowded() || may_crowd()))
     }
 
     /// Whether no further connection can be made, or not soon.
@@ -112,6 +124,7 @@ impl EndpointState {
     pub(super) fn can_accept(&self, params: &Params, is_stopped: bool, now: Instant) -> bool {
         self.has_free_stream(params, is_stopped, now)
             || (self.on_demand
+                && self.is_healthy()
                 && self.failed.is_none()
                 && self.connections.len() + self.queue.len() < params.max_connections.get())
     }
@@ -133,6 +146,9 @@ impl EndpointState {
         is_stopped: bool,
         now: Instant,
     ) -> Option<(&mut Connection, bool)> {
+        if !self.is_healthy() {
+            return None;
+        }
         let mut all_free = 0_usize;
         let mut best = None;
         for (index, connection) in self.connections.iter().enumerate() {
@@ -186,6 +202,7 @@ impl EndpointState {
     pub(super) fn status(&self) -> Status {
         let open = || self.connections.iter().filter(|connection| !connection.handle.is_closed());
         let state = match (open().next(), &self.failed) {
+            (Some(_), _) | (None, None) if !self.is_healthy() => endpoint::State::Unhealthy,
             (Some(_), _) if !self.health.breaker.is_closed() => endpoint::State::Ejected,
             (Some(_), _) => endpoint::State::Ready,
             (None, Some(_)) => endpoint::State::Failed,
@@ -202,6 +219,7 @@ impl EndpointState {
             streams: self.streams(),
             latency: self.health.load.average(),
             error: self.failed.as_ref().map(|error| Chain(&**error).to_string()),
+            report: self.reports.as_ref().map(Reports::latest),
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::{
         chain::Chain,
         endpoint_state::{Connection, EndpointState, MIN_RETRY_INTERVAL},
         params::Params,
+        report::{Reports, Verdict},
         shared::Balancer,
     },
     client::{
@@ -58,6 +59,8 @@ pub(super) struct EndpointTask {
     has_demand: bool,
     /// The last connection was lost before any response, and none has answered or been stable since.
     is_unstable: bool,
+    /// The reports of the endpoint's health checks. `None`: it is not checked.
+    reports: Option<Reports>,
 }
 
 /// Boxed once a connection, as is [`AttemptFuture`].
@@ -86,6 +89,7 @@ impl EndpointTask {
         shared: &Arc<Balancer>,
         log: &Arc<EndpointLog>,
         demand: &Arc<Notify>,
+        reports: Option<Reports>,
     ) -> Self {
         Self {
             id,
@@ -103,6 +107,7 @@ impl EndpointTask {
             last_success: None,
             has_demand: false,
             is_unstable: false,
+            reports,
         }
     }
 
@@ -126,6 +131,7 @@ impl EndpointTask {
                     self.handle_closed(&open);
                 }
                 () = self.demand.notified() => self.handle_demand(),
+                verdict = changed(self.reports.as_mut()) => self.handle_verdict(verdict),
                 () = resume(self.resume_at), if self.resume_at.is_some() => self.resume_at = None,
                 () = tick(idle_check.as_mut()), if !self.open.is_empty() => self.close_idle(),
             }
@@ -302,6 +308,17 @@ impl EndpointTask {
         }
     }
 
+    /// Follows the verdict of the endpoint's health checks.
+    fn handle_verdict(&mut self, verdict: Verdict) {
+        if verdict == Verdict::Healthy {
+            // The check has just reached the endpoint.
+            self.resume_at = None;
+        }
+        if let Some(shared) = self.shared.upgrade() {
+            shared.set_verdict(self.id, verdict);
+        }
+    }
+
     /// Whether an open connection has carried a response.
     fn has_answering_connection(&self) -> bool {
         let mut has_answering_connection = false;
@@ -348,6 +365,13 @@ impl EndpointTask {
 async fn resume(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+async fn changed(reports: Option<&mut Reports>) -> Verdict {
+    match reports {
+        Some(reports) => reports.changed().await,
         None => pending().await,
     }
 }

@@ -11,6 +11,7 @@ use crate::{
         load::Load,
         params::Params,
         queue::{Queue, Ticket},
+        report::{Reports, Verdict},
         shared::{Attempt, Balancer, UNPOISONED},
     },
     body::source::Source as _,
@@ -336,7 +337,7 @@ impl Balancer {
                     shared.wake_waiting(id);
                 }
             }));
-        let task = EndpointTask::new(id, Arc::clone(&addr), self, &self.log, &demand);
+        let task = EndpointTask::new(id, Arc::clone(&addr), self, &self.log, &demand, endpoint.reports.clone());
         state.endpoints.push(EndpointState {
             id,
             addr,
@@ -354,6 +355,8 @@ impl Balancer {
             is_full: false,
             last_attempt: None,
             health: Arc::new(Health { load: Load::new(), breaker: Breaker::new() }),
+            verdict: endpoint.reports.as_ref().map_or(Verdict::Healthy, Reports::verdict),
+            reports: endpoint.reports.clone(),
             demand,
             _task: AbortOnDrop(tokio::spawn(task.run(endpoint.addr.clone(), connect)).abort_handle()),
         });

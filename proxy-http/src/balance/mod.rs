@@ -11,9 +11,11 @@ pub mod endpoint;
 mod endpoint_state;
 mod endpoint_task;
 mod endpoints;
+pub mod health_check;
 mod load;
 mod params;
 mod queue;
+mod report;
 pub(crate) mod shared;
 mod state;
 

@@ -6,6 +6,7 @@ use crate::{
         breaker::Outcome,
         endpoint_state::{AbortOnDrop, Connection, EndpointState, Health},
         params::Params,
+        report::Verdict,
         state::BalancerState,
     },
     client::{error::ConnectError, log::EndpointLog, send_request::OutgoingRequest},
@@ -123,6 +124,19 @@ impl Balancer {
         state.recompute();
     }
 
+    /// Sets the verdict of an endpoint's health checks. Requests that wait for an endpoint that is not healthy wait for any
+    /// from now on.
+    pub(super) fn set_verdict(&self, id: u64, verdict: Verdict) {
+        let mut state = self.lock();
+        let Some(endpoint) = state.endpoint(id) else { return };
+        endpoint.verdict = verdict;
+        if !endpoint.is_healthy() {
+            let queue = mem::take(&mut endpoint.queue);
+            state.requeue(queue);
+        }
+        state.recompute();
+    }
+
     /// A time as [`Load`](crate::balance::load::Load) has it: nanoseconds since the balancer started.
     pub(super) fn nanos(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
@@ -145,10 +159,12 @@ impl Balancer {
         if !answered {
             load.observe_late(sent, self.nanos(now));
         }
-        // At most half of the endpoints are ejected. Only a failure can eject, so only a failure takes the balancer's lock.
+        // At most half of the endpoints are ejected, with the unhealthy ones. Only a failure can eject, so only a failure takes the balancer's lock.
         let may_eject = outcome == Outcome::Failure && {
             let state = self.lock();
-            let ejected = state.endpoints.iter().filter(|endpoint| !endpoint.health.breaker.is_closed()).count();
+            let is_left_out =
+                |endpoint: &&EndpointState| !endpoint.is_healthy() || !endpoint.health.breaker.is_closed();
+            let ejected = state.endpoints.iter().filter(is_left_out).count();
             (ejected + 1) * 2 <= state.endpoints.len()
         };
         breaker.record_outcome(outcome, may_eject, &self.params.breaker, now);

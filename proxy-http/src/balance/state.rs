@@ -7,6 +7,7 @@ use crate::{
         endpoint_state::{EndpointState, MIN_RETRY_INTERVAL},
         params::Params,
         queue::{Queue, Ticket},
+        report::Verdict,
     },
     message::answer::Answer,
 };
@@ -111,7 +112,8 @@ impl BalancerState {
                 if endpoint.can_use_more_connections() {
                     endpoint.demand.notify_one();
                 }
-            } else if !endpoint.is_connecting
+            } else if endpoint.is_healthy()
+                && !endpoint.is_connecting
                 && endpoint.last_attempt.is_none_or(|last_attempt| last_attempt + MIN_RETRY_INTERVAL <= now)
             {
                 (endpoint.is_connecting, endpoint.last_attempt) = (true, Some(now));
@@ -127,14 +129,14 @@ impl BalancerState {
         self.down_since
     }
 
-    /// Whether an attempt to connect is likely to end soon, so that requests may wait for it: it has a transport already, or
-    /// the attempt before failed at once, neither by a timeout nor by the loss of a connection without a response.
+    /// Whether an endpoint may be ready soon, so that requests may wait for it. Its first health check is under way, or its
+    /// attempt to connect is likely to end soon: it has a transport already, or the attempt before failed at once, neither by
+    /// a timeout nor by the loss of a connection without a response.
     pub(super) fn can_recover(&self) -> bool {
-        self.endpoints.iter().filter(|endpoint| endpoint.is_connecting && !endpoint.is_ready()).any(|endpoint| {
-            match &endpoint.failed {
-                Some(error) => !error.is_timeout() && !error.is_lost(),
-                None => endpoint.is_handshaking,
-            }
+        self.endpoints.iter().filter(|endpoint| !endpoint.is_ready()).any(|endpoint| match &endpoint.failed {
+            _ if endpoint.verdict == Verdict::Unhealthy => false,
+            Some(error) => endpoint.is_connecting && !error.is_timeout() && !error.is_lost(),
+            None => endpoint.verdict == Verdict::Unchecked || endpoint.is_connecting && endpoint.is_handshaking,
         })
     }
 
@@ -242,7 +244,8 @@ impl BalancerState {
         self.max_weight = self.endpoints.iter().map(|endpoint| endpoint.weight).fold(0.0, f64::max);
         let (now, were_ready) = (Instant::now(), self.down_since.is_none());
         for endpoint in &mut self.endpoints {
-            if endpoint.slow_start.update(endpoint.is_ready(), endpoint.failed.is_some(), were_ready, now) {
+            let has_failed = endpoint.failed.is_some() || endpoint.verdict == Verdict::Unhealthy;
+            if endpoint.slow_start.update(endpoint.is_ready(), has_failed, were_ready, now) {
                 endpoint.virtual_time = self.choice.mean_virtual_time();
             }
         }
@@ -261,7 +264,8 @@ impl BalancerState {
     pub(super) fn not_ready_answer(&self) -> Answer {
         let Some(failures) = self.endpoints.iter().map(|endpoint| endpoint.failed.as_ref()).collect::<Option<Vec<_>>>()
         else {
-            return Answer::no_endpoint("no endpoint is ready");
+            let is_unhealthy = self.endpoints.iter().any(|endpoint| endpoint.verdict == Verdict::Unhealthy);
+            return Answer::no_endpoint(if is_unhealthy { "no endpoint is healthy" } else { "no endpoint is ready" });
         };
         match failures.first() {
             None => Answer::no_endpoint("no endpoints"),

@@ -1,6 +1,7 @@
 //! Several endpoints on loopback, each with its own behaviour.
 
 mod ejection;
+mod health_checks;
 
 use crate::{
     frames::{GOAWAY, HEADERS, Peer},
