@@ -136,6 +136,39 @@ pub struct Connect {
     pub max_idle: Duration,
     /// Trailers of requests are not sent to endpoints.
     pub drop_request_trailers: bool,
+    /// Health checks of endpoints.
+    pub health_check: HealthCheck,
+}
+
+/// Health checks of endpoints: what is asked, and how often.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HealthCheck {
+    /// The request that is sent. `None`: endpoints are not checked.
+    pub request: Option<HealthCheckRequest>,
+    /// The pause between two checks of an endpoint; above zero.
+    pub interval: Duration,
+    /// How long a check may take; above zero.
+    pub timeout: Duration,
+    /// Consecutive failed checks that make a healthy endpoint unhealthy; above zero.
+    pub unhealthy_threshold: u32,
+    /// Consecutive passed checks that make an unhealthy endpoint healthy; above zero.
+    pub healthy_threshold: u32,
+}
+
+/// The request of a health check.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum HealthCheckRequest {
+    /// `grpc.health.v1.Health/Check` of a service. Empty: of the server as a whole.
+    Grpc(String),
+    /// GET of a path, which begins with a slash and may have a query.
+    Http(String),
+}
+
+impl HealthCheck {
+    /// Whether gRPC would have to be sent in HTTP/1.1, which cannot be.
+    pub(crate) fn is_grpc_over(&self, protocol: EndpointProtocol) -> bool {
+        protocol == EndpointProtocol::Http1 && matches!(self.request, Some(HealthCheckRequest::Grpc(_)))
+    }
 }
 
 /// TLS toward clients. Files are PEM; whether they exist and are valid is not checked here.

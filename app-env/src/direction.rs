@@ -1,8 +1,8 @@
 //! One direction: its listener, its endpoints and the bounds between them.
 
 use crate::{
-    Backoff, Breaker, Connect, ConnectHttp1, Direction, Discovery, DiscoverySource, EndpointProtocol, Error, HostPort,
-    Origin, ProxyProtocol, RateLimit, Retry, TcpParams,
+    Backoff, Breaker, Connect, ConnectHttp1, Direction, Discovery, DiscoverySource, EndpointProtocol, Error,
+    HealthCheck, HostPort, Origin, ProxyProtocol, RateLimit, Retry, TcpParams,
     error::plain,
     grammar::{Grammar, Number, Time},
     http2::{self, Shared},
@@ -14,12 +14,14 @@ use crate::{
         CONNECT_HTTP1_MAX_CONNECTION_IDLE, CONNECT_HTTP1_MAX_CONNECTIONS, CONNECT_HTTP1_MAX_IDLE, CONNECT_KEEPALIVE,
         CONNECT_MAX_CONNECTION_IDLE, CONNECT_MAX_STREAMS_PER_CONNECTION, CONNECT_PROTOCOL, CONNECT_PROXY_PROTOCOL,
         CONNECT_TIMEOUT, CONNECT_USER_TIMEOUT, DETECT_TIMEOUT, DISCOVERY, DISCOVERY_IDLE_TIMEOUT, DISCOVERY_NETWORKS,
-        DISCOVERY_SUFFIXES, ENDPOINTS, HTTP_FAILFAST_TIMEOUT, HTTP_FORWARDED, HTTP_MAX_HEADERS_COUNT,
-        HTTP_MAX_URI_LENGTH, HTTP_QUEUE_CAPACITY, HTTP_RATE_LIMIT_BURST, HTTP_RATE_LIMIT_PER_CLIENT,
-        HTTP_REQUEST_TIMEOUT, HTTP_RETRY_BUDGET_MIN_PER_SECOND, HTTP_RETRY_BUDGET_RATIO, HTTP_RETRY_BUFFER_SIZE,
-        HTTP_RETRY_GATEWAY_ERRORS, HTTP_RETRY_GRPC_UNAVAILABLE, HTTP_RETRY_REFUSED_NON_IDEMPOTENT, LISTEN_ADDR,
-        MAX_BUFFERED_BYTES, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ENDPOINT, MAX_DESTINATIONS, MAX_IN_FLIGHT, ROUTES,
-        SERVER_HTTP1_HEADER_READ_TIMEOUT, SLOW_START,
+        DISCOVERY_SUFFIXES, ENDPOINTS, HEALTH_CHECK, HEALTH_CHECK_HEALTHY_THRESHOLD, HEALTH_CHECK_INTERVAL,
+        HEALTH_CHECK_TIMEOUT, HEALTH_CHECK_UNHEALTHY_THRESHOLD, HTTP_FAILFAST_TIMEOUT, HTTP_FORWARDED,
+        HTTP_MAX_HEADERS_COUNT, HTTP_MAX_URI_LENGTH, HTTP_QUEUE_CAPACITY, HTTP_RATE_LIMIT_BURST,
+        HTTP_RATE_LIMIT_PER_CLIENT, HTTP_REQUEST_TIMEOUT, HTTP_RETRY_BUDGET_MIN_PER_SECOND, HTTP_RETRY_BUDGET_RATIO,
+        HTTP_RETRY_BUFFER_SIZE, HTTP_RETRY_GATEWAY_ERRORS, HTTP_RETRY_GRPC_UNAVAILABLE,
+        HTTP_RETRY_REFUSED_NON_IDEMPOTENT, LISTEN_ADDR, MAX_BUFFERED_BYTES, MAX_CONNECTIONS,
+        MAX_CONNECTIONS_PER_ENDPOINT, MAX_DESTINATIONS, MAX_IN_FLIGHT, ROUTES, SERVER_HTTP1_HEADER_READ_TIMEOUT,
+        SLOW_START,
     },
     tls,
     variable::{Scope, Var},
@@ -64,6 +66,7 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
             max_streams: env.read(&CONNECT_MAX_STREAMS_PER_CONNECTION, scope).map(to_usize),
             max_idle: env.read_or_default(&CONNECT_MAX_CONNECTION_IDLE, scope),
             drop_request_trailers: env.read_or_default(&CONNECT_DROP_REQUEST_TRAILERS, scope),
+            health_check: read_health_check(env, scope, protocol),
         },
         breaker: read_breaker(env, scope),
         slow_start: env.read_or_default(&SLOW_START, scope),
@@ -211,6 +214,36 @@ fn read_breaker(env: &mut Reader, scope: Scope) -> Breaker {
     let (min, max) = (breaker.min_ejection, breaker.max_ejection);
     check_order(env, scope, (&BREAKER_MIN_EJECTION, min), (&BREAKER_MAX_EJECTION, max));
     breaker
+}
+
+/// The back ends of a file of routes may have requests of their own, so that intervals and thresholds matter without one here.
+fn read_health_check(env: &mut Reader, scope: Scope, protocol: EndpointProtocol) -> HealthCheck {
+    let check = HealthCheck {
+        request: env.read_or_default(&HEALTH_CHECK, scope),
+        interval: env.read_or_default(&HEALTH_CHECK_INTERVAL, scope),
+        timeout: env.read_or_default(&HEALTH_CHECK_TIMEOUT, scope),
+        unhealthy_threshold: env.read_or_default(&HEALTH_CHECK_UNHEALTHY_THRESHOLD, scope),
+        healthy_threshold: env.read_or_default(&HEALTH_CHECK_HEALTHY_THRESHOLD, scope),
+    };
+    let name = HEALTH_CHECK.name(scope);
+    if check.is_grpc_over(protocol) && !env.is_set(&ROUTES, scope) {
+        let found =
+            format!("is {} beside {}=http1", HEALTH_CHECK.grammar.print(&check.request), CONNECT_PROTOCOL.name(scope));
+        env.error(Error::new(name, found, "http:/PATH, since gRPC needs HTTP/2"));
+    } else if check.request.is_none() && !env.is_set(&ROUTES, scope) {
+        let needs = format!("has no effect without {name}");
+        for var in [&HEALTH_CHECK_INTERVAL, &HEALTH_CHECK_TIMEOUT] {
+            if env.is_set(var, scope) {
+                env.warn(var.name(scope), needs.clone());
+            }
+        }
+        for var in [&HEALTH_CHECK_UNHEALTHY_THRESHOLD, &HEALTH_CHECK_HEALTHY_THRESHOLD] {
+            if env.is_set(var, scope) {
+                env.warn(var.name(scope), needs.clone());
+            }
+        }
+    }
+    check
 }
 
 /// The shorter of two times must not be the longer.

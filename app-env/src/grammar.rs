@@ -3,8 +3,8 @@
 //! `Display` of a grammar completes the sentence "must be …" and fills the tables of variables.
 
 use crate::{
-    AccessLogFormat, ClientAuth, ClientName, DiscoverySource, DomainSuffix, EndpointProtocol, Forwarded, HostPort,
-    LogFormat, Network, ProxyProtocol,
+    AccessLogFormat, ClientAuth, ClientName, DiscoverySource, DomainSuffix, EndpointProtocol, Forwarded,
+    HealthCheckRequest, HostPort, LogFormat, Network, ProxyProtocol,
     host_port::{InvalidHostPort, parse_host},
 };
 use http_h2::Setting;
@@ -112,6 +112,9 @@ pub(crate) struct Format;
 
 /// A word for an [`EndpointProtocol`].
 pub(crate) struct Protocols;
+
+/// `off`, or a [`HealthCheckRequest`].
+pub(crate) struct HealthChecks;
 
 /// Any text.
 pub(crate) struct Text;
@@ -505,6 +508,44 @@ impl Grammar for Protocols {
 impl fmt::Display for Protocols {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("http2, http1 or same")
+    }
+}
+
+// === impl HealthChecks ===
+
+impl Grammar for HealthChecks {
+    type Value = Option<HealthCheckRequest>;
+
+    fn parse(&self, text: &str) -> Result<Self::Value, Refused> {
+        let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
+        match text.split_once(':') {
+            None if text == "off" => Ok(None),
+            None if text == "grpc" => Ok(Some(HealthCheckRequest::Grpc(String::new()))),
+            Some(("grpc", service)) if is_name(service) => Ok(Some(HealthCheckRequest::Grpc(service.to_owned()))),
+            Some(("http", path)) if path.starts_with('/') && is_name(path) && !path.contains('#') => {
+                if path.starts_with("//") {
+                    let detail = "http: is followed by a path alone, the endpoint is known".to_owned();
+                    return Err(Refused { detail: Some(detail) });
+                }
+                Ok(Some(HealthCheckRequest::Http(path.to_owned())))
+            }
+            _ => Err(Refused::default()),
+        }
+    }
+
+    fn print(&self, value: &Self::Value) -> String {
+        match value {
+            None => "off".to_owned(),
+            Some(HealthCheckRequest::Grpc(service)) if service.is_empty() => "grpc".to_owned(),
+            Some(HealthCheckRequest::Grpc(service)) => format!("grpc:{service}"),
+            Some(HealthCheckRequest::Http(path)) => format!("http:{path}"),
+        }
+    }
+}
+
+impl fmt::Display for HealthChecks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("off, grpc, grpc:SERVICE or http:/PATH (as grpc:shop.Cart or http:/healthz)")
     }
 }
 

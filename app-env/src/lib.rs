@@ -72,8 +72,8 @@ mod variable;
 pub use client_name::{ClientName, InvalidClientName};
 pub use config::{
     AccessLog, AccessLogFormat, Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectHttp1, ConnectTls,
-    ControlPlane, Direction, Dns, EndpointProtocol, Forwarded, LogFormat, ProxyProtocol, RateLimit, Retry, ServerTls,
-    TcpParams, TlsIdentity,
+    ControlPlane, Direction, Dns, EndpointProtocol, Forwarded, HealthCheck, HealthCheckRequest, LogFormat,
+    ProxyProtocol, RateLimit, Retry, ServerTls, TcpParams, TlsIdentity,
 };
 pub use discovery::{Discovery, DiscoverySource, DomainSuffix, InvalidNetwork, Network};
 pub use error::{Error, Errors, Warning};

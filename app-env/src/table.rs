@@ -6,8 +6,9 @@
 use crate::{
     AccessLogFormat, ClientAuth, DiscoverySource, Forwarded, ProxyProtocol,
     grammar::{
-        Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, ForwardedFields, Host, HostAndPort, Networks,
-        Number, Protocols, ProxyProtocols, Ratio, RecordFormat, Sources, Suffixes, Switch, Text, Time,
+        Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, ForwardedFields, HealthChecks, Host,
+        HostAndPort, Networks, Number, Protocols, ProxyProtocols, Ratio, RecordFormat, Sources, Suffixes, Switch, Text,
+        Time,
     },
     variable::{
         DefaultText::{Computed, Is, PerDirection, Unset},
@@ -402,6 +403,28 @@ declare! {
     ours BREAKER_MAX_EJECTION: Time = Direction "BREAKER_MAX_EJECTION" {
         Time::ABOVE_ZERO, default: Is("1m"),
         "the longest an endpoint is ejected; not below the minimum"
+    }
+
+    ours HEALTH_CHECK: HealthChecks = Direction "HEALTH_CHECK" {
+        HealthChecks, default: Is("off"),
+        "request that each endpoint is sent at an interval; one that does not answer it as expected gets no new requests: grpc is grpc.health.v1.Health/Check of the server, grpc:SERVICE of one service, http:/PATH a GET that is answered with 200..=299"
+    }
+    ours HEALTH_CHECK_INTERVAL: Time = Direction "HEALTH_CHECK_INTERVAL" {
+        Time::ABOVE_ZERO, default: Is("10s"),
+        "pause between two health checks of an endpoint, give or take a tenth"
+    }
+    ours HEALTH_CHECK_TIMEOUT: Time = Direction "HEALTH_CHECK_TIMEOUT" {
+        // As Kubernetes has it.
+        Time::ABOVE_ZERO, default: Is("1s"),
+        "how long a health check may take, with the connection that it may need"
+    }
+    ours HEALTH_CHECK_UNHEALTHY_THRESHOLD: Number = Direction "HEALTH_CHECK_UNHEALTHY_THRESHOLD" {
+        Number::ABOVE_ZERO, default: Is("3"),
+        "health checks failed in a row after which an endpoint is unhealthy; the first one after the start decides alone"
+    }
+    ours HEALTH_CHECK_HEALTHY_THRESHOLD: Number = Direction "HEALTH_CHECK_HEALTHY_THRESHOLD" {
+        Number::ABOVE_ZERO, default: Is("2"),
+        "health checks passed in a row after which an unhealthy endpoint is healthy; the first one after the start decides alone"
     }
 
     linkerd ACCEPT_KEEPALIVE: Time = Direction "ACCEPT_KEEPALIVE" {

@@ -88,7 +88,8 @@ impl Resolve for Authorities {
         }
         let (connect, tls, shared) = (connect.clone(), tls.clone(), shared.clone());
         let backend = if let Some(linkerd) = linkerd {
-            let hosts = tls.as_ref().is_some_and(|client| client.needs_hosts());
+            let hosts =
+                tls.as_ref().is_some_and(|client| client.needs_hosts()) || connect.health_check.request.is_some();
             let followed = linkerd.follow(endpoint.clone(), is_allowed, hosts);
             Backend::followed(endpoint.to_string(), followed, connect, tls, shared)
         } else if port == *default_port && dns::is_service(endpoint.host()) {

@@ -3,19 +3,24 @@
 use crate::{
     connector::{Connector, OwnListeners},
     dns::{self, Discovery, Names, Target},
+    health_check::Check,
     linkerd::Followed,
     proxy_protocol::encode,
     tls,
 };
-use app_env::{EndpointProtocol, HostPort, ProxyProtocol};
+use app_env::{EndpointProtocol, HealthCheckRequest, HostPort, ProxyProtocol};
 use proxy_http::{
-    BufferLimit, Connect, Endpoint, Endpoints, Protocol, Replay, Stats,
-    balance::{self, breaker},
+    BufferLimit, Connect, Endpoint, Endpoints, Protocol, Stats,
+    balance::{self, breaker, health_check},
     client::EndpointLog,
     proxy::{self, Absence, BackendEndpoints},
     stats::Peer,
 };
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// Endpoints, for all workers, each of which connects to them.
@@ -67,7 +72,8 @@ impl Backend {
         tls: Option<Arc<tls::Client>>,
         shared: Shared,
     ) -> Self {
-        let hosts = tls.as_ref().is_some_and(|client| client.needs_hosts());
+        // Health checks are sent to the host that an endpoint was found by.
+        let hosts = tls.as_ref().is_some_and(|client| client.needs_hosts()) || connect.health_check.request.is_some();
         let Discovery { list, names, absence } = match source {
             Source::Endpoints(endpoints) => dns::discover(endpoints, hosts, shared.dns, &shared.resolver),
             Source::Service(name) => dns::discover_service(name, hosts, shared.dns, &shared.resolver),
@@ -97,7 +103,30 @@ impl Backend {
     ) -> Self {
         let http2_params = endpoint_params(&connect, shared.breaker, shared.slow_start, shared.cores);
         let http1_params = http1_endpoint_params(&connect.http1, http2_params, shared.cores);
-        Self { name, endpoints, names, absence, connect, tls, http2_params, http1_params, shared }
+        let mut backend = Self { name, endpoints, names, absence, connect, tls, http2_params, http1_params, shared };
+        backend.start_checks();
+        backend
+    }
+
+    /// Starts health checks, if they are on, once for all workers.
+    fn start_checks(&mut self) {
+        let app_env::HealthCheck { request, interval, timeout, unhealthy_threshold, healthy_threshold } =
+            &self.connect.health_check;
+        let Some(request) = request.clone() else { return };
+        let protocol = match (self.protocol(), &request) {
+            (EndpointProtocol::Http2, _) | (EndpointProtocol::Same, HealthCheckRequest::Grpc(_)) => Protocol::Http2,
+            (EndpointProtocol::Http1, _) | (EndpointProtocol::Same, HealthCheckRequest::Http(_)) => Protocol::Http1,
+        };
+        let params = health_check::Params {
+            interval: *interval,
+            timeout: *timeout,
+            unhealthy_threshold: NonZeroU32::new(*unhealthy_threshold).unwrap_or(NonZeroU32::MIN),
+            healthy_threshold: NonZeroU32::new(*healthy_threshold).unwrap_or(NonZeroU32::MIN),
+        };
+        let check = Check::new(request, self.tls.is_some(), *timeout);
+        let connect = self.connect_to(protocol, self.own_header().as_ref(), &Stats::default());
+        let check = move |target: &Target, connection| check.run(target, connection);
+        self.endpoints = health_check::spawn(self.endpoints.clone(), connect, params, check);
     }
 
     pub(crate) fn protocol(&self) -> EndpointProtocol {
@@ -107,6 +136,11 @@ impl Backend {
     /// The PROXY protocol header that its endpoints are sent. `None`: none.
     pub(crate) fn proxy_protocol(&self) -> Option<ProxyProtocol> {
         self.connect.proxy_protocol
+    }
+
+    /// The header of connections that are of no client. `None`: none.
+    fn own_header(&self) -> Option<Arc<[u8]>> {
+        self.connect.proxy_protocol.map(|version| encode(version, None).into())
     }
 
     /// Connections that begin with a header; one worker's, or one client's.
@@ -122,16 +156,16 @@ impl Backend {
 
     /// One worker's connections to the endpoints that are spoken to in `protocol`.
     fn spawn(&self, protocol: Protocol, header: Option<&Arc<[u8]>>, stats: &Stats) -> Endpoints {
-        let tls = self.tls.as_ref().map(|tls| (Arc::clone(tls), protocol));
-        let connector = Connector::new(self.connect.tcp, self.shared.own.clone(), tls).header(header.cloned());
         let params = match protocol {
             Protocol::Http2 => self.http2_params,
             Protocol::Http1 => self.http1_params,
         };
-        Endpoints::spawn(self.endpoints.clone(), &self.connect(connector, protocol, stats), params)
+        Endpoints::spawn(self.endpoints.clone(), &self.connect_to(protocol, header, stats), params)
     }
 
-    fn connect(&self, connector: Connector, protocol: Protocol, stats: &Stats) -> Connect<Connector, Replay> {
+    fn connect_to<B>(&self, protocol: Protocol, header: Option<&Arc<[u8]>>, stats: &Stats) -> Connect<Connector, B> {
+        let tls = self.tls.as_ref().map(|tls| (Arc::clone(tls), protocol));
+        let connector = Connector::new(self.connect.tcp, self.shared.own.clone(), tls).header(header.cloned());
         let app_env::Connect { http2, timeout, handshake_timeout, .. } = &self.connect;
         Connect::new(connector, http2)
             .expect("params are checked when they are read")
@@ -155,9 +189,7 @@ impl proxy::Backend for Backend {
     }
 
     fn connect(&self, stats: &Arc<Stats>) -> BackendEndpoints {
-        // These connections are of no client.
-        let header = self.connect.proxy_protocol.map(|version| encode(version, None).into());
-        self.connect_with(header.as_ref(), stats)
+        self.connect_with(self.own_header().as_ref(), stats)
     }
 }
 
@@ -182,6 +214,7 @@ fn endpoint_params(
         proxy_protocol: _,
         tls: _,
         drop_request_trailers: _,
+        health_check: _,
         ..
     } = *connect;
     let app_env::Backoff { min, max, jitter } = backoff;

@@ -29,6 +29,7 @@ mod descriptors;
 mod destination;
 pub mod dns;
 mod handover;
+mod health_check;
 mod linkerd;
 mod listener;
 mod log;

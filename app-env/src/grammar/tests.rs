@@ -148,3 +148,31 @@ fn formats_are_words_in_any_case() {
     check(&Format, "Json", Some(LogFormat::Json));
     check(&Format, "text", None);
 }
+
+#[test]
+fn a_health_check_is_grpc_or_a_path() {
+    let grpc = |service: &str| Some(Some(HealthCheckRequest::Grpc(service.to_owned())));
+    let http = |path: &str| Some(Some(HealthCheckRequest::Http(path.to_owned())));
+    check(&HealthChecks, "off", Some(None));
+    check(&HealthChecks, "grpc", grpc(""));
+    check(&HealthChecks, "grpc:shop.Cart", grpc("shop.Cart"));
+    check(&HealthChecks, "http:/", http("/"));
+    check(&HealthChecks, "http:/healthz?a=b:c", http("/healthz?a=b:c"));
+    for text in [
+        "on",
+        "GRPC",
+        "grpc:",
+        "grpc:a b",
+        "http",
+        "http:",
+        "http:healthz",
+        "/healthz",
+        "http:/a b",
+        "http:/a#b",
+        "http://a/b",
+        "tcp",
+        "https:/a",
+    ] {
+        check(&HealthChecks, text, None);
+    }
+}

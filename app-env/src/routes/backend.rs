@@ -19,7 +19,7 @@ use crate::{
         CONNECT_MAX_HEADER_LIST_SIZE, CONNECT_MAX_LOCAL_ERROR_RESET_STREAMS, CONNECT_MAX_SEND_BUF_SIZE,
         CONNECT_MAX_STREAMS_PER_CONNECTION, CONNECT_PROTOCOL, CONNECT_TIMEOUT, CONNECT_TLS, CONNECT_TLS_CA,
         CONNECT_TLS_CERT, CONNECT_TLS_INSECURE_SKIP_VERIFY, CONNECT_TLS_KEY, CONNECT_TLS_SERVER_NAME,
-        CONNECT_USER_TIMEOUT, CONNECT_WRITE_STALL_TIMEOUT, MAX_CONNECTIONS_PER_ENDPOINT,
+        CONNECT_USER_TIMEOUT, CONNECT_WRITE_STALL_TIMEOUT, HEALTH_CHECK, MAX_CONNECTIONS_PER_ENDPOINT,
     },
     variable::{Scope, Var},
 };
@@ -44,6 +44,7 @@ const BACKEND: Known = Known {
         "tcp",
         "maxConnections",
         "dropRequestTrailers",
+        "healthCheck",
         "http1",
         "http2",
     ],
@@ -133,6 +134,14 @@ fn read(node: &Node, base: &Connect, problems: &mut Problems) -> Option<Backend>
     set(&mut connect.max_connections, read_size(&fields, "maxConnections", &MAX_CONNECTIONS_PER_ENDPOINT, problems));
     let drop_trailers = fields.read(problems, "dropRequestTrailers", &CONNECT_DROP_REQUEST_TRAILERS.grammar);
     set(&mut connect.drop_request_trailers, drop_trailers);
+    set(&mut connect.health_check.request, fields.read(problems, "healthCheck", &HEALTH_CHECK.grammar));
+    if connect.health_check.is_grpc_over(connect.protocol) {
+        let position = fields.get("healthCheck").map_or(fields.position, |node| node.position);
+        problems.error(
+            position,
+            "healthCheck is grpc and protocol is http1, must be off or http:/PATH, since gRPC needs HTTP/2",
+        );
+    }
     if let Some(node) = fields.get("http1") {
         read_http1(node, &mut connect.http1, problems);
     }

@@ -1,7 +1,7 @@
 mod problems;
 
 use super::*;
-use crate::{ConnectTls, EndpointProtocol, TlsIdentity, load};
+use crate::{ConnectTls, EndpointProtocol, HealthCheckRequest, TlsIdentity, load};
 use http_h2::{ClientKeepAlive, FlowControl};
 
 /// The direction's settings of connections, with variables by their names behind `CONNECT_`.
@@ -208,6 +208,10 @@ fn a_backend_overrides_what_the_direction_says() {
         ("HTTP2_MAX_CONNECTION_IDLE", "19s"),
     ]);
     assert_eq!(all, Connect { max_connections: 5, ..same.clone() });
+    let request = |text: &str| connects(text, &connect([])).health_check.request;
+    assert_eq!(request("healthCheck: 'http:/healthz'"), Some(HealthCheckRequest::Http("/healthz".to_owned())));
+    assert_eq!(request("healthCheck: grpc:shop.Cart"), Some(HealthCheckRequest::Grpc("shop.Cart".to_owned())));
+    assert_eq!(request(""), None);
     // A setting that a back end leaves out is the direction's.
     assert_eq!(connects("", &same), same);
     assert_eq!(connects("protocol: same", &same), Connect { protocol: EndpointProtocol::Same, ..same.clone() });

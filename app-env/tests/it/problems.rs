@@ -178,3 +178,17 @@ fn reports_are_errors_of_the_standard_kind() {
     check::<app_env::InvalidHostPort>();
     assert_eq!(EXIT_CODE, 64);
 }
+
+#[test]
+fn grpc_is_not_checked_over_http1() {
+    let of = |check, protocol| on([("INBOUND_HEALTH_CHECK", check), ("INBOUND_CONNECT_PROTOCOL", protocol)]);
+    assert_eq!(
+        errors(&of("grpc", "http1")),
+        [
+            "INBOUND_HEALTH_CHECK: is grpc beside INBOUND_CONNECT_PROTOCOL=http1, must be http:/PATH, since gRPC needs HTTP/2"
+        ]
+    );
+    for (check, protocol) in [("grpc", "same"), ("grpc", "http2"), ("http:/", "http1"), ("off", "http1")] {
+        config(&of(check, protocol));
+    }
+}

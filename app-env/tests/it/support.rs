@@ -17,7 +17,8 @@ pub(crate) fn on<const N: usize>(more: [(&str, &str); N]) -> Vars {
     all
 }
 
-/// Sets the variables without which a variable, by its full name, does nothing: an interval, an age, a rate, or TLS.
+/// Sets the variables without which a variable, by its full name, does nothing: an interval, an age, a rate, a health check, or
+/// TLS.
 pub(crate) fn add_needed(vars: &mut Vars, name: &str) {
     let mut set = |name: String, value: &str| _ = vars.insert(name, value.to_owned());
     if let Some((base, rest)) = name.split_once("_KEEP_ALIVE_").filter(|(_, rest)| *rest != "INTERVAL") {
@@ -40,6 +41,8 @@ pub(crate) fn add_needed(vars: &mut Vars, name: &str) {
             set(format!("{base}_CONNECT_TLS_CERT"), "needed");
             set(format!("{base}_CONNECT_TLS_KEY"), "needed");
         }
+    } else if let Some((base, _)) = name.split_once("_HEALTH_CHECK_") {
+        set(format!("{base}_HEALTH_CHECK"), "grpc");
     } else if let Some((base, _)) = name.split_once("ACCESS_LOG_") {
         set(format!("{base}ACCESS_LOG"), "json");
     }

@@ -51,6 +51,27 @@ fn variables_of_a_direction_that_is_off_are_a_warning_each() {
 }
 
 #[test]
+fn intervals_and_thresholds_need_a_health_check_or_a_file_of_routes() {
+    let names = ["INTERVAL", "TIMEOUT", "UNHEALTHY_THRESHOLD", "HEALTHY_THRESHOLD"]
+        .map(|suffix| format!("INBOUND_HEALTH_CHECK_{suffix}"));
+    let set = [(&*names[0], "2s"), (&*names[1], "3s"), (&*names[2], "4"), (&*names[3], "5")];
+    let expect = names.each_ref().map(|name| format!("{name}: has no effect without INBOUND_HEALTH_CHECK"));
+    assert_eq!(warnings(&on(set)), expect);
+    let with = |name: &str, value: &str| {
+        let mut all = vars(set);
+        all.insert(full(name), value.to_owned());
+        all
+    };
+    assert_eq!(warnings(&with("INBOUND_ROUTES", "routes.yaml")), [""; 0]);
+    let mut all = on(set);
+    all.insert(full("INBOUND_HEALTH_CHECK"), "grpc:shop.Cart".to_owned());
+    let app_env::HealthCheck { request, interval, timeout, unhealthy_threshold, healthy_threshold } =
+        config(&all).inbound.unwrap().connect.health_check;
+    assert_eq!(request, Some(app_env::HealthCheckRequest::Grpc("shop.Cart".to_owned())));
+    assert_eq!((interval.as_secs(), timeout.as_secs(), unhealthy_threshold, healthy_threshold), (2, 3, 4, 5));
+}
+
+#[test]
 fn repeated_endpoints_are_a_warning_and_count_once() {
     let vars = on([("INBOUND_ENDPOINTS", "a:1,b:1,A:1,a:2,a:1")]);
     assert_eq!(warnings(&vars), ["INBOUND_ENDPOINTS: has more than once, and uses once: a:1"]);

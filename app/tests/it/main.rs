@@ -14,6 +14,7 @@ mod docs;
 mod drain;
 mod grpc;
 mod handover;
+mod health_checks;
 mod http1;
 mod lifetime;
 mod linkerd;

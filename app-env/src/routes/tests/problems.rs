@@ -265,3 +265,10 @@ fn no_text_panics() {
         }
     }
 }
+
+#[test]
+fn grpc_is_not_checked_over_http1() {
+    let text = "backends: {a: {endpoints: [a:1], protocol: http1, healthCheck: grpc}}\nroutes: [{rules: [{backendRefs: [{name: a}]}]}]";
+    let expect = "1:64: healthCheck is grpc and protocol is http1, must be off or http:/PATH, since gRPC needs HTTP/2";
+    assert_eq!(errors(text), [expect]);
+}
