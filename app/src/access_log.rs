@@ -93,7 +93,7 @@ impl Reload for AccessLog {
 // === impl Connection ===
 
 impl Observe for Connection {
-    fn observe(&self, head: &request::Parts) -> Option<Box<dyn ObserveEnd>> {
+    fn observe(&self, head: &mut request::Parts) -> Option<Box<dyn ObserveEnd>> {
         self.start(|format, client| Line::start(format, client, SystemTime::now(), head))
     }
 

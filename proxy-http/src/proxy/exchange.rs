@@ -207,7 +207,7 @@ impl Exchange {
 
     /// Decides whether the response is passed on, or the request is sent again.
     fn evaluate(&mut self, responded: Result<Response<IncomingBody>, ClientError>) -> AttemptResult {
-        let Self { shared, request, attempt, retry_state, http1, .. } = self;
+        let Self { shared, record, facts, started, request, attempt, retry_state, http1, .. } = self;
         let (policy, attempt) = (&shared.limits.params.retry, attempt.as_mut().expect("it was sent"));
         let reason = match &responded {
             Ok(rsp) => {
@@ -231,6 +231,7 @@ impl Exchange {
             if responded.is_ok() {
                 attempt.set_outcome(Outcome::Failure);
             }
+            record.retry(now() - *started, reason, facts.endpoint.as_ref());
             request.stop();
             return AttemptResult::Retry;
         }

@@ -21,7 +21,8 @@ use std::{
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     attempts: u32,
-    endpoint: Option<Arc<str>>,
+    pub(super) endpoint: Option<Arc<str>>,
+    time_to_send: Option<Duration>,
     time_to_head: Option<Duration>,
     response_bytes: u64,
 }
@@ -32,6 +33,7 @@ impl Exchange {
         if self.record.is_on()
             && let Some(attempt) = &self.attempt
         {
+            self.facts.time_to_send.get_or_insert_with(|| now() - self.started);
             self.facts.endpoint = self.endpoints().addr(attempt);
             self.facts.attempts = self.facts.attempts.saturating_add(1);
         }
@@ -96,9 +98,9 @@ impl Drop for Exchange {
             }
         }
         self.record.edit(|end| {
-            let Facts { attempts, endpoint, time_to_head, response_bytes } = mem::take(&mut self.facts);
+            let Facts { attempts, endpoint, time_to_send, time_to_head, response_bytes } = mem::take(&mut self.facts);
             (end.attempts, end.endpoint, end.time_to_head) = (attempts, endpoint, time_to_head);
-            end.response_bytes = response_bytes;
+            (end.time_to_send, end.response_bytes) = (time_to_send, response_bytes);
             end.status = end.status.or(self.status);
             end.grpc_status = self.grpc_status.or(end.grpc_status);
             end.duration = now() - self.started;

@@ -130,7 +130,7 @@ where
     fn call(&self, req: Request<body::Incoming>) -> Self::Future {
         let (stream, slots) = (Some(self.connection_state.open_stream()), self.slots.clone());
         let (mut head, body) = req.into_parts();
-        let record = slots.records.start(&head);
+        let record = slots.records.start(&mut head);
         let checked = request::from_client(&mut head, &self.scheme, body.is_end_stream()).map_err(|Invalid(reason)| {
             tracing::debug!(reason, "bad request");
             self.transport.count_malformed();

@@ -326,7 +326,7 @@ where
             let started = now::now();
             self.opened += 1;
             let (mut head, body) = req.into_parts();
-            let record = Record::start(self.observe.as_ref(), &head, started);
+            let record = Record::start(self.observe.as_ref(), &mut head, started);
             // A request that is already reset does not go to the service.
             if self.frame_counts.has_reset()
                 && let Poll::Ready(Ok(reason)) = respond.poll_reset(&mut Context::from_waker(Waker::noop()))

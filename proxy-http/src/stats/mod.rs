@@ -20,7 +20,7 @@ pub use self::{
     latency::{LATENCY_BUCKETS, Latency},
     limit::{Limit, StreamLimit},
     proxy_error::ProxyError,
-    record::{Observe, ObserveEnd, RequestEnd, Reset, ResetBy},
+    record::{Observe, ObserveEnd, RequestEnd, Reset, ResetBy, Retry},
     responses::Responses,
     retry::Reason as RetryReason,
     side::Side as Peer,

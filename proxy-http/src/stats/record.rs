@@ -3,6 +3,7 @@
 use crate::stats::{
     destinations::{DestinationLabels, is_failure},
     proxy_error::ProxyError,
+    retry::Reason as RetryReason,
 };
 use http::{StatusCode, Version, request};
 use std::{
@@ -14,8 +15,9 @@ use tokio::time::Instant;
 
 /// Observes the requests of a client's connection. Called on the thread that serves the connection, so it must not block.
 pub trait Observe: fmt::Debug + Send + Sync {
-    /// Called for each request when its head has come. `None`: the request is not recorded.
-    fn observe(&self, head: &request::Parts) -> Option<Box<dyn ObserveEnd>>;
+    /// Called for each request when its head has come, before anything else reads it, so changes of its fields go on to the
+    /// endpoint. `None`: the request is not recorded.
+    fn observe(&self, head: &mut request::Parts) -> Option<Box<dyn ObserveEnd>>;
 
     /// Called for each request that is answered before its head is known: one of HTTP/1.1 that cannot be parsed, or one whose
     /// head is far too large. `None`, as by default: the request is not recorded.
@@ -44,6 +46,8 @@ pub struct RequestEnd {
     pub response_bytes: u64,
     /// The time from the request's head to the end.
     pub duration: Duration,
+    /// The time from the request's head until it was first sent to an endpoint. `None`: it was sent to none.
+    pub time_to_send: Option<Duration>,
     /// The time from the request's head to an endpoint's response's head. `None`: no endpoint has answered.
     pub time_to_head: Option<Duration>,
     /// The address of the endpoint that the request was last sent to. `None`: it was sent to none.
@@ -53,12 +57,26 @@ pub struct RequestEnd {
     pub labels: Option<Arc<DestinationLabels>>,
     /// How often the request was sent to an endpoint.
     pub attempts: u32,
+    /// The retries of the request, in order; no more than the first 16.
+    pub retries: Vec<Retry>,
     /// Why the proxy answered the request itself, or cut the response. `None`: it did not.
     pub proxy_error: Option<ProxyError>,
     /// The same in words, as the client gets it in `proxy-error`.
     pub proxy_error_detail: Option<String>,
     /// How the request ended before its response was whole. `None`: the response is whole.
     pub reset: Option<Reset>,
+}
+
+/// One retry of a request.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Retry {
+    /// The time from the request's head to the failure of the attempt before.
+    pub after: Duration,
+    /// Why that attempt is followed by another one.
+    pub reason: RetryReason,
+    /// The address of the endpoint that it was sent to.
+    pub endpoint: Option<Arc<str>>,
 }
 
 /// The end of a request whose response is not whole.
@@ -102,6 +120,9 @@ struct Open {
     last: Mutex<Weak<Mutex<State>>>,
 }
 
+/// Retries of one request that its record keeps.
+const MAX_RETRIES: usize = 16;
+
 // === impl ResetBy ===
 
 impl ResetBy {
@@ -132,7 +153,7 @@ impl RequestEnd {
 
 impl Record {
     /// Starts a record if an observer wants one.
-    pub(crate) fn start(observe: Option<&Arc<dyn Observe>>, head: &request::Parts, started: Instant) -> Self {
+    pub(crate) fn start(observe: Option<&Arc<dyn Observe>>, head: &mut request::Parts, started: Instant) -> Self {
         Self(observe.and_then(|observe| {
             let observer = Some(observe.observe(head)?);
             Some(Arc::new(Mutex::new(State { started, end: RequestEnd::default(), observer })))
@@ -148,6 +169,15 @@ impl Record {
         if let Some(state) = &self.0 {
             edit(&mut state.lock().unwrap_or_else(PoisonError::into_inner).end);
         }
+    }
+
+    /// The attempt at `endpoint` has failed after a time, and is followed by another one.
+    pub(crate) fn retry(&self, after: Duration, reason: RetryReason, endpoint: Option<&Arc<str>>) {
+        self.edit(|end| {
+            if end.retries.len() < MAX_RETRIES {
+                end.retries.push(Retry { after, reason, endpoint: endpoint.cloned() });
+            }
+        });
     }
 
     /// The endpoint has ended its response before it is whole. The first cause counts.
@@ -216,7 +246,7 @@ impl OpenRecord {
     }
 
     /// The record of the next request.
-    pub(crate) fn start(&self, head: &request::Parts) -> Record {
+    pub(crate) fn start(&self, head: &mut request::Parts) -> Record {
         let Some(Open { observe, last }) = self.0.as_deref() else { return Record::default() };
         let record = Record::start(Some(observe), head, Instant::now());
         *last.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -12,11 +12,11 @@ use proxy_http::{
     Endpoints, Protocol,
     proxy::{self, retry},
     server::Accepted,
-    stats::{Observe, ObserveEnd, ProxyError, RequestEnd, Reset, ResetBy},
+    stats::{Observe, ObserveEnd, ProxyError, RequestEnd, Reset, ResetBy, RetryReason},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
-    io::DuplexStream,
+    io::{AsyncWriteExt as _, DuplexStream},
     sync::{
         mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
         oneshot,
@@ -33,8 +33,11 @@ struct Observer(UnboundedSender<(String, RequestEnd)>);
 struct Observed(String, UnboundedSender<(String, RequestEnd)>);
 
 impl Observe for Observer {
-    fn observe(&self, head: &request::Parts) -> Option<Box<dyn ObserveEnd>> {
+    fn observe(&self, head: &mut request::Parts) -> Option<Box<dyn ObserveEnd>> {
         let path = head.uri.path().to_owned();
+        if let Some(value) = head.headers.get_mut("x-observed") {
+            *value = HeaderValue::from_static("yes");
+        }
         (path != "/unseen").then(|| Box::new(Observed(path, self.0.clone())) as Box<dyn ObserveEnd>)
     }
 
@@ -273,6 +276,25 @@ async fn an_endpoint_that_is_lost_is_answered_for_or_named() {
 }
 
 #[tokio::test]
+async fn a_field_that_the_observer_changes_goes_on_changed() {
+    for is_http1 in [false, true] {
+        let mut rig = Rig::defaults();
+        let (mut io, _records) = connect(&rig);
+        let request = Request::get("http://test.example/unseen").header("x-observed", "no").body(()).unwrap();
+        let sent = if is_http1 {
+            let request = b"GET /unseen HTTP/1.1\r\nhost: test.example\r\nX-Observed: no\r\n\r\n";
+            io.write_all(request).await.unwrap();
+            (None, Some(io))
+        } else {
+            (Some(client(io).await.send_request(request, true).unwrap()), None)
+        };
+        let asked = rig.endpoint().await.asked().await;
+        assert_eq!(asked.request.headers()["x-observed"], "yes");
+        drop(sent);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_attempt_counts() {
     let params = proxy::Params { retry: retry::Params { gateway_errors: true, ..PROXY.retry }, ..PROXY };
     let mut rig = Rig::new(&ServerParams::DEFAULT, &ClientParams::DEFAULT, params);
@@ -280,11 +302,17 @@ async fn each_attempt_counts() {
     let response = client.send_request(get(), true).unwrap().0;
     for status in [503, 502, 200] {
         let rsp = Response::builder().status(status).body(()).unwrap();
-        endpoint.asked().await.respond.send_response(rsp, true).unwrap();
+        let mut asked = endpoint.asked().await;
+        sleep(SECOND).await;
+        asked.respond.send_response(rsp, true).unwrap();
     }
     assert_eq!(response.await.unwrap().status(), 200);
     let end = records.one().await;
     assert_eq!((status(&end), end.attempts, end.proxy_error), (Some(200), 3, None));
+    assert_eq!((end.time_to_send, end.time_to_head), (Some(Duration::ZERO), Some(3 * SECOND)));
+    let retries: Vec<_> = end.retries.iter().map(|retry| (retry.after, retry.reason)).collect();
+    assert_eq!(retries, [SECOND, 2 * SECOND].map(|after| (after, RetryReason::GatewayError)));
+    assert!(end.retries.iter().all(|retry| retry.endpoint.is_some() && retry.endpoint == end.endpoint));
 }
 
 #[tokio::test(start_paused = true)]
