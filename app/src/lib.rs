@@ -28,6 +28,7 @@ mod demo;
 mod descriptors;
 mod destination;
 pub mod dns;
+mod grpc;
 mod handover;
 mod health_check;
 mod linkerd;

@@ -1,39 +1,24 @@
 //! The connection to the control plane, which all streams share, and their counters.
 
 use crate::{
-    connector::{self, OwnListeners},
-    dns::{self, Target},
+    connector::OwnListeners,
+    dns,
+    grpc::{Connector, code_name, describe},
     log::Throttle,
-    transport::Transport,
 };
-use app_env::{ControlPlane, HostPort, TcpParams};
-use http::Uri;
-use hyper_util::rt::TokioIo;
+use app_env::{ControlPlane, HostPort};
 use linkerd2_proxy_api::destination::{GetDestination, destination_client::DestinationClient};
-use proxy_http::{BoxError, Endpoint};
 use std::{
     collections::BTreeMap,
-    error::Error as _,
     fmt,
-    future::Future,
-    io,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll},
     time::Duration,
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint as TonicEndpoint},
-};
-use tower_service::Service;
+use tokio::time::Instant;
+use tonic::{Code, transport::Channel};
 
 /// The control plane, for all destinations of the process.
 pub(crate) struct Control {
@@ -83,27 +68,6 @@ pub(super) struct Registered {
 #[derive(Debug)]
 pub(super) struct OpenStream(Arc<Status>);
 
-/// Connects to the control plane: to one of its addresses, each in its turn.
-#[derive(Clone)]
-struct Connector {
-    addrs: watch::Receiver<Vec<Endpoint<Target>>>,
-    tcp: connector::Connector,
-    turn: Arc<AtomicUsize>,
-    /// When the next connection may be made at the earliest.
-    next: Arc<Mutex<Option<Instant>>>,
-}
-
-/// How long an address may take to accept a connection, and all of them, their look-up included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const ALL_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The time between two attempts to connect. Each destination asks again by itself, and each question makes a connection if there is
-/// none: with many destinations a control plane that closes all would be sent hundreds a second.
-const CONNECT_INTERVAL: Duration = Duration::from_millis(100);
-/// TCP finds out that the control plane's host is gone. PINGs would end the connection: a server of grpc-go takes one in five
-/// minutes.
-const TCP: TcpParams =
-    TcpParams { keepalive: Some(Duration::from_secs(10)), user_timeout: Some(Duration::from_secs(30)) };
-
 // === impl Control ===
 
 impl Control {
@@ -114,14 +78,8 @@ impl Control {
         dns: app_env::Dns,
         resolver: &dns::Resolver,
     ) -> Arc<Self> {
-        let addrs = dns::discover(std::slice::from_ref(&settings.addr), false, dns, resolver).list;
-        let connector = Connector {
-            addrs,
-            tcp: connector::Connector::new(TCP, own, None),
-            turn: Arc::default(),
-            next: Arc::default(),
-        };
-        let client = Client { destinations: connector.client(&settings.addr), generation: 0 };
+        let connector = Connector::new(settings.addr.clone(), own, dns, resolver);
+        let client = Client { destinations: DestinationClient::new(connector.channel()), generation: 0 };
         Arc::new(Self {
             settings,
             client: Mutex::new(client),
@@ -141,7 +99,7 @@ impl Control {
     pub(super) fn replace(&self, silent: &Client) {
         let mut client = lock(&self.client);
         if client.generation == silent.generation {
-            let destinations = self.connector.client(&self.settings.addr);
+            let destinations = DestinationClient::new(self.connector.channel());
             *client = Client { destinations, generation: silent.generation + 1 };
         }
     }
@@ -243,52 +201,6 @@ impl Drop for OpenStream {
     }
 }
 
-// === impl Connector ===
-
-impl Connector {
-    fn client(&self, addr: &HostPort) -> DestinationClient<Channel> {
-        let endpoint = TonicEndpoint::from_shared(format!("http://{addr}")).expect("an address makes an authority");
-        let endpoint = endpoint.connect_timeout(ALL_CONNECT_TIMEOUT);
-        DestinationClient::new(endpoint.connect_with_connector_lazy(self.clone()))
-    }
-}
-
-impl Service<Uri> for Connector {
-    type Response = TokioIo<Transport>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<Transport>, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { mut addrs, mut tcp, turn, next } = self.clone();
-        Box::pin(async move {
-            let at = {
-                let (mut next, now) = (lock(&next), Instant::now());
-                let at = next.map_or(now, |next| next.max(now));
-                *next = Some(at + CONNECT_INTERVAL);
-                at
-            };
-            sleep_until(at).await;
-            let found = addrs.wait_for(|addrs| !addrs.is_empty()).await;
-            let mut found = found.map_err(|_| io::Error::from(io::ErrorKind::NotFound))?.clone();
-            let first = turn.fetch_add(1, Relaxed) % found.len();
-            found.rotate_left(first);
-            let mut last = BoxError::from(io::Error::from(io::ErrorKind::NotFound));
-            for Endpoint { addr, .. } in found {
-                match tokio::time::timeout(CONNECT_TIMEOUT, tcp.call(addr)).await {
-                    Ok(Ok(stream)) => return Ok(TokioIo::new(stream)),
-                    Ok(Err(error)) => last = error,
-                    Err(_) => last = io::Error::from(io::ErrorKind::TimedOut).into(),
-                }
-            }
-            Err(last)
-        })
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -296,42 +208,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Whether the question would be rejected again: as for linkerd2-proxy, which asks again after all others, NOT_FOUND among them.
 pub(super) fn is_rejection(status: &tonic::Status) -> bool {
     matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition)
-}
-
-/// A status's message and its sources. tonic's own messages, as "transport error", have the reason in the sources alone.
-pub(super) fn describe(status: &tonic::Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut source = status.source();
-    while let Some(error) = source {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text += ": ";
-            text += &part;
-        }
-        source = error.source();
-    }
-    text
-}
-
-/// The name of a status, as gRPC writes it.
-fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }

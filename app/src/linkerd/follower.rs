@@ -2,12 +2,15 @@
 
 use super::{
     Linkerd,
-    control::{Client, Control, Registered, describe},
+    control::{Client, Control, Registered},
     endpoints::{EndpointSet, Refused},
     profile::Profile,
     stream::{self, Event},
 };
-use crate::dns::{self, Discovery, Names, Target};
+use crate::{
+    dns::{self, Discovery, Names, Target},
+    grpc::describe,
+};
 use app_env::HostPort;
 use linkerd2_proxy_api::destination::{NoEndpoints, Update, update::Update as Kind};
 use proxy_http::{Endpoint, proxy::Absence};
