@@ -43,6 +43,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Lines about requests. `None`: there are none.
     pub access_log: Option<AccessLog>,
+    /// Spans of requests. `None`: there are none.
+    pub traces: Option<Traces>,
 }
 
 /// One direction: a listener, endpoints, and the bounds between them.
@@ -388,4 +390,14 @@ pub enum AccessLogFormat {
     Apache,
     /// One JSON object a line.
     Json,
+}
+
+/// Spans of requests whose clients have them sampled, and the collector that they are sent to.
+#[non_exhaustive]
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Traces {
+    /// Where the collector takes OTLP over gRPC.
+    pub collector: HostPort,
+    /// The attributes of the resource that all spans belong to, by name; `service.name` is always there.
+    pub attributes: Vec<(String, String)>,
 }

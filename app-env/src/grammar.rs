@@ -119,6 +119,9 @@ pub(crate) struct HealthChecks;
 /// Any text.
 pub(crate) struct Text;
 
+/// Lines of `name=value`, as linkerd2-proxy has them.
+pub(crate) struct Attributes;
+
 // === impl Bool ===
 
 impl Grammar for Bool {
@@ -566,6 +569,33 @@ impl Grammar for Text {
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("text")
+    }
+}
+
+// === impl Attributes ===
+
+impl Grammar for Attributes {
+    type Value = Vec<(String, String)>;
+
+    /// Quotes around a value are the ones of Kubernetes' downward API.
+    fn parse(&self, text: &str) -> Result<Vec<(String, String)>, Refused> {
+        let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty());
+        lines
+            .map(|(index, line)| match line.split_once('=') {
+                Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.trim_matches('"').to_owned())),
+                _ => Err(Refused { detail: Some(format!("line {} has no name and value", index + 1)) }),
+            })
+            .collect()
+    }
+
+    fn print(&self, value: &Vec<(String, String)>) -> String {
+        value.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl fmt::Display for Attributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("lines of name=value")
     }
 }
 

@@ -33,7 +33,8 @@
 //!   `…KEEP_ALIVE_INTERVAL`, `…MAX_CONNECTION_AGE_GRACE` without `…MAX_CONNECTION_AGE`, and variables of TLS without the
 //!   ones that turn it on (`…SERVER_TLS_CERT` and `…SERVER_TLS_KEY`, `…CONNECT_TLS=on`) or ask clients for certificates
 //!   (`…SERVER_TLS_CLIENT_CA`).
-//! - An empty value is an error, but for `…ENDPOINTS`, `CORES`, `LOG_FORMAT` and `ACCESS_LOG`, where it counts as unset.
+//! - An empty value is an error, but for `…ENDPOINTS`, `CORES`, `LOG_FORMAT`, `ACCESS_LOG`,
+//!   `TRACE_EXTRA_ATTRIBUTES` and `OTEL_RESOURCE_ATTRIBUTES`, where it counts as unset.
 //! - Zero is refused where it would hang or fail every request: all durations but the two of grace (0
 //!   ends requests at once), `SLOW_START`, `DNS_…_TTL` and `DNS_NEGATIVE_HOLD`, windows, queues, `MAX_CONCURRENT_STREAMS`.
 //! - Adaptive flow control wins over windows set beside it, with a warning. `…CONNECT_HTTP2_` windows win over the
@@ -73,7 +74,7 @@ pub use client_name::{ClientName, InvalidClientName};
 pub use config::{
     AccessLog, AccessLogFormat, Backoff, Breaker, ClientAuth, ClientCert, Config, Connect, ConnectHttp1, ConnectTls,
     ControlPlane, Direction, Dns, EndpointProtocol, Forwarded, HealthCheck, HealthCheckRequest, LogFormat,
-    ProxyProtocol, RateLimit, Retry, ServerTls, TcpParams, TlsIdentity,
+    ProxyProtocol, RateLimit, Retry, ServerTls, TcpParams, TlsIdentity, Traces,
 };
 pub use discovery::{Discovery, DiscoverySource, DomainSuffix, InvalidNetwork, Network};
 pub use error::{Error, Errors, Warning};

@@ -1,19 +1,20 @@
 //! The settings of the process as a whole.
 
 use crate::{
-    AccessLog, Config, ControlPlane, Direction, DiscoverySource, Dns, Error, Origin,
+    AccessLog, Config, ControlPlane, Direction, DiscoverySource, Dns, Error, Origin, Traces,
     grammar::Grammar as _,
     reader::Reader,
     table::{
         ACCESS_LOG, ACCESS_LOG_ERRORS_ONLY, ACCESS_LOG_FILE, ACCESS_LOG_SAMPLE, ADMIN_LISTEN_ADDR,
         ADMIN_REMOTE_CONTROL, CONTROL_STREAM_IDLE_TIMEOUT, CONTROL_STREAM_INITIAL_TIMEOUT, CORES,
         DESTINATION_ALLOW_PLAINTEXT, DESTINATION_CONTEXT, DESTINATION_PROFILE_SUFFIXES, DESTINATION_SVC_ADDR,
-        DISCOVERY, DNS_MAX_TTL, DNS_MIN_TTL, DNS_NEGATIVE_HOLD, LOG, LOG_FORMAT, SHUTDOWN_ENDPOINT_ENABLED,
-        SHUTDOWN_GRACE_PERIOD, SHUTDOWN_LAME_DUCK_PERIOD, UPGRADE_TIMEOUT,
+        DISCOVERY, DNS_MAX_TTL, DNS_MIN_TTL, DNS_NEGATIVE_HOLD, LOG, LOG_FORMAT, OTEL_RESOURCE_ATTRIBUTES,
+        SHUTDOWN_ENDPOINT_ENABLED, SHUTDOWN_GRACE_PERIOD, SHUTDOWN_LAME_DUCK_PERIOD, TRACE_COLLECTOR_SVC_ADDR,
+        TRACE_EXTRA_ATTRIBUTES, TRACE_SERVICE_NAME, UPGRADE_TIMEOUT,
     },
     variable::Scope,
 };
-use std::{num::NonZeroUsize, thread::available_parallelism};
+use std::{collections::BTreeMap, num::NonZeroUsize, thread::available_parallelism};
 
 pub(crate) fn read(env: &mut Reader, inbound: Option<Direction>, outbound: Option<Direction>) -> Config {
     let control_plane = read_control_plane(env, inbound.as_ref(), outbound.as_ref());
@@ -32,6 +33,7 @@ pub(crate) fn read(env: &mut Reader, inbound: Option<Direction>, outbound: Optio
         log: env.read_or_default(&LOG, Scope::Process),
         log_format: env.read_or_default(&LOG_FORMAT, Scope::Process),
         access_log: read_access_log(env),
+        traces: read_traces(env),
     }
 }
 
@@ -95,6 +97,62 @@ fn read_access_log(env: &mut Reader) -> Option<AccessLog> {
         return None;
     };
     Some(AccessLog { format, file, sample, errors_only })
+}
+
+/// `None`: there are none.
+fn read_traces(env: &mut Reader) -> Option<Traces> {
+    let scope = Scope::Process;
+    let collector = env.read(&TRACE_COLLECTOR_SVC_ADDR, scope);
+    let service = env.read_or_default(&TRACE_SERVICE_NAME, scope);
+    let extra = env.read(&TRACE_EXTRA_ATTRIBUTES, scope).unwrap_or_default();
+    let Some(collector) = collector else {
+        // It may be there for other programs.
+        env.note(OTEL_RESOURCE_ATTRIBUTES.name(scope), None, Origin::Default);
+        let set = [
+            (env.is_set(&TRACE_SERVICE_NAME, scope), &TRACE_SERVICE_NAME.words),
+            (env.is_set(&TRACE_EXTRA_ATTRIBUTES, scope), &TRACE_EXTRA_ATTRIBUTES.words),
+        ];
+        let is_wrong = env.is_wrong(&TRACE_COLLECTOR_SVC_ADDR, scope);
+        for (_, words) in set.into_iter().filter(|(is_set, _)| *is_set && !is_wrong) {
+            env.warn(words.name(scope), format!("is not used without {}", TRACE_COLLECTOR_SVC_ADDR.name(scope)));
+        }
+        return None;
+    };
+    let shared = env
+        .read(&OTEL_RESOURCE_ATTRIBUTES, scope)
+        .map_or(Some(Vec::new()), |text| percent_decoded(&text))
+        .unwrap_or_else(|| {
+            let message = "is not used, since it is not name=value,name=value in percent-encoding";
+            env.warn(OTEL_RESOURCE_ATTRIBUTES.name(scope), message);
+            Vec::new()
+        });
+    let service = [("service.name".to_owned(), service)];
+    let attributes: BTreeMap<_, _> = service.into_iter().chain(extra).chain(shared).collect();
+    Some(Traces { collector, attributes: attributes.into_iter().collect() })
+}
+
+/// Attributes as OpenTelemetry's specification has them. `None`: one of them is malformed, which makes all of them void.
+fn percent_decoded(text: &str) -> Option<Vec<(String, String)>> {
+    let members = text.split(',').map(str::trim).filter(|member| !member.is_empty());
+    members
+        .map(|member| {
+            let (name, value) = member.split_once('=')?;
+            let (name, value) = (decoded(name.trim())?, decoded(value.trim())?);
+            (!name.is_empty()).then_some((name, value))
+        })
+        .collect()
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn read_dns(env: &mut Reader) -> Dns {

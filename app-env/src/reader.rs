@@ -6,7 +6,7 @@ use crate::{
     grammar::Grammar,
     linkerd,
     table::TABLE,
-    variable::{Empty, Scope, Var, Words},
+    variable::{Empty, Group, Scope, Var, Words},
 };
 use std::{
     collections::BTreeMap,
@@ -45,7 +45,7 @@ pub enum Origin {
 ///
 /// A variable that is wrong reads as if it were unset: its error is remembered, so that one run finds all of them.
 pub(crate) struct Reader {
-    /// The variables that are set with the prefix.
+    /// The variables that are set with the prefix, and OpenTelemetry's that are known.
     vars: BTreeMap<OsString, OsString>,
     /// The names that variables are set under, where they are not ours.
     aliases: BTreeMap<String, String>,
@@ -84,8 +84,11 @@ impl fmt::Display for Origin {
 impl Reader {
     pub(crate) fn new(source: &(impl Source + ?Sized)) -> Self {
         let mut vars = BTreeMap::new();
+        // Of OpenTelemetry's variables, which other programs have as well, only the ones that are read.
+        let others = TABLE.iter().map(|row| row.words).filter(|words| words.group == Group::OpenTelemetry);
+        let others: Vec<_> = others.map(|words| words.name(Scope::Process)).collect();
         for (name, value) in source.vars() {
-            if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) || others.iter().any(|other| name == **other) {
                 // As getenv does it: of two with one name the first counts.
                 vars.entry(name).or_insert(value);
             }

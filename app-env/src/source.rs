@@ -9,7 +9,8 @@ use std::{
 ///
 /// Maps are sources, so that a test needs no process environment.
 pub trait Source {
-    /// Every variable that is set, as name and value. Names without [`PREFIX`](crate::PREFIX) may be left out; of two
+    /// Every variable that is set, as name and value. Names that are not among [`variables`](crate::variables) and have not
+    /// [`PREFIX`](crate::PREFIX) may be left out; of two
     /// with one name the first counts.
     fn vars(&self) -> Vec<(OsString, OsString)>;
 }

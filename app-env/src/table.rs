@@ -6,7 +6,7 @@
 use crate::{
     AccessLogFormat, ClientAuth, DiscoverySource, Forwarded, ProxyProtocol,
     grammar::{
-        Address, Auth, Bool, ClientNames, Endpoints, FilePath, Format, ForwardedFields, HealthChecks, Host,
+        Address, Attributes, Auth, Bool, ClientNames, Endpoints, FilePath, Format, ForwardedFields, HealthChecks, Host,
         HostAndPort, Networks, Number, Protocols, ProxyProtocols, Ratio, RecordFormat, Sources, Suffixes, Switch, Text,
         Time,
     },
@@ -611,5 +611,21 @@ declare! {
     ours ACCESS_LOG_ERRORS_ONLY: Bool = Process "ACCESS_LOG_ERRORS_ONLY" {
         Bool, default: Is("false"),
         "whether requests without an error have no line; needs ACCESS_LOG"
+    }
+    linkerd TRACE_COLLECTOR_SVC_ADDR: HostAndPort = Process "TRACE_COLLECTOR_SVC_ADDR" {
+        HostAndPort, default: Unset,
+        "collector that takes spans by OTLP over gRPC, without TLS; unset: there are no spans, and trace contexts pass unchanged"
+    }
+    linkerd TRACE_SERVICE_NAME: Text = Process "TRACE_SERVICE_NAME" {
+        Text, default: Is("unknown_service"),
+        "service.name of spans; needs TRACE_COLLECTOR_SVC_ADDR"
+    }
+    linkerd TRACE_EXTRA_ATTRIBUTES: Attributes = Process "TRACE_EXTRA_ATTRIBUTES" {
+        Attributes, default: Unset, empty: Unset,
+        "further attributes of the resource that spans belong to, in place of TRACE_SERVICE_NAME for service.name; needs TRACE_COLLECTOR_SVC_ADDR; unset: none"
+    }
+    linkerd OTEL_RESOURCE_ATTRIBUTES: Text = OpenTelemetry "RESOURCE_ATTRIBUTES" {
+        Text, default: Unset, empty: Unset,
+        "the same as TRACE_EXTRA_ATTRIBUTES, and before it, as name=value,name=value with %20 for a space; left out with a warning where it is malformed; unset: none"
     }
 }

@@ -15,7 +15,7 @@ pub const PREFIX: &str = "LINKERD2_PROXY_";
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct Variable {
-    /// The full name, with [`PREFIX`].
+    /// The full name, with [`PREFIX`] unless it is OpenTelemetry's.
     pub name: String,
     /// The accepted values, in words that follow "must be".
     pub accepts: String,
@@ -55,6 +55,8 @@ pub(crate) enum Group {
     ServerHttp2,
     /// Toward endpoints, one direction.
     ConnectHttp2,
+    /// OpenTelemetry's, which have no [`PREFIX`].
+    OpenTelemetry,
 }
 
 /// Whose variable is meant, where one declaration stands for two.
@@ -137,6 +139,9 @@ impl<G: Grammar> Var<G> {
 impl Words {
     pub(crate) fn name(&self, scope: Scope) -> String {
         let base = self.group.base();
+        if self.group == Group::OpenTelemetry {
+            return format!("{base}{}", self.suffix);
+        }
         // Only the groups of one direction have the placeholder.
         let base = base.strip_prefix("D_").map_or_else(|| base.to_owned(), |rest| format!("{}{rest}", scope.prefix()));
         format!("{PREFIX}{base}{}", self.suffix)
@@ -153,12 +158,13 @@ impl Group {
             Self::Direction => "D_",
             Self::ServerHttp2 => "D_SERVER_HTTP2_",
             Self::ConnectHttp2 => "D_CONNECT_HTTP2_",
+            Self::OpenTelemetry => "OTEL_",
         }
     }
 
     pub(crate) const fn scopes(self) -> &'static [Scope] {
         match self {
-            Self::Process | Self::SharedHttp2 => &[Scope::Process],
+            Self::Process | Self::SharedHttp2 | Self::OpenTelemetry => &[Scope::Process],
             Self::Direction | Self::ServerHttp2 | Self::ConnectHttp2 => &[Scope::Inbound, Scope::Outbound],
         }
     }

@@ -121,6 +121,7 @@ impl Process {
             log: _,
             log_format: _,
             access_log,
+            traces: _,
             ..
         } = config;
         let resolver = dns::Resolver::system();

@@ -53,8 +53,12 @@ fn names_are_linkerds_or_marked_as_ours() {
         "LOG",
         "LOG_FORMAT",
         "ACCESS_LOG",
+        "TRACE_COLLECTOR_SVC_ADDR",
+        "TRACE_SERVICE_NAME",
+        "TRACE_EXTRA_ATTRIBUTES",
     ];
     let mut expect: Vec<String> = process.map(|name| format!("LINKERD2_PROXY_{name}")).into();
+    expect.push("OTEL_RESOURCE_ATTRIBUTES".to_owned());
     for direction in ["INBOUND", "OUTBOUND"] {
         expect.extend(linkerds.map(|name| format!("LINKERD2_PROXY_{direction}_{name}")));
     }
@@ -232,6 +236,47 @@ fn a_control_plane_that_is_not_asked_is_warned_of() {
         ("CONTROL_STREAM_IDLE_TIMEOUT", "1s"),
     ] {
         assert_eq!(warnings(&on([(name, value)])), [format!("{name}: {expected}")]);
+    }
+}
+
+#[test]
+fn difference_attributes_of_spans_are_in_the_forms_of_their_variables() {
+    let extra = "k8s.pod.ip=\"10.0.0.1\"\n\nservice.name=\"web\"\na=b=\nempty=\"\"\n";
+    let all = [("TRACE_COLLECTOR_SVC_ADDR", "collector.example:4317"), ("TRACE_SERVICE_NAME", "proxy")];
+    let attributes = |more: &[(&str, &str)], shared: Option<&str>| {
+        let mut vars = on(all);
+        vars.extend(more.iter().map(|(name, value)| (support::full(name), (*value).to_owned())));
+        vars.extend(shared.map(|value| ("OTEL_RESOURCE_ATTRIBUTES".to_owned(), value.to_owned())));
+        let traces = config(&vars).traces.unwrap();
+        assert_eq!(traces.collector.to_string(), "collector.example:4317");
+        traces.attributes.iter().map(|(name, value)| format!("{name}:{value}")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(attributes(&[], None), "service.name:proxy");
+    let extra = [("TRACE_EXTRA_ATTRIBUTES", extra)];
+    assert_eq!(attributes(&extra, None), "a:b= empty: k8s.pod.ip:10.0.0.1 service.name:web");
+    let shared = "service.name=shop%20a%2Cb, caf%C3%A9=%25,a=1,";
+    assert_eq!(attributes(&extra, Some(shared)), "a:1 café:% empty: k8s.pod.ip:10.0.0.1 service.name:shop a,b");
+    let mut unnamed = vars([all[0]]);
+    assert_eq!(config(&unnamed).traces.unwrap().attributes, [("service.name".into(), "unknown_service".into())]);
+    for malformed in ["a", "a=%", "a=%2", "a=%+1", "a=%ff", "=a", "a=b,c"] {
+        unnamed.insert("OTEL_RESOURCE_ATTRIBUTES".to_owned(), malformed.to_owned());
+        let expected =
+            "OTEL_RESOURCE_ATTRIBUTES: is not used, since it is not name=value,name=value in percent-encoding";
+        assert_eq!(warnings(&unnamed), [expected], "{malformed}");
+        assert_eq!(loaded(&unnamed).config.traces.unwrap().attributes.len(), 1);
+    }
+    let line = "TRACE_EXTRA_ATTRIBUTES: is \"a=b\\nc\" (line 2 has no name and value), must be lines of name=value";
+    assert_eq!(errors(&vars([all[0], ("TRACE_EXTRA_ATTRIBUTES", "a=b\nc")])), [line]);
+}
+
+#[test]
+fn variables_of_opentelemetry_for_other_programs_are_left_alone() {
+    for (name, value) in
+        [("OTEL_RESOURCE_ATTRIBUTES", "a=%"), ("OTEL_RESOURCE_ATTRIBUTE", "a"), ("OTEL_SDK_DISABLED", "x")]
+    {
+        let mut vars = on([]);
+        vars.insert(name.to_owned(), value.to_owned());
+        assert_eq!(config(&vars), config(&on([])), "{name}");
     }
 }
 

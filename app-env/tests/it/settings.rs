@@ -46,7 +46,11 @@ fn everything() -> Vars {
         ("ACCESS_LOG_FILE", "/var/log/access"),
         ("ACCESS_LOG_SAMPLE", "0.25"),
         ("ACCESS_LOG_ERRORS_ONLY", "true"),
+        ("TRACE_COLLECTOR_SVC_ADDR", "collector.example:4317"),
+        ("TRACE_SERVICE_NAME", "proxy"),
+        ("TRACE_EXTRA_ATTRIBUTES", "a=\"b\""),
     ]);
+    all.insert("OTEL_RESOURCE_ATTRIBUTES".to_owned(), "c=d".to_owned());
     for (direction, tens) in [("INBOUND", 1), ("OUTBOUND", 2)] {
         for (suffix, value) in [
             ("LISTEN_ADDR", format!("127.0.0.{tens}:100{tens}")),
@@ -272,6 +276,7 @@ fn everything_set_reaches_its_own_field() {
     let loaded = loaded(&everything());
     let mut expected = config(&vars([]));
     expected.access_log = loaded.config.access_log.clone();
+    expected.traces = loaded.config.traces.clone();
     expected.inbound = Some(everything_of(1));
     expected.outbound = Some(everything_of(2));
     expected.dns = Dns { min_ttl: Some(secs(50)), max_ttl: Some(secs(70)), negative_hold: secs(80) };
@@ -287,6 +292,10 @@ fn everything_set_reaches_its_own_field() {
     let file = log.file.as_deref().and_then(Path::to_str);
     assert_eq!((log.format, file), (AccessLogFormat::Apache, Some("/var/log/access")));
     assert_eq!((log.sample, log.errors_only), (0.25, true));
+    let traces = expected.traces.as_ref().expect("they are on");
+    assert_eq!(traces.collector.to_string(), "collector.example:4317");
+    let attributes = [("a", "b"), ("c", "d"), ("service.name", "proxy")];
+    assert_eq!(traces.attributes, attributes.map(|(name, value)| (name.to_owned(), value.to_owned())));
     assert_eq!(loaded.config, expected);
     // Both directions have windows of their own.
     let unused: Vec<_> = loaded.warnings.iter().map(|warning| warning.variable()).collect();

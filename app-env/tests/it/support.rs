@@ -45,6 +45,8 @@ pub(crate) fn add_needed(vars: &mut Vars, name: &str) {
         set(format!("{base}_HEALTH_CHECK"), "grpc");
     } else if let Some((base, _)) = name.split_once("ACCESS_LOG_") {
         set(format!("{base}ACCESS_LOG"), "json");
+    } else if name.ends_with("TRACE_SERVICE_NAME") || name.contains("_ATTRIBUTES") {
+        set(full("TRACE_COLLECTOR_SVC_ADDR"), "needed:1");
     }
 }
 

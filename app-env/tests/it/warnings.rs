@@ -122,6 +122,14 @@ fn both_directions_off_is_no_problem_here() {
 }
 
 #[test]
+fn settings_of_traces_without_a_collector_are_a_warning_each() {
+    let all = [("TRACE_SERVICE_NAME", "a"), ("TRACE_EXTRA_ATTRIBUTES", "a=b")];
+    let expect = all.map(|(name, _)| format!("{name}: is not used without TRACE_COLLECTOR_SVC_ADDR"));
+    assert_eq!(warnings(&on(all)), expect);
+    assert_eq!(warnings(&on([all[0], all[1], ("TRACE_COLLECTOR_SVC_ADDR", "a:1")])), [""; 0]);
+}
+
+#[test]
 fn settings_of_an_access_log_that_is_off_are_a_warning_each() {
     let all = [("ACCESS_LOG_FILE", "/a"), ("ACCESS_LOG_SAMPLE", "0.5"), ("ACCESS_LOG_ERRORS_ONLY", "true")];
     let expect = all.map(|(name, _)| format!("{name}: is not used without ACCESS_LOG"));

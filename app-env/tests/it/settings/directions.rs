@@ -24,6 +24,7 @@ fn nothing_set_is_both_directions_off() {
     expected.log = "info".to_owned();
     expected.log_format = LogFormat::Plain;
     expected.access_log = None;
+    expected.traces = None;
     assert_eq!(config(&vars([])), expected);
 }
 
