@@ -9,6 +9,7 @@ mod requests;
 mod system;
 mod text;
 mod tls;
+mod traces;
 mod transports;
 
 pub(crate) use self::{text::to_plain_text, transports::reset_code_name};
@@ -16,13 +17,14 @@ pub(crate) use self::{text::to_plain_text, transports::reset_code_name};
 use self::{
     control_plane::ControlPlane,
     system::{Build, Log, System},
+    traces::Spans,
 };
 use crate::{
     LogLevel,
-    access_log::AccessLog,
     destination::Connected,
     dns::Status,
     linkerd::Control,
+    observers::Observers,
     proxy_protocol::Receiver,
     routing::Routing,
     tls::Tls,
@@ -78,7 +80,7 @@ impl Metrics {
         workers: &[Worker],
         log: &LogLevel,
         control: Option<Arc<Control>>,
-        access_log: Option<Arc<AccessLog>>,
+        observers: Observers,
     ) -> Self {
         let directions = names.iter().zip(plans).enumerate().map(|(index, (name, plan))| Direction {
             name,
@@ -95,6 +97,10 @@ impl Metrics {
         registry.register_collector(Box::new(Directions(directions.collect())));
         if let Some(control) = control {
             registry.register_collector(Box::new(ControlPlane(control)));
+        }
+        let Observers { access_log, traces } = observers;
+        if let Some(traces) = traces {
+            registry.register_collector(Box::new(Spans(traces)));
         }
         registry.register_collector(Box::new(Log { lost: Arc::clone(log.lost()), access_log }));
         registry.register_collector(Box::new(Build));

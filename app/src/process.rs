@@ -16,12 +16,14 @@ use crate::{
     linkerd::{Control, Linkerd},
     listener::BindError,
     metrics::Metrics,
+    observers::Observers,
     proxy_protocol::Receiver,
     reload::{self, Reload},
     routing::{self, Routing},
     sockets::Sockets,
     systemd,
     tls::{self, Tls},
+    traces::Traces,
     window_limits,
     worker::{Maxima, Plan, Worker},
 };
@@ -44,7 +46,6 @@ use std::{
 use tokio::{
     net::TcpListener,
     sync::{Notify, Semaphore, watch},
-    task::spawn_blocking,
     time::sleep,
 };
 use tracing::field::DisplayValue;
@@ -59,7 +60,7 @@ pub struct Process {
     /// All that is made of files.
     reloads: Vec<Arc<dyn Reload>>,
     reload: Reloader,
-    access_log: Option<Arc<AccessLog>>,
+    observers: Observers,
     stop: watch::Sender<bool>,
     lame_duck: Duration,
     grace: Duration,
@@ -121,13 +122,15 @@ impl Process {
             log: _,
             log_format: _,
             access_log,
-            traces: _,
+            traces,
             ..
         } = config;
         let resolver = dns::Resolver::system();
         let own = OwnListeners::default();
         let control = control_plane.map(|settings| Control::new(settings, own.clone(), dns, &resolver));
         let access_log = AccessLog::start(access_log).map_err(StartErrorKind::from)?;
+        let traces = Traces::start(traces, own.clone(), dns, &resolver);
+        let observers = Observers { access_log, traces };
         let mut listeners = Vec::new();
         let mut plans = Vec::new();
         let mut names = Vec::new();
@@ -136,7 +139,7 @@ impl Process {
             let shared = (&resolver, &own, control.as_ref());
             let (listener, mut plan) = plan(name, direction, dns, shared, cores, &mut sockets)?;
             plan.server = plan.server.drain_timeout(shutdown_grace_period);
-            plan.access_log = access_log.clone();
+            plan.observers = observers.clone();
             listeners.push(listener);
             plans.push(plan);
             names.push(name);
@@ -153,7 +156,7 @@ impl Process {
             .into_iter()
             .unzip();
         let workers = Workers { workers: workers.into(), connections: connections.into() };
-        let metrics = Metrics::new(&names, &plans, &workers.workers, &log, control, access_log.clone());
+        let metrics = Metrics::new(&names, &plans, &workers.workers, &log, control, observers.clone());
         let admin_state = Arc::new(admin::State {
             settings,
             log,
@@ -170,7 +173,7 @@ impl Process {
             let routing = plan.destination.routing().map(|routing| Arc::clone(routing) as Arc<dyn Reload>);
             plan.tls.reloads().chain(routing).collect::<Vec<_>>()
         };
-        let log = access_log.clone().map(|log| log as Arc<dyn Reload>);
+        let log = observers.access_log.clone().map(|log| log as Arc<dyn Reload>);
         let reloads = plans.iter().flat_map(from_files).chain(log).collect();
         let reload = Reloader::default();
         let (lame_duck, grace) = (shutdown_lame_duck_period, shutdown_grace_period);
@@ -181,7 +184,7 @@ impl Process {
             admin_state,
             reloads,
             reload,
-            access_log,
+            observers,
             stop,
             lame_duck,
             grace,
@@ -227,7 +230,7 @@ impl Process {
 
     /// The same, with processes before and after it. Once another has taken over, this one drains without the lame-duck period.
     pub(crate) async fn run_with<F: Future<Output = &'static str>>(self, shutdown: F, mut handover: Handover) {
-        let Self { listeners, workers, admin, admin_state, reloads, reload, access_log, stop, .. } = self;
+        let Self { listeners, workers, admin, admin_state, reloads, reload, observers, stop, .. } = self;
         let (lame_duck, grace, upgrade_timeout) = (self.lame_duck, self.grace, self.upgrade_timeout);
         let (version, pid) = (build::VERSION, std::process::id());
         tracing::info!(version, pid, workers = workers.workers.len(), "starting");
@@ -291,10 +294,7 @@ impl Process {
                 let _ = tokio::time::timeout(CLOSING_TIME, stop.closed()).await;
             }
         }
-        if let Some(log) = access_log {
-            // An error: it panicked. The process ends all the same.
-            let _ = spawn_blocking(move || log.close()).await;
-        }
+        observers.close().await;
         admin_task.abort();
         reload_task.abort();
         limits_task.abort();
@@ -432,7 +432,7 @@ fn plan(
         by_destination: Arc::default(),
         name,
         maxima,
-        access_log: None,
+        observers: Observers::default(),
     };
     let places = Arc::new(Semaphore::new(max_connections));
     Ok((Listener { name, listener, endpoints: listed, places }, plan))

@@ -2,11 +2,11 @@
 //! share nothing on the path of a request but the count of requests in flight.
 
 use crate::{
-    access_log::AccessLog,
     client_addr::ClientAddr,
     destination::{Connected, Destination},
     listener::set_options,
     log::Throttle,
+    observers::Observers,
     proxy_protocol::{Receiver, Sender},
     tls::{self, Tls},
     transport::Transport,
@@ -67,8 +67,7 @@ pub(crate) struct Plan {
     /// The direction.
     pub(crate) name: &'static str,
     pub(crate) maxima: Maxima,
-    /// `None`: requests are not recorded.
-    pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) observers: Observers,
 }
 
 /// Limits of a direction, which metrics show beside the current values.
@@ -134,7 +133,7 @@ struct Stack {
     opening: Opening,
     log: Arc<Throttle>,
     name: &'static str,
-    access_log: Option<Arc<AccessLog>>,
+    observers: Observers,
 }
 
 /// Tasks that run before the system is asked for events again. A request takes several, so tokio's 61 asks in the
@@ -225,10 +224,10 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                 continue;
             }
         };
-        let Stack { server, proxy, tcp, opening, log, name, access_log } = &stacks[direction];
+        let Stack { server, proxy, tcp, opening, log, name, observers } = &stacks[direction];
         set_options(&stream, tcp);
         let (server, proxy, opening, log) = (Arc::clone(server), proxy.clone(), opening.clone(), Arc::clone(log));
-        let (name, access_log) = (*name, access_log.clone());
+        let (name, observers) = (*name, observers.clone());
         let mut stop = stop.clone();
         // A task ends when the client closes, or when the process drains. That `stop` lives in it holds the drain up.
         tokio::spawn(async move {
@@ -241,7 +240,7 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                         () = expiry(expires) => {}
                     }
                 };
-                let observe = access_log.map(|log| log.connection(name, addr.client, identity.as_deref()));
+                let observe = observers.connection(name, addr.client, identity.as_deref());
                 let accepted = server::Accepted { peer: Some(addr.client), protocol, observe };
                 ended(server.serve_accepted(accepted, transport, proxy, draining).await, addr, &log);
             }
@@ -328,7 +327,7 @@ impl Opening {
 impl Stack {
     fn new(plan: &Plan, stats: &Arc<Stats>) -> (Self, Connected) {
         let Plan {
-            accept, limits, server, forwarded, rates, proxy_protocol, tls, destination, name, access_log, ..
+            accept, limits, server, forwarded, rates, proxy_protocol, tls, destination, name, observers, ..
         } = plan;
         let (proxy, connected) = destination.connect(limits, stats);
         let asked = connected.clone();
@@ -345,7 +344,7 @@ impl Stack {
             tls: tls.server.clone(),
             by_client: destination.by_client(limits, stats).map(Arc::new),
         };
-        let access_log = access_log.clone();
-        (Self { server, proxy, tcp: *accept, opening, log, name, access_log }, connected)
+        let observers = observers.clone();
+        (Self { server, proxy, tcp: *accept, opening, log, name, observers }, connected)
     }
 }

@@ -19,16 +19,16 @@ use tokio::{
 };
 
 /// A file for the log, removed at the end.
-struct LogFile(PathBuf);
+pub(crate) struct LogFile(PathBuf);
 
 impl LogFile {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("app-access-log-{}-{}", process::id(), COUNT.fetch_add(1, Relaxed));
         Self(env::temp_dir().join(name))
     }
 
-    fn settings<'a>(&'a self, format: &'a str) -> [(&'a str, &'a str); 2] {
+    pub(crate) fn settings<'a>(&'a self, format: &'a str) -> [(&'a str, &'a str); 2] {
         [("LINKERD2_PROXY_ACCESS_LOG", format), ("LINKERD2_PROXY_ACCESS_LOG_FILE", self.0.to_str().unwrap())]
     }
 
@@ -37,7 +37,7 @@ impl LogFile {
     }
 
     /// Waits for so many lines.
-    async fn lines(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn lines(&self, count: usize) -> Vec<String> {
         let found = async {
             loop {
                 let text = self.text();

@@ -30,6 +30,7 @@ mod sockets;
 mod stalls;
 mod support;
 mod tls;
+mod traces;
 mod tunnels;
 mod version;
 mod words;
