@@ -458,6 +458,29 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_need_an_escape_are_found_at_any_place() {
+        for byte in 0..=u8::MAX {
+            for (len, around) in (0..20).flat_map(|len| b" !#a[]~".map(|around| (len, around))) {
+                for at in 0..len {
+                    let mut value = vec![around; len];
+                    value[at] = byte;
+                    assert_eq!(are_plain(&value), is_plain(byte), "{value:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        let powers = (0..20).map(|power| 10_u64.pow(power)).flat_map(|power| [power - 1, power, power + 1]);
+        for value in powers.chain([u64::MAX, 1_234_567_890]) {
+            let mut line = Vec::new();
+            digits(&mut line, value);
+            assert_eq!(String::from_utf8(line).unwrap(), value.to_string());
+        }
+    }
+
+    #[test]
     fn the_common_log_format_has_more_fields_behind_it() {
         let mut end = RequestEnd::default();
         (end.status, end.response_bytes) = (Some(StatusCode::OK), 12);

@@ -15,11 +15,10 @@ use crate::{
     proxy::{
         limits::{AttemptDeadline, Deadline, Params, PendingRequest},
         policy::Policy,
-        record::Facts,
         retry::{self, RetryState},
         shared::{ProxyShared, is_http1},
     },
-    stats::{DestinationStats, ProxyError, Record, Side, StreamLimit},
+    stats::{DestinationStats, ExchangeFacts, ProxyError, Record, Side, StreamLimit},
 };
 use h2::Reason;
 use http::{Response, StatusCode, header::CONTENT_LENGTH, request, response};
@@ -46,7 +45,7 @@ pub(super) struct Exchange {
     /// The counters of its destination, if requests have several.
     pub(super) counters: Option<Arc<DestinationStats>>,
     pub(super) record: Record,
-    pub(super) facts: Facts,
+    pub(super) facts: ExchangeFacts,
     pub(super) started: Instant,
     pub(super) deadline: Deadline,
     attempt_deadline: AttemptDeadline,
@@ -105,7 +104,7 @@ impl Exchange {
             shared: Arc::clone(shared),
             counters,
             record: body.record(),
-            facts: Facts::default(),
+            facts: ExchangeFacts::default(),
             started,
             deadline: shared.limits.deadline(grpc, &head.headers, policy.request_timeout),
             attempt_deadline: AttemptDeadline::new(policy.backend_request_timeout),

@@ -5,27 +5,12 @@ use crate::{
     connection::now::now,
     message::answer::Answer,
     proxy::{exchange::Exchange, shared::ProxyShared},
-    stats::{ProxyError, Reset, ResetBy},
+    stats::{ExchangeFacts, ProxyError, Reset, ResetBy},
 };
 use bytes::Bytes;
 use h2::Reason;
 use http_body::{Body, Frame};
-use std::{
-    fmt, mem,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    task::Poll,
-    time::Duration,
-};
-
-/// Facts that the record gets when the exchange ends, all at once: each edit of a record takes a lock.
-#[derive(Debug, Default)]
-pub(super) struct Facts {
-    attempts: u32,
-    pub(super) endpoint: Option<Arc<str>>,
-    time_to_send: Option<Duration>,
-    time_to_head: Option<Duration>,
-    response_bytes: u64,
-}
+use std::{fmt, mem, sync::atomic::Ordering::Relaxed, task::Poll};
 
 impl Exchange {
     /// Records an attempt, if one was made.
@@ -98,7 +83,8 @@ impl Drop for Exchange {
             }
         }
         self.record.edit(|end| {
-            let Facts { attempts, endpoint, time_to_send, time_to_head, response_bytes } = mem::take(&mut self.facts);
+            let ExchangeFacts { attempts, endpoint, time_to_send, time_to_head, response_bytes } =
+                mem::take(&mut self.facts);
             (end.attempts, end.endpoint, end.time_to_head) = (attempts, endpoint, time_to_head);
             (end.time_to_send, end.response_bytes) = (time_to_send, response_bytes);
             end.status = end.status.or(self.status);

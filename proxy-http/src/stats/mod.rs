@@ -28,6 +28,6 @@ pub use self::{
 
 pub(crate) use self::{
     connections::Describe,
-    record::{OpenRecord, Record, record_refused},
+    record::{ExchangeFacts, OpenRecord, Record, record_refused},
     side::Side,
 };

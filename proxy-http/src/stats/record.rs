@@ -103,6 +103,17 @@ pub enum ResetBy {
 #[derive(Clone, Default)]
 pub(crate) struct Record(Option<Arc<Mutex<State>>>);
 
+/// Facts that an exchange keeps until it ends, and then adds to its record all at once: each edit of a record takes a lock.
+/// The fields are those of [`RequestEnd`].
+#[derive(Debug, Default)]
+pub(crate) struct ExchangeFacts {
+    pub(crate) attempts: u32,
+    pub(crate) endpoint: Option<Arc<str>>,
+    pub(crate) time_to_send: Option<Duration>,
+    pub(crate) time_to_head: Option<Duration>,
+    pub(crate) response_bytes: u64,
+}
+
 struct State {
     started: Instant,
     end: RequestEnd,
