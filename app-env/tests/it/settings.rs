@@ -93,6 +93,11 @@ fn everything() -> Vars {
             ("CONNECT_HTTP1_MAX_CONNECTION_IDLE", format!("{tens}52ms")),
             ("CONNECT_PROXY_PROTOCOL", format!("v{tens}")),
             ("CONNECT_DROP_REQUEST_TRAILERS", "true".to_owned()),
+            ("HEALTH_CHECK", "grpc:a.B".to_owned()),
+            ("HEALTH_CHECK_INTERVAL", "2s".to_owned()),
+            ("HEALTH_CHECK_TIMEOUT", "3s".to_owned()),
+            ("HEALTH_CHECK_UNHEALTHY_THRESHOLD", "4".to_owned()),
+            ("HEALTH_CHECK_HEALTHY_THRESHOLD", "5".to_owned()),
             ("CONNECT_TIMEOUT", format!("{tens}23ms")),
             ("CONNECT_HTTP2_HANDSHAKE_TIMEOUT", format!("{tens}53ms")),
             ("CONNECT_EXP_BACKOFF_MIN", format!("{tens}24ms")),
@@ -245,6 +250,13 @@ fn everything_of(tens: u8) -> Direction {
     direction.connect.max_streams = Some(size(35));
     direction.connect.max_idle = time(36);
     direction.connect.drop_request_trailers = true;
+    direction.connect.health_check = app_env::HealthCheck {
+        request: Some(app_env::HealthCheckRequest::Grpc("a.B".to_owned())),
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(3),
+        unhealthy_threshold: 4,
+        healthy_threshold: 5,
+    };
     direction.breaker =
         Breaker { consecutive_failures: n(39), min_ejection: time(40), max_ejection: secs(n(41).into()) };
     direction.slow_start = time(38);

@@ -144,6 +144,8 @@ async fn all_but_serving_is_unhealthy_and_the_log_says_why() {
         service.set(health);
         let line = app.logged(&["endpoint is unhealthy", &addr.to_string(), text]).await;
         assert!(line.contains("WARN"), "{line}");
+        // An endpoint is ready as long as one worker has not heard of it.
+        app.counted("http_balancer_endpoints{direction=\"outbound\",endpoint_state=\"unhealthy\"} 1").await;
         ready(&app, 503).await;
         let before = service.requests();
         assert_eq!((ask(&mut client).await, service.requests()), (503, before), "{health:?}");

@@ -73,13 +73,22 @@ impl<A> Endpoint<A> {
         Self { addr, weight, params, authority: None, labels: Vec::new(), reports: None }
     }
 
-    /// Whether connections to this endpoint are the same as to the other one: weight and labels do not concern them.
+    /// Whether connections to this endpoint are the same as to the other one, and its health checks are: weight and labels do not
+    /// concern them.
+    pub(super) fn has_same_connections_and_checks(&self, other: &Self) -> bool
+    where
+        A: PartialEq,
+    {
+        self.reports == other.reports && self.has_same_connections(other)
+    }
+
+    /// Whether connections to this endpoint are the same as to the other one.
     pub(super) fn has_same_connections(&self, other: &Self) -> bool
     where
         A: PartialEq,
     {
-        let Self { addr, weight: _, params, authority, labels: _, reports } = self;
-        *addr == other.addr && *params == other.params && *authority == other.authority && *reports == other.reports
+        let Self { addr, weight: _, params, authority, labels: _, reports: _ } = self;
+        *addr == other.addr && *params == other.params && *authority == other.authority
     }
 }
 

@@ -279,7 +279,8 @@ impl Balancer {
         C::Future: Send + 'static,
     {
         known.retain_mut(|(known, id)| {
-            let Some(endpoint) = endpoints.iter().find(|endpoint| known.has_same_connections(endpoint)) else {
+            let Some(endpoint) = endpoints.iter().find(|endpoint| known.has_same_connections_and_checks(endpoint))
+            else {
                 tracing::info!(endpoint = %known.addr, "endpoint is gone");
                 self.remove(*id);
                 return false;

@@ -101,12 +101,11 @@ where
         let spread = SPREAD.saturating_mul(u32::try_from(endpoints.len()).unwrap_or(u32::MAX)).min(params.interval);
         for endpoint in endpoints {
             let mut endpoint = endpoint.clone();
-            let is_it = |(known, _): &(Endpoint<A>, _)| {
-                endpoint.reports.clone_from(&known.reports);
-                endpoint.has_same_connections(known)
-            };
-            let task = if let Some(index) = before.iter().position(is_it) {
-                before.swap_remove(index).1
+            let known = before.iter().position(|(known, _)| known.has_same_connections(&endpoint));
+            let task = if let Some(index) = known {
+                let (known, task) = before.swap_remove(index);
+                endpoint.reports = known.reports;
+                task
             } else {
                 let (task, reports) = Checker::spawn(&endpoint, &connect, params, check.clone(), spread);
                 endpoint.reports = Some(reports);
@@ -121,12 +120,11 @@ where
         loop {
             tokio::select! {
                 () = list.closed() => return,
+                // Once it does not change any more, the checks go on.
                 Ok(()) = discovered.changed() => {
                     let endpoints = update(&discovered.borrow_and_update());
                     list.send_replace(endpoints);
                 }
-                // The list does not change any more.
-                else => return list.closed().await,
             }
         }
     });
