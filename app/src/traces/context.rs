@@ -83,14 +83,12 @@ impl Format {
             Self::W3c => read_traceparent(one(headers, &TRACEPARENT)?),
             Self::B3 => read_b3(one(headers, &B3)?),
             Self::B3Multi => {
+                let trace = b3_trace_id(one(headers, &B3_TRACE_ID)?)?;
+                let parent = id(one(headers, &B3_SPAN_ID)?)?;
                 let is_sampled = one(headers, &B3_SAMPLED).is_some_and(|value| value == b"1" || value == b"true");
                 // Debug implies sampled.
                 let is_debug = one(headers, &B3_FLAGS).is_some_and(|value| value == b"1");
-                Some(Context {
-                    id: b3_trace_id(one(headers, &B3_TRACE_ID)?)?,
-                    parent: id(one(headers, &B3_SPAN_ID)?)?,
-                    flags: u8::from(is_sampled || is_debug),
-                })
+                Some(Context { id: trace, parent, flags: u8::from(is_sampled || is_debug) })
             }
         }
     }
@@ -185,8 +183,14 @@ fn id<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 fn bytes<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (pairs, []) = text.as_chunks::<2>() else { return None };
-    let bytes: Option<Vec<u8>> = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
-    bytes?.try_into().ok()
+    if pairs.len() != N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(bytes)
 }
 
 fn hex(bytes: &[u8]) -> Vec<u8> {
