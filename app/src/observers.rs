@@ -1,7 +1,7 @@
 //! The observers of clients' requests: the access log and the spans.
 
 use crate::{access_log::AccessLog, traces::Traces};
-use http::request;
+use http::{Version, request};
 use proxy_http::stats::{Observe, ObserveEnd, RequestEnd};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::task::spawn_blocking;
@@ -68,6 +68,13 @@ impl Observe for Pair {
             (first, second) => first.or(second),
         }
     }
+
+    fn observe_refused(&self, version: Version) -> Option<Box<dyn ObserveEnd>> {
+        match (self.0.observe_refused(version), self.1.observe_refused(version)) {
+            (Some(first), Some(second)) => Some(Box::new(EndPair(first, second))),
+            (first, second) => first.or(second),
+        }
+    }
 }
 
 // === impl EndPair ===
@@ -77,5 +84,41 @@ impl ObserveEnd for EndPair {
         let Self(first, second) = *self;
         first.end(end);
         second.end(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    /// Counts the requests that were refused.
+    #[derive(Debug, Default)]
+    struct Counter(Arc<AtomicU32>);
+
+    struct End(Arc<AtomicU32>);
+
+    impl Observe for Counter {
+        fn observe(&self, _: &mut request::Parts) -> Option<Box<dyn ObserveEnd>> {
+            None
+        }
+
+        fn observe_refused(&self, _: Version) -> Option<Box<dyn ObserveEnd>> {
+            Some(Box::new(End(Arc::clone(&self.0))))
+        }
+    }
+
+    impl ObserveEnd for End {
+        fn end(self: Box<Self>, _: &RequestEnd) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn either_of_two_is_told_of_a_refused_request() {
+        let counts = [Arc::<AtomicU32>::default(), Arc::default()];
+        let [first, second] = counts.clone().map(|count| Arc::new(Counter(count)));
+        Pair(first, second).observe_refused(Version::HTTP_11).unwrap().end(&RequestEnd::default());
+        assert_eq!(counts.map(|count| count.load(Relaxed)), [1, 1]);
     }
 }
