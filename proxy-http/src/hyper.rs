@@ -18,9 +18,9 @@
 //!
 //! `max_header_list_size` differs in its effect, as hyper has one setter for the size that is announced and the size
 //! that is taken: a request or response that is far above it ends the connection, and trailers lose the fields above it
-//! without an error. [`FlowControl::Adaptive`](http_h2::FlowControl::Adaptive) differs as well: hyper's windows start at 65,535 bytes,
-//! grow with the bandwidth-delay product up to 16 MiB and never shrink; the ones of [`Server`](crate::Server) start full and
-//! shrink while receivers have stopped.
+//! without an error. [`FlowControl::Adaptive`] differs as well: hyper's windows start at 65,535 bytes, grow with the
+//! bandwidth-delay product up to 16 MiB and never shrink; the ones of [`Server`](crate::Server) start full and shrink while
+//! receivers have stopped.
 //!
 //! [`graceful_shutdown`]: hyper::server::conn::http2::Connection::graceful_shutdown
 //!
