@@ -130,7 +130,7 @@ def grpc_service(path):
         for _ in range(5):
             first.health.set(SERVICE, NOT_SERVING)
             app.sees(first.port, "unhealthy")
-            # What was sent before the check saw it.
+            # Requests that were sent before the check saw it.
             time.sleep(0.1)
             calls, others = first.calls, second.calls
             until(lambda: second.calls > others + 100)

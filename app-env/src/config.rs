@@ -142,7 +142,7 @@ pub struct Connect {
     pub health_check: HealthCheck,
 }
 
-/// Health checks of endpoints: what is asked, and how often.
+/// Health checks of endpoints: the request, how often it is sent, and how many results change the verdict.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct HealthCheck {
     /// The request that is sent. `None`: endpoints are not checked.

@@ -1,4 +1,4 @@
-//! The request of a health check, and what its response says: `grpc.health.v1.Health/Check`, or a GET.
+//! The request of a health check, and the judgement of its response: `grpc.health.v1.Health/Check`, or a GET.
 
 use crate::dns::Target;
 use app_env::HealthCheckRequest;
@@ -36,7 +36,7 @@ const LENGTH_DELIMITED: u8 = 2;
 // === impl Check ===
 
 impl Check {
-    /// `timeout`: what an endpoint of gRPC is told, beside that the check ends then.
+    /// `timeout`: the deadline that an endpoint of gRPC is told; the check ends then as well.
     pub(crate) fn new(request: HealthCheckRequest, has_tls: bool, timeout: Duration) -> Self {
         let scheme = if has_tls { "https" } else { "http" };
         Self(Arc::new(Inner { request, scheme, timeout }))

@@ -1,6 +1,6 @@
 //! The man pages and completions of `deploy/`, which are made of the command line.
 //!
-//! They are committed, so that neither the binary nor the package needs what makes them.
+//! They are committed, so that neither the binary nor the package needs clap's generators.
 
 use super::{Args, build};
 use clap::{Command, CommandFactory as _};

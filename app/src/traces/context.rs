@@ -107,7 +107,7 @@ impl Format {
                 set(headers, &TRACEPARENT, &value);
             }
             Self::W3c => {
-                // The W3C: what is sent on has the version that is known here, without the flags that are not.
+                // As the W3C has it, the field goes on in the version that is known here, without unknown flags.
                 let (start, flags) = (&value[2..PARENT.start], hex(&[trace.flags & SAMPLED]));
                 set(headers, &TRACEPARENT, &[b"00", start, &*hex(&trace.client), b"-", &*flags].concat());
             }

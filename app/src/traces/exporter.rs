@@ -46,7 +46,7 @@ struct Exporter {
     log: Throttle,
 }
 
-/// What follows a failed attempt.
+/// The action after a failed attempt.
 #[derive(Debug, Eq, PartialEq)]
 enum Next {
     /// Another attempt, after the backoff or a time that the collector has named.

@@ -1,4 +1,4 @@
-//! Spans of the binary: which requests have them, what the endpoint sees of them, and the collector, which may be away.
+//! Spans of the binary: the requests that have them, the context that the endpoint gets, and the collector, which may be away.
 
 mod mock;
 

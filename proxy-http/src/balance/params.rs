@@ -23,8 +23,9 @@ pub struct Params {
     /// Slow start: an endpoint's share grows from a tenth to all of it over this time. Default: 10 s. Zero: no slow start.
     ///
     /// It starts when an endpoint is connected that was listed while others were ready, or to which attempts to connect had
-    /// failed, and when an endpoint is healthy again whose health checks had failed. Endpoints that are listed while none is ready get their full share at once, as do all when none was ready any
-    /// more, and endpoints that were ejected, or connected to again without a failure.
+    /// failed, and when an endpoint is healthy again whose health checks had failed. Endpoints that are listed while none is
+    /// ready get their full share at once, as do all when none was ready any more, and endpoints that were ejected, or connected
+    /// to again without a failure.
     pub slow_start: Duration,
     /// When an endpoint is ejected.
     pub breaker: breaker::Params,

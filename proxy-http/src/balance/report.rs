@@ -3,7 +3,7 @@
 use std::{fmt, future::pending, sync::Arc};
 use tokio::sync::watch;
 
-/// What the checks of an endpoint have found so far.
+/// The results of an endpoint's checks so far.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Report {
     /// Whether the endpoint gets new requests.

@@ -159,7 +159,8 @@ impl Balancer {
         if !answered {
             load.observe_late(sent, self.nanos(now));
         }
-        // At most half of the endpoints are ejected, with the unhealthy ones. Only a failure can eject, so only a failure takes the balancer's lock.
+        // At most half of the endpoints are ejected, with the unhealthy ones. Only a failure can eject, so only a failure takes
+        // the balancer's lock.
         let may_eject = outcome == Outcome::Failure && {
             let state = self.lock();
             let is_left_out =

@@ -1,5 +1,5 @@
-//! The fields by which proxies tell endpoints of a request's client. They belong to the head, where a proxy removes or completes what
-//! the client itself has put there; an endpoint that merges trailers into the head would take the client's for a proxy's.
+//! The fields by which proxies tell endpoints of a request's client. They belong to the head, where a proxy removes or completes the
+//! client's own; an endpoint that merges trailers into the head would take the client's for a proxy's.
 
 use crate::message::{
     client_cert::{self, CLIENT_CERT, is_read_as},

@@ -104,7 +104,7 @@ pub enum ResetBy {
 pub(crate) struct Record(Option<Arc<Mutex<State>>>);
 
 /// Facts that an exchange keeps until it ends, and then adds to its record all at once: each edit of a record takes a lock.
-/// The fields are those of [`RequestEnd`].
+/// The fields are the ones of [`RequestEnd`].
 #[derive(Debug, Default)]
 pub(crate) struct ExchangeFacts {
     pub(crate) attempts: u32,

@@ -32,8 +32,8 @@ pub(super) const PING_FRAMES: usize = 3;
 pub(super) const WINDOW_UPDATE_FRAMES: usize = 4;
 pub(super) const OTHER_FRAMES: usize = 5;
 pub(super) const EMPTY_DATA_FRAMES: usize = 6;
-/// Bytes of h2's automatic reply to each kind (PING ACK), which do not raise the limit as other bytes sent to the client do. SETTINGS
-/// count for 50 frames, beside which the 9 bytes of their ACK are nothing.
+/// Bytes of h2's automatic reply to each kind (PING ACK), which do not raise the limit as other bytes sent to the client do.
+/// SETTINGS count for 50 frames, beside which the 9 bytes of their ACK are nothing.
 pub(super) const REPLY_BYTES: [u64; KINDS.len()] = [0, 0, 0, 17, 0, 0, 0];
 
 // === impl RateWindow ===

@@ -92,7 +92,7 @@ impl Network {
         self.with(name, |peer| peer.checks.len())
     }
 
-    /// Waits for so many checks more of an endpoint, and for what follows from them.
+    /// Waits for so many checks more of an endpoint, and for their effects.
     async fn next_checks(&self, name: &str, more: usize) {
         let until = self.checks(name) + more;
         let wait = async {
