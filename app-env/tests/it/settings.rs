@@ -5,8 +5,8 @@ mod directions;
 use crate::support::{Vars, add_needed, config, effective, full, loaded, on, vars};
 use app_env::{
     AccessLogFormat, Backoff, Breaker, ClientAuth, ClientCert, ConnectHttp1, ConnectTls, Direction, Dns,
-    EndpointProtocol, Forwarded, LogFormat, Origin, Process, ProxyProtocol, RateLimit, Retry, ServerTls, Source,
-    TcpParams, TlsIdentity, load, variables,
+    EndpointProtocol, Forwarded, HealthCheck, HealthCheckRequest, LogFormat, Origin, Process, ProxyProtocol, RateLimit,
+    Retry, ServerTls, Source, TcpParams, TlsIdentity, load, variables,
 };
 use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
 use std::{
@@ -93,7 +93,7 @@ fn everything() -> Vars {
             ("CONNECT_HTTP1_MAX_CONNECTION_IDLE", format!("{tens}52ms")),
             ("CONNECT_PROXY_PROTOCOL", format!("v{tens}")),
             ("CONNECT_DROP_REQUEST_TRAILERS", "true".to_owned()),
-            ("HEALTH_CHECK", "grpc:a.B".to_owned()),
+            ("HEALTH_CHECK", format!("http:/{tens}")),
             ("HEALTH_CHECK_INTERVAL", "2s".to_owned()),
             ("HEALTH_CHECK_TIMEOUT", "3s".to_owned()),
             ("HEALTH_CHECK_UNHEALTHY_THRESHOLD", "4".to_owned()),
@@ -250,8 +250,8 @@ fn everything_of(tens: u8) -> Direction {
     direction.connect.max_streams = Some(size(35));
     direction.connect.max_idle = time(36);
     direction.connect.drop_request_trailers = true;
-    direction.connect.health_check = app_env::HealthCheck {
-        request: Some(app_env::HealthCheckRequest::Grpc("a.B".to_owned())),
+    direction.connect.health_check = HealthCheck {
+        request: Some(HealthCheckRequest::Http(format!("/{tens}"))),
         interval: Duration::from_secs(2),
         timeout: Duration::from_secs(3),
         unhealthy_threshold: 4,

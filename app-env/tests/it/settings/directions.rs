@@ -3,8 +3,8 @@
 use super::{everything, millis, secs};
 use crate::support::{config, errors, full, loaded, on, vars, warnings};
 use app_env::{
-    Backoff, Breaker, ConnectHttp1, Direction, Discovery, DiscoverySource, Dns, EndpointProtocol, LogFormat,
-    ProxyProtocol, Retry, TcpParams,
+    Backoff, Breaker, ConnectHttp1, Direction, Discovery, DiscoverySource, Dns, EndpointProtocol, HealthCheck,
+    LogFormat, ProxyProtocol, Retry, TcpParams,
 };
 use http_h2::{ClientParams, FlowControl, ServerParams};
 use std::{num::NonZeroUsize, thread::available_parallelism};
@@ -67,6 +67,13 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
     inbound.connect.max_streams = None;
     inbound.connect.max_idle = secs(60);
     inbound.connect.drop_request_trailers = false;
+    inbound.connect.health_check = HealthCheck {
+        request: None,
+        interval: secs(10),
+        timeout: secs(1),
+        unhealthy_threshold: 3,
+        healthy_threshold: 2,
+    };
     inbound.breaker = Breaker { consecutive_failures: 7, min_ejection: secs(1), max_ejection: secs(60) };
     inbound.slow_start = secs(10);
     (inbound.http_forwarded, inbound.http_rate_limit) = (None, None);
