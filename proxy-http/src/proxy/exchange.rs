@@ -61,6 +61,8 @@ pub(super) struct Exchange {
     pub(super) grpc_status: Option<u8>,
     /// Of the response's data. Only gRPC's has messages.
     pub(super) framing: MessageFraming,
+    /// Whether the response to a request of gRPC is one of gRPC, and not a page, say.
+    pub(super) is_grpc_response: bool,
     /// Whether the response is one of gRPC, which must end with a status.
     pub(super) needs_status: bool,
     /// The response's body. `None`: there is no response yet, or it is the proxy's own.
@@ -116,6 +118,7 @@ impl Exchange {
             status: None,
             grpc_status: None,
             framing: MessageFraming::BROKEN,
+            is_grpc_response: false,
             needs_status: false,
             body: None,
         };
@@ -282,10 +285,14 @@ impl Exchange {
         self.status = Some(head.status);
         if self.grpc {
             self.grpc_status = grpc::status(&head.headers);
+            self.is_grpc_response = grpc::is_grpc(&head.headers);
             // HTTP/1.1 may not have trailers.
-            if head.status == StatusCode::OK && !self.http1 {
-                self.framing = MessageFraming::default();
-                self.needs_status = may_be_grpc && grpc::is_grpc(&head.headers);
+            if head.status == StatusCode::OK && !self.http1 && self.is_grpc_response {
+                self.needs_status = may_be_grpc;
+                // A response that ends before its length is malformed.
+                if !head.headers.contains_key(CONTENT_LENGTH) {
+                    self.framing = MessageFraming::default();
+                }
             }
         }
         self.set_outcome(if self.is_unavailable() { Outcome::Failure } else { outcome });

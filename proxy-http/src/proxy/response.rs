@@ -90,7 +90,7 @@ impl http_body::Body for Exchange {
                     // h2 drops fields beyond the header list size without an error, and a gRPC call without status has no
                     // result.
                     exchange.needs_status = false;
-                    if status.is_none() && exchange.grpc_status.is_none() {
+                    if status.is_none() && exchange.grpc_status.is_none() && exchange.is_grpc_response {
                         polled = Poll::Ready(Some(Err(body::Error::cut_off())));
                     } else {
                         exchange.grpc_status = status.and_then(grpc::parse_status);

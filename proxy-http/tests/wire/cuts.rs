@@ -66,7 +66,8 @@ async fn cut(cause: Cause, is_grpc: bool, status: StatusCode, data: &[&[u8]]) ->
     let mut rig = cause.rig();
     let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
     let (response, _) = client.send_request(if is_grpc { grpc() } else { get() }, true).unwrap();
-    let head = Response::builder().status(status).body(()).unwrap();
+    let kind = if is_grpc { "application/grpc" } else { "text/plain" };
+    let head = Response::builder().status(status).header("content-type", kind).body(()).unwrap();
     let mut body = endpoint.asked().await.respond.send_response(head, false).unwrap();
     for data in data {
         body.send_data(Bytes::copy_from_slice(data), false).unwrap();

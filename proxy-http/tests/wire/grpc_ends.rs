@@ -4,7 +4,7 @@
 use crate::support::{Rig, collect, get, grpc, reset};
 use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderMap, Request, Response, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, response};
 use proxy_http::stats::Peer as Side;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -25,13 +25,18 @@ type Ended = Result<(Vec<u8>, Option<HeaderMap>), h2::Error>;
 
 /// How a gRPC response ends for its client whose endpoint leaves it after `data`.
 async fn left(leave: Leave, data: &[&'static [u8]]) -> (Ended, Rig) {
+    left_after(&[("content-type", "application/grpc")], leave, data).await
+}
+
+/// The same for a response with these fields.
+async fn left_after(fields: &[(&str, &str)], leave: Leave, data: &[&'static [u8]]) -> (Ended, Rig) {
     let mut rig = Rig::defaults();
     let mut client = rig.client().await;
     let mut connection = h2::server::handshake(rig.endpoint_ios.recv().await.unwrap()).await.unwrap();
     let (response, _) = client.send_request(grpc(), true).unwrap();
     let (_, mut respond) = connection.accept().await.unwrap().unwrap();
-    let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
-    let mut body = respond.send_response(head, false).unwrap();
+    let head = fields.iter().fold(Response::builder(), |head, (name, value)| head.header(*name, *value));
+    let mut body = respond.send_response(head.body(()).unwrap(), false).unwrap();
     for data in data {
         body.send_data(Bytes::from_static(data), false).unwrap();
     }
@@ -89,6 +94,25 @@ async fn within_a_message_the_response_is_reset() {
     for leave in LEFT {
         for data in CUT {
             assert_eq!(reset(left(leave, data).await.0), Reason::INTERNAL_ERROR, "{leave:?} {data:?}");
+        }
+    }
+}
+
+/// Trailers of ours would make a page look whole, and end a response before its length.
+#[tokio::test(start_paused = true)]
+async fn a_response_that_is_no_grpc_or_has_a_length_is_reset() {
+    let heads: [&[_]; 4] = [
+        &[],
+        &[("content-type", "text/html")],
+        &[("content-type", "application/grpc-web+proto")],
+        &[("content-type", "application/grpc"), ("content-length", "100")],
+    ];
+    for head in heads {
+        for leave in LEFT {
+            for data in WHOLE {
+                let ended = left_after(head, leave, data).await.0;
+                assert_eq!(reset(ended), Reason::INTERNAL_ERROR, "{head:?} {leave:?} {data:?}");
+            }
         }
     }
 }
@@ -161,4 +185,19 @@ async fn ends_of_other_responses_pass_as_they_are() {
         let (bytes, trailers) = ended.unwrap_or_else(|error| panic!("{described}: {error}"));
         assert_eq!((bytes, trailers), (data.concat(), None), "{described}");
     }
+}
+
+/// A page that some server in the way answers with.
+#[tokio::test(start_paused = true)]
+async fn trailers_of_a_response_that_is_no_grpc_need_no_status() {
+    let mut rig = Rig::defaults();
+    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
+    let (response, _) = client.send_request(grpc(), true).unwrap();
+    let head = Response::builder().header("content-type", "text/html").body(()).unwrap();
+    let mut body = endpoint.asked().await.respond.send_response(head, false).unwrap();
+    body.send_data(Bytes::from_static(b"<html>"), false).unwrap();
+    let sent = HeaderMap::from_iter([(HeaderName::from_static("x-a"), HeaderValue::from_static("b"))]);
+    body.send_trailers(sent.clone()).unwrap();
+    let (bytes, trailers) = collect(response.await.unwrap().body_mut()).await.unwrap();
+    assert_eq!((bytes.as_slice(), trailers), (&b"<html>"[..], Some(sent)));
 }
