@@ -90,7 +90,13 @@ async fn it_is_not_ready_from_the_signal_on_and_says_why_it_drains() {
     let mut client = connect(app.proxy).await;
     let response = tokio::spawn(body(client.send_request(get(), true).unwrap().0));
     endpoint.asked.recv().await.unwrap();
-    assert_eq!(admin(app.admin, "GET", "/ready", "").await.0, 200);
+    // The workers that the request did not go to may not be connected yet.
+    let until_ready = async {
+        while admin(app.admin, "GET", "/ready", "").await.0 != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, until_ready).await.expect("all workers are connected");
     app.terminate();
     timeout(PATIENCE, until_draining(&app)).await.expect("it is not ready");
     assert_eq!(admin(app.admin, "GET", "/live", "").await.0, 200);
