@@ -392,7 +392,7 @@ pub enum AccessLogFormat {
     Json,
 }
 
-/// Spans of requests whose clients have them sampled, and the collector that they are sent to.
+/// The spans of sampled requests, and the collector that they are sent to.
 #[non_exhaustive]
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Traces {

@@ -28,7 +28,7 @@ pub(crate) struct Error {
     source: io::Error,
 }
 
-/// One client's connection. Its requests share it, and not the log, whose reference count all threads would change.
+/// One client's connection. Requests hold it and not the log: the log's count of references would be written by all threads.
 #[derive(Debug)]
 struct Connection(Arc<Client>);
 

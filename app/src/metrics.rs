@@ -57,7 +57,7 @@ struct Direction {
     connected: Vec<Connected>,
     routing: Option<Arc<Routing>>,
     limits: Arc<Limits>,
-    /// The limits of other gauges' values, by the names of those gauges.
+    /// The largest value of each gauge that has a limit, by the gauge's name.
     maxima: Maxima,
     buffers: Arc<BufferLimit>,
     proxy_protocol: Option<Arc<Receiver>>,

@@ -1,6 +1,6 @@
 //! Spans of requests, sent to a collector by OTLP over gRPC.
 //!
-//! A request whose client has it sampled has two spans: one of kind server, from its head to its end, and below it one of kind
+//! A request that is sampled by its client has two spans: one of kind server, from its head to its end, and below it one of kind
 //! client, from its first attempt on, which the endpoint sees as its parent. Others have none, and their fields stay as they are.
 
 mod context;

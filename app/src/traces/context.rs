@@ -208,7 +208,7 @@ fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
 }
 
-/// The start of `tracestate`, whose members may be in several fields.
+/// The start of `tracestate`. Several fields are one list.
 fn trace_state(headers: &HeaderMap) -> String {
     let values: Vec<_> = headers.get_all(&TRACESTATE).iter().filter_map(|value| value.to_str().ok()).collect();
     let mut state = values.join(",");

@@ -133,7 +133,7 @@ impl Counts {
         self.retries.load(Relaxed)
     }
 
-    /// The collector has taken a message, of whose spans it has rejected some.
+    /// The collector has taken a message, and rejected some of its spans.
     pub(super) fn exported_but(&self, spans: u64, rejected: u64) {
         let rejected = rejected.min(spans);
         self.exported.fetch_add(spans - rejected, Relaxed);
