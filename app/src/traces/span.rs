@@ -2,8 +2,8 @@
 
 use super::context::Trace;
 use http::{
-    HeaderMap, HeaderValue, Method, StatusCode, Version,
-    header::{CONTENT_TYPE, HOST, USER_AGENT},
+    Method, StatusCode, Version,
+    header::{HOST, USER_AGENT},
     request,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -88,7 +88,7 @@ impl RequestSpans {
                 .get(USER_AGENT)
                 .map(|agent| cut(&String::from_utf8_lossy(agent.as_bytes()), MAX_VALUE)),
             version: head.version,
-            is_grpc: is_grpc(&head.headers),
+            is_grpc: proxy_http::is_grpc(&head.headers),
             end: RequestEnd::default(),
         }
     }
@@ -295,12 +295,6 @@ fn version(version: Version) -> &'static str {
         Version::HTTP_2 => "2",
         _ => "1.1",
     }
-}
-
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
-    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 #[cfg(test)]

@@ -39,11 +39,22 @@ pub(crate) struct MessageFraming {
 
 const PREFIX: usize = 5;
 
-/// Whether a message with these headers is gRPC: `application/grpc`, also with `+proto`, `;charset` and the like.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+/// Whether a message with these headers is gRPC: its `content-type` is `application/grpc`, also with `+proto`, `;charset` and the
+/// like. `application/grpc-web` is another protocol.
+///
+/// # Examples
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+///
+/// let of = |kind| HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
+/// assert!(proxy_http::is_grpc(&of("application/grpc+proto")));
+/// assert!(!proxy_http::is_grpc(&of("application/grpc-web")));
+/// ```
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else { return false };
     let Some(rest) = value.as_bytes().strip_prefix(b"application/grpc") else { return false };
-    // Not `application/grpc-web`, which is another protocol.
     matches!(rest.first(), None | Some(b'+' | b';' | b' '))
 }
 

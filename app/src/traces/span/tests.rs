@@ -1,6 +1,7 @@
 use super::*;
 use crate::traces::context::Trace;
 use http::Request;
+use http::{HeaderValue, header::CONTENT_TYPE};
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode as SpanStatus;
 use proxy_http::stats::{ProxyError, Reset};
 use std::collections::BTreeMap;
@@ -98,6 +99,7 @@ fn a_call_of_grpc_is_named_by_its_method() {
     for (kind, is_call) in [
         ("application/grpc", true),
         ("application/grpc+proto", true),
+        ("application/grpc ;a=b", true),
         ("application/grpc-web", false),
         ("text/css", false),
     ] {
