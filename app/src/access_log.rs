@@ -1,6 +1,7 @@
 //! The access log: one line for each request, written at its end.
 
 mod line;
+mod value;
 mod writer;
 
 use self::{line::Line, writer::Writer};
