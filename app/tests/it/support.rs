@@ -1,13 +1,14 @@
 //! The binary as a child process, an endpoint that answers when told, and a client.
 
 use bytes::Bytes;
+use futures_util::stream::Stream;
 use h2::{
     RecvStream, client,
     server::{self, SendResponse},
 };
 use http::{Request, Response};
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _},
     net::SocketAddr,
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc as std_mpsc},
@@ -273,6 +274,24 @@ pub(crate) async fn endpoint(
     answer: impl Fn(usize, Request<RecvStream>, SendResponse<Bytes>) + Clone + Send + 'static,
 ) -> SocketAddr {
     serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), answer).await
+}
+
+/// A listener on an address that a killed server may not have closed yet.
+pub(crate) async fn bind(addr: SocketAddr) -> TcpListener {
+    loop {
+        match TcpListener::bind(addr).await {
+            Ok(listener) => return listener,
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+/// The connections of a listener, for a server of tonic.
+pub(crate) fn accepted(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+    futures_util::stream::unfold(listener, |listener| async move {
+        let accepted = listener.accept().await.map(|(stream, _)| stream);
+        Some((accepted, listener))
+    })
 }
 
 pub(crate) async fn connect(addr: SocketAddr) -> client::SendRequest<Bytes> {

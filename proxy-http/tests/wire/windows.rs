@@ -5,7 +5,10 @@ use crate::{
     support::{Asked, Endpoint, PROXY, Rig, collect, get, post},
 };
 use bytes::Bytes;
-use h2::{RecvStream, SendStream, client::SendRequest};
+use h2::{
+    RecvStream, SendStream,
+    client::{ResponseFuture, SendRequest},
+};
 use http_h2::{ClientParams, FlowControl, ServerParams};
 use proxy_http::{
     BufferLimit,
@@ -165,8 +168,7 @@ async fn a_response_ends_though_windows_shrink_while_its_client_has_none_left() 
     send(&mut body, vec![0; 5 * MIB].into()).await;
     let mut response = reading.await.unwrap();
     let (_stalled, _) = stall(&mut slow, &mut endpoint, 64).await;
-    let connection = &rig.stats.transport(Peer::Endpoint).connections(1)[0];
-    assert_eq!(connection.http2.as_ref().unwrap().granted.stream, 65_535);
+    check_small(&rig, Peer::Endpoint);
     timeout(SECOND, window_for(&mut body, 1)).await.expect("it gets window");
     body.send_data(Bytes::new(), true).unwrap();
     assert!(collect(&mut response).await.unwrap().0.is_empty());
@@ -189,15 +191,8 @@ async fn a_request_goes_on_though_windows_shrink_while_it_waits() {
         read
     });
     send(&mut body, vec![0; 2 * MIB].into()).await;
-    let mut stopped = Vec::new();
-    for _ in 0..32 {
-        let (response, mut body, asked) = upload().await;
-        stopped.push((response, asked));
-        tokio::spawn(async move { send(&mut body, vec![0; 8 * MIB].into()).await });
-    }
-    sleep(10 * SECOND).await;
-    let connection = &rig.stats.transport(Peer::Client).connections(1)[0];
-    assert_eq!(connection.http2.as_ref().unwrap().granted.stream, 65_535);
+    let _stopped = stop(upload).await;
+    check_small(&rig, Peer::Client);
     timeout(SECOND, send(&mut body, vec![0; MIB].into())).await.expect("it gets window");
     body.send_data(Bytes::new(), true).unwrap();
     assert_eq!(reading.await.unwrap(), 3 * MIB);
@@ -225,6 +220,19 @@ async fn a_request_ends_though_windows_shrink_while_its_endpoint_has_none_left()
     });
     send(&mut body, vec![0; 2 * MIB].into()).await;
     let mut asked = reading.await.unwrap();
+    let _stopped = stop(upload).await;
+    check_small(&rig, Peer::Client);
+    timeout(SECOND, window_for(&mut body, 1)).await.expect("it gets window");
+    body.send_data(Bytes::new(), true).unwrap();
+    assert!(collect(asked.request.body_mut()).await.unwrap().0.is_empty());
+    asked.answer().send_data(Bytes::new(), true).unwrap();
+    assert_eq!(response.await.unwrap().status(), 200);
+}
+
+/// Uploads that nobody reads, until windows have shrunk.
+async fn stop(
+    mut upload: impl AsyncFnMut() -> (ResponseFuture, SendStream<Bytes>, Asked),
+) -> Vec<(ResponseFuture, Asked)> {
     let mut stopped = Vec::new();
     for _ in 0..32 {
         let (response, mut body, asked) = upload().await;
@@ -232,13 +240,14 @@ async fn a_request_ends_though_windows_shrink_while_its_endpoint_has_none_left()
         tokio::spawn(async move { send(&mut body, vec![0; 8 * MIB].into()).await });
     }
     sleep(10 * SECOND).await;
-    let connection = &rig.stats.transport(Peer::Client).connections(1)[0];
+    stopped
+}
+
+/// Checks that streams of a connection with that peer are granted the smallest window.
+#[track_caller]
+fn check_small(rig: &Rig, peer: Peer) {
+    let connection = &rig.stats.transport(peer).connections(1)[0];
     assert_eq!(connection.http2.as_ref().unwrap().granted.stream, 65_535);
-    timeout(SECOND, window_for(&mut body, 1)).await.expect("it gets window");
-    body.send_data(Bytes::new(), true).unwrap();
-    assert!(collect(asked.request.body_mut()).await.unwrap().0.is_empty());
-    asked.answer().send_data(Bytes::new(), true).unwrap();
-    assert_eq!(response.await.unwrap().status(), 200);
 }
 
 /// Reads so many bytes, and grants no more window.

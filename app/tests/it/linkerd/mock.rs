@@ -1,6 +1,6 @@
 //! A control plane that a test scripts.
 
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, accepted, bind};
 use futures_util::stream::{BoxStream, StreamExt as _, poll_fn};
 use linkerd2_proxy_api::{
     destination::{
@@ -10,9 +10,8 @@ use linkerd2_proxy_api::{
     },
     net::TcpAddress,
 };
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 use tokio::{
-    net::TcpListener,
     runtime::Runtime,
     sync::{Mutex, mpsc, oneshot},
     time::timeout,
@@ -53,18 +52,9 @@ impl Mock {
         let (go_away, going_away) = oneshot::channel::<()>();
         let (bound, addr_bound) = oneshot::channel();
         runtime.spawn(async move {
-            let listener = loop {
-                // The one before it may not have closed yet.
-                match TcpListener::bind(addr).await {
-                    Ok(listener) => break listener,
-                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-                }
-            };
+            let listener = bind(addr).await;
             bound.send(listener.local_addr().unwrap()).unwrap();
-            let incoming = futures_util::stream::unfold(listener, |listener| async move {
-                let accepted = listener.accept().await.map(|(stream, _)| stream);
-                Some((accepted, listener))
-            });
+            let incoming = accepted(listener);
             let service = DestinationServer::new(Service { gets: get, profiles: profile });
             let told = async { _ = going_away.await };
             Server::builder().add_service(service).serve_with_incoming_shutdown(incoming, told).await.unwrap();

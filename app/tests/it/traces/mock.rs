@@ -1,6 +1,6 @@
 //! A collector that a test scripts.
 
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, accepted, bind};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -13,10 +13,9 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::{
-    net::TcpListener,
     runtime::Runtime,
     sync::{mpsc, oneshot},
     time::timeout,
@@ -56,18 +55,9 @@ impl Collector {
         let (bound, addr_bound) = oneshot::channel();
         let service = Service { taken: taking, refused: refusing, answers: Arc::clone(&answers) };
         runtime.spawn(async move {
-            let listener = loop {
-                // The one before it may not have closed yet.
-                match TcpListener::bind(addr).await {
-                    Ok(listener) => break listener,
-                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-                }
-            };
+            let listener = bind(addr).await;
             bound.send(listener.local_addr().unwrap()).unwrap();
-            let incoming = futures_util::stream::unfold(listener, |listener| async move {
-                let accepted = listener.accept().await.map(|(stream, _)| stream);
-                Some((accepted, listener))
-            });
+            let incoming = accepted(listener);
             let service = TraceServiceServer::new(service);
             Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
         });
