@@ -22,6 +22,7 @@ use tokio::{
     sync::{Notify, watch},
     time::timeout,
 };
+use tonic::{Code, Status};
 
 /// Keeps the list of one destination's endpoints.
 pub(super) struct Follower {
@@ -113,7 +114,13 @@ impl Follower {
         let rejected =
             stream::follow(self.control(), &self.registered, self.linkerd.backoff, open, |event| match event {
                 Event::Message { message, .. } => _ = self.profile.send_replace(Profile::new(message, allow_plaintext)),
-                Event::Failed(_) => self.go_on_without_profile(),
+                Event::Failed(status) => {
+                    self.note_failure(&status);
+                    // A control plane may be without profiles. Any other failure, as of a connection that is cut, says nothing of them.
+                    if status.code() == Code::Unimplemented {
+                        self.go_on_without_profile();
+                    }
+                }
             });
         let status = rejected.await;
         tracing::debug!(destination = %self.destination, message = status.message(), "the destination has no profile");
@@ -174,19 +181,22 @@ impl Follower {
         let rejected =
             stream::follow(self.control(), &self.registered, self.linkerd.backoff, open, |event| match event {
                 Event::Message { message, is_first } => is_initial = !self.update(message, is_initial || is_first),
-                Event::Failed(status) => {
-                    let mut known = self.lock();
-                    if let Known::Nothing(reason) = &mut *known {
-                        *reason = format!("the control plane cannot be asked: {}", describe(&status));
-                        drop(known);
-                        self.publish();
-                    }
-                }
+                Event::Failed(status) => self.note_failure(&status),
             });
         let status = rejected.await;
         tracing::debug!(destination = %self.destination, message = status.message(), "it is no destination of the control plane");
         self.set(Known::Unknown);
         pending().await
+    }
+
+    /// While nothing is known, clients are told why.
+    fn note_failure(&self, status: &Status) {
+        let mut known = self.lock();
+        if let Known::Nothing(reason) = &mut *known {
+            *reason = format!("the control plane cannot be asked: {}", describe(status));
+            drop(known);
+            self.publish();
+        }
     }
 
     /// Takes an update, and returns whether it says anything. The first one of a stream that does replaces all that was known before.

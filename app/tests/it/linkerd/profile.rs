@@ -1,7 +1,7 @@
 //! Profiles: the canonical name of a destination, its only endpoint, or that it takes no HTTP.
 
 use super::{
-    Rig, answered,
+    INITIAL_TIMEOUT, Rig, answered,
     mock::{Mock, weighted},
 };
 use crate::destinations::endpoint;
@@ -77,7 +77,7 @@ async fn an_endpoint_of_a_profile_is_the_only_one() {
 
 #[tokio::test]
 async fn without_a_profile_the_destinations_own_name_is_followed() {
-    for status in [Status::invalid_argument(""), Status::unavailable("")] {
+    for status in [Status::invalid_argument(""), Status::unimplemented("")] {
         let mock = Mock::start().await;
         let a = endpoint("a").await;
         let rig = Rig::start(mock.addr, &[]).await;
@@ -88,10 +88,41 @@ async fn without_a_profile_the_destinations_own_name_is_followed() {
         assert_eq!(asked.path(), SHOP_NAME);
         asked.add([weighted(a)]);
         assert_eq!(sent.await.unwrap(), answered(200, "a"));
-        if code == tonic::Code::Unavailable {
+        if code == tonic::Code::Unimplemented {
             // One that comes later counts.
             mock.asked_profile().await.send(named("web-2.shop.svc.cluster.local"));
             assert_eq!(mock.asked().await.path(), "web-2.shop.svc.cluster.local:80");
         }
     }
+}
+
+#[tokio::test]
+async fn a_question_for_a_profile_that_is_cut_says_nothing_of_it() {
+    let mock = Mock::start().await;
+    let a = endpoint("a").await;
+    let rig = Rig::start(mock.addr, &[(INITIAL_TIMEOUT, "60s")]).await;
+    let sent = rig.send(SHOP);
+    for status in [Status::unavailable(""), Status::cancelled(""), Status::internal(""), Status::ok("")] {
+        mock.asked_profile().await.reject(status);
+    }
+    mock.asked_profile().await.send(named("web-2.shop.svc.cluster.local"));
+    let asked = mock.asked().await;
+    assert_eq!(asked.path(), "web-2.shop.svc.cluster.local:80");
+    asked.add([weighted(a)]);
+    assert_eq!(sent.await.unwrap(), answered(200, "a"));
+}
+
+#[tokio::test]
+async fn a_profile_that_cannot_be_asked_for_is_not_waited_for_for_long() {
+    let mock = Mock::start().await;
+    let a = endpoint("a").await;
+    let rig = Rig::start(mock.addr, &[(INITIAL_TIMEOUT, "500ms")]).await;
+    let sent = rig.send(SHOP);
+    let asked = tokio::select! {
+        asked = mock.asked() => asked,
+        () = async { loop { mock.asked_profile().await.reject(Status::unavailable("")) } } => unreachable!(),
+    };
+    assert_eq!(asked.path(), SHOP_NAME);
+    asked.add([weighted(a)]);
+    assert_eq!(sent.await.unwrap(), answered(200, "a"));
 }
