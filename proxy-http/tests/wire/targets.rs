@@ -141,6 +141,25 @@ async fn each_form_of_a_target_has_its_path() {
     }
 }
 
+/// As docs/errors.md has it: `http` reads no other targets, and h2 refuses a stream with one.
+#[tokio::test]
+async fn targets_may_hold_all_of_ascii_but_some() {
+    let mut rig = rig(Protocol::Http2);
+    let mut end = End::of(&mut rig, Protocol::Http2).await;
+    for (start, refused) in [("/a", "<>`"), ("/a?", "\"<>")] {
+        // A line's end is sent as this.
+        for byte in ('!'..='~').filter(|byte| *byte != '|') {
+            let mut client = Raw::new(rig.connect(1 << 16).0);
+            client.send(&format!("GET {start}{byte}b HTTP/1.1|host: a||")).await;
+            let passes = !refused.contains(byte);
+            if passes {
+                timeout(PATIENCE, end.serve()).await.expect("it is passed on");
+            }
+            assert_eq!(client.receive().await.status, if passes { 200 } else { 400 }, "{start}{byte}b");
+        }
+    }
+}
+
 #[tokio::test]
 async fn crumbs_of_a_cookie_are_one_field() {
     let mut rig = Rig::defaults();
