@@ -23,6 +23,7 @@ import time
 import grpc
 
 import endpoints
+from ports import free_port
 
 # Seconds after which a wait has failed. It bounds a run, and tests no speed: the machine may be slow.
 PATIENCE = 60
@@ -339,7 +340,7 @@ CLIENTS = {"curl": Curl, "h2load": H2load, "grpcio": Grpcio, "node": Node}
 class LastHop:
     def __init__(self, site, http1):
         self.site, self.journal = site, site.folder() / "journal"
-        self.ports = [endpoints.free_port(), endpoints.free_port()]
+        self.ports = [free_port(), free_port()]
         self.port = self.ports[http1]
         self.start()
 
@@ -369,7 +370,7 @@ class LastHop:
 def haproxy(site, back):
     """HAProxy 2.6.12 stands still where streams share a connection to a server, or where much goes both ways on one stream: while
     the buffer of a stream is full it reads nothing of the connection, WINDOW_UPDATE neither. Hence max-reuse."""
-    port, config = endpoints.free_port(), site.folder() / "haproxy.cfg"
+    port, config = free_port(), site.folder() / "haproxy.cfg"
     config.write_text(f"""
         global
           nbthread 1
@@ -388,7 +389,7 @@ def haproxy(site, back):
 
 def nginx(to, http2=True):
     def start(site, back):
-        port, root = endpoints.free_port(), site.folder()
+        port, root = free_port(), site.folder()
         temporary = " ".join(
             f"{kind}_temp_path {root}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
@@ -407,7 +408,7 @@ def nginx(to, http2=True):
 
 
 def nghttpx(site, back):
-    port = endpoints.free_port()
+    port = free_port()
     command = ["nghttpx", "--conf=/dev/null", f"--frontend=127.0.0.1,{port};no-tls", "--workers=1", "--log-level=WARN"]
     return site.start_listening([*command, f"--backend=127.0.0.1,{back};/;proto=h2", "--errorlog-file=/dev/stderr"], port)
 

@@ -23,6 +23,8 @@ import threading
 import time
 import urllib.request
 
+from ports import free_port
+
 REPLY = b"0123456789\n"
 BODY = b"a body of thirty-two bytes, POST\n"[:32]
 # The least share of the rate of connections without an end that connections of 1,000 requests must have, and how many times
@@ -367,12 +369,6 @@ class Proxy:
         lines += [f"{process.args[0]} has ended: {process.returncode}" for process in ended]
         lines += [f"log: {line}" for line in self.log.read_text(errors="replace").splitlines()[-5:]]
         return lines
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def h2load(site, port, path, method, requests, shape, http1=False):

@@ -3,6 +3,8 @@
 app=${APP:-target/release/app}
 work=$(mktemp -d)
 pids=()
+# Modules that scripts share are not kept compiled in the source tree.
+export PYTHONDONTWRITEBYTECODE=1
 
 # Ends what was started, the last first.
 stop() {
@@ -19,8 +21,8 @@ finish() {
 }
 trap finish EXIT
 
-# A loopback port that is free now.
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+# A loopback port that nobody else takes.
+free_port() { python3 scripts/ports.py; }
 
 # await PORT: until something listens there, 10 s at most.
 await() {

@@ -17,6 +17,7 @@ import destination_pb2 as api
 import destination_pb2_grpc
 import grpc
 import net_pb2 as net
+from ports import free_port
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 APP, WORK = sys.argv[1], pathlib.Path(sys.argv[2])
@@ -84,12 +85,6 @@ def add(*addrs, **labels):
 
 def remove(port):
     return api.Update(remove=api.AddrSet(addrs=[address(port).addr]))
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 
+from ports import free_port
+
 SUITE, GROUP = "TLS_AES_128_GCM_SHA256", "X25519"
 # Options of h2load, path and requests.
 LOADS = {
@@ -181,12 +183,6 @@ def handshakes(shape, port, _, part=1):
 
 
 # ---- the whole ----
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
 
 def measure(shape, command, args):
     """Microseconds of CPU a request, after a warm-up."""

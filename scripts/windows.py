@@ -11,7 +11,8 @@ import time
 import types
 import urllib.request
 
-from endpoints import Case, Proxy, Site, free_port
+from endpoints import Case, Proxy, Site
+from ports import free_port
 from soak import DATA, END_STREAM, WINDOW_UPDATE, Connection, frame, get
 
 # A sixteenth of the limit is meant for readers that have stopped: with these, windows shrink as far as they do.
