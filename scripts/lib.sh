@@ -3,6 +3,8 @@
 app=${APP:-target/release/app}
 work=$(mktemp -d)
 pids=()
+# Seconds after which a wait has failed. It bounds a run, and tests no speed: the machine may be slow.
+patience=60
 # Modules that scripts share are not kept compiled in the source tree.
 export PYTHONDONTWRITEBYTECODE=1
 
@@ -24,15 +26,21 @@ trap finish EXIT
 # A loopback port that nobody else takes.
 free_port() { python3 scripts/ports.py; }
 
-# await PORT: until something listens there, 10 s at most.
-await() {
-  for _ in $(seq 200); do
-    if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then return; fi
+# until_so WHAT COMMAND...: again and again until the command succeeds, $patience seconds at most.
+until_so() {
+  local what=$1 end=$((SECONDS + patience))
+  shift
+  while [ "$SECONDS" -lt "$end" ]; do
+    if "$@"; then return; fi
     sleep 0.05
   done
-  echo "nothing listens on port $1" >&2
+  echo "not so after $patience s: $what" >&2
   return 1
 }
+
+# await PORT [ADDRESS]: until something listens there.
+await() { until_so "something listens on port $1" listens "$@"; }
+listens() { (exec 3<>"/dev/tcp/${2:-127.0.0.1}/$1") 2>/dev/null; }
 
 # start_app LISTEN_PORT BACKEND_PORT [ADMIN_PORT]: the proxy, in the background. Its process id is in $app_pid. With an empty
 # BACKEND_PORT variables of the caller say where requests go.
