@@ -18,12 +18,14 @@ from ports import free_port
 
 PREFIX = "LINKERD2_PROXY_"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+# Seconds after which a wait has failed. It bounds a run, and tests no speed: the machine may be slow.
+PATIENCE = 60
 SERVICE, METHOD = "test.Echo", "/test.Echo/Call"
 
 
-def until(what, seconds=20):
+def until(what):
     """Waits for a value that is true, and returns it."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE
     while not (value := what()):
         if time.monotonic() > end:
             raise SystemExit("FAILED: waited in vain")
@@ -45,7 +47,7 @@ class App:
     def __init__(self, path, ports, **settings):
         self.port, self.admin = free_port(), free_port()
         endpoints = ",".join(f"127.0.0.1:{port}" for port in ports)
-        checks = {"HEALTH_CHECK_INTERVAL": "50ms", "HEALTH_CHECK_TIMEOUT": "10s"}
+        checks = {"HEALTH_CHECK_INTERVAL": "50ms", "HEALTH_CHECK_TIMEOUT": f"{PATIENCE}s"}
         variables = {"ENDPOINTS": endpoints, "LISTEN_ADDR": f"127.0.0.1:{self.port}", "SLOW_START": "0", **checks, **settings}
         env = {f"{PREFIX}OUTBOUND_{name}": value for name, value in variables.items()}
         env |= {f"{PREFIX}ADMIN_LISTEN_ADDR": f"127.0.0.1:{self.admin}", f"{PREFIX}LOG": "info", f"{PREFIX}CORES": "2"}
@@ -65,6 +67,16 @@ class App:
         page = urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/destinations", timeout=5).read()
         (destination,) = json.loads(page)["destinations"]
         return next(one for one in destination["endpoints"] if one["address"].endswith(f":{port}"))
+
+    def logs(self, text, count):
+        """Waits for so many lines with the text, of which there must not be more."""
+        def found():
+            return [line for line in list(self.log) if text in line]
+
+        until(lambda: len(found()) >= count)
+        lines = found()
+        assert len(lines) == count, lines
+        return lines
 
     def sees(self, port, verdict):
         until(lambda: self.endpoint(port)["health_checks"]["verdict"] == verdict)
@@ -103,10 +115,15 @@ class Load:
         call = self.channel.unary_unary(METHOD)
         while not self.is_over:
             try:
-                call(b"hello", timeout=10)
+                call(b"hello", timeout=PATIENCE)
                 self.codes["OK"] += 1
             except grpc.RpcError as error:
                 self.codes[error.code().name] += 1
+
+    def sends(self, count):
+        """Waits for the ends of so many calls more."""
+        end = self.codes.total() + count
+        until(lambda: self.codes.total() >= end)
 
     def stop(self):
         self.is_over = True
@@ -125,8 +142,8 @@ def grpc_service(path):
         for _ in range(5):
             first.health.set(SERVICE, NOT_SERVING)
             app.sees(first.port, "unhealthy")
-            # Requests that were sent before the check saw it.
-            time.sleep(0.1)
+            # The calls that were sent before each worker saw it.
+            load.sends(10)
             calls, others = first.calls, second.calls
             until(lambda: second.calls > others + 100)
             assert first.calls == calls, f"{first.calls - calls} calls went to an unhealthy endpoint"
@@ -135,8 +152,8 @@ def grpc_service(path):
             until(lambda: first.calls > calls + 20)
         load.stop()
         assert list(load.codes) == ["OK"], load.codes
-        lines = [line for line in app.log if "endpoint is unhealthy" in line]
-        assert len(lines) == 5 and all("NOT_SERVING" in line for line in lines), lines
+        lines = app.logs("endpoint is unhealthy", 5)
+        assert all("NOT_SERVING" in line for line in lines), lines
     return f"{load.codes['OK']} calls, none failed"
 
 
@@ -150,8 +167,7 @@ def grpc_unknown(path):
         assert "does not know the service" in error, error
         error = app.endpoint(without.port)["health_checks"]["error"]
         assert "set HEALTH_CHECK to http:/PATH or off" in error, error
-        lines = [line for line in app.log if "grpc-status 12" in line]
-        assert len(lines) == 1, lines
+        app.logs("grpc-status 12", 1)
     return error
 
 
