@@ -1,6 +1,6 @@
 //! A well-behaved endpoint, in a thread of its own, that answers as a path says.
 
-use crate::priority::usual;
+use crate::{priority::usual, threads::Thread};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, server};
 use http::{Request, Response};
@@ -9,6 +9,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc,
     },
     thread,
     time::Duration,
@@ -17,6 +18,7 @@ use tokio::{net::TcpListener, sync::Semaphore, task::yield_now, time::sleep};
 
 pub(crate) struct Endpoint {
     pub(crate) addr: SocketAddr,
+    pub(crate) thread: Thread,
     asked: Arc<AtomicUsize>,
 }
 
@@ -44,13 +46,16 @@ impl Endpoint {
         let addr = listener.local_addr().unwrap();
         let shared = Shared { asked: Arc::default(), turn: Arc::new(Semaphore::new(1)) };
         let asked = Arc::clone(&shared.asked);
+        let (tell, thread) = mpsc::channel();
         usual(|| {
             thread::spawn(move || {
+                let _ = tell.send(Thread::current());
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(accept(listener, shared));
             })
         });
-        Self { addr, asked }
+        let thread = thread.recv().expect("it starts");
+        Self { addr, thread, asked }
     }
 
     /// Requests that came to `/hang` so far.

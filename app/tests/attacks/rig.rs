@@ -99,7 +99,7 @@ impl Rig {
         let addrs = addrs(&mut child, if settings.hostile.is_some() { 3 } else { 2 });
         let find = |name: &str| addrs.iter().find(|(direction, _)| direction == name).map(|(_, addr)| *addr);
         let (inbound, outbound, admin) = (find("inbound").unwrap(), find("outbound"), find("").unwrap());
-        let victim = Victim::start(inbound, Threads::of(child.id())).await;
+        let victim = Victim::start(inbound, Threads::of(child.id()).with(&endpoint.thread)).await;
         let mut rig =
             Self { child, inbound, outbound, admin, endpoint, victim, errors: seen, resident: 0, _alone: alone };
         // The victim's connection is gone, and does not count from here on.
