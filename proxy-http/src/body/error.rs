@@ -1,7 +1,7 @@
 //! The error of a body that ended before its message was complete.
 
 use crate::{
-    message::{reason, stream_error::StreamError},
+    message::{reset_code, stream_error::StreamError},
     stats::Side,
 };
 use h2::Reason;
@@ -39,11 +39,11 @@ impl Error {
 
     /// `is_tunnel`: the body is a direction of a tunnel, in which CANCEL is the reset of a connection (RFC 8441 section 5).
     pub(super) fn engine(side: Side, error: &h2::Error, is_tunnel: bool) -> Self {
-        match reason::remote_reset(error) {
+        match reset_code::remote_reset(error) {
             Some(reason) if is_tunnel => Self::new(ErrorKind::Reset(reason), side.passed_on(reason)),
             Some(reason) => Self::new(ErrorKind::Reset(reason), side.passed_on_in_body(reason)),
-            None if reason::is_ours(error) && is_tunnel => Self::tunnel_given_up(),
-            None if reason::is_ours(error) => Self::new(ErrorKind::GivenUp, side.lost()),
+            None if reset_code::is_ours(error) && is_tunnel => Self::tunnel_given_up(),
+            None if reset_code::is_ours(error) => Self::new(ErrorKind::GivenUp, side.lost()),
             None => Self::lost(side),
         }
     }

@@ -7,7 +7,7 @@ use crate::{
         outcome::{Backpressure, SendOutcome},
     },
     connection::{sending::SendingStream, timeouts::stall::Stall, write_batch::Chunk},
-    message::{answer::Answer, reason},
+    message::{answer::Answer, reset_code},
 };
 use bytes::Bytes;
 use h2::{Reason, SendStream};
@@ -191,7 +191,7 @@ where
                         return Poll::Ready(ended);
                     }
                     let error = error.into();
-                    stream.send_reset(reason::first(&*error).unwrap_or(self.default_code));
+                    stream.send_reset(reset_code::first(&*error).unwrap_or(self.default_code));
                     return Poll::Ready(SendOutcome::Broken);
                 }
             };

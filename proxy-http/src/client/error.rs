@@ -4,7 +4,7 @@ use crate::{
     BoxError,
     client::failure::Failure,
     connection::streams::OpenStream,
-    message::{reason, stream_error::StreamError},
+    message::{reset_code, stream_error::StreamError},
 };
 use h2::Reason;
 use http::Request;
@@ -209,7 +209,7 @@ impl Error {
     }
 
     pub(crate) fn remote_reset(&self) -> Option<Reason> {
-        self.http2().and_then(reason::remote_reset)
+        self.http2().and_then(reset_code::remote_reset)
     }
 }
 

@@ -11,6 +11,6 @@ pub(crate) mod head;
 pub(crate) mod hops;
 pub(crate) mod interim;
 pub(crate) mod proxy_fields;
-pub(crate) mod reason;
+pub(crate) mod reset_code;
 pub(crate) mod stream_error;
 pub(crate) mod validate;

@@ -4,7 +4,7 @@ use crate::{
     BoxError, IncomingBody,
     body::{outcome::SendOutcome, send::Pipe},
     connection::{sending::SendingStream, timeouts::idle::Progress, write_batch::Chunk},
-    message::{answer::Answer, interim, reason},
+    message::{answer::Answer, interim, reset_code},
     stats::{ProxyError, Record, StreamLimit, Transport},
 };
 use bytes::Bytes;
@@ -154,7 +154,7 @@ where
                     if let Poll::Ready(Ok(reason)) = this.respond.poll_reset(cx) {
                         return Poll::Ready(SendOutcome::Reset(reason));
                     }
-                    Err(reason::first(&*error.into()))
+                    Err(reset_code::first(&*error.into()))
                 }
             };
             match sent {
