@@ -71,7 +71,7 @@ pub mod stats;
 pub use balance::{Endpoint, Endpoints};
 pub use body::{IncomingBody, Replay};
 pub use client::{Connect, SendRequest};
-pub use connection::buffer_limit::BufferLimit;
+pub use connection::flow::buffer_limit::BufferLimit;
 pub use message::{connect_protocol::ConnectProtocol, grpc::is_grpc, stream_error::StreamError};
 pub use proxy::Proxy;
 pub use server::{Protocol, Server};

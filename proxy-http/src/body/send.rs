@@ -6,7 +6,7 @@ use crate::{
         backpressure::{buffer, cut, discard_http1, finish},
         outcome::{Backpressure, SendOutcome},
     },
-    connection::{sending::SendingStream, timeouts::stall::Stall, write_batch::Chunk},
+    connection::{flow::sending::SendingStream, timeouts::stall::Stall, write_batch::Chunk},
     message::{answer::Answer, reset_code},
 };
 use bytes::Bytes;

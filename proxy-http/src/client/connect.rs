@@ -11,9 +11,8 @@ use crate::{
         send_request::{Engine, SendRequest},
     },
     connection::{
-        buffer_limit::BufferLimit,
         detect::Protocol,
-        flow::Flow,
+        flow::{buffer_limit::BufferLimit, flow_control::Flow},
         io::Io,
         state::{ConnectionState, PeerName},
     },

@@ -4,11 +4,13 @@ use crate::{
     BoxError,
     client::{capacity::OnCapacity, error::ConnectError},
     connection::{
-        flow::{Flow, KeepAliveTimedOut},
+        flow::{
+            flow_control::{Flow, KeepAliveTimedOut},
+            windows::initial_windows,
+        },
         frames::local_settings::tolerated,
         io::Io,
         state::{ConnectionState, GoAway},
-        windows::initial_windows,
         write_batch::Chunk,
     },
     message::connect_protocol::ConnectProtocol,

@@ -9,7 +9,7 @@ use crate::{
         http2,
     },
     connection::{
-        sending::{SendingStream, StoppedClient},
+        flow::sending::{SendingStream, StoppedClient},
         state::ConnectionState,
         streams::OpenStream,
         write_batch::Chunk,

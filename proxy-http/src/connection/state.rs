@@ -2,13 +2,11 @@
 
 use crate::{
     connection::{
-        blocked::BlockedStreams,
         detect::OtherProtocol,
+        flow::{blocked::BlockedStreams, path::Path, window_limit::LimitedMeasurements},
         now::now,
-        path::Path,
         streams::{MAX_REFUSED, OpenStream, Streams},
         wake,
-        window_limit::LimitedMeasurements,
     },
     stats::{BlockedReason, BlockedStream, Connection, Describe, FlowStatus, Transport, WindowSizes},
 };

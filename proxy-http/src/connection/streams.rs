@@ -1,7 +1,7 @@
 //! The streams of one connection, and the state that they share.
 
 use crate::{
-    connection::{blocked::BlockedStreams, buffer_limit::MIN_STREAM_WINDOW},
+    connection::flow::{blocked::BlockedStreams, buffer_limit::MIN_STREAM_WINDOW},
     stats::{BlockedReason, Transport},
 };
 use h2::RecvStream;

@@ -2,8 +2,12 @@
 
 use crate::{
     connection::{
-        buffer_limit::BufferLimit, detect::Protocol, frames::local_settings::tolerated, io::Io, rewind::ReadAhead,
-        state::ConnectionState, windows::initial_windows,
+        detect::Protocol,
+        flow::{buffer_limit::BufferLimit, windows::initial_windows},
+        frames::local_settings::tolerated,
+        io::Io,
+        rewind::ReadAhead,
+        state::ConnectionState,
     },
     http1::Params,
     server::http1,

@@ -5,13 +5,15 @@ use crate::{
     body::outcome::SendOutcome,
     connection::{
         discard::DiscardedBodies,
-        flow::{Flow, KeepAliveTimedOut},
+        flow::{
+            flow_control::{Flow, KeepAliveTimedOut},
+            heads::HeldHeads,
+            sending::{SendingStream, StoppedClient},
+        },
         frames::{rapid_reset::RapidResets, rate::FrameRates, seen::FrameCounts},
-        heads::HeldHeads,
         io::Io,
         now,
         rewind::Rewind,
-        sending::{SendingStream, StoppedClient},
         state::ConnectionState,
         timeouts::{
             idle::{Progress, StreamIdle},

@@ -3,7 +3,7 @@
 use crate::{
     BoxError, IncomingBody,
     body::{outcome::SendOutcome, send::Pipe},
-    connection::{sending::SendingStream, timeouts::idle::Progress, write_batch::Chunk},
+    connection::{flow::sending::SendingStream, timeouts::idle::Progress, write_batch::Chunk},
     message::{answer::Answer, interim, reset_code},
     stats::{ProxyError, Record, StreamLimit, Transport},
 };

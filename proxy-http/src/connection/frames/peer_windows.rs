@@ -2,10 +2,10 @@
 //! stream's window, and nothing else.
 
 use crate::connection::{
+    flow::path::Path,
     frames::head::{
         ACK, FrameHead, SETTING, SETTINGS, SETTINGS_INITIAL_WINDOW_SIZE, SETTINGS_MAX_FRAME_SIZE, WINDOW_UPDATE,
     },
-    path::Path,
 };
 
 /// The length of an increment, which is the payload of WINDOW_UPDATE (RFC 9113 section 6.9).

@@ -12,7 +12,7 @@
 
 use crate::{
     connection::{
-        buffer_limit::{BufferLimit, MIN_CONNECTION_WINDOW, MIN_STREAM_WINDOW},
+        flow::buffer_limit::{BufferLimit, MIN_CONNECTION_WINDOW, MIN_STREAM_WINDOW},
         now::now,
         state::ConnectionState,
         write_batch::Chunk,

@@ -2,10 +2,12 @@
 
 use crate::{
     connection::{
-        buffer_limit::BufferLimit,
-        ping::{MIN_RECEIVED, PingEvent, Pings},
+        flow::{
+            buffer_limit::BufferLimit,
+            ping::{MIN_RECEIVED, PingEvent, Pings},
+            windows::{Engine, Windows},
+        },
         state::ConnectionState,
-        windows::{Engine, Windows},
     },
     stats::Side,
 };

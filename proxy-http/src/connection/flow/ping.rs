@@ -1,6 +1,10 @@
 //! PINGs of a connection: keep-alive, and measurements of the path.
 
-use crate::connection::{now::now, path::Path, state::ConnectionState, windows::Engine};
+use crate::connection::{
+    flow::{path::Path, windows::Engine},
+    now::now,
+    state::ConnectionState,
+};
 use h2::{Ping, PingPong};
 use http_h2::ClientKeepAlive;
 use std::{

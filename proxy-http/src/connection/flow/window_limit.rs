@@ -5,7 +5,7 @@
 //! told once no measurement of ten seconds denies it.
 
 use crate::{
-    connection::path::Path,
+    connection::flow::path::Path,
     stats::{LimitingWindow, WindowLimit},
 };
 use std::{

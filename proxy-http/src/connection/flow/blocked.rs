@@ -49,13 +49,13 @@ const STOPPED: Duration = Duration::from_secs(1);
 // === impl BlockedStreams ===
 
 impl BlockedStreams {
-    pub(super) fn new(transport: Arc<Transport>, reason: BlockedReason) -> Self {
+    pub(crate) fn new(transport: Arc<Transport>, reason: BlockedReason) -> Self {
         let inner = Inner { reason, summed_until: Instant::now(), streams: Vec::new() };
         Self { transport, count: AtomicUsize::new(0), inner: Mutex::new(inner) }
     }
 
     /// The counters of the connection.
-    pub(super) fn transport(&self) -> &Transport {
+    pub(crate) fn transport(&self) -> &Transport {
         &self.transport
     }
 

@@ -36,7 +36,7 @@ const INITIAL_MAX_FRAME: u32 = 16_384;
 // === impl Path ===
 
 impl Path {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),

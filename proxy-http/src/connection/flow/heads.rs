@@ -5,7 +5,10 @@
 //! and not their sum, which [`BufferLimit`] bounds: heads are counted until their responses begin, and are then dropped.
 
 use crate::{
-    connection::{buffer_limit::BufferLimit, sending::SendingStream, state::ConnectionState},
+    connection::{
+        flow::{buffer_limit::BufferLimit, sending::SendingStream},
+        state::ConnectionState,
+    },
     message::answer::Answer,
 };
 use std::sync::Arc;
