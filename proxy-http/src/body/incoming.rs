@@ -407,9 +407,9 @@ impl Body for IncomingBody {
             (self.all_received, self.ended) = (true, true);
             self.tell_end();
         }
-        let max_list = self.stream.as_ref().map_or(usize::MAX, OpenStream::max_list);
+        let max_header_list = self.stream.as_ref().map_or(usize::MAX, OpenStream::local_max_header_list);
         Poll::Ready(match trailers {
-            Ok(trailers) => trailers.map(|trailers| match validate::trailers(&trailers, max_list) {
+            Ok(trailers) => trailers.map(|trailers| match validate::trailers(&trailers, max_header_list) {
                 Ok(()) if !self.is_cut() => Ok(Frame::trailers(trailers)),
                 _ => Err(self.malformed()),
             }),

@@ -240,7 +240,7 @@ where
             let max_head = usize::try_from(max_header_list).unwrap_or(usize::MAX);
             let engine = match protocol {
                 Protocol::Http2 => {
-                    connection_state.set_max_list(max_head);
+                    connection_state.set_local_max_header_list(max_head);
                     let io = Io::new(io, &transport, &connection_state).with_http2_endpoint(max_header_list);
                     let (h2, mut connection) = builder.handshake(io).await.map_err(ConnectError::handshake)?;
                     let mut flow = Flow::new(buffers, flow_control, keep_alive, Side::Endpoint);

@@ -177,7 +177,7 @@ where
         let request = http2::request(take(head, authority.as_deref()));
         let path = request.uri().path_and_query().filter(|_| !ended).cloned();
         // RFC 9113 section 6.5.2: the peer's limit is advisory, but some endpoints end the connection for a larger head.
-        if head.list_size().is_some_and(|size| size > self.connection_state.max_header_list()) {
+        if head.list_size().is_some_and(|size| size > self.connection_state.peer_max_header_list()) {
             return Err(Error::REQUEST_TOO_LARGE);
         }
         let sent = match h2.send_request(request, ended) {
@@ -308,7 +308,7 @@ where
         };
         let mut length = None;
         if let Ok(rsp) = &mut responded {
-            match validate::response(rsp, stream.max_list()) {
+            match validate::response(rsp, stream.local_max_header_list()) {
                 Ok(found) => length = found,
                 Err(_) => responded = Err(Error::RESPONSE_MALFORMED),
             }

@@ -32,7 +32,7 @@ pub(crate) struct ConnectionState {
     /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS.
     max_streams: AtomicUsize,
     /// The peer's SETTINGS_MAX_HEADER_LIST_SIZE.
-    max_header_list: AtomicUsize,
+    peer_max_header_list: AtomicUsize,
     /// Reads and writes that moved bytes.
     moves: AtomicU64,
     /// The value of `moves` at which the task yields to other tasks.
@@ -103,7 +103,7 @@ impl ConnectionState {
             streams: AtomicUsize::new(0),
             open: Arc::new(Streams::new(transport)),
             max_streams: AtomicUsize::new(usize::MAX),
-            max_header_list: AtomicUsize::new(usize::MAX),
+            peer_max_header_list: AtomicUsize::new(usize::MAX),
             moves: AtomicU64::new(0),
             turn_ends_at: AtomicU64::new(u64::MAX),
             path: Path::new(),
@@ -336,16 +336,16 @@ impl ConnectionState {
     }
 
     /// Sets the largest header list that is forwarded from the connection, in bytes.
-    pub(crate) fn set_max_list(&self, max: usize) {
-        self.open.max_list.get_or_init(|| max);
+    pub(crate) fn set_local_max_header_list(&self, max: usize) {
+        self.open.local_max_header_list.get_or_init(|| max);
     }
 
-    pub(crate) fn max_header_list(&self) -> usize {
-        self.max_header_list.load(Relaxed)
+    pub(crate) fn peer_max_header_list(&self) -> usize {
+        self.peer_max_header_list.load(Relaxed)
     }
 
-    pub(crate) fn set_max_header_list(&self, max: usize) {
-        self.max_header_list.store(max, Relaxed);
+    pub(crate) fn set_peer_max_header_list(&self, max: usize) {
+        self.peer_max_header_list.store(max, Relaxed);
     }
 
     pub(crate) fn moves(&self) -> u64 {

@@ -49,7 +49,7 @@ pub(crate) struct Streams {
     /// Bodies whose rest the connection's task is to discard.
     unread_bodies: UnreadBodies,
     /// The largest header list that is forwarded. Not set: any size.
-    pub(super) max_list: OnceLock<usize>,
+    pub(super) local_max_header_list: OnceLock<usize>,
     /// Streams whose trailers h2 may have cut. Not set: there is none.
     cut: OnceLock<Box<Mutex<VecDeque<u32>>>>,
     /// The largest payload of a DATA frame that has begun to come.
@@ -124,7 +124,7 @@ impl Streams {
             has_answered: AtomicBool::new(false),
             interim: AtomicBool::new(false),
             unread_bodies: UnreadBodies::default(),
-            max_list: OnceLock::new(),
+            local_max_header_list: OnceLock::new(),
             cut: OnceLock::new(),
             largest_frame: AtomicUsize::new(0),
             charged: AtomicU64::new(0),
@@ -133,8 +133,8 @@ impl Streams {
     }
 
     /// The largest header list that is forwarded.
-    pub(crate) fn max_list(&self) -> usize {
-        self.max_list.get().copied().unwrap_or(usize::MAX)
+    pub(crate) fn local_max_header_list(&self) -> usize {
+        self.local_max_header_list.get().copied().unwrap_or(usize::MAX)
     }
 
     /// Notes that the trailers of `stream`, if its block is trailers, may have lost fields.
@@ -322,8 +322,8 @@ impl OpenStream {
     }
 
     /// The largest header list that is forwarded, in bytes.
-    pub(crate) fn max_list(&self) -> usize {
-        self.streams.max_list()
+    pub(crate) fn local_max_header_list(&self) -> usize {
+        self.streams.local_max_header_list()
     }
 
     /// Whether h2 may have left fields out of the trailers of the stream. `id` takes h2's lock, so it is called only if there are

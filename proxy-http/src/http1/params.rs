@@ -21,10 +21,10 @@ const DEFAULT_FIELDS: usize = 100;
 /// The least that a field adds to a header list: a name of one byte.
 const MIN_FIELD: usize = FIELD_OVERHEAD + 1;
 
-/// The limit to set for heads of up to `count` fields, and of header lists of `max_list` bytes. `None`: hyper's own.
-pub(crate) fn max_headers(count: usize, max_list: usize) -> Option<usize> {
+/// The limit to set for heads of up to `count` fields, and of header lists of `max_header_list` bytes. `None`: hyper's own.
+pub(crate) fn max_headers(count: usize, max_header_list: usize) -> Option<usize> {
     // `host` is no field of HTTP/2.
-    Some(count.min(max_list / MIN_FIELD) + 1).filter(|_| count > DEFAULT_FIELDS)
+    Some(count.min(max_header_list / MIN_FIELD) + 1).filter(|_| count > DEFAULT_FIELDS)
 }
 
 impl Default for Params {

@@ -99,15 +99,15 @@ pub(crate) fn connect<B>(req: &Request<B>) -> Result<(), &'static str> {
     if lengths > 0 { Err("CONNECT with a body") } else { Ok(()) }
 }
 
-/// Checks a response that is to be forwarded, whose header list may have `max_list` bytes, and returns its content-length.
+/// Checks a response that is to be forwarded, whose header list may have `max_header_list` bytes, and returns its content-length.
 /// Of several equal ones one stays; of a 204 response all are removed (RFC 9110 section 8.6).
 ///
 /// # Errors
 ///
 /// The rule that the response breaks.
-pub(crate) fn response<B>(rsp: &mut Response<B>, max_list: usize) -> Result<Option<u64>, &'static str> {
+pub(crate) fn response<B>(rsp: &mut Response<B>, max_header_list: usize) -> Result<Option<u64>, &'static str> {
     let CheckedFields { length, lengths, size, .. } = check_fields(rsp.headers())?;
-    if size + STATUS > max_list {
+    if size + STATUS > max_header_list {
         return Err("header list is too large");
     }
     let length = length.and_then(parse_length);
@@ -133,14 +133,14 @@ fn parse_length(length: &HeaderValue) -> Option<u64> {
 }
 
 /// Checks trailers of either side: they must not have fields that frame or route a message (RFC 9110 section 6.5.1), and may
-/// have `max_list` bytes.
+/// have `max_header_list` bytes.
 ///
 /// # Errors
 ///
 /// The rule that the trailers break.
-pub(crate) fn trailers(trailers: &HeaderMap, max_list: usize) -> Result<(), &'static str> {
+pub(crate) fn trailers(trailers: &HeaderMap, max_header_list: usize) -> Result<(), &'static str> {
     let CheckedFields { hosts, lengths, size, .. } = check_fields(trailers)?;
-    if size > max_list {
+    if size > max_header_list {
         return Err("header list is too large");
     }
     if hosts + lengths > 0 { Err("a field of heads among the trailers") } else { Ok(()) }

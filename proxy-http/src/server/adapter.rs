@@ -39,7 +39,7 @@ pub(super) struct Adapter<S, B> {
     slots: ExchangeSlots<B>,
     guard_state: Arc<GuardState>,
     /// The size of the largest header list that a request may have, in bytes.
-    max_list: usize,
+    max_header_list: usize,
 }
 
 pin_project! {
@@ -102,7 +102,7 @@ impl<S, B> Adapter<S, B> {
         transport: &Arc<Transport>,
         slots: &ExchangeSlots<B>,
         guard_state: &Arc<GuardState>,
-        max_list: usize,
+        max_header_list: usize,
     ) -> Self {
         let (connection_state, transport) = (Arc::clone(connection_state), Arc::clone(transport));
         let guard_state = Arc::clone(guard_state);
@@ -113,7 +113,7 @@ impl<S, B> Adapter<S, B> {
             transport,
             slots: slots.clone(),
             guard_state,
-            max_list,
+            max_header_list,
         }
     }
 }
@@ -138,7 +138,7 @@ where
         });
         let context = match checked {
             // The same limit as in HTTP/2. hyper's own is one of the bytes on the wire, which are fewer.
-            Ok(_) if list_size(&head) > self.max_list => {
+            Ok(_) if list_size(&head) > self.max_header_list => {
                 self.transport.limit(Limit::HeadersCount);
                 Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
             }

@@ -48,7 +48,7 @@ use tower_service::Service;
 pub(crate) struct Http1Server {
     builder: http1::Builder,
     header_read_timeout: Duration,
-    max_list: usize,
+    max_header_list: usize,
     scheme: Scheme,
 }
 
@@ -119,7 +119,7 @@ impl Http1Server {
         Self {
             builder,
             header_read_timeout,
-            max_list: max_head,
+            max_header_list: max_head,
             scheme: if https { Scheme::HTTPS } else { Scheme::HTTP },
         }
     }
@@ -151,8 +151,8 @@ impl Http1Server {
         let is_drained = drain.as_mut().now_or_never().is_some();
         builder.keep_alive(!is_drained);
         let slots = ExchangeSlots::new(records.clone());
-        let adapter =
-            Adapter::new(service, &self.scheme, &connection_state, transport, &slots, &guard_state, self.max_list);
+        let max_list = self.max_header_list;
+        let adapter = Adapter::new(service, &self.scheme, &connection_state, transport, &slots, &guard_state, max_list);
         let guard =
             Guard::new(io, Arc::clone(&guard_state), Arc::clone(&connection_state), Arc::clone(&slots.trailers));
         let connection = builder.serve_connection(TokioIo::new(guard), adapter);

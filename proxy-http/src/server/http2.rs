@@ -119,7 +119,7 @@ where
             FrameRates::reader(server.protection.max_control_frames, &frame_counts, &connection_state);
         // Detection has read the first bytes before the frames were counted.
         frame_rates.read(ahead.bytes());
-        connection_state.set_max_list(to_usize(server.max_header_list));
+        connection_state.set_local_max_header_list(to_usize(server.max_header_list));
         let io = Rewind::new(io.with_http2_client(frame_rates, server.max_header_list, observe.clone()), ahead);
         let wake = Arc::<DeferredWake>::default();
         let flow = Flow::new(Arc::clone(&server.buffers), server.flow_control, server.keep_alive, Side::Client);

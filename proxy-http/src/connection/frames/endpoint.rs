@@ -89,11 +89,11 @@ impl EndpointFrames {
 
     /// The first frame is whole. h2 takes the settings in the same poll.
     #[cold]
-    fn end_settings(&mut self, max_header_list: Option<u32>) {
+    fn end_settings(&mut self, peer_max_header_list: Option<u32>) {
         self.settings = FirstSettings::Over;
         self.connection_state.set_settings();
-        if let Some(size) = max_header_list {
-            self.connection_state.set_max_header_list(usize::try_from(size).unwrap_or(usize::MAX));
+        if let Some(size) = peer_max_header_list {
+            self.connection_state.set_peer_max_header_list(usize::try_from(size).unwrap_or(usize::MAX));
         }
     }
 }
@@ -176,12 +176,12 @@ impl FrameObserver for EndpointFrames {
                 }
             }
             SETTINGS | WINDOW_UPDATE => {
-                if let FirstSettings::Reading(max_header_list) = &mut self.settings
+                if let FirstSettings::Reading(peer_max_header_list) = &mut self.settings
                     && let [a, b, value @ ..] = bytes
                     && [*a, *b] == SETTINGS_MAX_HEADER_LIST_SIZE
                     && let Ok(value) = value.try_into()
                 {
-                    *max_header_list = Some(u32::from_be_bytes(value));
+                    *peer_max_header_list = Some(u32::from_be_bytes(value));
                 }
                 return peer_windows::note(head, bytes, self.connection_state.path());
             }
@@ -194,8 +194,8 @@ impl FrameObserver for EndpointFrames {
 
     #[inline(always)]
     fn end(&mut self) {
-        if let FirstSettings::Reading(max_header_list) = self.settings {
-            self.end_settings(max_header_list);
+        if let FirstSettings::Reading(peer_max_header_list) = self.settings {
+            self.end_settings(peer_max_header_list);
         }
     }
 }
@@ -263,7 +263,7 @@ mod tests {
                     let is_noted = settings && read >= first.len();
                     assert_eq!(connection_state.has_settings(), is_noted, "{first:?} by {piece}");
                     let expected = if is_noted { size } else { usize::MAX };
-                    assert_eq!(connection_state.max_header_list(), expected, "{first:?} by {piece}");
+                    assert_eq!(connection_state.peer_max_header_list(), expected, "{first:?} by {piece}");
                 }
             }
         }

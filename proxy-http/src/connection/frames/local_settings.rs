@@ -92,7 +92,7 @@ impl FieldBlock {
         let before = self.length;
         self.length = before.saturating_add(head.length);
         let streams = connection_state.open_streams();
-        let least = least_cut(streams.max_list());
+        let least = least_cut(streams.local_max_header_list());
         if self.ends_stream && before < least && self.length >= least {
             streams.note_cut(head.stream);
         }
