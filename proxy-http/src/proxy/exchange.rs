@@ -214,7 +214,7 @@ impl Exchange {
         let reason = match &responded {
             Ok(rsp) => {
                 shared.endpoints(*http1).record_response(attempt);
-                policy.after_response(rsp, retry_state)
+                policy.evaluate_response(rsp, retry_state)
             }
             Err(error) => {
                 if error.is_response_malformed() {
@@ -223,7 +223,7 @@ impl Exchange {
                 if error.is_connection_lost() || error.is_response_malformed() {
                     attempt.set_outcome(Outcome::Failure);
                 }
-                policy.after_error(error, attempt.endpoint(), retry_state)
+                policy.evaluate_error(error, attempt.endpoint(), retry_state)
             }
         };
         let request = request.as_mut().expect(UNANSWERED);

@@ -111,8 +111,9 @@ impl Default for Params {
 }
 
 impl Params {
-    /// The reason to retry a request that got no response from `endpoint`. `None`: it is not retried.
-    pub(crate) fn after_error(
+    /// Records an attempt that got no response from `endpoint`, and returns the reason to retry the request. `None`: it is not
+    /// retried.
+    pub(crate) fn evaluate_error(
         &self,
         error: &client::Error,
         endpoint: u64,
@@ -128,7 +129,7 @@ impl Params {
         } else if error.is_excluded_by_go_away() {
             Some(Reason::GoAway)
         } else if error.is_unprocessed() {
-            (retry_state.idempotent || self.may_retry_refused(endpoint, &mut retry_state.refused_by))
+            (retry_state.idempotent || self.record_refusal(endpoint, &mut retry_state.refused_by))
                 .then_some(Reason::Refused)
         } else if error.is_idle_timeout() {
             // RFC 9110 section 15.5.9: the client may repeat the request on another connection.
@@ -144,16 +145,16 @@ impl Params {
         }
     }
 
-    /// Whether a request that is not idempotent may be retried after `endpoint` has refused it, which may have processed it
-    /// each time.
-    fn may_retry_refused(&self, endpoint: u64, refused_by: &mut Vec<u64>) -> bool {
+    /// Records that `endpoint` has refused a request that is not idempotent. Returns whether the request may be retried:
+    /// the endpoint may have processed it each time.
+    fn record_refusal(&self, endpoint: u64, refused_by: &mut Vec<u64>) -> bool {
         let may = self.refused_non_idempotent && !refused_by.contains(&endpoint);
         refused_by.push(endpoint);
         may
     }
 
     /// The reason to retry a request after its response. `None`: it is not retried.
-    pub(crate) fn after_response<B>(&self, rsp: &Response<B>, retry_state: &RetryState) -> Option<Reason> {
+    pub(crate) fn evaluate_response<B>(&self, rsp: &Response<B>, retry_state: &RetryState) -> Option<Reason> {
         if self.unavailable && retry_state.grpc && grpc::status(rsp.headers()) == Some(grpc::Code::Unavailable as u8) {
             return Some(Reason::Unavailable);
         }
