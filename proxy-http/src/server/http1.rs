@@ -81,9 +81,14 @@ struct Http1Connection<'a, C, B> {
     is_cut: bool,
 }
 
-/// Why the proxy ends a connection that hyper would go on with.
+/// Why a connection is no longer served as before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum EndCause {
+enum ServeEnd {
+    /// hyper has finished it.
+    Finished,
+    /// The server's drain starts.
+    Drain,
+    /// The connection has reached one of its limits.
     Limit(Limit),
     /// No byte has moved for too long, or a response's deadline has passed while its write was blocked.
     Timeout,
@@ -169,8 +174,8 @@ impl Http1Server {
             is_cut: false,
         };
         let finished = match http1_connection.until_drain(&mut lifetime, drain.as_mut()).await {
-            Ok(Some(None)) => Ok(true),
-            Ok(Some(Some(ended))) if !http1_connection.starts_drain(ended) => Ok(false),
+            Ok(ServeEnd::Finished) => Ok(true),
+            Ok(end) if !end.is_graceful() => Ok(false),
             Ok(_) => {
                 if !is_drained {
                     Pin::new(&mut http1_connection.connection).graceful_shutdown();
@@ -271,8 +276,8 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Serves until hyper has finished (`None`), or the proxy ends the connection.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<EndCause>, Error>> {
+    /// Serves until hyper has finished, or the proxy ends the connection.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<ServeEnd, Error>> {
         let Self { connection, timeouts, guard_state, connection_state, slots, transport, .. } = self;
         if let Poll::Ready(ended) = Pin::new(connection).poll(cx) {
             let is_lost = connection_state.streams() > 0 && ended.as_ref().is_err_and(|error| !error.is_user());
@@ -282,7 +287,7 @@ where
             if let Err(error) = &ended {
                 count_refusal(error, transport, &slots.records);
             }
-            return Poll::Ready(ended.map(|()| None).map_err(Error::http1));
+            return Poll::Ready(ended.map(|()| ServeEnd::Finished).map_err(Error::http1));
         }
         let blocked = guard_state.is_blocked();
         let expired = blocked && slots.body.hold(cx) == Backpressure::Expired;
@@ -292,9 +297,9 @@ where
             self.cut(if limit == StreamLimit::Idle { ProxyError::Idle } else { ProxyError::ClientStalled });
         }
         if expired || timed_out.is_ready() {
-            return Poll::Ready(Ok(Some(EndCause::Timeout)));
+            return Poll::Ready(Ok(ServeEnd::Timeout));
         }
-        self.head_timeout.poll(cx).map(|()| Ok(Some(EndCause::Limit(Limit::HeaderRead))))
+        self.head_timeout.poll(cx).map(|()| Ok(ServeEnd::Limit(Limit::HeaderRead)))
     }
 
     /// Records that the proxy ends the open request, if there is one, and counts it if it has no response.
@@ -306,23 +311,25 @@ where
         self.slots.records.last().cut(cause, None);
     }
 
-    /// Serves until the drain starts (`None`), or as [`poll_life`](Self::poll_life).
+    /// Serves until the drain starts, or as [`poll_life`](Self::poll_life). Counts the limit that is reached.
     async fn until_drain(
         &mut self,
         lifetime: &mut Lifetime,
         drain: impl Future<Output = ()>,
-    ) -> Result<Option<Option<EndCause>>, Error> {
+    ) -> Result<ServeEnd, Error> {
         // hyper reads before a drain that starts right now.
         let first = poll_fn(|cx| Poll::Ready(self.poll_life(lifetime, cx))).await;
-        if let Poll::Ready(served) = first {
-            return served.map(Some);
-        }
-        tokio::select! {
-            biased;
-            // The drain first, so that a response which is due now has `connection: close`.
-            () = drain => Ok(None),
-            served = poll_fn(|cx| self.poll_life(lifetime, cx)) => served.map(Some),
-        }
+        let end = match first {
+            Poll::Ready(served) => served?,
+            Poll::Pending => tokio::select! {
+                biased;
+                // The drain first, so that a response which is due now has `connection: close`.
+                () = drain => ServeEnd::Drain,
+                served = poll_fn(|cx| self.poll_life(lifetime, cx)) => served?,
+            },
+        };
+        self.count_limit(end);
+        Ok(end)
     }
 
     /// Serves the exchange that is open, until its end or the connection's. False if the proxy ends the connection.
@@ -331,9 +338,9 @@ where
         tokio::select! {
             biased;
             ended = poll_fn(|cx| self.poll(cx)) => {
-                let cause = ended?;
-                cause.into_iter().for_each(|cause| _ = self.starts_drain(cause));
-                Ok(cause.is_none())
+                let end = ended?;
+                self.count_limit(end);
+                Ok(end == ServeEnd::Finished)
             }
             end = drained => {
                 if end == DrainEnd::Age {
@@ -344,15 +351,15 @@ where
         }
     }
 
-    /// Counts why the connection ends. False if it is closed at once, and not drained.
-    fn starts_drain(&self, ended: EndCause) -> bool {
-        let EndCause::Limit(limit) = ended else { return false };
-        self.transport.limit(limit);
-        limit != Limit::HeaderRead
+    /// Counts the limit that the connection has reached, if it has.
+    fn count_limit(&self, end: ServeEnd) {
+        if let ServeEnd::Limit(limit) = end {
+            self.transport.limit(limit);
+        }
     }
 
     /// The same as [`poll`](Self::poll), or until the connection's life is over.
-    fn poll_life(&mut self, lifetime: &mut Lifetime, cx: &mut Context<'_>) -> Poll<Result<Option<EndCause>, Error>> {
+    fn poll_life(&mut self, lifetime: &mut Lifetime, cx: &mut Context<'_>) -> Poll<Result<ServeEnd, Error>> {
         if let Poll::Ready(served) = self.poll(cx) {
             return Poll::Ready(served);
         }
@@ -363,7 +370,20 @@ where
         if is_used && !has_streams && polled.is_pending() {
             polled = lifetime.poll(false, || false, cx);
         }
-        polled.map(|limit| Ok(Some(EndCause::Limit(limit))))
+        polled.map(|limit| Ok(ServeEnd::Limit(limit)))
+    }
+}
+
+// === impl ServeEnd ===
+
+impl ServeEnd {
+    /// Whether the open request is served to its end before the connection closes.
+    fn is_graceful(self) -> bool {
+        match self {
+            Self::Drain => true,
+            Self::Limit(limit) => limit != Limit::HeaderRead,
+            Self::Finished | Self::Timeout => false,
+        }
     }
 }
 
