@@ -3,7 +3,7 @@
 //! A poll takes microseconds, so all requests of a connection that start or end in it can share a time. Reading the clock
 //! twice for each request was one per cent of its cost.
 
-use std::{cell::Cell, marker::PhantomData};
+use std::{cell::Cell, marker::PhantomData, time::Duration};
 use tokio::time::Instant;
 
 /// Stops the clock of this thread: while the guard lives, [`now`] returns the same time.
@@ -16,6 +16,9 @@ enum Clock {
     Unread,
     Read(Instant),
 }
+
+/// 100 years, which can be added to any `Instant`.
+pub(super) const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
 thread_local! {
     static CLOCK: Cell<Clock> = const { Cell::new(Clock::Running) };
@@ -52,7 +55,6 @@ impl Drop for ClockGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
     async fn now_is_constant_while_a_guard_lives() {

@@ -1,6 +1,6 @@
 //! The stream idle timeout: ends streams on which nothing is received or sent.
 
-use crate::connection::now::now;
+use crate::connection::now::{FOREVER, now};
 use futures_util::task::AtomicWaker;
 use std::{
     future::Future,
@@ -40,9 +40,6 @@ pub(crate) struct Progress {
     /// The task of the stream.
     task: AtomicWaker,
 }
-
-/// 100 years, which can be added to any `Instant`.
-const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
 // === impl StreamIdle ===
 

@@ -1,7 +1,7 @@
 //! The timeouts of a client's connection: age, idleness, the handshake and header blocks.
 
 use crate::{
-    connection::{frames::seen::FrameCounts, now::now, state::ConnectionState},
+    connection::{frames::seen::FrameCounts, now::{FOREVER, now}, state::ConnectionState},
     stats::Limit,
 };
 use futures_util::future::MaybeDone;
@@ -74,8 +74,6 @@ const JITTER: u32 = 10;
 /// The time for which a draining connection without an open stream may be silent before it is closed. A client that
 /// acknowledges the drain's PING is disconnected long before.
 pub(crate) const DRAIN_SILENCE: Duration = Duration::from_secs(5);
-/// 100 years, which can be added to any `Instant`.
-const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
 // === impl Lifetime ===
 

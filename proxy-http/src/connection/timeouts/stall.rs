@@ -1,6 +1,6 @@
 //! The write-stall timeout: the longest time in which a peer takes no data that waits to be sent.
 
-use crate::connection::now::now;
+use crate::connection::now::{FOREVER, now};
 use std::{
     future::Future,
     pin::Pin,
@@ -24,9 +24,6 @@ struct Stalled {
     /// Progress does not reset the timer; `since` is checked when it expires.
     timer: Pin<Box<Sleep>>,
 }
-
-/// 100 years, which can be added to any `Instant`.
-const FOREVER: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 
 /// The write-stall timeout of responses that h2 has whole, but has not written to their end.
 #[derive(Debug)]
