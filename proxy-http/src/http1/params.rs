@@ -1,6 +1,6 @@
 //! Parameters of HTTP/1.1 servers.
 
-use crate::message::head::FIELD_OVERHEAD;
+use crate::message::head::field_size;
 use std::time::Duration;
 
 /// How HTTP/1.1 clients are served.
@@ -19,7 +19,7 @@ pub struct Params {
 /// The fields that hyper takes by default, on the stack.
 const DEFAULT_FIELDS: usize = 100;
 /// The least that a field adds to a header list: a name of one byte.
-const MIN_FIELD: usize = FIELD_OVERHEAD + 1;
+const MIN_FIELD: usize = field_size(1, 0);
 
 /// The limit to set for heads of up to `count` fields, and of header lists of `max_header_list` bytes. `None`: hyper's own.
 pub(crate) fn max_headers(count: usize, max_header_list: usize) -> Option<usize> {

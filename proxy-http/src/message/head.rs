@@ -48,15 +48,23 @@ const VALID: &str = "it is a copy of a valid head";
 /// The size of a request's header list, in bytes as RFC 9113 section 6.5.2 counts them.
 pub(crate) fn list_size(head: &Parts) -> usize {
     let uri = &head.uri;
-    let field = |name: &str, value: &str| name.len() + value.len() + FIELD_OVERHEAD;
-    let mut size = field(":method", head.method.as_str());
-    size += uri.scheme_str().map_or(0, |scheme| field(":scheme", scheme));
-    size += uri.authority().map_or(0, |authority| field(":authority", authority.as_str()));
-    size += uri.path_and_query().map_or(0, |path| field(":path", path.as_str()));
-    for (name, value) in &head.headers {
-        size += name.as_str().len() + value.len() + FIELD_OVERHEAD;
-    }
+    let pseudo = |name: &str, value: &str| field_size(name.len(), value.len());
+    let mut size = pseudo(":method", head.method.as_str()) + fields_size(&head.headers);
+    size += uri.scheme_str().map_or(0, |scheme| pseudo(":scheme", scheme));
+    size += uri.authority().map_or(0, |authority| pseudo(":authority", authority.as_str()));
+    size += uri.path_and_query().map_or(0, |path| pseudo(":path", path.as_str()));
     size
+}
+
+/// The same of fields alone.
+pub(crate) fn fields_size(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| field_size(name.as_str().len(), value.len())).sum()
+}
+
+/// The bytes that a field adds to the size of a header list, by the lengths of its name and value.
+#[inline]
+pub(crate) const fn field_size(name: usize, value: usize) -> usize {
+    name + value + FIELD_OVERHEAD
 }
 
 // === impl Head ===

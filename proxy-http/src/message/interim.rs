@@ -4,7 +4,7 @@
 //! the poll of the endpoint's stream puts them there, and the task of the client's stream, which polls that future on the
 //! same call stack, takes them when the poll returns.
 
-use crate::message::{fields, head::FIELD_OVERHEAD, validate};
+use crate::message::{fields, head::fields_size, validate};
 use http::{
     HeaderMap, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, TE},
@@ -72,7 +72,7 @@ impl InterimBudget {
         }
         // A 1xx response must not have one (RFC 9110 section 8.6).
         rsp.headers_mut().remove(CONTENT_LENGTH);
-        let Some(left) = self.0.checked_sub(size(rsp.headers()).max(MIN_COST)) else { return };
+        let Some(left) = self.0.checked_sub(fields_size(rsp.headers()).max(MIN_COST)) else { return };
         self.0 = left;
         let mut heads = if HANDOFF.replace(Handoff::Filled) == Handoff::Filled { take() } else { Vec::new() };
         heads.push(rsp);
@@ -88,8 +88,4 @@ pub(crate) fn from_http1(status: StatusCode, headers: &HeaderMap) -> Response<()
     fields::strip(rsp.headers_mut());
     rsp.headers_mut().remove(TE);
     rsp
-}
-
-fn size(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum()
 }

@@ -6,7 +6,7 @@
 
 use crate::message::{
     authority::{is_authority, is_same},
-    head::FIELD_OVERHEAD,
+    head::field_size,
     proxy_fields,
 };
 use http::{
@@ -31,7 +31,7 @@ struct CheckedFields<'a> {
     size: usize,
 }
 
-const STATUS: usize = ":status".len() + 3 + FIELD_OVERHEAD;
+const STATUS: usize = field_size(":status".len(), 3);
 
 /// Checks a request that is to be forwarded. A `host` without `:authority` becomes the authority; of several equal
 /// content-lengths one stays, and `trailer` does not announce a trailer that is not passed on.
@@ -159,7 +159,7 @@ fn check_fields(fields: &HeaderMap) -> Result<CheckedFields<'_>, &'static str> {
             return Err("a field begins or ends with white space");
         }
         let name_length = name.as_str().len();
-        checked.size += name_length + value.len() + FIELD_OVERHEAD;
+        checked.size += field_size(name_length, value.len());
         // The length alone rules out most names.
         match name_length {
             4 if *name == HOST => {

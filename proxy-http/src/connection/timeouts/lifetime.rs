@@ -1,7 +1,11 @@
 //! The timeouts of a client's connection: age, idleness, the handshake and header blocks.
 
 use crate::{
-    connection::{frames::seen::FrameCounts, now::{FOREVER, now}, state::ConnectionState},
+    connection::{
+        frames::seen::FrameCounts,
+        now::{FOREVER, now},
+        state::ConnectionState,
+    },
     stats::Limit,
 };
 use futures_util::future::MaybeDone;
