@@ -104,11 +104,11 @@ impl<R: Resolve> Resolved<R> {
 
 impl<R: Resolve> Find for Resolved<R> {
     fn find(&self, _: &Method, uri: &Uri, headers: &HeaderMap, now: Instant) -> Found {
-        self.choose(uri, headers, now).unwrap_or_else(|answer| Found::answer(self.pool.nowhere(), answer))
+        self.choose(uri, headers, now).unwrap_or_else(|answer| Found::answer(self.pool.without_destination(), answer))
     }
 
-    fn nowhere(&self) -> &Arc<ProxyShared> {
-        self.pool.nowhere()
+    fn without_destination(&self) -> &Arc<ProxyShared> {
+        self.pool.without_destination()
     }
 }
 

@@ -1,15 +1,13 @@
 //! Connections to endpoints that belong to one client.
 
 use crate::{
-    Endpoints, Stats,
+    Stats,
     proxy::{
         absence::AbsenceWatch,
         find::{Find, Found},
         limits::Limits,
         policy::Policy,
-        pool::BackendEndpoints,
-        retry::Budget,
-        shared::ProxyShared,
+        shared::{BackendEndpoints, ProxyShared},
     },
 };
 use http::{HeaderMap, Method, Uri};
@@ -23,14 +21,12 @@ use tokio::time::Instant;
 /// limits.
 #[derive(Clone, Debug)]
 pub struct ByClient {
-    limits: Arc<Limits>,
-    stats: Arc<Stats>,
-    budget: Arc<Budget>,
-    nowhere: Arc<ProxyShared>,
+    /// Has the limits, counters and retry budget of all clients.
+    without_destination: Arc<ProxyShared>,
 }
 
 /// The endpoints of one client.
-struct Connected<F> {
+struct ClientEndpoints<F> {
     by: ByClient,
     connect: F,
     /// Not set: no request has come.
@@ -43,38 +39,29 @@ impl ByClient {
     /// Proxies that share `limits`, and count in `stats`.
     #[must_use]
     pub fn new(limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
-        let budget = Arc::new(Budget::new());
-        let endpoints = BackendEndpoints { endpoints: Endpoints::none(), http1: None, drop_request_trailers: false };
-        let nowhere = Arc::new(shared(endpoints, &limits, &stats, &budget));
-        Self { limits, stats, budget, nowhere }
+        Self { without_destination: Arc::new(ProxyShared::without_destination(limits, stats)) }
     }
 
     /// Finds the endpoints of a client, which `connect` connects to when its first request comes.
     pub(super) fn into_find(self, connect: impl Fn() -> BackendEndpoints + Send + Sync + 'static) -> Arc<dyn Find> {
-        Arc::new(Connected { by: self, connect, proxy: OnceLock::new() })
+        Arc::new(ClientEndpoints { by: self, connect, proxy: OnceLock::new() })
     }
 }
 
-impl<F: Fn() -> BackendEndpoints + Send + Sync> Find for Connected<F> {
+impl<F: Fn() -> BackendEndpoints + Send + Sync> Find for ClientEndpoints<F> {
     fn find(&self, _: &Method, _: &Uri, _: &HeaderMap, _: Instant) -> Found {
-        let ByClient { limits, stats, budget, .. } = &self.by;
-        let proxy = self.proxy.get_or_init(|| Arc::new(shared((self.connect)(), limits, stats, budget)));
+        let proxy =
+            self.proxy.get_or_init(|| Arc::new(self.by.without_destination.to((self.connect)(), AbsenceWatch(None))));
         Found { proxy: Arc::clone(proxy), policy: Policy::NONE, counters: None, answer: None }
     }
 
-    fn nowhere(&self) -> &Arc<ProxyShared> {
-        &self.by.nowhere
+    fn without_destination(&self) -> &Arc<ProxyShared> {
+        &self.by.without_destination
     }
 }
 
-impl<F> fmt::Debug for Connected<F> {
+impl<F> fmt::Debug for ClientEndpoints<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connected").field("proxy", &self.proxy.get()).finish_non_exhaustive()
+        f.debug_struct("ClientEndpoints").field("proxy", &self.proxy.get()).finish_non_exhaustive()
     }
-}
-
-fn shared(connected: BackendEndpoints, limits: &Arc<Limits>, stats: &Arc<Stats>, budget: &Arc<Budget>) -> ProxyShared {
-    let BackendEndpoints { endpoints, http1, drop_request_trailers } = connected;
-    let (limits, stats, budget) = (Arc::clone(limits), Arc::clone(stats), Arc::clone(budget));
-    ProxyShared { endpoints, http1, drop_request_trailers, limits, stats, budget, absence: AbsenceWatch(None) }
 }

@@ -212,11 +212,12 @@ impl<B: Backend> Routed<B> {
 
 impl<B: Backend> Find for Routed<B> {
     fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap, now: Instant) -> Found {
-        self.choose(method, uri, headers, now).unwrap_or_else(|answer| Found::answer(self.pool.nowhere(), answer))
+        self.choose(method, uri, headers, now)
+            .unwrap_or_else(|answer| Found::answer(self.pool.without_destination(), answer))
     }
 
-    fn nowhere(&self) -> &Arc<ProxyShared> {
-        self.pool.nowhere()
+    fn without_destination(&self) -> &Arc<ProxyShared> {
+        self.pool.without_destination()
     }
 }
 

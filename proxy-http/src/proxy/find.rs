@@ -23,8 +23,8 @@ pub(super) struct Found {
 
 impl Found {
     /// For a request that is answered without a destination.
-    pub(super) fn answer(nowhere: &Arc<ProxyShared>, answer: Answer) -> Self {
-        Self { proxy: Arc::clone(nowhere), policy: Policy::NONE, counters: None, answer: Some(answer) }
+    pub(super) fn answer(without_destination: &Arc<ProxyShared>, answer: Answer) -> Self {
+        Self { proxy: Arc::clone(without_destination), policy: Policy::NONE, counters: None, answer: Some(answer) }
     }
 }
 
@@ -33,7 +33,7 @@ pub(super) trait Find: fmt::Debug + Send + Sync {
     fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap, now: Instant) -> Found;
 
     /// For requests that are answered without a destination, which must not have anything connected to.
-    fn nowhere(&self) -> &Arc<ProxyShared>;
+    fn without_destination(&self) -> &Arc<ProxyShared>;
 }
 
 /// The authority that a request names. One of HTTP/2 may have `host` in its place (RFC 9113 section 8.3.1).

@@ -71,8 +71,9 @@ pub use self::{
     exchange::Error,
     limits::{Limits, Params},
     policy::Policy,
-    pool::{Backend, BackendEndpoints, Bounds, Destination},
+    pool::{Backend, Bounds, Destination},
     rate_limit::{ClientRates, Rate},
     service::{Client, Proxy, ResponseFuture},
+    shared::BackendEndpoints,
 };
 pub use crate::{body::ResponseBody as Body, message::forwarded::ForwardedField};

@@ -1,13 +1,12 @@
 //! The destinations that one thread is connected to.
 
 use crate::{
-    Endpoints, Stats,
+    Stats,
     message::answer::Answer,
     proxy::{
         absence::{Absence, AbsenceWatch},
         limits::Limits,
-        retry::Budget,
-        shared::ProxyShared,
+        shared::{BackendEndpoints, ProxyShared},
     },
     stats::{DestinationLabels, DestinationStats, ProxyError},
 };
@@ -40,17 +39,6 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// The endpoints of a back end.
-#[derive(Clone, Debug)]
-pub struct BackendEndpoints {
-    /// For all requests, or the ones of HTTP/2.
-    pub endpoints: Endpoints,
-    /// For requests of HTTP/1.1. `None`: `endpoints` are for them, too.
-    pub http1: Option<Endpoints>,
-    /// In place of the proxy's [`Params::drop_request_trailers`](super::Params::drop_request_trailers).
-    pub drop_request_trailers: bool,
-}
-
 /// A back end that is connected to.
 #[derive(Clone, Debug)]
 pub struct Destination<B> {
@@ -76,20 +64,17 @@ pub struct Bounds {
 /// The back ends that are connected to, by keys. A back end is left when it has been idle for a while.
 #[derive(Debug)]
 pub(super) struct Pool<K, B> {
-    connected: Mutex<HashMap<K, Connected<B>>>,
+    backends: Mutex<HashMap<K, PooledBackend<B>>>,
     bounds: Bounds,
-    limits: Arc<Limits>,
-    stats: Arc<Stats>,
-    budget: Arc<Budget>,
     /// Whether requests count by destination alone, not by route.
     by_destination: bool,
-    /// For requests that go nowhere.
-    nowhere: Arc<ProxyShared>,
+    /// For requests without a destination. The proxies to all back ends have its limits, counters and retry budget.
+    without_destination: Arc<ProxyShared>,
 }
 
 /// A back end that is connected to.
 #[derive(Debug)]
-struct Connected<B> {
+struct PooledBackend<B> {
     backend: Arc<B>,
     proxy: Arc<ProxyShared>,
     counters: Option<Arc<DestinationStats>>,
@@ -122,19 +107,8 @@ where
 {
     /// A pool without back ends yet. All requests share `limits`, and are counted in `stats`. Must be called in a tokio runtime.
     pub(super) fn spawn(limits: Arc<Limits>, stats: Arc<Stats>, bounds: Bounds, by_destination: bool) -> Arc<Self> {
-        let budget = Arc::new(Budget::new());
-        let nowhere = ProxyShared {
-            endpoints: Endpoints::none(),
-            http1: None,
-            drop_request_trailers: false,
-            limits: Arc::clone(&limits),
-            stats: Arc::clone(&stats),
-            budget: Arc::clone(&budget),
-            absence: AbsenceWatch(None),
-        };
-        let nowhere = Arc::new(nowhere);
-        let pool =
-            Arc::new(Self { connected: Mutex::default(), bounds, limits, stats, budget, by_destination, nowhere });
+        let without_destination = Arc::new(ProxyShared::without_destination(limits, stats));
+        let pool = Arc::new(Self { backends: Mutex::default(), bounds, by_destination, without_destination });
         let weak = Arc::downgrade(&pool);
         tokio::spawn(async move {
             loop {
@@ -158,98 +132,86 @@ where
         K: Borrow<Q>,
         Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
     {
-        let mut connected = self.lock();
-        if let Some(connected) = connected.get_mut(key) {
-            connected.used = now;
-            return Ok((Arc::clone(&connected.proxy), connected.counters.clone()));
+        let mut backends = self.lock();
+        if let Some(pooled) = backends.get_mut(key) {
+            pooled.used = now;
+            return Ok((Arc::clone(&pooled.proxy), pooled.counters.clone()));
         }
         let backend = find()?;
-        let mut left = self.make_room(&mut connected)?;
+        let mut left = self.make_room(&mut backends)?;
         // Now, so that its series can make room.
         left.iter_mut().for_each(|left| left.counters = None);
         let counters = self.by_destination.then(|| self.counters(&backend, None));
-        let BackendEndpoints { endpoints, http1, drop_request_trailers } = backend.connect(&self.stats);
-        let proxy = Arc::new(ProxyShared {
-            endpoints,
-            http1,
-            drop_request_trailers,
-            limits: Arc::clone(&self.limits),
-            stats: Arc::clone(&self.stats),
-            budget: Arc::clone(&self.budget),
-            absence: AbsenceWatch(backend.absence()),
-        });
-        connected.insert(
-            key.to_owned(),
-            Connected { backend, proxy: Arc::clone(&proxy), counters: counters.clone(), used: now },
-        );
-        drop(connected);
+        let endpoints = backend.connect(&self.without_destination.stats);
+        let proxy = Arc::new(self.without_destination.to(endpoints, AbsenceWatch(backend.absence())));
+        let pooled = PooledBackend { backend, proxy: Arc::clone(&proxy), counters: counters.clone(), used: now };
+        backends.insert(key.to_owned(), pooled);
+        drop(backends);
         drop(left);
         Ok((proxy, counters))
     }
 
     /// Takes a back end out if there are too many: the one that was used least recently, if possible of the ones without endpoints.
     /// An error: all have requests in flight.
-    fn make_room(&self, connected: &mut HashMap<K, Connected<B>>) -> Result<Option<Connected<B>>, Answer> {
-        if connected.len() < self.bounds.max.max(1) {
+    fn make_room(&self, backends: &mut HashMap<K, PooledBackend<B>>) -> Result<Option<PooledBackend<B>>, Answer> {
+        if backends.len() < self.bounds.max.max(1) {
             return Ok(None);
         }
-        let place = |connected: &Connected<B>| (!connected.proxy.absence.is_final(), connected.used);
-        let idle = connected.values().filter(|connected| connected.is_idle());
+        let place = |pooled: &PooledBackend<B>| (!pooled.proxy.absence.is_final(), pooled.used);
+        let idle = backends.values().filter(|pooled| pooled.is_idle());
         let first = idle.map(place).min();
         let first = first.ok_or_else(too_many_destinations)?;
-        Ok(connected
-            .extract_if(|_, connected| connected.is_idle() && place(connected) == first)
-            .next()
-            .map(|(_, it)| it))
+        let mut removed = backends.extract_if(|_, pooled| pooled.is_idle() && place(pooled) == first);
+        Ok(removed.next().map(|(_, pooled)| pooled))
     }
 
     /// For requests that are answered without a back end.
-    pub(super) fn nowhere(&self) -> &Arc<ProxyShared> {
-        &self.nowhere
+    pub(super) fn without_destination(&self) -> &Arc<ProxyShared> {
+        &self.without_destination
     }
 
     /// The counters of the requests to a back end, by a route if one led there.
     pub(super) fn counters(&self, backend: &B, route: Option<&str>) -> Arc<DestinationStats> {
         let labels = DestinationLabels { destination: backend.name().to_owned(), route: route.map(str::to_owned) };
-        self.stats.destinations().counters(labels, self.bounds.max)
+        self.without_destination.stats.destinations().counters(labels, self.bounds.max)
     }
 
     pub(super) fn count_denied(&self) {
-        self.stats.count_denied();
+        self.without_destination.stats.count_denied();
     }
 
     /// The back ends that are connected to.
     pub(super) fn connected(&self) -> Vec<Destination<B>> {
         let now = Instant::now();
-        self.lock().values().map(|connected| connected.describe(now)).collect()
+        self.lock().values().map(|pooled| pooled.describe(now)).collect()
     }
 
     /// Leaves the back ends that do not stay. Their requests in flight go on.
     pub(super) fn retain(&self, stays: impl Fn(&Arc<B>) -> bool) {
-        self.leave(|connected| !stays(&connected.backend));
+        self.leave(|pooled| !stays(&pooled.backend));
     }
 
     /// Leaves back ends that no request has used for as long as the bounds say.
     fn leave_idle(&self) {
         let now = Instant::now();
-        self.leave(|connected| {
-            if !connected.is_idle() {
-                connected.used = now;
+        self.leave(|pooled| {
+            if !pooled.is_idle() {
+                pooled.used = now;
             }
             let idle =
-                if connected.proxy.absence.is_final() { self.bounds.idle.min(ABSENT_IDLE) } else { self.bounds.idle };
-            now.duration_since(connected.used) >= idle
+                if pooled.proxy.absence.is_final() { self.bounds.idle.min(ABSENT_IDLE) } else { self.bounds.idle };
+            now.duration_since(pooled.used) >= idle
         });
     }
 
-    fn leave(&self, is_left: impl Fn(&mut Connected<B>) -> bool) {
-        let left: Vec<_> = self.lock().extract_if(|_, connected| is_left(connected)).collect();
+    fn leave(&self, is_left: impl Fn(&mut PooledBackend<B>) -> bool) {
+        let left: Vec<_> = self.lock().extract_if(|_, pooled| is_left(pooled)).collect();
         // Connections are closed without the lock.
         drop(left);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Connected<B>>> {
-        self.connected.lock().expect(UNPOISONED)
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, PooledBackend<B>>> {
+        self.backends.lock().expect(UNPOISONED)
     }
 }
 
@@ -257,9 +219,9 @@ fn too_many_destinations() -> Answer {
     Answer::unavailable(ProxyError::TooManyDestinations, "too many destinations have requests in flight")
 }
 
-// === impl Connected ===
+// === impl PooledBackend ===
 
-impl<B> Connected<B> {
+impl<B> PooledBackend<B> {
     /// Whether no request is in flight; each holds the proxy.
     fn is_idle(&self) -> bool {
         Arc::strong_count(&self.proxy) == 1

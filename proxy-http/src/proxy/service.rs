@@ -9,7 +9,6 @@ use crate::{
         forwarded::{ForwardedElement, ForwardedField},
     },
     proxy::{
-        absence::AbsenceWatch,
         by_authority::{ByAuthority, Resolve},
         by_client::ByClient,
         by_route::ByRoute,
@@ -17,10 +16,9 @@ use crate::{
         find::{Find, Found},
         limits::Limits,
         policy::Policy,
-        pool::{Backend, BackendEndpoints},
+        pool::Backend,
         rate_limit::ClientRates,
-        retry::Budget,
-        shared::{ProxyShared, Refusal},
+        shared::{BackendEndpoints, ProxyShared, Refusal},
     },
 };
 use http::{HeaderValue, Request, Response};
@@ -164,10 +162,8 @@ impl Proxy {
 
     fn build(endpoints: Endpoints, http1: Option<Endpoints>, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
         let drop_request_trailers = limits.params.drop_request_trailers;
-        let budget = Arc::new(Budget::new());
-        let shared =
-            ProxyShared { endpoints, http1, drop_request_trailers, limits, stats, budget, absence: AbsenceWatch(None) };
-        Self::to(Destination::One(Arc::new(shared)))
+        let endpoints = BackendEndpoints { endpoints, http1, drop_request_trailers };
+        Self::to(Destination::One(Arc::new(ProxyShared::new(endpoints, limits, stats))))
     }
 
     fn to(destination: Destination) -> Self {
@@ -198,11 +194,11 @@ impl Service<Request<IncomingBody>> for Proxy {
         let (shared, policy, counters, refused) = match destination {
             Destination::One(shared) => (&*shared, Policy::NONE, None, shared.refuse(&mut req, refusal)),
             Destination::Found(find) => {
-                let nowhere = find.nowhere();
-                // A request that goes no further has nothing connected to.
-                found = match nowhere.refuse(&mut req, refusal) {
+                let without_destination = find.without_destination();
+                // No connection is made for a request that goes no further.
+                found = match without_destination.refuse(&mut req, refusal) {
                     None => find.find(req.method(), req.uri(), req.headers(), now()),
-                    Some(answer) => Found::answer(nowhere, answer),
+                    Some(answer) => Found::answer(without_destination, answer),
                 };
                 (&found.proxy, found.policy, found.counters, found.answer)
             }

@@ -17,7 +17,18 @@ use http::{Method, Request, Version, uri::PathAndQuery};
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// State that the requests of a proxy share.
+/// The endpoints of a back end.
+#[derive(Clone, Debug)]
+pub struct BackendEndpoints {
+    /// For all requests, or the ones of HTTP/2.
+    pub endpoints: Endpoints,
+    /// For requests of HTTP/1.1. `None`: `endpoints` are for them, too.
+    pub http1: Option<Endpoints>,
+    /// In place of the proxy's [`Params::drop_request_trailers`].
+    pub drop_request_trailers: bool,
+}
+
+/// State that the requests of a proxy to one destination share.
 #[derive(Debug)]
 pub(super) struct ProxyShared {
     pub(super) endpoints: Endpoints,
@@ -41,6 +52,34 @@ pub(super) enum Refusal {
 }
 
 impl ProxyShared {
+    /// A proxy to a destination, with a retry budget of its own.
+    pub(super) fn new(endpoints: BackendEndpoints, limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
+        Self::with_budget(endpoints, limits, stats, Arc::new(Budget::new()), AbsenceWatch(None))
+    }
+
+    /// For requests that are answered without a destination, and with the limits, counters and budget of all destinations.
+    pub(super) fn without_destination(limits: Arc<Limits>, stats: Arc<Stats>) -> Self {
+        let endpoints = BackendEndpoints { endpoints: Endpoints::none(), http1: None, drop_request_trailers: false };
+        Self::new(endpoints, limits, stats)
+    }
+
+    /// A proxy to another destination, with the same limits, counters and budget.
+    pub(super) fn to(&self, endpoints: BackendEndpoints, absence: AbsenceWatch) -> Self {
+        let Self { limits, stats, budget, .. } = self;
+        Self::with_budget(endpoints, Arc::clone(limits), Arc::clone(stats), Arc::clone(budget), absence)
+    }
+
+    fn with_budget(
+        endpoints: BackendEndpoints,
+        limits: Arc<Limits>,
+        stats: Arc<Stats>,
+        budget: Arc<Budget>,
+        absence: AbsenceWatch,
+    ) -> Self {
+        let BackendEndpoints { endpoints, http1, drop_request_trailers } = endpoints;
+        Self { endpoints, http1, drop_request_trailers, limits, stats, budget, absence }
+    }
+
     /// Checks a request before its destination is looked for. Returns the answer if it is rejected. `refusal`: why none of the
     /// client's requests is forwarded now.
     pub(super) fn refuse(&self, req: &mut Request<IncomingBody>, refusal: Option<Refusal>) -> Option<Answer> {
