@@ -7,12 +7,9 @@ use crate::{
     client::{error::Error as ClientError, send_request::OutgoingRequest},
     connection::now::now,
     http1::tunnel,
-    message::{
-        answer::Answer,
-        grpc::{self, MessageFraming},
-        stream_error::StreamError,
-    },
+    message::{answer::Answer, grpc, stream_error::StreamError},
     proxy::{
+        grpc_response::GrpcResponse,
         limits::{AttemptDeadline, Deadline, Params, PendingRequest},
         policy::Policy,
         retry::{self, RetryState},
@@ -58,13 +55,7 @@ pub(super) struct Exchange {
     /// The last attempt. `None`: the request was not sent.
     pub(super) attempt: Option<Attempt>,
     pub(super) status: Option<StatusCode>,
-    pub(super) grpc_status: Option<u8>,
-    /// Of the response's data. Only gRPC's has messages.
-    pub(super) framing: MessageFraming,
-    /// Whether the response to a request of gRPC is one of gRPC, and not a page, say.
-    pub(super) is_grpc_response: bool,
-    /// Whether the response is one of gRPC, which must end with a status.
-    pub(super) needs_status: bool,
+    pub(super) grpc_response: GrpcResponse,
     /// The response's body. `None`: there is no response yet, or it is the proxy's own.
     pub(super) body: Option<IncomingBody>,
 }
@@ -116,10 +107,7 @@ impl Exchange {
             request: None,
             attempt: None,
             status: None,
-            grpc_status: None,
-            framing: MessageFraming::BROKEN,
-            is_grpc_response: false,
-            needs_status: false,
+            grpc_response: GrpcResponse::NONE,
             body: None,
         };
         let mut exchange = Box::write(boxed, exchange);
@@ -266,7 +254,7 @@ impl Exchange {
             false => Outcome::Success,
         };
         // gRPC's method is POST.
-        let may_be_grpc = !self.retry_state.idempotent && self.request.as_ref().is_some_and(|it| !it.is_connect());
+        let may_be_call = !self.retry_state.idempotent && self.request.as_ref().is_some_and(|it| !it.is_connect());
         if let Some(mut request) = self.request.take_if(|request| !request.is_done()) {
             // A tunnel lasts as long as both sides want, and has no length.
             if request.is_connect() && tunnel::is_accepted_by(head.status) {
@@ -284,27 +272,15 @@ impl Exchange {
         self.request = None;
         self.status = Some(head.status);
         if self.grpc {
-            self.grpc_status = grpc::status(&head.headers);
-            self.is_grpc_response = grpc::is_grpc(&head.headers);
             // HTTP/1.1 may not have trailers.
-            if head.status == StatusCode::OK && !self.http1 && self.is_grpc_response {
-                self.needs_status = may_be_grpc;
-                // A response that ends before its length is malformed.
-                if !head.headers.contains_key(CONTENT_LENGTH) {
-                    self.framing = MessageFraming::default();
-                }
-            }
+            self.grpc_response.start(&head, may_be_call, !self.http1);
         }
-        self.set_outcome(if self.is_unavailable() { Outcome::Failure } else { outcome });
+        self.set_outcome(if self.grpc_response.is_unavailable() { Outcome::Failure } else { outcome });
         Response::from_parts(head, Body::new(self))
     }
 
     fn is_plain_connect(&self) -> bool {
         self.request.as_ref().is_some_and(|request| request.is_connect() && !request.is_extended_connect())
-    }
-
-    pub(super) fn is_unavailable(&self) -> bool {
-        self.grpc_status == Some(grpc::Code::Unavailable as u8)
     }
 
     /// Sets the attempt's outcome, if there is an attempt.
@@ -362,7 +338,7 @@ impl Exchange {
         }
         let rsp = answer.into_response(self.grpc);
         self.status = Some(rsp.status());
-        self.grpc_status = grpc::status(rsp.headers());
+        self.grpc_response.status = grpc::status(rsp.headers());
         rsp.map(|()| Body::new(self))
     }
 }

@@ -53,6 +53,7 @@ mod by_client;
 mod by_route;
 mod exchange;
 mod find;
+mod grpc_response;
 mod limits;
 mod policy;
 mod pool;

@@ -77,9 +77,9 @@ impl Drop for Exchange {
         self.shared.endpoints(self.http1).finish(self.attempt.take());
         if let Some(status) = self.status {
             let latency = now() - self.started;
-            stats.count_response(status, self.grpc_status, latency);
+            stats.count_response(status, self.grpc_response.status, latency);
             if let Some(counters) = &self.counters {
-                counters.count_response(status, self.grpc_status, latency);
+                counters.count_response(status, self.grpc_response.status, latency);
             }
         }
         self.record.edit(|end| {
@@ -88,7 +88,7 @@ impl Drop for Exchange {
             (end.attempts, end.endpoint, end.time_to_head) = (attempts, endpoint, time_to_head);
             (end.time_to_send, end.response_bytes) = (time_to_send, response_bytes);
             end.status = end.status.or(self.status);
-            end.grpc_status = self.grpc_status.or(end.grpc_status);
+            end.grpc_status = self.grpc_response.status.or(end.grpc_status);
             end.duration = now() - self.started;
             end.labels = self.counters.as_ref().and_then(|counters| counters.labels().cloned());
             if !is_whole && end.proxy_error.is_none() {

@@ -3,7 +3,7 @@
 use crate::{
     balance::breaker::Outcome,
     body::{self, outcome::Backpressure, source::Source},
-    message::{answer::Answer, grpc},
+    message::answer::Answer,
     proxy::exchange::Exchange,
     stats::{ProxyError, Side},
 };
@@ -17,11 +17,6 @@ use std::{
 };
 
 impl Exchange {
-    /// Whether the response needs a gRPC status in trailers, which have not come.
-    fn lacks_status(&self) -> bool {
-        self.needs_status && self.grpc_status.is_none()
-    }
-
     /// The trailers that end a gRPC response which its endpoint has left between two messages, so that the client learns that
     /// the call may be repeated. `None`: it is reset, because a part of a message would look whole, or because the endpoint's
     /// code has a meaning for the client.
@@ -31,11 +26,7 @@ impl Exchange {
             Some(Reason::CANCEL | Reason::NO_ERROR) => "endpoint cancelled the response",
             Some(_) => return None,
         };
-        self.framing.is_between_messages().then(|| {
-            let answer = Answer::bad_gateway(ProxyError::ConnectionLost, reason);
-            self.grpc_status = Some(answer.code() as u8);
-            answer.to_trailers()
-        })
+        self.grpc_response.cut(&Answer::bad_gateway(ProxyError::ConnectionLost, reason))
     }
 }
 
@@ -51,12 +42,9 @@ impl Source for Exchange {
 
     /// gRPC has a status in trailers, which follow a whole message.
     fn cut(&mut self, cause: &Answer) -> Option<HeaderMap> {
-        let has_trailers = self.framing.is_between_messages();
-        self.record_cut(cause, has_trailers);
-        has_trailers.then(|| {
-            self.grpc_status = Some(cause.code() as u8);
-            cause.to_trailers()
-        })
+        let trailers = self.grpc_response.cut(cause);
+        self.record_cut(cause, trailers.is_some());
+        trailers
     }
 }
 
@@ -73,9 +61,8 @@ impl http_body::Body for Exchange {
         };
         match &polled {
             // Some clients wait for the status for ever.
-            Poll::Ready(None) if exchange.lacks_status() => {
+            Poll::Ready(None) if exchange.grpc_response.lacks_status() => {
                 let cut = exchange.cut(&Answer::no_grpc_status()).map(Frame::trailers);
-                exchange.needs_status = false;
                 polled = Poll::Ready(Some(cut.ok_or_else(body::Error::cut_off)));
             }
             Poll::Pending if exchange.is_expired(cx) => {
@@ -84,19 +71,12 @@ impl http_body::Body for Exchange {
             }
             Poll::Ready(Some(Ok(frame))) if exchange.grpc => {
                 if let Some(data) = frame.data_ref() {
-                    exchange.framing.advance(data);
+                    exchange.grpc_response.advance(data);
                 } else if let Some(trailers) = frame.trailers_ref() {
-                    let status = trailers.get(&grpc::STATUS);
-                    // h2 drops fields beyond the header list size without an error, and a gRPC call without status has no
-                    // result.
-                    exchange.needs_status = false;
-                    if status.is_none() && exchange.grpc_status.is_none() && exchange.is_grpc_response {
+                    if !exchange.grpc_response.end(trailers) {
                         polled = Poll::Ready(Some(Err(body::Error::cut_off())));
-                    } else {
-                        exchange.grpc_status = status.and_then(grpc::parse_status);
-                        if exchange.is_unavailable() {
-                            exchange.set_outcome(Outcome::Failure);
-                        }
+                    } else if exchange.grpc_response.is_unavailable() {
+                        exchange.set_outcome(Outcome::Failure);
                     }
                 }
             }
@@ -124,7 +104,7 @@ impl http_body::Body for Exchange {
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.lacks_status() && self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
+        !self.grpc_response.lacks_status() && self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
