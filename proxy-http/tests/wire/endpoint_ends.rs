@@ -2,9 +2,9 @@
 
 use crate::{
     frames::{GOAWAY, HEADERS, Peer, RST_STREAM, SETTINGS},
-    hygiene::{END_HEADERS, END_STREAM},
     raw::{Opened, Raw},
     support::{PROXY, Rig, client, collect, endpoint_params, get, post},
+    validate::{END_HEADERS, END_STREAM},
 };
 use bytes::Bytes;
 use h2::{Reason, client::SendRequest};

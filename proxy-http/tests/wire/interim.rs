@@ -2,9 +2,9 @@
 
 use crate::{
     frames::{DATA, HEADERS, Peer, RST_STREAM},
-    hygiene::{END_HEADERS, END_STREAM, block},
     raw::Raw,
     support::{PROXY, Rig, endpoint_params, get, grpc, post},
+    validate::{END_HEADERS, END_STREAM, block},
 };
 use h2::client::ResponseFuture;
 use http::{HeaderValue, Request, Response};

@@ -2,8 +2,8 @@
 
 use crate::{
     frames::{DATA, GOAWAY, HEADERS, Peer},
-    hygiene::{END_HEADERS, END_STREAM, block, line, run, whole},
     support::{PROXY, Rig, get, post},
+    validate::{END_HEADERS, END_STREAM, block, line, run, whole},
 };
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
