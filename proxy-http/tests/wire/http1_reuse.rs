@@ -1,5 +1,7 @@
 //! Which connections to endpoints of HTTP/1.1 have another request after an exchange, and which are closed.
 
+mod request_timeout;
+
 use crate::{
     raw::Raw,
     support::{Opens, PROXY, Rig, collect, endpoint_params, get, post},
@@ -8,10 +10,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Request, header::CONTENT_LENGTH};
 use http_body_util::Empty;
 use http_h2::{ClientParams, ServerParams};
-use proxy_http::{
-    Connect, Endpoints, Protocol,
-    proxy::{self, retry},
-};
+use proxy_http::{Connect, Endpoints, Protocol, proxy};
 use std::{
     future::poll_fn,
     io,
@@ -22,7 +21,7 @@ use std::{
 use tokio::{
     io::{AsyncRead as _, ReadBuf},
     sync::mpsc,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tower::{Service as _, ServiceExt as _};
 
@@ -410,72 +409,6 @@ async fn a_connection_is_closed_after_a_websocket_that_is_answered_otherwise() {
     pool.connections[first].send(OK).await;
     assert_eq!(received(response).await.0, 502);
     assert_ne!(pool.next().await, first);
-}
-
-const TIMED_OUT: &str = "HTTP/1.1 408 Request Timeout|connection: close|content-length: 4||slow";
-
-#[tokio::test]
-async fn a_408_that_ends_the_wait_for_a_request_is_not_its_answer() {
-    for (rsp, buffer, again) in [
-        (TIMED_OUT, 4, true),
-        ("HTTP/1.1 408 Request Timeout|connection: close||", 4, true),
-        ("HTTP/1.0 408 Request Time-out||", 4, true),
-        // More than is kept.
-        (TIMED_OUT, 3, false),
-    ] {
-        let mut pool = Pool::with(proxy::Params { retry: retry::Params { buffer, ..PROXY.retry }, ..PROXY }).await;
-        let first = pool.next().await;
-        let (response, mut upload) = pool.client.send_request(post(), false).unwrap();
-        upload.send_data("body".into(), true).unwrap();
-        assert_eq!(pool.asked().await.0, first);
-        pool.connections[first].until("4\r\nbody\r\n0\r\n\r\n").await;
-        pool.connections[first].send(rsp).await;
-        if again {
-            let (second, head) = pool.asked().await;
-            assert_ne!(second, first, "{rsp}");
-            assert!(head.starts_with("POST /path "), "{head}");
-            pool.connections[second].until("4\r\nbody\r\n0\r\n\r\n").await;
-            pool.connections[second].send(OK).await;
-            assert_eq!(received(response).await, (200, Some("ok".to_owned())), "{rsp}");
-        } else {
-            assert_eq!(received(response).await.0, 502, "{rsp}");
-        }
-        assert_eq!(pool.rig.stats.retries().map(|(_, count)| count).sum::<u64>(), again.into(), "{rsp}");
-    }
-}
-
-#[tokio::test]
-async fn a_408_to_a_connections_first_request_is_its_answer() {
-    let mut pool = Pool::with(PROXY).await;
-    let response = pool.send(post());
-    let (first, _) = pool.asked().await;
-    pool.connections[first].send(TIMED_OUT).await;
-    assert_eq!(received(response).await, (408, Some("slow".to_owned())));
-    assert_ne!(pool.next().await, first);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_408_to_a_connection_that_has_waited_for_its_first_request_is_not_its_answer() {
-    for (wait, answered) in [(Duration::ZERO, true), (Duration::from_secs(2), false)] {
-        let (opened, mut ios) = mpsc::unbounded_channel();
-        let mut connect = Connect::<_, Empty<bytes::Bytes>>::new(Opens(opened), &ClientParams::DEFAULT)
-            .unwrap()
-            .protocol(Protocol::Http1);
-        let mut connection = connect.ready().await.unwrap().call("endpoint").await.unwrap();
-        let mut endpoint = Raw::new(ios.recv().await.unwrap());
-        sleep(wait).await;
-        let req = Request::get("http://test.example/").body(Empty::new()).unwrap();
-        let response = connection.try_send(req);
-        endpoint.until("\r\n\r\n").await;
-        endpoint.send(TIMED_OUT).await;
-        match response.await {
-            Ok(rsp) => assert!(answered && rsp.status() == 408),
-            Err(failed) => {
-                assert!(!answered && failed.request.is_some(), "{failed:?}");
-                assert!(failed.to_string().contains("408"), "{failed}");
-            }
-        }
-    }
 }
 
 #[tokio::test]

@@ -1,26 +1,39 @@
 //! Each parameter's effect on the wire, seen by a peer that reads and writes frames: with the proxy's engine and with
 //! hyper.
 
+mod flow_control;
+mod limits;
+
+use self::{
+    flow_control::{
+        adaptive_windows_start_full_and_ping_on_data, clients_stream_window_holds_an_endpoint_up,
+        max_send_buf_size_bounds_what_waits_for_a_reader, servers_connection_window_holds_all_streams_up,
+        servers_stream_window_holds_a_client_up,
+    },
+    limits::{
+        cancelled_requests_with_late_answers_do_not_end_the_shared_connection,
+        few_remembered_resets_end_the_connection_that_many_survive, frames_above_the_limit_are_refused,
+        header_list_above_the_clients_limit_is_502, header_list_above_the_servers_limit_is_431,
+        header_list_far_above_the_servers_limit, protocol_errors_of_a_client_end_the_connection_at_the_limit,
+        protocol_errors_of_an_endpoint_end_the_connection_at_the_limit,
+        resets_before_they_are_accepted_end_the_connection_at_the_limit, streams_above_the_limit_are_refused,
+        trailers_above_the_clients_limit,
+    },
+};
 use crate::{
-    frames::{DATA, Frame, GET, GOAWAY, HEADERS, PING, POST, Peer, RST_STREAM, SETTINGS},
+    frames::{Frame, GET, GOAWAY, HEADERS, PING, Peer, RST_STREAM, SETTINGS},
     raw::Opened,
-    support::{self, Endpoint, Opens, PROXY, Rig, collect, get, post},
+    support::{self, Endpoint, Opens, PROXY, Rig, collect, get},
 };
 use bytes::Bytes;
-use h2::Reason;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{Either, Empty};
-use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, Protection, ServerParams};
+use http_h2::{ClientKeepAlive, ClientParams, FlowControl, KeepAlive, MaxConnectionAge, ServerParams};
 use hyper::body::Incoming;
 use proxy_http::BufferLimit;
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    future::{pending, poll_fn},
-    time::Duration,
-};
+use std::{collections::BTreeMap, convert::Infallible, future::pending, time::Duration};
 use tokio::{
-    io::{AsyncWriteExt as _, DuplexStream},
+    io::DuplexStream,
     sync::mpsc,
     time::{Instant, timeout},
 };
@@ -247,118 +260,6 @@ async fn client_announces_what_is_set(engine: Engine) {
     assert_eq!(peer.connection_window().await, 200_000);
 }
 
-async fn adaptive_windows_start_full_and_ping_on_data(engine: Engine) {
-    // hyper's grow, ours shrink.
-    let window = if engine == Engine::Hyper { 65_535 } else { 16 << 20 };
-    let server = ServerParams { flow_control: Some(FlowControl::Adaptive), ..ServerParams::DEFAULT };
-    let (mut peer, settings, mut rig) = engine.client(&server).await;
-    assert_eq!(settings.get(&INITIAL_WINDOW_SIZE).copied().unwrap_or(65_535), window);
-    // HEADERS with END_HEADERS: POST http / of the static table; then DATA.
-    peer.send(1, 4, 1, POST).await;
-    for _ in 0..3 {
-        peer.send(DATA, 0, 1, &[0; 16_000]).await;
-    }
-    // Data is looked at as it is passed on, so the endpoint has to take it.
-    let mut endpoint = rig.endpoint().await;
-    let _asked = endpoint.asked().await;
-    assert!(peer.until(PING).await.is_some());
-
-    let client = ClientParams { flow_control: Some(FlowControl::Adaptive), ..ClientParams::DEFAULT };
-    let (mut peer, settings, mut rig) = engine.server(&client).await;
-    assert_eq!(settings.get(&INITIAL_WINDOW_SIZE).copied().unwrap_or(65_535), window);
-    let mut client = rig.client().await;
-    let (_response, _) = client.send_request(get(), true).unwrap();
-    assert!(peer.until(1).await.is_some());
-    // HEADERS with END_HEADERS: 200; then DATA.
-    peer.send(1, 4, 1, &[0x88]).await;
-    for _ in 0..3 {
-        peer.send(DATA, 0, 1, &[0; 16_000]).await;
-    }
-    assert!(peer.until(PING).await.is_some());
-}
-
-/// Sends without reading: how much of `size` a receiver takes that gives no window back.
-async fn taken(stream: &mut h2::SendStream<Bytes>, size: usize) -> usize {
-    stream.reserve_capacity(size);
-    let mut taken = 0;
-    // All frames have come when none has for this long, in paused time.
-    while let Ok(Some(Ok(_))) = timeout(Duration::from_secs(1), poll_fn(|cx| stream.poll_capacity(cx))).await {
-        let n = stream.capacity();
-        stream.send_data(vec![0; n].into(), false).unwrap();
-        taken += n;
-        stream.reserve_capacity(size - taken);
-    }
-    taken
-}
-
-async fn servers_stream_window_holds_a_client_up(engine: Engine) {
-    let server = ServerParams { flow_control: WINDOWS, ..ServerParams::DEFAULT };
-    let client = ClientParams { max_send_buf_size: Some(1), ..ClientParams::DEFAULT };
-    let mut rig = engine.between(&server, &client);
-    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
-    let (_response, mut stream) = client.send_request(post(), false).unwrap();
-    let asked = endpoint.asked().await;
-    // The endpoint does not read: its own window, a chunk between the two, and the window toward the client fill.
-    let taken = taken(&mut stream, 1 << 20).await;
-    assert!((70_000..=70_000 + 65_535 + 3 * 16_384).contains(&taken), "{taken}");
-    drop(asked);
-}
-
-async fn servers_connection_window_holds_all_streams_up(engine: Engine) {
-    let server = ServerParams { flow_control: WINDOWS, ..ServerParams::DEFAULT };
-    let client = ClientParams { max_send_buf_size: Some(1), ..ClientParams::DEFAULT };
-    // Where there is no room for streams that stall beside the window.
-    let mut rig = engine.buffering(&server, &client, BufferLimit::new(0));
-    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
-    let mut total = 0;
-    let mut open = Vec::new();
-    for _ in 0..8 {
-        let (response, mut stream) = client.send_request(post(), false).unwrap();
-        let asked = endpoint.asked().await;
-        total += taken(&mut stream, 1 << 20).await;
-        open.push((response, stream, asked));
-    }
-    // Eight streams could take 560,000. Beside the window, the endpoint's own and a chunk of each stream are on the way.
-    assert!((200_000..=200_000 + 65_535 + 9 * 16_384).contains(&total), "{total}");
-}
-
-async fn clients_stream_window_holds_an_endpoint_up(engine: Engine) {
-    let client = ClientParams { flow_control: WINDOWS, ..ClientParams::DEFAULT };
-    let server = ServerParams { max_send_buf_size: Some(1), ..ServerParams::DEFAULT };
-    let mut rig = engine.between(&server, &client);
-    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
-    let (response, _) = client.send_request(get(), true).unwrap();
-    let mut body = endpoint.asked().await.answer();
-    let taken = taken(&mut body, 1 << 20).await;
-    assert!((70_000..=70_000 + 65_535 + 3 * 16_384).contains(&taken), "{taken}");
-    drop(response);
-}
-
-async fn max_send_buf_size_bounds_what_waits_for_a_reader(engine: Engine) {
-    let mut totals = Vec::new();
-    for size in [1, 600_000] {
-        let server = ServerParams { max_send_buf_size: Some(size), ..ServerParams::DEFAULT };
-        let mut rig = engine.between(&server, &ClientParams::DEFAULT);
-        // A client with the largest windows that never reads from its socket: only buffers hold data back.
-        let (mut client, connection) = h2::client::Builder::new()
-            .initial_window_size((1 << 31) - 1)
-            .initial_connection_window_size((1 << 31) - 1)
-            .handshake::<_, Bytes>(rig.client_io.take().unwrap())
-            .await
-            .unwrap();
-        let (response, _) = client.send_request(get(), true).unwrap();
-        let mut connection = Box::pin(connection);
-        assert!(timeout(Duration::from_millis(1), &mut connection).await.is_err());
-        let mut endpoint = rig.endpoint().await;
-        let mut body = endpoint.asked().await.answer();
-        totals.push(taken(&mut body, 8 << 20).await);
-        drop((response, connection));
-    }
-    // Pipes and windows hold the same in both cases; the window that reading gives back comes in steps of half of it.
-    let more = totals[1] - totals[0];
-    assert!((600_000 - 16_384..3 * 600_000).contains(&more), "{totals:?}");
-}
-
 async fn server_keep_alive_pings_and_closes(engine: Engine) {
     let keep_alive = Some(KeepAlive { interval: Duration::from_secs(10), timeout: Duration::from_secs(3) });
     let (mut peer, _, _rig) = engine.client(&ServerParams { keep_alive, ..ServerParams::DEFAULT }).await;
@@ -388,198 +289,6 @@ async fn client_keep_alive_pings_and_closes(engine: Engine) {
     assert!(timeout(hour, peer.until(PING)).await.is_err(), "idle connections are left alone");
     let (_response, _) = client.send_request(get(), true).unwrap();
     assert!(timeout(hour, peer.until(PING)).await.unwrap().is_some());
-}
-
-async fn header_list_above_the_servers_limit_is_431(engine: Engine) {
-    let server = ServerParams { max_header_list_size: Some(1_000), ..ServerParams::DEFAULT };
-    let mut rig = engine.between(&server, &ClientParams::DEFAULT);
-    let mut client = rig.client().await;
-    let mut req = get();
-    req.headers_mut().insert("large", "x".repeat(2_000).parse().unwrap());
-    let (response, _) = client.send_request(req, true).unwrap();
-    assert_eq!(response.await.unwrap().status(), 431);
-}
-
-async fn header_list_far_above_the_servers_limit(engine: Engine, expected: Outcome) {
-    let server = ServerParams { max_header_list_size: Some(1_000), ..ServerParams::DEFAULT };
-    let mut rig = engine.between(&server, &ClientParams::DEFAULT);
-    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
-    let (other, _) = client.send_request(get(), true).unwrap();
-    let mut asked = endpoint.asked().await;
-    let mut req = get();
-    req.headers_mut().insert("large", "x".repeat(30_000).parse().unwrap());
-    let (response, _) = client.send_request(req, true).unwrap();
-    let response = response.await.map(|rsp| rsp.status().as_u16());
-    let _ = asked.respond.send_response(Response::new(()), true);
-    match expected {
-        Outcome::Stream => assert_eq!((response.unwrap(), other.await.unwrap().status().as_u16()), (431, 200)),
-        _ => assert!(response.is_err() && other.await.is_err()),
-    }
-}
-
-async fn trailers_above_the_clients_limit(engine: Engine, expected: Outcome) {
-    let client = ClientParams { max_header_list_size: Some(1_000), ..ClientParams::DEFAULT };
-    let mut rig = engine.between(&ServerParams::DEFAULT, &client);
-    let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
-    let (response, _) = client.send_request(get(), true).unwrap();
-    let mut trailers = HeaderMap::new();
-    trailers.insert("large", "x".repeat(2_000).parse().unwrap());
-    endpoint.asked().await.answer().send_trailers(trailers).unwrap();
-    let message = async { collect(response.await?.body_mut()).await };
-    match expected {
-        Outcome::Cut => assert_eq!(message.await.unwrap(), (Vec::new(), Some(HeaderMap::new()))),
-        _ => assert!(message.await.is_err()),
-    }
-}
-
-async fn header_list_above_the_clients_limit_is_502(engine: Engine) {
-    for (limit, status) in [(1_000, 502), (10_000, 200)] {
-        let client = ClientParams { max_header_list_size: Some(limit), ..ClientParams::DEFAULT };
-        let mut rig = engine.between(&ServerParams::DEFAULT, &client);
-        let (mut client, mut endpoint) = (rig.client().await, rig.endpoint().await);
-        let (response, _) = client.send_request(get(), true).unwrap();
-        let head = Response::builder().header("large", "x".repeat(2_000)).body(()).unwrap();
-        endpoint.asked().await.respond.send_response(head, true).unwrap();
-        assert_eq!(response.await.unwrap().status(), status);
-    }
-}
-
-async fn resets_before_they_are_accepted_end_the_connection_at_the_limit(engine: Engine) {
-    for (limit, ends) in [(3, true), (20, false)] {
-        let params = ServerParams { max_pending_accept_reset_streams: Some(limit), ..ServerParams::DEFAULT };
-        let (mut peer, _, mut rig) = engine.client(&params).await;
-        let mut frames = Vec::new();
-        for stream in (1_u32..).step_by(2).take(10) {
-            frames.extend([0, 0, 3, 1, 5]);
-            frames.extend(stream.to_be_bytes());
-            frames.extend([0x82, 0x86, 0x84]);
-            frames.extend([0, 0, 4, RST_STREAM, 0]);
-            frames.extend(stream.to_be_bytes());
-            frames.extend(8_u32.to_be_bytes());
-        }
-        // In one write, so that the server reads them before it accepts any.
-        peer.0.write_all(&frames).await.unwrap();
-        if ends {
-            assert_eq!(peer.go_away().await, Reason::ENHANCE_YOUR_CALM);
-        } else {
-            peer.send(PING, 0, 0, &[1; 8]).await;
-            while !matches!(peer.frame().await.unwrap(), Frame { kind: PING, flags: 1, .. }) {}
-        }
-        rig.endpoint_ios.close();
-    }
-}
-
-async fn protocol_errors_of_a_client_end_the_connection_at_the_limit(engine: Engine) {
-    let params = ServerParams { max_local_error_reset_streams: Some(3), ..ServerParams::DEFAULT };
-    let (mut peer, _, _rig) = engine.client(&params).await;
-    for stream in (1..).step_by(2).take(10) {
-        // HEADERS with END_STREAM: POST http / with content-length: 5, but there is no body.
-        peer.send(1, 5, stream, &[0x83, 0x86, 0x84, 0x0f, 0x0d, 1, b'5']).await;
-    }
-    assert_eq!(peer.go_away().await, Reason::ENHANCE_YOUR_CALM);
-}
-
-async fn protocol_errors_of_an_endpoint_end_the_connection_at_the_limit(engine: Engine) {
-    let params = ClientParams { max_local_error_reset_streams: Some(3), ..ClientParams::DEFAULT };
-    let (mut peer, _, mut rig) = engine.server(&params).await;
-    let mut client = rig.client().await;
-    let mut responses = Vec::new();
-    // All before the first answer, or else another connection takes the later ones.
-    for _ in 0..4 {
-        responses.push(client.send_request(get(), true).unwrap().0);
-        assert!(peer.until(1).await.is_some());
-    }
-    for stream in [1, 3, 5, 7] {
-        // HEADERS with END_STREAM: 200 with content-length: 5, but there is no body.
-        peer.send(1, 5, stream, &[0x88, 0x0f, 0x0d, 1, b'5']).await;
-    }
-    assert_eq!(peer.go_away().await, Reason::ENHANCE_YOUR_CALM);
-}
-
-async fn cancelled_requests_with_late_answers_do_not_end_the_shared_connection(engine: Engine) {
-    // This client alone would not be let.
-    let protection = Protection { max_premature_resets: 2_000, ..Protection::DEFAULT };
-    let server = ServerParams { protection, ..ServerParams::DEFAULT };
-    let mut rig = engine.between(&server, &ClientParams::DEFAULT);
-    let mut client = rig.client().await;
-    let mut endpoint = Endpoint::accept(rig.endpoint_ios.recv().await.unwrap()).await;
-    let mut late = Vec::new();
-    // More than the 1,024 local errors that a connection survives, and than the 50 resets that h2 remembers itself.
-    for _ in 0..1_500 {
-        let (response, mut stream) = client.send_request(get(), true).unwrap();
-        let mut asked = endpoint.asked().await;
-        stream.send_reset(Reason::CANCEL);
-        drop(response);
-        let mut body = asked.answer();
-        let _ = body.send_data("late".into(), true);
-        late.push((asked, body));
-    }
-    let (response, _) = client.send_request(get(), true).unwrap();
-    endpoint.asked().await.answer().send_data("alive".into(), true).unwrap();
-    assert_eq!(collect(response.await.unwrap().body_mut()).await.unwrap().0, b"alive");
-    assert!(rig.endpoint_ios.try_recv().is_err(), "no second connection");
-}
-
-async fn few_remembered_resets_end_the_connection_that_many_survive(engine: Engine) {
-    for (remembered, survives) in [(0, false), (100, true)] {
-        let params = ClientParams {
-            max_concurrent_reset_streams: Some(remembered),
-            max_local_error_reset_streams: Some(5),
-            ..ClientParams::DEFAULT
-        };
-        let (mut peer, _, mut rig) = engine.server(&params).await;
-        let mut client = rig.client().await;
-        for stream in (1..).step_by(2).take(20) {
-            let (response, mut body) = client.send_request(get(), true).unwrap();
-            if peer.until(1).await.is_none() {
-                break;
-            }
-            body.send_reset(Reason::CANCEL);
-            drop(response);
-            if peer.until(RST_STREAM).await.is_none() {
-                break;
-            }
-            // HEADERS of the answer, too late.
-            peer.send(1, 5, stream, &[0x88]).await;
-        }
-        peer.send(PING, 0, 0, &[1; 8]).await;
-        let mut alive = false;
-        while let Some(frame) = peer.frame().await {
-            if frame.kind == GOAWAY {
-                break;
-            }
-            if frame.kind == PING {
-                alive = true;
-                break;
-            }
-        }
-        assert_eq!(alive, survives, "{remembered} remembered");
-    }
-}
-
-async fn frames_above_the_limit_are_refused(engine: Engine) {
-    for (limit, ends) in [(None, true), (Some(20_000), false)] {
-        let (mut peer, _, mut rig) =
-            engine.client(&ServerParams { max_frame_size: limit, ..ServerParams::DEFAULT }).await;
-        peer.send(1, 4, 1, POST).await;
-        peer.send(DATA, 1, 1, &[0; 16_385]).await;
-        if ends {
-            assert_eq!(peer.go_away().await, Reason::FRAME_SIZE_ERROR);
-        } else {
-            let mut endpoint = rig.endpoint().await;
-            let (bytes, _) = collect(endpoint.asked().await.request.body_mut()).await.unwrap();
-            assert_eq!(bytes.len(), 16_385);
-        }
-    }
-}
-
-async fn streams_above_the_limit_are_refused(engine: Engine) {
-    let params = ServerParams { max_concurrent_streams: Some(1), ..ServerParams::DEFAULT };
-    let (mut peer, _, _rig) = engine.client(&params).await;
-    peer.send(1, 5, 1, GET).await;
-    peer.send(1, 5, 3, GET).await;
-    let code = peer.until(RST_STREAM).await.unwrap();
-    assert_eq!(Reason::from(u32::from_be_bytes(code.try_into().unwrap())), Reason::REFUSED_STREAM);
 }
 
 /// For each of them, whether a client is told anything within an hour.
