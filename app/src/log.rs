@@ -49,7 +49,7 @@ struct Fixed;
 
 impl LogLevel {
     /// Logs to standard output, as `filter` says. A thread of its own writes; lines that it cannot write in time are dropped
-    /// and counted. Those that wait at the end are written when the guard is dropped.
+    /// and counted. Lines that wait at the end are written when the guard is dropped.
     ///
     /// # Errors
     ///

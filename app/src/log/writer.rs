@@ -36,7 +36,7 @@ struct Counted<W> {
 
 /// Lines that may wait to be written; with [`MAX_LINE`] they bound the memory of a log that nobody reads to 32 MiB.
 const MAX_WAITING: usize = 4_096;
-/// Bytes of a line. Those of ours have some hundred; names in certificates and texts of peers have any number.
+/// Bytes of a line. The proxy's own have some hundred; names in certificates and texts of peers have any number.
 const MAX_LINE: usize = 8 << 10;
 /// Bytes of a text in a JSON line that is too long.
 const MAX_TEXT: usize = 256;

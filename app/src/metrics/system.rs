@@ -12,11 +12,11 @@ pub(super) struct Log {
     pub(super) access_log: Option<Arc<AccessLog>>,
 }
 
-/// The build's.
+/// Metrics of the build.
 #[derive(Debug)]
 pub(super) struct Build;
 
-/// Those of the system, from `/proc`.
+/// Metrics of the system, from `/proc`.
 #[derive(Debug)]
 pub(super) struct System;
 

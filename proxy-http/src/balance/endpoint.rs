@@ -1,4 +1,4 @@
-//! An endpoint as service discovery describes it: address, weight, parameters, labels. And its status.
+//! An endpoint as service discovery describes it: address, weight, parameters, labels; and the endpoint's status.
 
 use crate::balance::report::{Report, Reports};
 use http::uri::Authority;
@@ -10,13 +10,13 @@ use std::{fmt, num::NonZeroU32};
 pub struct Endpoint<A> {
     /// The target of the connector. Also identifies the endpoint, and names it in logs and metrics.
     pub addr: A,
-    /// Its share of the requests, against other endpoints' weights: of equally fast endpoints one of weight 3 gets three
+    /// Its share of the requests, relative to other endpoints' weights: of equally fast endpoints one of weight 3 gets three
     /// times the requests of one of weight 1, give or take 5 % of a few thousand, whatever the load. Default: 1.
     pub weight: NonZeroU32,
     /// Parameters of its connections; each that is set takes precedence over that of [`Connect`](crate::Connect).
     /// Default: none is set.
     pub params: ClientParams,
-    /// The authority of requests to it, in place of the ones that clients have sent, but for CONNECT. `None`: theirs.
+    /// The authority of requests to it, but for CONNECT. `None`: requests keep the authority that their client has sent.
     pub authority: Option<Authority>,
     /// Names and values that label its metrics; [`Status`] has them. Default: none.
     pub labels: Vec<(String, String)>,
@@ -41,7 +41,8 @@ pub struct Status {
     pub streams: usize,
     /// The moving average of the time to a response's head, in seconds, as of the last response. `None`: not measured, as with a single endpoint.
     pub latency: Option<f64>,
-    /// Why the last attempt to connect failed, or that the last connection was lost before any response. `None`: neither.
+    /// The error of the last attempt to connect, or of the last connection if it was lost before any response. `None`: neither
+    /// failed.
     pub error: Option<String>,
     /// The report of its health checks. `None`: it is not checked.
     pub report: Option<Report>,

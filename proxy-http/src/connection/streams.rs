@@ -156,7 +156,7 @@ impl Streams {
         self.window.store(bytes, Relaxed);
     }
 
-    /// The engine has applied SETTINGS that the peer has acknowledged. Those that make windows smaller may leave a stream
+    /// The engine has applied SETTINGS that the peer has acknowledged. SETTINGS that make windows smaller may leave a stream
     /// without any although all of its DATA is read: h2 sends WINDOW_UPDATE when DATA is read, and not then.
     pub(super) fn settings_applied(&self) {
         self.acknowledged.fetch_add(1, Relaxed);

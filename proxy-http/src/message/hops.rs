@@ -26,7 +26,7 @@ pub(crate) fn pass(headers: &mut HeaderMap, in_flight: usize) -> Result<(), TooM
     if in_flight < MIN_IN_FLIGHT {
         return Ok(());
     }
-    // What is no number is not ours.
+    // A value that is no number is of another program's field.
     let hops = headers.get(HOPS).and_then(|hops| hops.to_str().ok()?.parse().ok()).unwrap_or(0);
     if hops >= MAX_HOPS {
         return Err(TooManyHops);

@@ -10,19 +10,19 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// How many requests a client may send.
+/// The rate at which one client may send requests.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Rate {
     /// Requests a second, in the long run.
     pub per_second: NonZeroU32,
-    /// Requests at once, after a time without any.
+    /// Requests that may come at once, after a time without any.
     pub burst: NonZeroU32,
 }
 
-/// The clients that have sent requests of late, for all proxies that share it.
+/// Counts the requests of each client against one [`Rate`], for all proxies that share it.
 ///
-/// A client is an address of IPv4, or all addresses of IPv6 with the same first 64 bits, which one host may have. Of 65,536 clients and
-/// more, some that have no place of their own share one.
+/// A client is an IPv4 address, or all IPv6 addresses with the same first 64 bits, which one host may have. From some 65,536 clients at
+/// a time on, the clients that have no entry of their own share one.
 #[derive(Debug)]
 pub struct ClientRates {
     rate: Rate,
@@ -38,7 +38,7 @@ pub struct ClientRates {
 #[derive(Debug, Default)]
 struct Shard {
     clients: HashMap<IpAddr, u64>,
-    /// The clients that have no place.
+    /// The clients that have no entry of their own.
     others: u64,
     /// When the clients that are forgotten were last removed.
     swept: u64,

@@ -59,7 +59,7 @@ use tower_service::Service;
 /// | no route takes the request | 404, gRPC status 12 |
 /// | its route has no back end with a weight above zero | 500, 14 |
 /// | all destinations that may be connected to have requests in flight | 503, 14 |
-/// | the request has come back 16 times | 508, gRPC status 13 |
+/// | the request has come back 16 times, while 128 requests and more are in flight | 508, gRPC status 13 |
 /// | the client is denied, or its certificate has expired | 403, gRPC status 7 |
 /// | the client has sent more requests than its rate allows | 429 with `retry-after`, gRPC status 8 |
 /// | extended CONNECT (RFC 8441), or a WebSocket of HTTP/1.1, that an endpoint does not support | 501 |
@@ -97,8 +97,8 @@ enum Destination {
     Found(Arc<dyn Find>),
 }
 
-/// The client whose requests are forwarded. By default its address is neither known nor told, it has no certificate, is
-/// neither limited nor denied, and does not expire.
+/// The client whose requests a proxy forwards. By default its address is not known, it has no certificate, and its requests are
+/// neither limited nor denied.
 #[derive(Clone, Debug, Default)]
 pub struct Client {
     /// The client's address. `None`: it is not known.
@@ -106,8 +106,8 @@ pub struct Client {
     /// The field in which endpoints are told the client's address, if it is known, behind its entries. `None`: they are not
     /// told.
     pub forwarded: Option<ForwardedField>,
-    /// The clients whose requests are limited, of which this is one if its address is known; a request too many is answered with 429,
-    /// gRPC status 8. `None`: there is no limit.
+    /// The rate limit of the client's requests, which counts them by the client's address; requests beyond it are answered with 429,
+    /// gRPC status 8. `None`, or an address that is not known: no limit.
     pub rates: Option<Arc<ClientRates>>,
     /// Whether all requests are answered with 403, gRPC status 7.
     pub denied: bool,

@@ -82,13 +82,13 @@ impl Server {
         self.serve_accepted(Accepted::default(), io, service, drain).await
     }
 
-    /// Serves one connection like [`serve`](Self::serve), with the facts that are known of it: its client's address, which
-    /// [`Transport::connections`](crate::stats::Transport::connections) tells, its protocol, as from ALPN, which then is
-    /// not detected, and an observer of its requests.
+    /// Serves one connection like [`serve`](Self::serve), with the facts of [`Accepted`]: the client's address, which
+    /// [`Transport::connections`](crate::stats::Transport::connections) lists; the protocol, for example from ALPN, which is then
+    /// not detected; and an observer of the connection's requests.
     ///
     /// # Errors
     ///
-    /// Those of [`serve`](Self::serve).
+    /// As [`serve`](Self::serve) says.
     pub async fn serve_accepted<I, S, B, D>(&self, accepted: Accepted, io: I, service: S, drain: D) -> Result<(), Error>
     where
         I: AsyncRead + AsyncWrite + Unpin,

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 /// Observes the requests of a client's connection. Called on the thread that serves the connection, so it must not block.
 pub trait Observe: fmt::Debug + Send + Sync {
-    /// Called for each request when its head has come, before anything else reads it, so changes of its fields go on to the
+    /// Called for each request when its head has come, before the proxy reads it, so that changed fields are sent to the
     /// endpoint. `None`: the request is not recorded.
     fn observe(&self, head: &mut request::Parts) -> Option<Box<dyn ObserveEnd>>;
 
@@ -82,13 +82,13 @@ pub struct Retry {
 /// The end of a request whose response is not whole.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Reset {
-    /// The one that ended it.
+    /// The side that ended it.
     pub by: ResetBy,
     /// The error code of RST_STREAM. `None`: the connection was lost or closed, or it is of HTTP/1.1.
     pub code: Option<u32>,
 }
 
-/// The one that ended a request before its response was whole.
+/// The side that ended a request before its response was whole.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ResetBy {
     /// The client.

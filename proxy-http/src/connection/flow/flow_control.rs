@@ -1,4 +1,4 @@
-//! The flow control of what one connection receives, and its PINGs, as the connection's task runs them.
+//! The flow control of DATA that one connection receives, and its PINGs, as the connection's task runs them.
 
 use crate::{
     connection::{

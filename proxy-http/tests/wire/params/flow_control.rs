@@ -1,4 +1,4 @@
-//! Windows, and the buffer of what is sent.
+//! Windows, and the send buffer.
 
 use super::{Engine, INITIAL_WINDOW_SIZE, WINDOWS};
 use crate::{

@@ -105,7 +105,7 @@ const SIDES: [(FlowControl, Side); 4] = [
     ),
 ];
 
-/// What happens to one of the connections. Bytes and indices are taken as far as there are any.
+/// An event on one of the connections. Bytes and indices are taken as far as there are any.
 #[derive(Clone, Debug)]
 enum Step {
     Open,
