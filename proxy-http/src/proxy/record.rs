@@ -70,8 +70,9 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let ProxyShared { limits, stats, .. } = &*self.shared;
         limits.in_flight.fetch_sub(1, Relaxed);
-        // Without a body there is no response, or one of the proxy itself.
-        let is_whole = self.body.as_ref().map_or(self.status.is_some(), Body::is_end_stream);
+        // Without a body there is no response, or one of the proxy itself. To ask a body takes h2's lock, so it is asked for the
+        // record alone.
+        let is_cut = self.record.is_on() && !self.body.as_ref().map_or(self.status.is_some(), Body::is_end_stream);
         // First, because the response's body counts as the connection's stream as long as it lives.
         self.body = None;
         self.shared.endpoints(self.http1).finish(self.attempt.take());
@@ -91,7 +92,7 @@ impl Drop for Exchange {
             end.grpc_status = self.grpc_response.status.or(end.grpc_status);
             end.duration = now() - self.started;
             end.labels = self.counters.as_ref().and_then(|counters| counters.labels().cloned());
-            if !is_whole && end.proxy_error.is_none() {
+            if is_cut && end.proxy_error.is_none() {
                 // Nobody else drops a response that goes on.
                 end.reset.get_or_insert(Reset { by: ResetBy::Client, code: None });
             }
