@@ -69,8 +69,8 @@ pub(crate) struct OpenStream {
     blocked: Option<u32>,
     /// The most that can have come of it with padding, in bytes.
     received: usize,
-    /// `None`: smaller windows cannot block it.
-    reader: Option<Reader>,
+    /// `None`: smaller windows cannot block it. Boxed, since few streams receive enough for that.
+    reader: Option<Box<Reader>>,
 }
 
 /// A reader that waits for DATA, as [`Streams::readers`] has it.
@@ -397,7 +397,7 @@ impl OpenStream {
                 let waker = cx.waker().clone();
                 streams.readers.lock().expect(UNPOISONED).insert(id, waker.clone());
                 let acknowledged = reader.as_ref().map_or(0, |reader| reader.acknowledged);
-                reader.insert(Reader { id, waker, acknowledged })
+                reader.insert(Box::new(Reader { id, waker, acknowledged }))
             }
         };
         let acknowledged = streams.acknowledged.load(Relaxed);

@@ -10,24 +10,22 @@ use crate::{
 use bytes::Bytes;
 use h2::Reason;
 use http_body::{Body, Frame};
-use std::{fmt, mem, sync::atomic::Ordering::Relaxed, task::Poll};
+use std::{fmt, sync::atomic::Ordering::Relaxed, task::Poll};
 
 impl Exchange {
     /// Records an attempt, if one was made.
     pub(super) fn record_attempt(&mut self) {
-        if self.record.is_on()
-            && let Some(attempt) = &self.attempt
-        {
-            self.facts.time_to_send.get_or_insert_with(|| now() - self.started);
-            self.facts.endpoint = self.endpoints().addr(attempt);
-            self.facts.attempts = self.facts.attempts.saturating_add(1);
+        if let (Some(facts), Some(attempt)) = (&mut self.facts, &self.attempt) {
+            facts.time_to_send.get_or_insert_with(|| now() - self.started);
+            facts.endpoint = self.shared.endpoints(self.http1).addr(attempt);
+            facts.attempts = facts.attempts.saturating_add(1);
         }
     }
 
     /// Records that the response's head has come.
     pub(super) fn record_head(&mut self) {
-        if self.record.is_on() {
-            self.facts.time_to_head = Some(now() - self.started);
+        if let Some(facts) = &mut self.facts {
+            facts.time_to_head = Some(now() - self.started);
         }
     }
 
@@ -35,7 +33,9 @@ impl Exchange {
     pub(super) fn record_frame(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, body::Error>>>) {
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                self.facts.response_bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                if let Some(facts) = &mut self.facts {
+                    facts.response_bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                }
             }
             Poll::Ready(Some(Err(error))) if error.is_malformed() || error.is_cut_off() => {
                 self.record.cut(ProxyError::BadResponse, self.reset_code());
@@ -85,7 +85,7 @@ impl Drop for Exchange {
         }
         self.record.edit(|end| {
             let ExchangeFacts { attempts, endpoint, time_to_send, time_to_head, response_bytes } =
-                mem::take(&mut self.facts);
+                self.facts.take().map_or_else(ExchangeFacts::default, |facts| *facts);
             (end.attempts, end.endpoint, end.time_to_head) = (attempts, endpoint, time_to_head);
             (end.time_to_send, end.response_bytes) = (time_to_send, response_bytes);
             end.status = end.status.or(self.status);
