@@ -50,6 +50,10 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // Most writes have one slice, which the kernel sends at less cost than a list of one.
+        if let [buf] = bufs {
+            return self.poll_write(cx, buf);
+        }
         on_stream!(self, poll_write_vectored(cx, bufs))
     }
 
