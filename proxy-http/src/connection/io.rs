@@ -202,7 +202,11 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
                 let read = short.filled().len();
                 buf.advance(read);
             } else {
-                ready!(inner.poll_read(cx, buf))?;
+                let polled = inner.poll_read(cx, buf);
+                if polled.is_pending() {
+                    incoming.peer.read_pending();
+                }
+                ready!(polled)?;
             }
             let read = &mut buf.filled_mut()[before..];
             let count = read.len();
@@ -397,6 +401,13 @@ impl Peer {
             Self::Http2Client(frames) => frames.read(read),
             Self::Http2Endpoint(frames) => Some(frames.read(read)),
             Self::Other | Self::Http1Endpoint(_) => Some(FramesRead::default()),
+        }
+    }
+
+    /// The transport has nothing to read.
+    fn read_pending(&self) {
+        if let Self::Http2Client(frames) = self {
+            frames.read_pending();
         }
     }
 

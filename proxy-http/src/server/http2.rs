@@ -255,7 +255,10 @@ where
         self.poll_streams(cx);
         self.wake.resume();
         ready!(self.poll_handshake())?;
-        let Some(accepted) = self.accept()? else { return Poll::Ready(Ok(())) };
+        self.frame_counts.set_accepting(true);
+        let accepted = self.accept();
+        self.frame_counts.set_accepting(false);
+        let Some(accepted) = accepted? else { return Poll::Ready(Ok(())) };
         self.connection_state.update_blocked();
         self.poll_pings(cx)?;
         if accepted {

@@ -1,4 +1,5 @@
-//! Frames that are written together: none is left behind, however few bytes the transport takes at once.
+//! Frames that are written together: none is left behind, however few bytes the transport takes at once. Requests that are read
+//! together.
 
 use crate::{
     frames::{DATA, GET, HEADERS, Peer, SETTINGS, WINDOW_UPDATE},
@@ -28,11 +29,18 @@ use tokio::{
 const SECOND: Duration = Duration::from_secs(1);
 const MIB: usize = 1 << 20;
 
-/// A pipe that counts writes.
-struct Counted(DuplexStream, Arc<AtomicUsize>);
+/// A pipe that counts writes, and polls for bytes to read.
+struct Counted(DuplexStream, Arc<Calls>);
+
+#[derive(Default)]
+struct Calls {
+    reads: AtomicUsize,
+    writes: AtomicUsize,
+}
 
 impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.1.reads.fetch_add(1, Relaxed);
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
@@ -47,7 +55,7 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.1.fetch_add(1, Relaxed);
+        self.1.writes.fetch_add(1, Relaxed);
         Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
     }
 
@@ -108,8 +116,8 @@ async fn bodies_are_whole_on_transports_that_take_any_number_of_bytes() {
 async fn a_mebibyte_takes_few_writes() {
     let mut rig = Rig::defaults();
     let (near, far) = tokio::io::duplex(4 * MIB);
-    let writes = Arc::<AtomicUsize>::default();
-    let (server, proxy, counted) = (rig.server.clone(), rig.proxy.clone(), Counted(far, Arc::clone(&writes)));
+    let calls = Arc::<Calls>::default();
+    let (server, proxy, counted) = (rig.server.clone(), rig.proxy.clone(), Counted(far, Arc::clone(&calls)));
     tokio::spawn(async move { server.serve(counted, proxy, pending()).await });
     let mut builder = client::Builder::new();
     builder.initial_window_size(4 << 20).initial_connection_window_size(1 << 24);
@@ -117,11 +125,35 @@ async fn a_mebibyte_takes_few_writes() {
         join!(async { builder.handshake(near).await.unwrap() }, rig.endpoint());
     tokio::spawn(connection);
     download(&mut client, &mut endpoint, &body(MIB), usize::MAX).await;
-    let before = writes.load(Relaxed);
+    let before = calls.writes.load(Relaxed);
     download(&mut client, &mut endpoint, &body(4 * MIB), usize::MAX).await;
-    let writes = writes.load(Relaxed) - before;
+    let writes = calls.writes.load(Relaxed) - before;
     // 64 frames in each; a turn of the endpoint's connection brings 128 KiB.
     assert!(writes <= 4 * 24, "{writes}");
+}
+
+/// h2 reads before each request that it hands out.
+#[tokio::test(start_paused = true)]
+async fn requests_that_come_together_take_few_reads() {
+    const REQUESTS: usize = 64;
+    let mut rig = Rig::defaults();
+    let (near, far) = tokio::io::duplex(MIB);
+    let calls = Arc::<Calls>::default();
+    let (server, proxy, counted) = (rig.server.clone(), rig.proxy.clone(), Counted(far, Arc::clone(&calls)));
+    tokio::spawn(async move { server.serve(counted, proxy, pending()).await });
+    let (mut client, mut endpoint) = join!(client(near), rig.endpoint());
+    for _ in 0..3 {
+        let before = calls.reads.load(Relaxed);
+        let responses: Vec<_> = (0..REQUESTS).map(|_| client.send_request(get(), true).unwrap().0).collect();
+        for _ in 0..REQUESTS {
+            endpoint.asked().await.answer().send_data(Bytes::new(), true).unwrap();
+        }
+        for response in responses {
+            let _ = timeout(SECOND, response).await.expect("is read").unwrap();
+        }
+        let reads = calls.reads.load(Relaxed) - before;
+        assert!(reads < REQUESTS / 2, "{reads}");
+    }
 }
 
 /// A client's SETTINGS, and a GET.

@@ -144,10 +144,10 @@ impl FrameRates {
 }
 
 impl FrameReader<FrameRates> {
-    /// Whether more may be read now; if not, either `cx` is woken soon or a limit is exceeded.
+    /// Whether the transport may be read now; if not, `cx` is woken soon or by the transport, or a limit is exceeded.
     pub(crate) fn may_read(&self, cx: &mut Context<'_>) -> bool {
         let seen = &self.observer.seen;
-        if seen.exceeded().is_some() {
+        if seen.waits.load(Relaxed) || seen.exceeded().is_some() {
             return false;
         }
         let has_turn = seen.turn.load(Relaxed) < FRAMES_A_TURN;
@@ -155,6 +155,11 @@ impl FrameReader<FrameRates> {
             wake::after_others(cx);
         }
         has_turn
+    }
+
+    /// The transport has nothing to read.
+    pub(crate) fn read_pending(&self) {
+        self.observer.seen.read_pending();
     }
 
     /// Goes on with `bytes`, which were read. `None`: they exceed a limit.

@@ -14,6 +14,10 @@ pub(crate) struct FrameCounts {
     pub(super) exceeded: AtomicU8,
     /// Frames since the task was polled.
     pub(super) turn: AtomicU32,
+    /// Whether the task accepts requests now, one after the other.
+    accepting: AtomicBool,
+    /// Whether the transport has had nothing to read since the task began to accept requests.
+    pub(super) waits: AtomicBool,
 }
 
 // === impl FrameCounts ===
@@ -39,6 +43,20 @@ impl FrameCounts {
     pub(crate) fn start_turn(&self) {
         self.turn.store(0, Relaxed);
         self.reset.store(false, Relaxed);
+    }
+
+    /// The connection's task begins or ends to accept requests.
+    ///
+    /// h2 reads and writes before each request that it hands out. One read brings many requests, and the transport that had
+    /// nothing to read behind them has woken nobody since, so it is not asked again before the last of them.
+    pub(crate) fn set_accepting(&self, accepting: bool) {
+        self.accepting.store(accepting, Relaxed);
+        self.waits.store(false, Relaxed);
+    }
+
+    /// The transport has nothing to read, and wakes the task when it has.
+    pub(super) fn read_pending(&self) {
+        self.waits.store(self.accepting.load(Relaxed), Relaxed);
     }
 
     /// Whether the client has reset a stream in this turn.
