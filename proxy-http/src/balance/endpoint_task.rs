@@ -111,9 +111,11 @@ impl EndpointTask {
         }
     }
 
-    pub(super) async fn run<A, C>(mut self, target: A, mut connect: Connect<C, Replay>)
+    /// Runs until it is aborted. Borrows all that it needs, which a future that owned it would have room for twice: as its
+    /// arguments, and as its local variables.
+    pub(super) async fn run<A, C>(&mut self, target: &A, connect: &mut Connect<C, Replay>)
     where
-        A: Clone + Send + 'static,
+        A: Clone + Send + Sync + 'static,
         C: Service<A> + Clone + Send + 'static,
         C::Response: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         C::Error: Into<BoxError>,
@@ -121,12 +123,12 @@ impl EndpointTask {
     {
         let mut idle_check = self.params.max_idle.map(|idle| tokio::time::interval((idle / 2).max(MIN_IDLE_CHECK)));
         loop {
-            self.start_attempts(&target, &connect);
+            self.start_attempts(target, connect);
             tokio::select! {
                 Some((started, made)) = self.attempts.next() => self.handle_attempt(started, made),
                 Some(open) = self.open.next() => {
                     if let Some(go_away) = open.connection_state.go_away() {
-                        self.handle_go_away(go_away, &mut connect);
+                        self.handle_go_away(go_away, connect);
                     }
                     self.handle_closed(&open);
                 }

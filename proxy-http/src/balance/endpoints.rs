@@ -325,7 +325,7 @@ impl Balancer {
         let addr = Arc::<str>::from(endpoint.addr.to_string());
         let demand = Arc::<Notify>::default();
         let (on_transport, on_capacity) = (Arc::downgrade(self), Arc::downgrade(self));
-        let connect = connect
+        let mut connect = connect
             .peer(Arc::clone(&addr))
             .authority(endpoint.authority.as_ref())
             .on_transport(Arc::new(move || {
@@ -338,7 +338,9 @@ impl Balancer {
                     shared.wake_waiting(id);
                 }
             }));
-        let task = EndpointTask::new(id, Arc::clone(&addr), self, &self.log, &demand, endpoint.reports.clone());
+        let mut task = EndpointTask::new(id, Arc::clone(&addr), self, &self.log, &demand, endpoint.reports.clone());
+        let target = endpoint.addr.clone();
+        let task = tokio::spawn(async move { task.run(&target, &mut connect).await });
         state.endpoints.push(EndpointState {
             id,
             addr,
@@ -359,7 +361,7 @@ impl Balancer {
             verdict: endpoint.reports.as_ref().map_or(Verdict::Healthy, Reports::verdict),
             reports: endpoint.reports.clone(),
             demand,
-            _task: AbortOnDrop(tokio::spawn(task.run(endpoint.addr.clone(), connect)).abort_handle()),
+            _task: AbortOnDrop(task.abort_handle()),
         });
         state.recompute();
         id

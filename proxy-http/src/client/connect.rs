@@ -261,7 +261,7 @@ where
                         on_capacity,
                         max_malformed,
                     };
-                    tokio::spawn(driver.drive(h2.clone(), open));
+                    driver.spawn(h2.clone(), open);
                     Engine::Http2(h2)
                 }
                 Protocol::Http1 => {

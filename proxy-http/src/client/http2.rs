@@ -128,10 +128,16 @@ fn is_closed_by_peer(error: &BoxError) -> bool {
     io.is_some_and(|io| matches!(io.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset))
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
+impl<I: AsyncRead + AsyncWrite + Send + Unpin + 'static> Driver<I> {
+    /// Starts the task that drives the connection. The task owns the driver and [`drive`](Self::drive) borrows it: a future that is
+    /// given one has room for it twice, as its argument and as its local variable.
+    pub(super) fn spawn(mut self, handle: h2::client::SendRequest<Chunk>, open: watch::Sender<()>) {
+        tokio::spawn(async move { self.drive(handle, open).await });
+    }
+
     /// Drives the connection until it is closed: by the peer, or because all handles are dropped and all streams have ended.
     /// Drops `open` once the connection accepts no more requests: after GOAWAY, or when it is to be replaced.
-    pub(super) async fn drive(mut self, mut handle: h2::client::SendRequest<Chunk>, open: watch::Sender<()>) {
+    async fn drive(&mut self, mut handle: h2::client::SendRequest<Chunk>, open: watch::Sender<()>) {
         let ended = {
             let mut going = pin!(poll_fn(|cx| {
                 if let Poll::Ready(ended) = self.poll(cx) {
