@@ -119,7 +119,11 @@ pub(crate) fn discover_as(
 /// All targets in the order of the endpoints, each address where it comes first.
 fn merge(by_endpoint: &[Vec<Target>]) -> Vec<Endpoint<Target>> {
     let mut seen = BTreeSet::new();
-    by_endpoint.iter().flatten().filter(|target| seen.insert(target.addr)).cloned().map(Endpoint::new).collect()
+    let targets = by_endpoint.iter().flatten().filter(|target| seen.insert(target.addr));
+    let mut merged: Vec<_> = targets.cloned().map(Endpoint::new).collect();
+    // Most destinations have one, and a vector that grows begins with room for four.
+    merged.shrink_to_fit();
+    merged
 }
 
 // === impl Target ===

@@ -218,6 +218,10 @@ impl EndpointTask {
                     endpoint.failed.take_if(|_| endpoint.on_demand || !is_unstable);
                     is_kept = !endpoint.on_demand || is_wanted;
                     if is_kept {
+                        if endpoint.connections.is_empty() {
+                            // Most endpoints have one, and a vector that grows begins with room for four.
+                            endpoint.connections.reserve_exact(1);
+                        }
                         endpoint.connections.push(Connection { handle, used: now });
                     }
                 });

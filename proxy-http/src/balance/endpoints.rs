@@ -291,7 +291,14 @@ impl Balancer {
             }
             true
         });
-        let slow_start = SlowStart::new(self.lock().down_since().is_none());
+        // No more than is needed: most destinations have one endpoint, and a vector that grows begins with room for four.
+        let missing = endpoints.len().saturating_sub(known.len());
+        known.reserve_exact(missing);
+        let slow_start = {
+            let mut state = self.lock();
+            state.endpoints.reserve_exact(missing);
+            SlowStart::new(state.down_since().is_none())
+        };
         for endpoint in endpoints {
             if known.iter().any(|(known, _)| known.addr == endpoint.addr) {
                 continue;
