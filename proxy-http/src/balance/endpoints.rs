@@ -82,7 +82,12 @@ impl Endpoints {
     {
         let shared = Arc::new(Balancer::new(params, connect.is_http1(), Arc::clone(connect.log())));
         let mut known = Vec::new();
+        // A list whose sender is gone never changes, and needs no task. Looked at before the list, whose last change may come between.
+        let is_final = discovered.has_changed().is_err();
         shared.update_endpoints(&mut known, &discovered.borrow_and_update(), connect);
+        if is_final {
+            return Self { shared };
+        }
         let (weak, connect) = (Arc::downgrade(&shared), connect.clone());
         let task = tokio::spawn(async move {
             // Ends when the sender of changes is dropped.
