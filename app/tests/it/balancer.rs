@@ -7,6 +7,7 @@ use http::{Request, Response};
 use std::{
     future::poll_fn,
     net::SocketAddr,
+    task::Poll,
     time::{Duration, Instant},
 };
 use tokio::net::{TcpListener, TcpSocket};
@@ -207,4 +208,33 @@ async fn requests_beyond_what_the_endpoint_takes_are_seen_to_wait_and_more_to_be
     until(&app, "http_balancer_queue_latency_seconds_count{direction=\"outbound\"}", |n| n == 3.0).await;
     let all = "http_balancer_queue_latency_seconds_bucket{le=\"100.0\",direction=\"outbound\"}";
     until(&app, all, |n| n == 3.0).await;
+}
+
+#[tokio::test]
+async fn go_aways_of_endpoints_are_counted_by_code() {
+    const CODES: [(Reason, &str); 3] = [
+        (Reason::NO_ERROR, "NO_ERROR"),
+        (Reason::ENHANCE_YOUR_CALM, "ENHANCE_YOUR_CALM"),
+        (Reason::INTERNAL_ERROR, "INTERNAL_ERROR"),
+    ];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = App::start(listener.local_addr().unwrap(), &[("LINKERD2_PROXY_CORES", "1")]);
+    // Answers one request on each connection, and ends it with the next code.
+    tokio::spawn(async move {
+        for (code, _) in CODES {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            let (_, mut answer) = connection.accept().await.unwrap().unwrap();
+            answer.send_response(Response::new(()), true).unwrap();
+            // Sends the response, which an abrupt end would drop.
+            let _ = poll_fn(|cx| Poll::Ready(connection.poll_closed(cx))).await;
+            connection.abrupt_shutdown(code);
+            let _ = poll_fn(|cx| connection.poll_closed(cx)).await;
+        }
+    });
+    let mut client = connect(app.proxy).await;
+    for (_, name) in CODES {
+        assert_eq!(ask(&mut client).await.unwrap(), 200);
+        app.counted(&format!("http2_go_aways_total{{direction=\"outbound\",code=\"{name}\"}} 1")).await;
+    }
 }

@@ -273,6 +273,7 @@ async fn settings_may_come_later_than_a_connection() {
     let mut peer = Peer(rig.endpoint_ios.recv().await.unwrap());
     sleep(5 * SECOND).await;
     peer.greeted().await;
+    assert!(timeout(SECOND, peer.until(HEADERS)).await.is_err(), "it may take no streams before it says how many");
     peer.send(SETTINGS, 0, 0, &[]).await;
     assert!(peer.until(HEADERS).await.is_some());
     peer.send(HEADERS, END_HEADERS | END_STREAM, 1, &[0x88]).await;
