@@ -16,7 +16,10 @@ use linkerd2_proxy_api::destination::{NoEndpoints, Update, update::Update as Kin
 use proxy_http::{Endpoint, proxy::Absence};
 use std::{
     future::pending,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 use tokio::{
     sync::{Notify, watch},
@@ -35,6 +38,8 @@ pub(super) struct Follower {
     names: Names,
     absence: watch::Sender<Option<Absence>>,
     profile: watch::Sender<Profile>,
+    /// Whether the control plane was not there when it was asked for the profile last.
+    is_away: AtomicBool,
     known: Mutex<Known>,
     /// Notified when DNS is to be followed, or not any more.
     has_changed: Notify,
@@ -79,6 +84,7 @@ impl Follower {
             names,
             absence,
             profile: watch::Sender::new(profile),
+            is_away: AtomicBool::new(false),
             known: Mutex::new(Known::Nothing("the control plane has not answered yet".to_owned())),
             has_changed: Notify::new(),
             registered,
@@ -114,12 +120,11 @@ impl Follower {
         let rejected =
             stream::follow(self.control(), &self.registered, self.linkerd.backoff, open, |event| match event {
                 Event::Message { message, .. } => _ = self.profile.send_replace(Profile::new(message, allow_plaintext)),
+                // A control plane may be without profiles. Any other failure, as of a connection that is cut, says nothing of them.
+                Event::Failed(status) if status.code() == Code::Unimplemented => self.go_on_without_profile(),
                 Event::Failed(status) => {
+                    self.is_away.store(status.code() == Code::Unavailable, Relaxed);
                     self.note_failure(&status);
-                    // A control plane may be without profiles. Any other failure, as of a connection that is cut, says nothing of them.
-                    if status.code() == Code::Unimplemented {
-                        self.go_on_without_profile();
-                    }
                 }
             });
         let status = rejected.await;
@@ -147,7 +152,9 @@ impl Follower {
             match profile {
                 Profile::Waiting => {
                     let limit = self.control().settings.initial_timeout;
-                    if timeout(limit, profiles.changed()).await.is_err() {
+                    // One that is away could not say either whether the destination's own name has endpoints. Asked for them first when
+                    // it is back, it would reject a name that has them by its profile alone.
+                    if timeout(limit, profiles.changed()).await.is_err() && !self.is_away.load(Relaxed) {
                         self.go_on_without_profile();
                     }
                 }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::destinations::endpoint;
 use linkerd2_proxy_api::destination::DestinationProfile;
+use std::time::{Duration, Instant};
 use tonic::Status;
 
 const SHOP: &str = "http://web.shop.svc.cluster.local/";
@@ -113,6 +114,24 @@ async fn a_question_for_a_profile_that_is_cut_says_nothing_of_it() {
 }
 
 #[tokio::test]
+async fn while_the_control_plane_is_away_there_may_be_a_profile() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let mock = Mock::start().await;
+    let a = endpoint("a").await;
+    let rig = Rig::start(mock.addr, &[(INITIAL_TIMEOUT, "1s")]).await;
+    let sent = rig.send(SHOP);
+    let started = Instant::now();
+    while started.elapsed() < 2 * LIMIT {
+        mock.asked_profile().await.reject(Status::unavailable(""));
+    }
+    mock.asked_profile().await.send(named("web-2.shop.svc.cluster.local"));
+    let asked = mock.asked().await;
+    assert_eq!(asked.path(), "web-2.shop.svc.cluster.local:80", "its own name was not asked for");
+    asked.add([weighted(a)]);
+    assert_eq!(sent.await.unwrap(), answered(200, "a"));
+}
+
+#[tokio::test]
 async fn a_profile_that_cannot_be_asked_for_is_not_waited_for_for_long() {
     let mock = Mock::start().await;
     let a = endpoint("a").await;
@@ -120,7 +139,7 @@ async fn a_profile_that_cannot_be_asked_for_is_not_waited_for_for_long() {
     let sent = rig.send(SHOP);
     let asked = tokio::select! {
         asked = mock.asked() => asked,
-        () = async { loop { mock.asked_profile().await.reject(Status::unavailable("")) } } => unreachable!(),
+        () = async { loop { mock.asked_profile().await.reject(Status::internal("")) } } => unreachable!(),
     };
     assert_eq!(asked.path(), SHOP_NAME);
     asked.add([weighted(a)]);
