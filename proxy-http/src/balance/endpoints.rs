@@ -67,7 +67,7 @@ impl Endpoints {
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Outside of a tokio runtime, if there is an endpoint or one may come.
     pub fn spawn<A, C>(
         mut discovered: watch::Receiver<Vec<Endpoint<A>>>,
         connect: &Connect<C, Replay>,

@@ -196,18 +196,21 @@ impl<I: AsyncRead> AsyncRead for Io<I> {
                 continue;
             }
             let before = buf.filled().len();
-            if incoming.reads_short {
+            let polled = if incoming.reads_short {
                 let mut short = ReadBuf::new(buf.initialize_unfilled_to(SHORT_READ.min(buf.remaining())));
-                ready!(inner.poll_read(cx, &mut short))?;
+                let polled = inner.poll_read(cx, &mut short);
                 let read = short.filled().len();
                 buf.advance(read);
+                polled
             } else {
-                let polled = inner.poll_read(cx, buf);
-                if polled.is_pending() {
-                    incoming.peer.read_pending();
-                }
-                ready!(polled)?;
+                inner.poll_read(cx, buf)
+            };
+            if polled.is_pending()
+                && let Peer::Http2Client(frames) = &incoming.peer
+            {
+                frames.note_read_pending();
             }
+            ready!(polled)?;
             let read = &mut buf.filled_mut()[before..];
             let count = read.len();
             open.transport.read(count);
@@ -335,7 +338,7 @@ impl Drop for OpenGuard {
 // === impl Incoming ===
 
 impl Incoming {
-    /// Whether more may be read now; if not, either `cx` is woken for the next turn or a limit is exceeded.
+    /// Whether the transport may be read now; if not, `cx` is woken for the next turn or by the transport, or a limit is exceeded.
     fn may_read(&mut self, connection_state: &ConnectionState, cx: &mut Context<'_>) -> bool {
         match &mut self.peer {
             Peer::Http2Client(frames) => frames.may_read(cx) && connection_state.has_turn(cx),
@@ -401,13 +404,6 @@ impl Peer {
             Self::Http2Client(frames) => frames.read(read),
             Self::Http2Endpoint(frames) => Some(frames.read(read)),
             Self::Other | Self::Http1Endpoint(_) => Some(FramesRead::default()),
-        }
-    }
-
-    /// The transport has nothing to read.
-    fn read_pending(&self) {
-        if let Self::Http2Client(frames) = self {
-            frames.read_pending();
         }
     }
 

@@ -56,7 +56,7 @@ pub(crate) fn list_size(head: &Parts) -> usize {
     size
 }
 
-/// The same of fields alone.
+/// The size of a header list without pseudo-fields.
 pub(crate) fn fields_size(fields: &HeaderMap) -> usize {
     fields.iter().map(|(name, value)| field_size(name.as_str().len(), value.len())).sum()
 }

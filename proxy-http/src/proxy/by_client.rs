@@ -50,8 +50,9 @@ impl ByClient {
 
 impl<F: Fn() -> BackendEndpoints + Send + Sync> Find for ClientEndpoints<F> {
     fn find(&self, _: &Method, _: &Uri, _: &HeaderMap, _: Instant) -> Found {
-        let proxy =
-            self.proxy.get_or_init(|| Arc::new(self.by.without_destination.to((self.connect)(), AbsenceWatch(None))));
+        let proxy = self.proxy.get_or_init(|| {
+            Arc::new(self.by.without_destination.for_destination((self.connect)(), AbsenceWatch(None)))
+        });
         Found { proxy: Arc::clone(proxy), policy: Policy::NONE, counters: None, answer: None }
     }
 

@@ -58,8 +58,8 @@ impl GrpcResponse {
         true
     }
 
-    /// Ends the response in the endpoint's place. Returns the trailers that do, if a message has just ended; of a part of a message
-    /// they would make a whole one.
+    /// Ends the response in the endpoint's place. Returns trailers, if it stands between two messages: within a message they would
+    /// make the part look whole.
     pub(super) fn cut(&mut self, cause: &Answer) -> Option<HeaderMap> {
         self.needs_status = false;
         self.framing.is_between_messages().then(|| {

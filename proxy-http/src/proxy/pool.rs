@@ -143,7 +143,7 @@ where
         left.iter_mut().for_each(|left| left.counters = None);
         let counters = self.by_destination.then(|| self.counters(&backend, None));
         let endpoints = backend.connect(&self.without_destination.stats);
-        let proxy = Arc::new(self.without_destination.to(endpoints, AbsenceWatch(backend.absence())));
+        let proxy = Arc::new(self.without_destination.for_destination(endpoints, AbsenceWatch(backend.absence())));
         let pooled = PooledBackend { backend, proxy: Arc::clone(&proxy), counters: counters.clone(), used: now };
         backends.insert(key.to_owned(), pooled);
         drop(backends);

@@ -64,7 +64,7 @@ impl ProxyShared {
     }
 
     /// A proxy to another destination, with the same limits, counters and budget.
-    pub(super) fn to(&self, endpoints: BackendEndpoints, absence: AbsenceWatch) -> Self {
+    pub(super) fn for_destination(&self, endpoints: BackendEndpoints, absence: AbsenceWatch) -> Self {
         let Self { limits, stats, budget, .. } = self;
         Self::with_budget(endpoints, Arc::clone(limits), Arc::clone(stats), Arc::clone(budget), absence)
     }

@@ -255,6 +255,7 @@ where
         self.poll_streams(cx);
         self.wake.resume();
         ready!(self.poll_handshake())?;
+        // So that h2, which reads before each request, does not poll a transport again that has nothing to read.
         self.frame_counts.set_accepting(true);
         let accepted = self.accept();
         self.frame_counts.set_accepting(false);

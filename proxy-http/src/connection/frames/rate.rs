@@ -147,7 +147,7 @@ impl FrameReader<FrameRates> {
     /// Whether the transport may be read now; if not, `cx` is woken soon or by the transport, or a limit is exceeded.
     pub(crate) fn may_read(&self, cx: &mut Context<'_>) -> bool {
         let seen = &self.observer.seen;
-        if seen.waits.load(Relaxed) || seen.exceeded().is_some() {
+        if seen.is_read_pending.load(Relaxed) || seen.exceeded().is_some() {
             return false;
         }
         let has_turn = seen.turn.load(Relaxed) < FRAMES_A_TURN;
@@ -157,9 +157,9 @@ impl FrameReader<FrameRates> {
         has_turn
     }
 
-    /// The transport has nothing to read.
-    pub(crate) fn read_pending(&self) {
-        self.observer.seen.read_pending();
+    /// The transport has nothing to read, and wakes the task when it has.
+    pub(crate) fn note_read_pending(&self) {
+        self.observer.seen.note_read_pending();
     }
 
     /// Goes on with `bytes`, which were read. `None`: they exceed a limit.

@@ -1,9 +1,9 @@
-//! The frames of a client, for the task of its connection.
+//! The state that the task of a client's connection shares with the reader of its frames.
 
 use crate::{connection::frames::kinds::KINDS, stats::Limit};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 
-/// Written by a `FrameRates`, which the connection's task polls, and read by that task alone: `Relaxed` is enough.
+/// Shared by a connection's task and its `FrameRates`, which that task alone polls: `Relaxed` is enough.
 #[derive(Debug, Default)]
 pub(crate) struct FrameCounts {
     pub(super) greeted: AtomicBool,
@@ -15,9 +15,9 @@ pub(crate) struct FrameCounts {
     /// Frames since the task was polled.
     pub(super) turn: AtomicU32,
     /// Whether the task accepts requests now, one after the other.
-    accepting: AtomicBool,
+    is_accepting: AtomicBool,
     /// Whether the transport has had nothing to read since the task began to accept requests.
-    pub(super) waits: AtomicBool,
+    pub(super) is_read_pending: AtomicBool,
 }
 
 // === impl FrameCounts ===
@@ -45,18 +45,18 @@ impl FrameCounts {
         self.reset.store(false, Relaxed);
     }
 
-    /// The connection's task begins or ends to accept requests.
+    /// The connection's task starts or stops accepting requests.
     ///
     /// h2 reads and writes before each request that it hands out. One read brings many requests, and the transport that had
     /// nothing to read behind them has woken nobody since, so it is not asked again before the last of them.
     pub(crate) fn set_accepting(&self, accepting: bool) {
-        self.accepting.store(accepting, Relaxed);
-        self.waits.store(false, Relaxed);
+        self.is_accepting.store(accepting, Relaxed);
+        self.is_read_pending.store(false, Relaxed);
     }
 
     /// The transport has nothing to read, and wakes the task when it has.
-    pub(super) fn read_pending(&self) {
-        self.waits.store(self.accepting.load(Relaxed), Relaxed);
+    pub(super) fn note_read_pending(&self) {
+        self.is_read_pending.store(self.is_accepting.load(Relaxed), Relaxed);
     }
 
     /// Whether the client has reset a stream in this turn.
