@@ -23,7 +23,7 @@ finish() {
 }
 trap finish EXIT
 
-# A loopback port that nobody else takes.
+# A loopback port that is free, and that no other script gets soon.
 free_port() { python3 scripts/ports.py; }
 
 # until_so WHAT COMMAND...: again and again until the command succeeds, $patience seconds at most.

@@ -86,8 +86,9 @@ def merged(state, update):
     """The state after an update, as an update; `None` is no state yet."""
     if update.HasField("no_endpoints") or state is None or state.HasField("no_endpoints"):
         return update
-    addrs = [one for one in state.add.addrs if one.addr not in update.remove.addrs]
-    return add(*addrs, *update.add.addrs, **state.add.metric_labels, **update.add.metric_labels)
+    replaced = [*update.remove.addrs, *(one.addr for one in update.add.addrs)]
+    addrs = [one for one in state.add.addrs if one.addr not in replaced]
+    return add(*addrs, *update.add.addrs, **{**state.add.metric_labels, **update.add.metric_labels})
 
 
 def address(port, weight=1, **more):

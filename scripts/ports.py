@@ -1,13 +1,14 @@
 """Ports of loopback for servers that can't take port 0; as a script, prints one.
 
 The kernel gives ports of its own range to sockets that bind port 0, and to connections of any process, so that one of that range can
-be taken before its server binds it. These are below that range, and are given in turn to all scripts of a user: none gets the same
-one again soon.
+be taken before its server binds it. These are below that range as Linux has it (32768 to 60999), and are given in turn to all scripts
+of a user: none gets the same one again soon.
 """
 
 import fcntl
 import os
 import pathlib
+import random
 import socket
 import tempfile
 
@@ -18,11 +19,14 @@ def free_port():
     with open(pathlib.Path(tempfile.gettempdir()) / f"proxy-scripts-{os.getuid()}.port", "a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        port = int(file.read() or LAST)
-        while True:
-            port = port + 1 if port < LAST else FIRST
-            if is_free(port):
-                break
+        last = file.read()
+        # Other users and machines with the same network begin elsewhere.
+        start = int(last) if last.isdigit() else random.randint(FIRST, LAST)
+        count = LAST - FIRST + 1
+        ports = (FIRST + (start - FIRST + step) % count for step in range(1, count + 1))
+        port = next(filter(is_free, ports), None)
+        if port is None:
+            raise SystemExit(f"none of the ports {FIRST} to {LAST} is free")
         file.truncate(0)
         file.write(str(port))
         return port
