@@ -167,6 +167,8 @@ where
             let ended = match frame {
                 None => stream.send_data(Bytes::new().into(), true).map(|()| true),
                 Some(Ok(frame)) => match frame.into_data() {
+                    // grpclib takes an empty frame before trailers for a cut message.
+                    Ok(data) if data.is_empty() && !self.body.is_end_stream() => Ok(false),
                     Ok(mut data) => {
                         if data.len() > MAX_CHUNK {
                             self.rest = data.split_off(chunk(stream, self.sending.as_ref(), data.len()));
