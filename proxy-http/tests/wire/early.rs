@@ -1,7 +1,9 @@
 //! Responses that are whole before their requests are (RFC 9113 section 8.1), and the DATA of such requests that comes late.
 
 use crate::{
-    frames::{DATA, Frame, GOAWAY, HEADERS, PING, POST, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE},
+    frames::{
+        DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, POST, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+    },
     support::{PROXY, Rig, collect, get, post},
 };
 use h2::Reason;
@@ -14,8 +16,6 @@ use std::{
 use tokio::time::{sleep, timeout};
 
 const ACK: u8 = 1;
-pub(crate) const END_STREAM: u8 = 1;
-pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A client with so many streams at once has them all open for so many more.

@@ -2,8 +2,8 @@
 //! section 9.3).
 
 use crate::{
-    early::{END_HEADERS, END_STREAM, PATIENCE, SECOND},
-    frames::{DATA, Frame, HEADERS, PING, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE},
+    early::{PATIENCE, SECOND},
+    frames::{DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PING, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE},
     raw::Raw,
     support::{PROXY, Rig, collect, endpoint_params, get, post},
 };

@@ -1,8 +1,8 @@
 //! DATA frames that are empty and not final, which some peers send for each empty chunk.
 
 use crate::{
-    early::{END_HEADERS, END_STREAM, PATIENCE, ids},
-    frames::{DATA, GET, HEADERS, PING, POST, Peer, SETTINGS, frame},
+    early::{PATIENCE, ids},
+    frames::{DATA, END_HEADERS, END_STREAM, GET, HEADERS, PING, POST, Peer, SETTINGS, frame},
     support::{Rig, collect, get, post},
 };
 use h2::Reason;

@@ -1,10 +1,9 @@
 //! Endpoints that end good connections, come late, fill up or refuse: no request is lost for it that need not be.
 
 use crate::{
-    frames::{GOAWAY, HEADERS, Peer, RST_STREAM, SETTINGS},
+    frames::{END_HEADERS, END_STREAM, GOAWAY, HEADERS, Peer, RST_STREAM, SETTINGS},
     raw::{Opened, Raw},
     support::{PROXY, Rig, client, collect, endpoint_params, get, post},
-    validate::{END_HEADERS, END_STREAM},
 };
 use bytes::Bytes;
 use h2::{Reason, client::SendRequest};

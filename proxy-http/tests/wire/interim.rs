@@ -1,10 +1,10 @@
 //! Interim responses (1xx), and clients that wait for 100 before they send a body.
 
 use crate::{
-    frames::{DATA, HEADERS, Peer, RST_STREAM},
+    frames::{DATA, END_HEADERS, END_STREAM, HEADERS, Peer, RST_STREAM},
     raw::Raw,
     support::{PROXY, Rig, endpoint_params, get, grpc, post},
-    validate::{END_HEADERS, END_STREAM, block},
+    validate::block,
 };
 use h2::client::ResponseFuture;
 use http::{HeaderValue, Request, Response};

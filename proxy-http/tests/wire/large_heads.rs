@@ -1,8 +1,10 @@
 //! Header lists that are larger than announced: each costs its own stream, and no other.
 
 use crate::{
-    early::{END_HEADERS, END_STREAM, PATIENCE},
-    frames::{DATA, Frame, GET, GOAWAY, HEADERS, POST, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE},
+    early::PATIENCE,
+    frames::{
+        DATA, END_HEADERS, END_STREAM, Frame, GET, GOAWAY, HEADERS, POST, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+    },
     support::{Endpoint, Others, PROXY, Rig, collect, get, grpc, reset},
 };
 use h2::Reason;

@@ -1,8 +1,8 @@
 //! Frames that come on streams that were reset some time ago.
 
 use crate::{
-    early::{END_HEADERS, END_STREAM, PATIENCE, PIECE, SECOND, STREAMS, Seen, ids},
-    frames::{DATA, GET, HEADERS, POST, Peer, RST_STREAM},
+    early::{PATIENCE, PIECE, SECOND, STREAMS, Seen, ids},
+    frames::{DATA, END_HEADERS, END_STREAM, GET, HEADERS, POST, Peer, RST_STREAM},
     support::{PROXY, Rig, get},
 };
 use h2::Reason;

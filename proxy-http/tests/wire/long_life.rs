@@ -1,8 +1,11 @@
 //! Connections that live long: h2's counts over a connection's life end none that peers use as they may.
 
 use crate::{
-    early::{END_HEADERS, END_STREAM, PATIENCE, ids},
-    frames::{DATA, Frame, GET, GOAWAY, HEADERS, PING, POST, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame},
+    early::{PATIENCE, ids},
+    frames::{
+        DATA, END_HEADERS, END_STREAM, Frame, GET, GOAWAY, HEADERS, PING, POST, Peer, RST_STREAM, SETTINGS,
+        WINDOW_UPDATE, frame,
+    },
     support::{PROXY, Rig, get, post},
 };
 use h2::Reason;

@@ -1,9 +1,9 @@
 //! Malformed responses: the client's answer to each, and that the streams beside it go on, or are told at once.
 
 use crate::{
-    frames::{DATA, GOAWAY, HEADERS, Peer},
+    frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Peer},
     support::{PROXY, Rig, get, post},
-    validate::{END_HEADERS, END_STREAM, block, line, run, whole},
+    validate::{block, line, run, whole},
 };
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};

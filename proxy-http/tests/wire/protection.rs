@@ -4,7 +4,9 @@ mod floods;
 mod resets;
 
 use crate::{
-    frames::{DATA, GOAWAY, HEADERS, PING, PREFACE, Peer, RST_STREAM, SETTINGS, frame},
+    frames::{
+        DATA, END_HEADERS, END_STREAM, GET, GOAWAY, HEADERS, PING, POST, PREFACE, Peer, RST_STREAM, SETTINGS, frame,
+    },
     support::{Asked, Endpoint, Others, PROXY, Rig, collect, get, grpc, reset},
 };
 use bytes::Bytes;
@@ -30,11 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const PRIORITY: u8 = 2;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-/// GET and POST http://a/.
-const GET: &[u8] = &[0x82, 0x86, 0x84, 1, 1, b'a'];
-const POST: &[u8] = &[0x83, 0x86, 0x84, 1, 1, b'a'];
 const PIPE: usize = 1 << 20;
 
 /// A proxy whose endpoint and nine streams of another client are there before an attack, and after it.

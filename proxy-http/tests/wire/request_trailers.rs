@@ -1,8 +1,8 @@
 //! Trailers of requests, which are left out toward endpoints where that is asked for.
 
 use crate::{
-    early::{END_HEADERS, END_STREAM, PATIENCE},
-    frames::{DATA, Frame, HEADERS, PING, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE},
+    early::PATIENCE,
+    frames::{DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PING, Peer, RST_STREAM, SETTINGS, WINDOW_UPDATE},
     raw::Raw,
     support::{PROXY, Rig, collect, endpoint_params, grpc, post},
 };

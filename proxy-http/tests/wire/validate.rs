@@ -1,7 +1,7 @@
 //! Messages that HTTP does not allow, and odd ones that it does, as the other side and their sender see them.
 
 use crate::{
-    frames::{DATA, GOAWAY, HEADERS, Peer, RST_STREAM},
+    frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Peer, RST_STREAM},
     support::{self, Endpoint, Rig, collect, reset},
 };
 use bytes::Bytes;
@@ -16,9 +16,6 @@ use std::{
     pin::pin,
     time::Duration,
 };
-
-pub(crate) const END_STREAM: u8 = 1;
-pub(crate) const END_HEADERS: u8 = 4;
 
 const GET: &[u8] = b":method=GET|:scheme=http|:path=/|:authority=a.test";
 const POST: &[u8] = b":method=POST|:scheme=http|:path=/|:authority=a.test";
