@@ -167,7 +167,7 @@ where
             let ended = match frame {
                 None => stream.send_data(Bytes::new().into(), true).map(|()| true),
                 Some(Ok(frame)) => match frame.into_data() {
-                    // grpclib takes an empty frame before trailers for a cut message.
+                    // END_STREAM by itself, before trailers of the proxy's own. grpclib takes an empty frame there for a cut message.
                     Ok(data) if data.is_empty() && !self.body.is_end_stream() => Ok(false),
                     Ok(mut data) => {
                         if data.len() > MAX_CHUNK {
