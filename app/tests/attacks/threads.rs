@@ -1,5 +1,5 @@
-//! How long the proxy has run, and how long it, the victim and the endpoint have waited for a CPU, which is not its doing: what they
-//! wait for is the proxy, which has run meanwhile, or the machine's other work.
+//! The time that the proxy has run, and the time that it, the victim and the endpoint have waited for a CPU. Waits are no fault of
+//! the proxy: another process ran meanwhile, or the proxy itself, whose time counts as run.
 
 use nix::{time::ClockId, unistd::Pid};
 use std::{fs::File, ops, os::unix::fs::FileExt as _, sync::Arc, time::Duration};

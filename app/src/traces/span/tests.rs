@@ -1,7 +1,6 @@
 use super::*;
 use crate::traces::context::Trace;
-use http::Request;
-use http::{HeaderValue, header::CONTENT_TYPE};
+use http::{HeaderValue, Request, header::CONTENT_TYPE};
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode as SpanStatus;
 use proxy_http::stats::{ProxyError, Reset};
 use std::collections::BTreeMap;
