@@ -179,6 +179,10 @@ impl BalancerState {
             || self.candidates.len() < self.endpoints.len()
                 && self.endpoints.iter().any(|endpoint| endpoint.streams() > 0);
         let chosen = self.choice.choose(&mut self.candidates, now, busy)?;
+        if !self.endpoints[chosen].health.breaker.is_closed() {
+            // One request tries whether an ejected endpoint is back.
+            self.choice.end_batch();
+        }
         for candidate in &self.candidates {
             self.endpoints[candidate.index].virtual_time = candidate.virtual_time;
         }

@@ -89,3 +89,35 @@ async fn one_request_tries_whether_an_ejected_endpoint_is_back() {
         assert_eq!(rig.send().await.unwrap(), 200);
     }
 }
+
+#[tokio::test]
+async fn one_of_the_requests_that_come_together_tries_it() {
+    let (well, is_well) = watch::channel(true);
+    let sometimes = move |mut asked: Asked| {
+        let status = if *is_well.borrow() { 200 } else { 503 };
+        async move {
+            let _ = asked.respond.send_response(Response::builder().status(status).body(()).unwrap(), true);
+        }
+    };
+    let endpoints = [endpoint(None, sometimes).await, endpoint(None, answer).await];
+    let pause = Duration::from_secs(1);
+    let breaker =
+        breaker::Params { consecutive_failures: 3, min_ejection: pause, max_ejection: Duration::from_secs(3_600) };
+    let mut rig = Rig::new(&sockets(&endpoints), balance::Params { breaker, ..params() }, PARAMS).await;
+    let ejected = |rig: &Rig| rig.endpoints.status().iter().any(|one| one.state == State::Ejected);
+    // Fast responses, which let requests that come together go to one endpoint.
+    rig.load(200, 8).await;
+    well.send_replace(false);
+    while !ejected(&rig) {
+        rig.send().await.unwrap();
+    }
+    tokio::time::sleep(pause).await;
+    let before = endpoints[0].1.requests();
+    while endpoints[0].1.requests() == before {
+        let all: Vec<_> = (0..64).map(|_| rig.send()).collect();
+        for response in all {
+            response.await.unwrap();
+        }
+    }
+    assert_eq!(endpoints[0].1.requests() - before, 1);
+}
