@@ -140,13 +140,14 @@ impl Row {
 
     fn json(&self) -> Value {
         let endpoints = self.endpoints.iter().map(|(addr, endpoint)| {
-            let Merged { weight, state, connections, streams, latency, error, report, .. } = endpoint;
+            let Merged { weight, priority, state, connections, streams, latency, error, report, .. } = endpoint;
             let report = report.as_ref().map(|Report { verdict, checks, failures, error }| {
                 json!({ "verdict": verdict.to_string(), "checks": checks, "failures": failures, "error": error.as_deref() })
             });
             json!({
                 "address": addr,
                 "weight": weight,
+                "priority": priority,
                 "state": state_name(*state),
                 "connections": connections,
                 "streams": streams,
@@ -188,9 +189,14 @@ impl Row {
     /// A line for each endpoint and each name.
     fn lines(&self) -> String {
         let mut text = String::new();
-        for (addr, Merged { weight, state, connections, streams, latency, error, report, .. }) in &self.endpoints {
+        for (addr, Merged { weight, priority, state, connections, streams, latency, error, report, .. }) in
+            &self.endpoints
+        {
             let state = state_name(*state);
             let _ = write!(text, "    endpoint {addr}  {state}  weight {weight}");
+            if *priority > 0 {
+                let _ = write!(text, "  priority {priority}");
+            }
             let _ = write!(text, "  connections {connections}  streams {streams}");
             let _ = latency.map(|latency| write!(text, "  latency {:.1}ms", latency * 1e3));
             let _ = error.as_ref().map(|error| write!(text, "  {}", plain(error)));

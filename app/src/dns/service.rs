@@ -1,7 +1,7 @@
 //! The endpoints of a service by its SRV records (RFC 2782).
 //!
 //! The name has a task, which looks the records up when their TTL is over, and follows the addresses of each target as of any other
-//! name. Of several priorities the lowest that has an address is used. A target's weight is divided among its addresses.
+//! name. The endpoints have the priorities of the records. A target's weight is divided among its addresses.
 
 use super::{
     Discovery, NameState, Names, Resolver, Status, Target, discover_as, name,
@@ -12,7 +12,15 @@ use app_env::{Dns, HostPort};
 use hickory_resolver::proto::rr::RecordType;
 use proxy_http::Endpoint;
 use proxy_http::proxy::Absence;
-use std::{collections::BTreeMap, error::Error, mem, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    mem,
+    net::SocketAddr,
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout_at},
@@ -217,8 +225,10 @@ fn is_unresolved(target: &Discovery) -> bool {
     target.names.status().iter().any(|(_, status)| status.state == NameState::Unresolved)
 }
 
-/// The addresses of the lowest priority that has some, each with its share of the weight.
+/// The addresses of all targets, each with its share of the weight, at the lowest number of the priorities that it has.
 fn endpoints(records: &[ServiceRecord], targets: &Targets, host: Option<&Arc<str>>) -> Vec<Endpoint<Target>> {
+    let mut endpoints = Vec::<Endpoint<Target>>::new();
+    let mut known = BTreeSet::new();
     for group in records.chunk_by(|one, other| one.priority == other.priority) {
         let has_weight = group.iter().any(|record| record.weight > 0);
         let mut weights = BTreeMap::<SocketAddr, u64>::new();
@@ -234,15 +244,14 @@ fn endpoints(records: &[ServiceRecord], targets: &Targets, host: Option<&Arc<str
                 *weights.entry(endpoint.addr.addr).or_default() += (share / found.len() as u64).max(1);
             }
         }
-        if !weights.is_empty() {
-            let endpoint = |(addr, weight): (SocketAddr, u64)| Endpoint {
-                weight: u32::try_from(weight).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX),
-                ..Endpoint::new(Target { addr, host: host.cloned() })
-            };
-            return weights.into_iter().map(endpoint).collect();
-        }
+        weights.retain(|addr, _| known.insert(*addr));
+        endpoints.extend(weights.into_iter().map(|(addr, weight)| Endpoint {
+            weight: u32::try_from(weight).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX),
+            priority: group[0].priority,
+            ..Endpoint::new(Target { addr, host: host.cloned() })
+        }));
     }
-    Vec::new()
+    endpoints
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::{collections::BTreeMap, fmt};
 #[derive(Debug)]
 pub(crate) struct Merged {
     pub(crate) weight: u32,
+    pub(crate) priority: u16,
     /// Requests go to it from all workers where they go to it from one.
     pub(crate) state: State,
     pub(crate) connections: usize,
@@ -147,9 +148,10 @@ fn health_checks(
 /// The endpoints of all workers by address.
 pub(crate) fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, Merged> {
     let mut endpoints = BTreeMap::<_, Merged>::new();
-    for Status { addr, labels, weight, state, connections, streams, latency, error, report, .. } in statuses {
+    for Status { addr, labels, weight, priority, state, connections, streams, latency, error, report, .. } in statuses {
         let new = || Merged {
             weight,
+            priority,
             state,
             connections: 0,
             streams: 0,
@@ -207,6 +209,7 @@ mod tests {
             addr: "127.0.0.1:80".to_owned(),
             labels: Vec::new(),
             weight: 1,
+            priority: 0,
             state,
             connections: 1,
             streams: 2,
@@ -228,6 +231,7 @@ mod tests {
         let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let endpoint = Merged {
             weight: 1,
+            priority: 0,
             state: State::Ready,
             connections: 0,
             streams: 0,

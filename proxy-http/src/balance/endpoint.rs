@@ -13,6 +13,9 @@ pub struct Endpoint<A> {
     /// Its share of the requests, relative to other endpoints' weights: of equally fast endpoints one of weight 3 gets three
     /// times the requests of one of weight 1, give or take 5 % of a few thousand, whatever the load. Default: 1.
     pub weight: NonZeroU32,
+    /// Endpoints of a higher number get requests only while none of a lower one can: all have failed, are unhealthy or are ejected.
+    /// One that is being connected to for the first time, or that has no free stream, is waited for. Default: 0.
+    pub priority: u16,
     /// Parameters of its connections; each that is set takes precedence over that of [`Connect`](crate::Connect).
     /// Default: none is set.
     pub params: ClientParams,
@@ -33,6 +36,8 @@ pub struct Status {
     pub labels: Vec<(String, String)>,
     /// The endpoint's weight.
     pub weight: u32,
+    /// The endpoint's priority.
+    pub priority: u16,
     /// Whether requests are sent to the endpoint.
     pub state: State,
     /// Open connections that accept requests.
@@ -68,14 +73,14 @@ pub enum State {
 // === impl Endpoint ===
 
 impl<A> Endpoint<A> {
-    /// An endpoint of weight 1, without parameters, authority or labels of its own, and without health checks.
+    /// An endpoint of weight 1 and priority 0, without parameters, authority or labels of its own, and without health checks.
     pub fn new(addr: A) -> Self {
         let (weight, params) = (NonZeroU32::MIN, ClientParams::DEFAULT);
-        Self { addr, weight, params, authority: None, labels: Vec::new(), reports: None }
+        Self { addr, weight, priority: 0, params, authority: None, labels: Vec::new(), reports: None }
     }
 
-    /// Whether connections to this endpoint are the same as to the other one, and its health checks are: weight and labels do not
-    /// concern them.
+    /// Whether connections to this endpoint are the same as to the other one, and its health checks are: weight, priority
+    /// and labels do not concern them.
     pub(super) fn has_same_connections_and_checks(&self, other: &Self) -> bool
     where
         A: PartialEq,
@@ -88,7 +93,7 @@ impl<A> Endpoint<A> {
     where
         A: PartialEq,
     {
-        let Self { addr, weight: _, params, authority, labels: _, reports: _ } = self;
+        let Self { addr, weight: _, priority: _, params, authority, labels: _, reports: _ } = self;
         *addr == other.addr && *params == other.params && *authority == other.authority
     }
 }

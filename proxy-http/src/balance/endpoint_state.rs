@@ -24,6 +24,7 @@ pub(super) struct EndpointState {
     pub(super) addr: Arc<str>,
     pub(super) labels: Vec<(String, String)>,
     pub(super) weight: f64,
+    pub(super) priority: u16,
     /// Slow start, during which the share grows.
     pub(super) slow_start: SlowStart,
     /// The sum of 1 / share over the endpoint's requests; see [`Choice`].
@@ -87,6 +88,14 @@ impl EndpointState {
     /// Whether its health checks allow requests to it, or it has none.
     pub(super) fn is_healthy(&self) -> bool {
         self.verdict == Verdict::Healthy
+    }
+
+    /// Whether requests wait for the endpoint rather than go to one of a higher number of priority: it is connected, or is being
+    /// connected to or checked and has not failed.
+    pub(super) fn is_preferred(&self, params: &Params, now: Instant) -> bool {
+        self.verdict != Verdict::Unhealthy
+            && (self.failed.is_none() || self.is_connected())
+            && self.health.breaker.can_send(&params.breaker, now)
     }
 
     /// Whether the endpoint is ready, and either has not failed or has answered on one of its connections.
@@ -214,6 +223,7 @@ impl EndpointState {
             labels: self.labels.clone(),
             // It was made of one.
             weight: self.weight as u32,
+            priority: self.priority,
             state,
             connections: open().count(),
             streams: self.streams(),

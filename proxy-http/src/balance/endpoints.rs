@@ -37,7 +37,8 @@ use tower_service::Service;
 ///
 /// A request goes to the endpoint with the fewest requests in flight for its share, less the requests that it is behind its
 /// share; an endpoint that is much slower than others counts latency times requests in flight. A share is the endpoint's
-/// weight, or less in slow start. Of many endpoints a random sample is compared. On an endpoint a request goes to the
+/// weight, or less in slow start. Endpoints of a [priority](Endpoint::priority) of a higher number are left alone as long as one
+/// of a lower number is there. Of many endpoints a random sample is compared. On an endpoint a request goes to the
 /// connection with the fewest streams, of the ones that streams of readers which have stopped do not fill. The connections
 /// close when the last clone is dropped and their streams have ended.
 ///
@@ -62,8 +63,8 @@ impl Endpoints {
     /// Connects with `connect` to the endpoints that `discovered` holds, now and whenever it changes.
     ///
     /// Endpoints are identified by address. An endpoint that is removed gets no new requests, and its open requests finish;
-    /// an endpoint whose parameters or authority have changed is removed and added. One whose weight or labels have changed keeps its
-    /// connections. Each endpoint has a task of its own.
+    /// an endpoint whose parameters or authority have changed is removed and added. One whose weight, priority or labels have
+    /// changed keeps its connections. Each endpoint has a task of its own.
     ///
     /// # Panics
     ///
@@ -213,7 +214,7 @@ impl Endpoints {
                     }
                 }
                 if state.queue.is_first(&queued.ticket) {
-                    state.request_connections(now);
+                    state.request_connections(&shared.params, now);
                 }
                 let recheck = now + RECHECK;
                 match state.down_since().map(|since| since + failfast) {
@@ -315,10 +316,11 @@ impl Balancer {
         }
     }
 
-    /// Changes the weight and the labels of an endpoint, which keeps its connections.
+    /// Changes the weight, the priority and the labels of an endpoint, which keeps its connections.
     fn change<A>(&self, id: u64, endpoint: &Endpoint<A>) {
         self.update(id, |state| {
             state.weight = f64::from(endpoint.weight.get());
+            state.priority = endpoint.priority;
             state.labels.clone_from(&endpoint.labels);
         });
     }
@@ -358,6 +360,7 @@ impl Balancer {
             addr,
             labels: endpoint.labels.clone(),
             weight: f64::from(endpoint.weight.get()),
+            priority: endpoint.priority,
             slow_start,
             virtual_time: 0.0,
             silent_since: 0,

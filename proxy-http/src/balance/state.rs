@@ -24,6 +24,8 @@ pub(super) struct BalancerState {
     candidates: Vec<Candidate>,
     /// The largest weight of all endpoints.
     max_weight: f64,
+    /// Whether endpoints differ in priority.
+    has_priorities: bool,
     /// Since when no endpoint has been up (see [`EndpointState::is_up`]). `None`: at least one is.
     down_since: Option<Instant>,
     /// Requests that wait for any endpoint.
@@ -48,6 +50,7 @@ impl BalancerState {
             choice: Choice::new(),
             candidates: Vec::new(),
             max_weight: 0.0,
+            has_priorities: false,
             down_since: Some(Instant::now()),
             queue: Queue::default(),
             next_ticket: 0,
@@ -105,11 +108,13 @@ impl BalancerState {
         None
     }
 
-    /// Requests further connections to endpoints that are ready, and attempts to connect to the others.
-    pub(super) fn request_connections(&mut self, now: Instant) {
+    /// Requests further connections to endpoints that are ready and in use, and attempts to connect to the others.
+    pub(super) fn request_connections(&mut self, params: &Params, now: Instant) {
+        let priority = self.priority(params, now);
         for endpoint in &mut self.endpoints {
             if endpoint.is_ready() {
-                if endpoint.can_use_more_connections() {
+                if priority.is_none_or(|priority| endpoint.priority == priority) && endpoint.can_use_more_connections()
+                {
                     endpoint.demand.notify_one();
                 }
             } else if endpoint.is_healthy()
@@ -198,10 +203,17 @@ impl BalancerState {
         }
     }
 
-    /// Collects candidates: all endpoints that accept a request if they are few, or else a random sample weighted by share.
+    /// The priority of the endpoints that are in use: the lowest number of all that are preferred to the next. `None`: all are in use.
+    fn priority(&self, params: &Params, now: Instant) -> Option<u16> {
+        let preferred = || self.endpoints.iter().filter(|endpoint| endpoint.is_preferred(params, now));
+        if self.has_priorities { preferred().map(|endpoint| endpoint.priority).min() } else { None }
+    }
+
+    /// Collects candidates: all endpoints in use that accept a request if they are few, or else a random sample weighted by share.
     /// `avoid` is a candidate only if there is no other.
     fn collect_candidates(&mut self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>, is_stopped: bool) {
         self.candidates.clear();
+        let priority = self.priority(params, now);
         let n = self.endpoints.len();
         if n > MAX_COMPARED * self.choice.largest_batch() {
             for _ in 0..MAX_DRAWS {
@@ -209,7 +221,7 @@ impl BalancerState {
                 let is_drawn = fastrand::f64() * self.max_weight < self.endpoints[index].share(params, now)
                     && self.candidates.iter().all(|candidate| candidate.index != index);
                 if is_drawn && Some(self.endpoints[index].id) != avoid {
-                    self.add_candidate(index, params, now, nanos, is_stopped);
+                    self.add_candidate(index, priority, params, now, nanos, is_stopped);
                 }
                 if self.candidates.len() == SAMPLES {
                     return;
@@ -221,20 +233,32 @@ impl BalancerState {
         let first = fastrand::usize(..n);
         for index in (first..n).chain(0..first) {
             if Some(self.endpoints[index].id) != avoid {
-                self.add_candidate(index, params, now, nanos, is_stopped);
+                self.add_candidate(index, priority, params, now, nanos, is_stopped);
             }
         }
         if self.candidates.is_empty()
             && let Some(index) = self.endpoints.iter().position(|endpoint| Some(endpoint.id) == avoid)
         {
-            self.add_candidate(index, params, now, nanos, is_stopped);
+            self.add_candidate(index, priority, params, now, nanos, is_stopped);
         }
     }
 
-    /// Makes an endpoint a candidate if it accepts a request.
-    fn add_candidate(&mut self, index: usize, params: &Params, now: Instant, nanos: u64, is_stopped: bool) {
+    /// Makes an endpoint a candidate if it accepts a request. `priority`: that of the endpoints in use.
+    fn add_candidate(
+        &mut self,
+        index: usize,
+        priority: Option<u16>,
+        params: &Params,
+        now: Instant,
+        nanos: u64,
+        is_stopped: bool,
+    ) {
         let endpoint = &mut self.endpoints[index];
-        if endpoint.can_accept(params, is_stopped, now) && endpoint.health.breaker.can_send(&params.breaker, now) {
+        let is_in_use = priority.is_none_or(|priority| endpoint.priority == priority);
+        if is_in_use
+            && endpoint.can_accept(params, is_stopped, now)
+            && endpoint.health.breaker.can_send(&params.breaker, now)
+        {
             self.candidates.push(endpoint.candidate(index, params, now, nanos));
         } else {
             // The endpoint is not owed requests for the time in which it accepted none.
@@ -245,6 +269,7 @@ impl BalancerState {
     /// Recomputes the balancer's state after a change of an endpoint, and wakes requests that wait.
     pub(super) fn recompute(&mut self) {
         self.choice.end_batch();
+        self.has_priorities = self.endpoints.windows(2).any(|pair| pair[0].priority != pair[1].priority);
         self.max_weight = self.endpoints.iter().map(|endpoint| endpoint.weight).fold(0.0, f64::max);
         let (now, were_ready) = (Instant::now(), self.down_since.is_none());
         for endpoint in &mut self.endpoints {

@@ -1,4 +1,4 @@
-//! The shares that endpoints get: by weight, and in slow start by age.
+//! The shares that endpoints get: by weight, in slow start by age, and by priority all or nothing.
 
 use crate::support::{PROXY, endpoint_params, get};
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use proxy_http::{
 };
 use std::{
     collections::BTreeMap,
+    fmt,
     future::{pending, poll_fn, ready},
     io,
     num::NonZeroU32,
@@ -24,6 +25,16 @@ use std::{
 use tokio::{sync::watch, task::JoinSet};
 
 type Name = &'static str;
+
+/// An endpoint that is connected to after a delay.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Target(Name, Duration);
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
 
 const MS: Duration = Duration::from_millis(1);
 /// Long enough that shares stay as they are during a measurement.
@@ -131,6 +142,7 @@ impl Rig {
             open.join_all().await;
             let seen = self.seen.lock().unwrap();
             let all: f64 = shares.iter().map(|(_, share)| share).sum();
+            assert_eq!(seen.len(), shares.len(), "{seen:?}, not {shares:?}");
             for (name, share) in shares {
                 let due = f64::from(requests) * share / all;
                 assert!((seen[name] as f64 - due).abs() <= due * 0.05, "{at_once} at a time: {seen:?}, not {shares:?}");
@@ -251,4 +263,82 @@ async fn an_endpoint_that_was_away_starts_slowly_unless_all_were() {
     rig.start("b").await;
     rig.start("a").await;
     rig.check(5_000, &[("a", 1.0), ("b", 1.0)]).await;
+}
+
+/// Endpoints that are listed with weights of one and these priorities.
+fn with_priorities(list: &[(Name, u16)]) -> Vec<Endpoint<Name>> {
+    list.iter().map(|(name, priority)| Endpoint { priority: *priority, ..Endpoint::new(*name) }).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_priority_is_used_only_while_no_lower_number_can_be() {
+    let mut rig = Rig::new(&[]).await;
+    rig.list.send_replace(with_priorities(&[("backup", 20), ("a", 10), ("b", 10), ("last", 65_535)]));
+    for name in ["last", "backup", "a", "b"] {
+        rig.start(name).await;
+    }
+    rig.check(5_000, &[("a", 1.0), ("b", 1.0)]).await;
+    rig.stop("a").await;
+    rig.check(1_000, &[("b", 1.0)]).await;
+    rig.stop("b").await;
+    rig.check(1_000, &[("backup", 1.0)]).await;
+    rig.stop("backup").await;
+    rig.check(1_000, &[("last", 1.0)]).await;
+    rig.start("backup").await;
+    rig.check(1_000, &[("backup", 1.0)]).await;
+    // As soon as one is back.
+    rig.start("b").await;
+    rig.check(1_000, &[("b", 1.0)]).await;
+    // A connection that ends well is not a failure, so that requests wait for the next one.
+    rig.restart("b").await;
+    rig.check(1_000, &[("b", 1.0)]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_priority_that_changes_counts_on_the_connections_that_are_there() {
+    let mut rig = Rig::new(&[]).await;
+    rig.list.send_replace(with_priorities(&[("a", 1), ("b", 2)]));
+    rig.start("a").await;
+    rig.start("b").await;
+    rig.check(1_000, &[("a", 1.0)]).await;
+    let connected = rig.connected.load(Relaxed);
+    rig.list.send_replace(with_priorities(&[("a", 1), ("b", 0)]));
+    while rig.endpoints.status()[1].priority != 0 {
+        tokio::time::sleep(MS).await;
+    }
+    rig.check(1_000, &[("b", 1.0)]).await;
+    assert_eq!(rig.connected.load(Relaxed), connected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_connected_to_late_is_waited_for_before_another_priority() {
+    let connector = tower::service_fn(|(name, delay): (Name, Duration)| async move {
+        // As with a time-out of a second.
+        tokio::time::timeout(1_000 * MS, tokio::time::sleep(delay)).await?;
+        let (near, far) = tokio::io::duplex(1 << 20);
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let _ = respond.send_response(Response::builder().header("name", name).body(()).unwrap(), true);
+            }
+        });
+        Ok::<_, io::Error>(near)
+    });
+    let connector = tower::ServiceBuilder::new().map_request(|target: Target| (target.0, target.1)).service(connector);
+    for (delay, expected) in [(500 * MS, "a"), (5_000 * MS, "b")] {
+        let connect = Connect::new(connector.clone(), &ClientParams::DEFAULT).unwrap();
+        let list = [(Target("a", delay), 0), (Target("b", Duration::ZERO), 1)];
+        let list = list.map(|(target, priority)| Endpoint { priority, ..Endpoint::new(target) }).to_vec();
+        let endpoints = Endpoints::spawn(watch::channel(list).1, &connect, endpoint_params());
+        let limits = Arc::new(proxy::Limits::new(proxy::Params { queue_capacity: 100, ..PROXY }));
+        let proxy = Proxy::new(endpoints, limits, Arc::<Stats>::default());
+        let server = Server::new(&ServerParams::DEFAULT).unwrap();
+        let (near, far) = tokio::io::duplex(1 << 20);
+        tokio::spawn(async move { server.serve(far, proxy, pending()).await });
+        let (mut client, connection) = client::handshake(near).await.unwrap();
+        tokio::spawn(connection);
+        let (response, _) = client.send_request(get(), true).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.headers()["name"], expected, "after {delay:?}");
+    }
 }

@@ -29,8 +29,12 @@ fn state(found: &Discovery) -> NameState {
     found.names.status().iter().find(|(name, _)| name == NAME).unwrap().1.state
 }
 
+/// The endpoints of the lowest number of the priorities, with their weights.
 fn weights(list: &List) -> Vec<(String, u32)> {
-    list.borrow().iter().map(|endpoint| (endpoint.addr.to_string(), endpoint.weight.get())).collect()
+    let list = list.borrow();
+    let first = list.iter().map(|endpoint| endpoint.priority).min();
+    let list = list.iter().filter(|endpoint| Some(endpoint.priority) == first);
+    list.map(|endpoint| (endpoint.addr.to_string(), endpoint.weight.get())).collect()
 }
 
 async fn wait_for_weights(list: &mut List, expect: &[(&str, u32)]) {
@@ -45,7 +49,7 @@ async fn wait_for_weights(list: &mut List, expect: &[(&str, u32)]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_lowest_priority_with_addresses_is_used_by_its_weights() {
+async fn endpoints_have_the_priorities_and_weights_of_their_records() {
     let server = Server::start().await;
     server.set_addrs("a.test", 5, &["10.0.0.1", "10.0.0.2"]);
     server.set_addrs("b.test", 5, &["10.0.1.1"]);
@@ -61,9 +65,13 @@ async fn the_lowest_priority_with_addresses_is_used_by_its_weights() {
     // A target's weight is that of all its addresses, and zero beside others is next to nothing.
     let expect = [("10.0.0.1:8080", 30_000), ("10.0.0.2:8080", 30_000), ("10.0.1.1:8081", 1)];
     wait_for_weights(&mut found.list, &expect).await;
+    let all: Vec<_> = found.list.borrow().iter().map(|one| (one.addr.to_string(), one.priority)).collect();
+    let expect =
+        [("10.0.0.1:8080", 10), ("10.0.0.2:8080", 10), ("10.0.1.1:8081", 10), ("10.0.2.1:80", 20), ("[::2]:80", 20)];
+    assert_eq!(all, expect.map(|(addr, priority)| (addr.to_owned(), priority)));
     assert_eq!(state(&found), NameState::Resolved);
     let names: Vec<_> = found.names.status().into_iter().map(|(name, status)| (name, status.addresses)).collect();
-    let expect = [(NAME, 3), ("a.test.:8080", 2), ("b.test.:8081", 1), ("c.test.:80", 2), ("gone.test.:1", 0)];
+    let expect = [(NAME, 5), ("a.test.:8080", 2), ("b.test.:8081", 1), ("c.test.:80", 2), ("gone.test.:1", 0)];
     assert_eq!(names, expect.map(|(name, addresses)| (name.to_owned(), addresses)));
     // Addresses change without the records being looked up again.
     server.set("a.test", Zone::Code(ResponseCode::NXDomain));

@@ -2,7 +2,10 @@
 
 use super::{Asked, PARAMS, Rig, answer, endpoint, params, sockets};
 use http::Response;
-use proxy_http::balance::{self, breaker, endpoint::State};
+use proxy_http::{
+    Endpoint,
+    balance::{self, breaker, endpoint::State},
+};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -120,4 +123,38 @@ async fn one_of_the_requests_that_come_together_tries_it() {
         }
     }
     assert_eq!(endpoints[0].1.requests() - before, 1);
+}
+
+#[tokio::test]
+async fn an_ejected_endpoint_gives_way_to_the_next_priority() {
+    let (well, is_well) = watch::channel(false);
+    let sometimes = move |mut asked: Asked| {
+        let status = if *is_well.borrow() { 200 } else { 503 };
+        async move {
+            let _ = asked.respond.send_response(Response::builder().status(status).body(()).unwrap(), true);
+        }
+    };
+    let endpoints = [endpoint(None, sometimes).await, endpoint(None, answer).await];
+    let pause = Duration::from_millis(50);
+    let breaker = breaker::Params { consecutive_failures: 3, min_ejection: pause, max_ejection: pause };
+    let list =
+        sockets(&endpoints).into_iter().zip(0..).map(|(addr, priority)| Endpoint { priority, ..Endpoint::new(addr) });
+    let list = watch::channel(list.collect()).1;
+    let mut rig = Rig::follow(list, balance::Params { breaker, ..params() }, PARAMS).await;
+    rig.until(|rig| rig.endpoints.status().iter().all(|endpoint| endpoint.state == State::Ready)).await;
+    let ejected = |rig: &Rig| rig.endpoints.status().iter().any(|one| one.state == State::Ejected);
+    while !ejected(&rig) {
+        assert_eq!(rig.send().await.unwrap(), 503);
+    }
+    assert_eq!(endpoints[1].1.requests(), 0);
+    while endpoints[1].1.requests() < 3 {
+        rig.send().await.unwrap();
+    }
+    well.send_replace(true);
+    while ejected(&rig) {
+        assert_eq!(rig.send().await.unwrap(), 200);
+    }
+    let before = endpoints[1].1.requests();
+    rig.load(100, 8).await;
+    assert_eq!(endpoints[1].1.requests(), before);
 }
