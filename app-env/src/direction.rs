@@ -92,6 +92,7 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
         env.warn_without_effect(scope, [&ENDPOINTS.words, &ROUTES.words, &DISCOVERY.words]);
         return None;
     }
+    http2::warn_of_bounded_windows(env, scope, &direction);
     http2::warn_of_large_windows(env, scope, &direction);
     Some(direction)
 }

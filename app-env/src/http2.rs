@@ -123,6 +123,33 @@ pub(crate) fn warn_of_unused_shared(env: &mut Reader, config: &Config) {
     }
 }
 
+/// Warns of a fixed window of streams that is set, and larger than that of their connection, which bounds them, too.
+pub(crate) fn warn_of_bounded_windows(env: &mut Reader, scope: Scope, direction: &Direction) {
+    for (var, connection_var, flow_control) in [
+        (&SERVER_INITIAL_STREAM_WINDOW_SIZE, &SERVER_INITIAL_CONNECTION_WINDOW_SIZE, direction.server.flow_control),
+        (
+            &CONNECT_INITIAL_STREAM_WINDOW_SIZE,
+            &CONNECT_INITIAL_CONNECTION_WINDOW_SIZE,
+            direction.connect.http2.flow_control,
+        ),
+    ] {
+        let Some(FlowControl::Fixed { initial_stream_window_size: stream, initial_connection_window_size: connection }) =
+            flow_control
+        else {
+            continue;
+        };
+        if stream > connection {
+            let set = match env.origin(var, scope) {
+                Some(Origin::Environment) => var.name(scope),
+                Some(Origin::Inherited(name)) => name.clone(),
+                _ => continue,
+            };
+            let connection_name = connection_var.name(scope);
+            env.warn(set, format!("is {stream}, and a stream gets no more than {connection_name} ({connection})"));
+        }
+    }
+}
+
 /// Warns of fixed windows of connections of which six use up the bytes that may be buffered: a peer may fill each with DATA for readers that
 /// have stopped, and the connection is given as much again for the other streams.
 pub(crate) fn warn_of_large_windows(env: &mut Reader, scope: Scope, direction: &Direction) {

@@ -109,6 +109,35 @@ fn a_fixed_window_above_a_sixth_of_what_may_be_buffered_is_a_warning() {
 }
 
 #[test]
+fn a_stream_window_above_its_connections_is_a_warning() {
+    let check = |more: &[(&str, &str)], expect: &[String]| {
+        let mut vars = on([]);
+        vars.extend(more.iter().map(|(name, value)| (full(name), (*value).to_owned())));
+        assert_eq!(warnings(&vars), expect, "{more:?}");
+    };
+    let stream = |side| format!("{side}_HTTP2_INITIAL_STREAM_WINDOW_SIZE");
+    let bound = |name: &str, side, size| {
+        format!(
+            "{name}: is {size}, and a stream gets no more than {side}_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE (1048576)"
+        )
+    };
+    let server = stream("INBOUND_SERVER");
+    check(&[(&server, "1048576")], &[]);
+    check(&[(&server, "1048577")], &[bound(&server, "INBOUND_SERVER", 1_048_577)]);
+    let connection = "INBOUND_SERVER_HTTP2_INITIAL_CONNECTION_WINDOW_SIZE";
+    check(&[(&server, "1048577"), (connection, "1048577")], &[]);
+    check(
+        &[(&server, "1048577"), ("INBOUND_SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL", "true")],
+        &[format!("{server}: has no effect, INBOUND_SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL is true")],
+    );
+    let shared = "HTTP2_INITIAL_STREAM_WINDOW_SIZE";
+    check(
+        &[(shared, "2000000")],
+        &[bound(shared, "INBOUND_CONNECT", 2_000_000), bound(shared, "OUTBOUND_CONNECT", 2_000_000)],
+    );
+}
+
+#[test]
 fn known_variables_come_before_unknown_ones() {
     let vars = on([("AAA", "x"), ("INBOUND_ENDPOINTS", "a:1,a:1")]);
     let names: Vec<_> = warnings(&vars).iter().map(|line| line.split(':').next().unwrap().to_owned()).collect();
