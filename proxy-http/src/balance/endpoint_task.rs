@@ -204,7 +204,7 @@ impl EndpointTask {
         match made {
             Ok(handle) => {
                 let now = Instant::now();
-                if !self.is_unstable && self.log.should_log_state(&self.addr, LoggedState::Ready, now) {
+                if !self.is_unstable && self.log.should_log_ready(&self.addr, now) {
                     tracing::info!(endpoint = %self.addr, "endpoint is ready");
                 }
                 (self.resume_at, self.last_success) = (None, Some(started));
@@ -277,7 +277,7 @@ impl EndpointTask {
     /// Logs that an attempt failed, or that a connection was lost before any response, and starts a backoff pause.
     fn handle_failure(&mut self, state: LoggedState, error: ConnectError) {
         let now = Instant::now();
-        if self.log.should_log_state(&self.addr, state, now) {
+        if self.log.should_log_state(&self.addr, state, Chain(&error).to_string(), now) {
             let message = match state {
                 LoggedState::Lost => "endpoint closes its connections before any response",
                 _ => "endpoint cannot be reached",
@@ -339,7 +339,7 @@ impl EndpointTask {
     fn close_idle(&mut self) {
         if self.is_unstable && self.has_answering_connection() {
             self.is_unstable = false;
-            if self.log.should_log_state(&self.addr, LoggedState::Ready, Instant::now()) {
+            if self.log.should_log_ready(&self.addr, Instant::now()) {
                 tracing::info!(endpoint = %self.addr, "endpoint is ready");
             }
         }

@@ -10,15 +10,25 @@ use tokio::time::Instant;
 
 /// Limits the log lines about each endpoint, for the connections of all workers together.
 ///
-/// A change of state is logged once. A failure that lasts is logged again each minute.
+/// A change of state is logged once. A failure that lasts is logged again each minute, and after five seconds if its reason is
+/// another one.
 #[derive(Default)]
 pub struct EndpointLog(Mutex<HashMap<Arc<str>, LastLogged>>);
 
 /// The last log lines about one endpoint.
 #[derive(Debug, Default)]
 struct LastLogged {
-    state: Option<(LoggedState, Instant)>,
+    state: Option<LastState>,
     go_away: Option<Instant>,
+}
+
+/// The state in the last log line about an endpoint.
+#[derive(Debug)]
+struct LastState {
+    state: LoggedState,
+    /// Why the endpoint failed; empty if it is ready.
+    reason: String,
+    at: Instant,
 }
 
 /// The state of an endpoint, as one worker sees it.
@@ -34,18 +44,33 @@ pub(crate) enum LoggedState {
 
 /// The interval at which a line is repeated.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
+/// The interval at which another reason of the same state is logged: reasons that alternate fill no log.
+const OTHER_REASON_AFTER: Duration = Duration::from_secs(5);
 
 // === impl EndpointLog ===
 
 impl EndpointLog {
-    /// Whether the state is to be logged now; if so, notes that it was.
-    pub(crate) fn should_log_state(&self, endpoint: &Arc<str>, state: LoggedState, now: Instant) -> bool {
+    /// Whether the endpoint is to be logged as ready; if so, notes that it was.
+    pub(crate) fn should_log_ready(&self, endpoint: &Arc<str>, now: Instant) -> bool {
+        self.should_log_state(endpoint, LoggedState::Ready, String::new(), now)
+    }
+
+    /// Whether the state is to be logged now, with the reason of a failure; if so, notes that it was.
+    pub(crate) fn should_log_state(
+        &self,
+        endpoint: &Arc<str>,
+        state: LoggedState,
+        reason: String,
+        now: Instant,
+    ) -> bool {
         self.with(endpoint, |last| {
-            // Ready endpoints stay ready: no line repeats that.
-            let again = |at: Instant| state != LoggedState::Ready && now >= at + REPEAT_AFTER;
-            let should_log = last.state.is_none_or(|(state_before, at)| state_before != state || again(at));
+            let should_log = last.state.as_ref().is_none_or(|before| {
+                let after = if before.reason == reason { REPEAT_AFTER } else { OTHER_REASON_AFTER };
+                // Ready endpoints stay ready: no line repeats that.
+                before.state != state || state != LoggedState::Ready && now >= before.at + after
+            });
             if should_log {
-                last.state = Some((state, now));
+                last.state = Some(LastState { state, reason, at: now });
             }
             should_log
         })
@@ -89,8 +114,9 @@ mod tests {
         let log = EndpointLog::default();
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let start = Instant::now();
-        let logs =
-            |endpoint, state, seconds| log.should_log_state(endpoint, state, start + Duration::from_secs(seconds));
+        let logs = |endpoint, state, seconds| {
+            log.should_log_state(endpoint, state, String::new(), start + Duration::from_secs(seconds))
+        };
         assert!(logs(&a, LoggedState::Unreachable, 0) && logs(&b, LoggedState::Unreachable, 0));
         assert!(!logs(&a, LoggedState::Unreachable, 1), "another worker finds the same");
         assert!(!logs(&a, LoggedState::Unreachable, 59) && logs(&a, LoggedState::Unreachable, 60));
@@ -102,6 +128,19 @@ mod tests {
         assert!(logs(&a, LoggedState::Lost, 1_001) && logs(&a, LoggedState::Ready, 1_002));
         log.forget("a");
         assert!(logs(&a, LoggedState::Ready, 1_003) && !logs(&b, LoggedState::Unreachable, 59));
+    }
+
+    #[test]
+    fn another_reason_is_logged_after_five_seconds() {
+        let log = EndpointLog::default();
+        let (a, start) = ("a".into(), Instant::now());
+        let logs = |reason: &str, seconds| {
+            let now = start + Duration::from_secs(seconds);
+            log.should_log_state(&a, LoggedState::Unreachable, reason.to_owned(), now)
+        };
+        assert!(logs("refused", 0) && !logs("other protocol", 4) && !logs("refused", 5));
+        assert!(logs("other protocol", 5) && !logs("other protocol", 10) && !logs("refused", 9));
+        assert!(logs("refused", 10) && logs("refused", 70));
     }
 
     #[test]
