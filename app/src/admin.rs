@@ -196,7 +196,8 @@ impl State {
         self.workers.iter().flat_map(|worker| &worker.connected).all(Connected::is_ready)
     }
 
-    /// Says which names have a problem, also when the process is ready because of other endpoints.
+    /// Says which directions reach no endpoint, and which names have a problem, also when the process is ready because of other
+    /// endpoints.
     fn ready(&self) -> Response<Full<Bytes>> {
         let (status, line) = if self.draining.load(Relaxed) {
             (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
@@ -206,6 +207,13 @@ impl State {
             (StatusCode::SERVICE_UNAVAILABLE, "not every direction can reach an endpoint\n")
         };
         let mut body = line.to_owned();
+        for (index, direction) in self.directions.iter().enumerate() {
+            if !self.workers.iter().all(|worker| worker.connected[index].is_ready()) {
+                body.push_str(&format!(
+                    "{direction}: not every worker can reach an endpoint; /destinations says why\n"
+                ));
+            }
+        }
         // Names are the same on all workers.
         let connected = self.workers.first().map_or_else(Default::default, |worker| &*worker.connected);
         for (direction, connected) in self.directions.iter().zip(connected) {

@@ -28,7 +28,9 @@ async fn ready_follows_the_endpoint_and_live_does_not() {
     };
     let app = App::start(addr, &[("LINKERD2_PROXY_OUTBOUND_CONNECT_EXP_BACKOFF_MAX", "100ms")]);
     assert_eq!(admin(app.admin, "GET", "/live", "").await.0, 200);
-    assert_eq!(admin(app.admin, "GET", "/ready", "").await.0, 503);
+    let (status, body) = admin(app.admin, "GET", "/ready", "").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("\noutbound: not every worker can reach an endpoint; /destinations says why\n"), "{body}");
     let endpoint = Endpoint::start().await;
     drop(app);
     let app = App::start(endpoint.addr, &[]);
