@@ -60,7 +60,13 @@ impl Variables {
             (certs, key) => return Err(certs.err().into_iter().chain(key.err()).collect()),
         };
         for (index, cert_der) in certs.iter().enumerate() {
-            webpki::EndEntityCert::try_from(cert_der).map_err(|error| cert.wrong_cert(index, error))?;
+            webpki::EndEntityCert::try_from(cert_der).map_err(|error| match error {
+                // openssl makes such certificates unless it is given extensions.
+                webpki::Error::UnsupportedCertVersion => {
+                    cert.wrong_cert(index, "it is not of X.509 version 3, and so has no subject alternative names")
+                }
+                error => cert.wrong_cert(index, error),
+            })?;
         }
         CertifiedKey::from_der(certs, key_der, &provider()).map_err(|error| {
             match error {
@@ -112,7 +118,7 @@ impl Named<'_> {
     }
 
     fn wrong_cert(&self, index: usize, error: impl fmt::Display) -> Error {
-        self.error(format_args!("has a certificate (the {}. one) that cannot be used: {error}", index + 1))
+        self.error(format_args!("has a certificate (number {}) that cannot be used: {error}", index + 1))
     }
 
     fn error(&self, reason: impl fmt::Display) -> Error {

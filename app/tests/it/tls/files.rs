@@ -172,6 +172,7 @@ fn check_reads_all_files_and_says_what_is_wrong_with_each() {
     let secret = secret.lines().nth(1).unwrap();
     let broken = files.write("broken", &format!("-----BEGIN PRIVATE KEY-----\n{secret}\n!{secret}\n"));
     let garbage = files.write("garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let version1 = files.write("version1", VERSION_1);
     let encrypted = files.write(
         "encrypted",
         &format!("-----BEGIN ENCRYPTED PRIVATE KEY-----\n{secret}\n-----END ENCRYPTED PRIVATE KEY-----\n"),
@@ -221,14 +222,15 @@ fn check_reads_all_files_and_says_what_is_wrong_with_each() {
     for (name, path, words) in [
         (server_cert, &empty, "has no certificate in PEM"),
         (server_cert, &key, "has no certificate in PEM"),
-        (server_cert, &garbage, "has a certificate (the 1. one) that cannot be used"),
+        (server_cert, &garbage, "has a certificate (number 1) that cannot be used"),
+        (server_cert, &version1, "(number 1) that cannot be used: it is not of X.509 version 3"),
         (server_key, &empty, "has no private key in PEM"),
         (server_key, &cert, "has no private key in PEM"),
         (server_key, &encrypted, "not encrypted"),
         (server_key, &broken, "is not PEM"),
         (server_key, &other, "has a key that is not the one of the certificate in"),
         (client_ca, &empty, "has no certificate in PEM"),
-        (client_ca, &garbage, "has a certificate (the 1. one) that cannot be used"),
+        (client_ca, &garbage, "has a certificate (number 1) that cannot be used"),
         (connect_ca, &empty, "has no certificate in PEM"),
     ] {
         let mut settings = Vec::from(good);
@@ -270,3 +272,15 @@ async fn a_certificate_of_ours_that_has_expired_is_a_warning() {
     };
     timeout(PATIENCE, served_again).await.expect("the new one is shown");
 }
+
+/// A certificate that `openssl x509 -req` made without extensions; its key was thrown away.
+const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBEzCBuQIUHiGdMO5eyAp18ukzvvwU8E7PVAAwCgYIKoZIzj0EAwIwDDEKMAgG
+A1UEAwwBYTAeFw0yNjExMzAyMzM0MzRaFw0yNjEyMDEyMzM0MzRaMAwxCjAIBgNV
+BAMMAWEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQSvvln23/AKD/VDoy6fB62
+nIKm69YARBmK6DTcqIxUHDuYW7xTTlMKvTMwnQ2K2oT3HN8/3KXaKkLNYvTMKVjN
+MAoGCCqGSM49BAMCA0kAMEYCIQDrXavgQgrHLoliUEjK7R1hjD3KlLtybcj4ks95
+a5gvTwIhAIMyl7mD0MGeX+V2jWC6fN66mQX0P3uFZlnHgX3Le4oK
+-----END CERTIFICATE-----
+";
