@@ -103,6 +103,12 @@ impl Path {
     }
 }
 
+/// The error of a server that does not answer PING: it speaks HTTP/1.1, or TLS, or ended the connection for another reason.
+fn unanswered(error: &h2::Error, target: &Target) -> String {
+    let tls = if target.tls.is_none() { ", speaks TLS (--tls)," } else { "" };
+    format!("does not speak HTTP/2{tls} or ended the connection: {error}")
+}
+
 /// An error with its causes.
 fn chain(error: &dyn Error) -> String {
     let (mut text, mut next) = (error.to_string(), error.source());
@@ -152,7 +158,7 @@ impl Measured {
         let mut times = Vec::new();
         for _ in 0..PINGS {
             let start = Instant::now();
-            pings.ping(Ping::opaque()).await?;
+            pings.ping(Ping::opaque()).await.map_err(|error| unanswered(&error, target))?;
             times.push(start.elapsed());
         }
         times.sort();
@@ -267,7 +273,10 @@ mod tests {
     use rcgen::{CertifiedKey, generate_simple_self_signed};
     use rustls::{ServerConfig, pki_types::PrivateKeyDer};
     use std::{env, fs, process};
-    use tokio::{io::copy_bidirectional, net::TcpListener};
+    use tokio::{
+        io::{AsyncWriteExt as _, copy_bidirectional, duplex},
+        net::TcpListener,
+    };
     use tokio_rustls::TlsAcceptor;
 
     fn target(authority: &str, path: &str) -> Target {
@@ -286,6 +295,14 @@ mod tests {
         let (near, far) = Link::new(both, both, Clock::Tokio).pair().unwrap();
         tokio::spawn(serve_endpoint(far, Arc::default()));
         Measured::over(near, &target("bench.example", path)).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_of_http1_is_named_as_such() {
+        let (near, mut far) = duplex(1 << 16);
+        tokio::spawn(async move { far.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await });
+        let error = Measured::over(near, &target("bench.example", "/")).await.unwrap_err().to_string();
+        assert!(error.starts_with("does not speak HTTP/2, speaks TLS (--tls), or ended the connection: "), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
