@@ -15,6 +15,10 @@ lint:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+# The manual as a book, in target/manual.
+manual:
+    scripts/manual
+
 # The libraries' public interfaces against the committed lists; `just api --write` writes the lists.
 api *args:
     scripts/api {{args}}
