@@ -6,7 +6,7 @@ use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
 use proxy_http::{
     Endpoints, Stats,
     balance::{
-        endpoint::{State, Status},
+        endpoint::{ResponseCounts, State, Status},
         health_check::{Report, Verdict},
     },
 };
@@ -31,6 +31,8 @@ pub(crate) struct Merged {
     labels: Vec<(String, String)>,
     /// The report of its health checks, which are the same on all workers. `None`: it is not checked.
     pub(crate) report: Option<Report>,
+    /// Of all workers. `None`: there were none, or there is one endpoint.
+    responses: Option<ResponseCounts>,
 }
 
 impl Directions {
@@ -71,6 +73,7 @@ impl Directions {
                 }
             }
         }
+        responses(encoder, &directions)?;
         health_checks(encoder, &directions)
     }
 
@@ -116,6 +119,26 @@ impl Directions {
     }
 }
 
+/// Nothing, where there is one endpoint.
+fn responses(
+    encoder: &mut DescriptorEncoder<'_>,
+    directions: &[(&'static str, BTreeMap<String, Merged>)],
+) -> fmt::Result {
+    let help = "Responses of the endpoint that have ended, if there are several endpoints; connections lost before one are failures";
+    let mut family = encoder.encode_descriptor("http_balancer_endpoint_responses", help, None, MetricType::Counter)?;
+    for (direction, endpoints) in directions {
+        for (addr, endpoint) in endpoints {
+            let Some(ResponseCounts { successes, failures }) = endpoint.responses else { continue };
+            for (classification, count) in [("success", successes), ("failure", failures)] {
+                let mut labels = endpoint.labels(direction, addr);
+                labels.push(("classification".to_owned(), classification.to_owned()));
+                family.encode_family(&labels)?.encode_counter(&count, NO_EXEMPLAR)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Nothing, where endpoints are not checked.
 fn health_checks(
     encoder: &mut DescriptorEncoder<'_>,
@@ -148,7 +171,9 @@ fn health_checks(
 /// The endpoints of all workers by address.
 pub(crate) fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, Merged> {
     let mut endpoints = BTreeMap::<_, Merged>::new();
-    for Status { addr, labels, weight, priority, state, connections, streams, latency, error, report, .. } in statuses {
+    for Status { addr, labels, weight, priority, state, connections, streams, latency, error, report, responses } in
+        statuses
+    {
         let new = || Merged {
             weight,
             priority,
@@ -160,6 +185,7 @@ pub(crate) fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, 
             error: None,
             labels,
             report,
+            responses: None,
         };
         let endpoint = endpoints.entry(addr).or_insert_with(new);
         if state == State::Ready {
@@ -170,6 +196,10 @@ pub(crate) fn merge(statuses: impl Iterator<Item = Status>) -> BTreeMap<String, 
         endpoint.ejected += usize::from(state == State::Ejected);
         endpoint.latency = endpoint.latency.into_iter().chain(latency).reduce(f64::max);
         endpoint.error = endpoint.error.take().or(error);
+        if let Some(ResponseCounts { successes, failures }) = responses {
+            let sum = endpoint.responses.get_or_insert_default();
+            (sum.successes, sum.failures) = (sum.successes + successes, sum.failures + failures);
+        }
     }
     endpoints
 }
@@ -216,12 +246,14 @@ mod tests {
             latency,
             error: None,
             report: None,
+            responses: Some(ResponseCounts { successes: 2, failures: 1 }),
         };
         let statuses = [(State::Ejected, None), (State::Ready, Some(0.1)), (State::Ready, Some(0.0001))];
         let endpoints = merge(statuses.into_iter().map(|(state, latency)| status(state, latency)));
         let Merged { state, connections, streams, ejected, latency, .. } = &endpoints["127.0.0.1:80"];
         assert_eq!((*state, *connections, *streams, *ejected), (State::Ready, 3, 6, 1));
         assert_eq!(*latency, Some(0.1));
+        assert_eq!(endpoints["127.0.0.1:80"].responses, Some(ResponseCounts { successes: 6, failures: 3 }));
         assert_eq!(merge([status(State::Failed, None)].into_iter())["127.0.0.1:80"].latency, None);
     }
 
@@ -240,6 +272,7 @@ mod tests {
             error: None,
             labels,
             report: None,
+            responses: None,
         };
         let labels = endpoint.labels("outbound", "127.0.0.1:80");
         let names: Vec<_> = labels.iter().map(|(name, _)| name.as_str()).collect();

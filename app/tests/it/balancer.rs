@@ -80,6 +80,26 @@ async fn endpoints_are_counted_by_state_and_by_what_is_on_them() {
 }
 
 #[tokio::test]
+async fn responses_are_counted_by_endpoint_and_classification() {
+    let (well, ill) = (endpoint(answer_with(200)).await, endpoint(answer_with(500)).await);
+    let endpoints = format!("{well},{ill}");
+    let app = App::start(well, &[(ENDPOINTS, &endpoints), ("LINKERD2_PROXY_CORES", "1")]);
+    until(&app, "http_balancer_endpoints{direction=\"outbound\",endpoint_state=\"ready\"}", |n| n == 2.0).await;
+    let mut client = connect(app.proxy).await;
+    let mut counts = [0, 0];
+    while counts.iter().any(|count| *count < 5) {
+        counts[usize::from(ask(&mut client).await.unwrap() == 500)] += 1;
+    }
+    for (addr, [successes, failures]) in [(well, [counts[0], 0]), (ill, [0, counts[1]])] {
+        for (classification, count) in [("success", successes), ("failure", failures)] {
+            let labels = format!("direction=\"outbound\",endpoint=\"{addr}\",classification=\"{classification}\"");
+            let line = format!("http_balancer_endpoint_responses_total{{{labels}}}");
+            until(&app, &line, |n| n == f64::from(count)).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_that_has_never_been_connected_is_pending_until_it_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

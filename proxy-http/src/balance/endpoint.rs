@@ -51,6 +51,18 @@ pub struct Status {
     pub error: Option<String>,
     /// The report of its health checks. `None`: it is not checked.
     pub report: Option<Report>,
+    /// The responses that have ended. `None`: there was none yet, or they are not counted, as with a single endpoint.
+    pub responses: Option<ResponseCounts>,
+}
+
+/// An endpoint's responses that have ended, since it joined.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct ResponseCounts {
+    /// Responses that are no failures.
+    pub successes: u64,
+    /// Responses that are failures by their [status](crate::stats::Responses::is_failure), were sent again for it, or were cut, and
+    /// connections lost before a response.
+    pub failures: u64,
 }
 
 /// Whether requests are sent to an endpoint.

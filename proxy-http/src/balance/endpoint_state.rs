@@ -14,7 +14,14 @@ use crate::{
     },
     client::error::ConnectError,
 };
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 
 /// The state of one endpoint.
@@ -68,6 +75,14 @@ pub(super) struct Connection {
 pub(super) struct Health {
     pub(super) load: Load,
     pub(super) breaker: Breaker,
+    pub(super) responses: ResponseCounters,
+}
+
+/// Responses of an endpoint that have ended.
+#[derive(Debug, Default)]
+pub(super) struct ResponseCounters {
+    successes: AtomicU64,
+    failures: AtomicU64,
 }
 
 /// A task that is aborted when this is dropped.
@@ -230,7 +245,23 @@ impl EndpointState {
             latency: self.health.load.average(),
             error: self.failed.as_ref().map(|error| Chain(&**error).to_string()),
             report: self.reports.as_ref().map(Reports::latest),
+            responses: self.health.responses.get(),
         }
+    }
+}
+
+// === impl ResponseCounters ===
+
+impl ResponseCounters {
+    pub(super) fn count(&self, is_failure: bool) {
+        let counter = if is_failure { &self.failures } else { &self.successes };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// `None`: there was none yet, or none is counted.
+    fn get(&self) -> Option<endpoint::ResponseCounts> {
+        let [successes, failures] = [&self.successes, &self.failures].map(|counter| counter.load(Relaxed));
+        (successes + failures > 0).then_some(endpoint::ResponseCounts { successes, failures })
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
         breaker::Breaker,
         choice::SlowStart,
         endpoint::Status,
-        endpoint_state::{AbortOnDrop, EndpointState, Health},
+        endpoint_state::{AbortOnDrop, EndpointState, Health, ResponseCounters},
         endpoint_task::EndpointTask,
         load::Load,
         params::Params,
@@ -242,10 +242,11 @@ impl Endpoints {
     }
 
     /// Records the end of a request, with its last attempt if there was one, and wakes a request that waits for the stream.
-    pub(crate) fn finish(&self, attempt: Option<Attempt>) {
+    /// `is_failure`: whether the response to the client is a failure. `None`: there is none.
+    pub(crate) fn finish(&self, attempt: Option<Attempt>, is_failure: Option<bool>) {
         let endpoint = attempt.as_ref().map(Attempt::endpoint);
         if let Some(attempt) = attempt {
-            self.shared.record_end(attempt);
+            self.shared.record_end(attempt, is_failure);
         }
         if self.shared.has_waiting() {
             match endpoint {
@@ -372,7 +373,11 @@ impl Balancer {
             is_handshaking: false,
             is_full: false,
             last_attempt: None,
-            health: Arc::new(Health { load: Load::new(), breaker: Breaker::new() }),
+            health: Arc::new(Health {
+                load: Load::new(),
+                breaker: Breaker::new(),
+                responses: ResponseCounters::default(),
+            }),
             verdict: endpoint.reports.as_ref().map_or(Verdict::Healthy, Reports::verdict),
             reports: endpoint.reports.clone(),
             demand,

@@ -152,10 +152,17 @@ impl Balancer {
         }
     }
 
-    /// Records the outcome of an attempt in the endpoint's health.
-    pub(super) fn record_end(&self, Attempt { health, sent, outcome, answered, .. }: Attempt) {
-        let Some(Health { load, breaker }) = health.as_deref() else { return };
+    /// Records the outcome of an attempt in the endpoint's health. `is_failure`: whether the response that has ended is a failure;
+    /// `None`: there is none, or not of this attempt.
+    pub(super) fn record_end(&self, attempt: Attempt, is_failure: Option<bool>) {
+        let Attempt { health, sent, outcome, answered, .. } = attempt;
+        let Some(Health { load, breaker, responses }) = health.as_deref() else { return };
         let now = now();
+        if outcome == Outcome::Failure {
+            responses.count(true);
+        } else if let Some(is_failure) = is_failure.filter(|_| answered) {
+            responses.count(is_failure);
+        }
         if !answered {
             load.observe_late(sent, self.nanos(now));
         }

@@ -180,7 +180,7 @@ impl Exchange {
         let endpoints = shared.endpoints(self.http1);
         let last = self.attempt.take();
         let avoid = last.as_ref().map(Attempt::endpoint);
-        endpoints.finish(last);
+        endpoints.finish(last, None);
         let _pending = PendingRequest::start(limits, stats).ok_or_else(|| {
             stats.count_shed();
             Answer::unavailable(ProxyError::QueueFull, "too many requests waiting for an endpoint")

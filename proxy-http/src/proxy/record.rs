@@ -5,7 +5,7 @@ use crate::{
     connection::now::now,
     message::answer::Answer,
     proxy::{exchange::Exchange, shared::ProxyShared},
-    stats::{ExchangeFacts, ProxyError, Reset, ResetBy},
+    stats::{ExchangeFacts, ProxyError, Reset, ResetBy, is_failure},
 };
 use bytes::Bytes;
 use h2::Reason;
@@ -75,7 +75,8 @@ impl Drop for Exchange {
         let is_cut = self.record.is_on() && !self.body.as_ref().map_or(self.status.is_some(), Body::is_end_stream);
         // First, because the response's body counts as the connection's stream as long as it lives.
         self.body = None;
-        self.shared.endpoints(self.http1).finish(self.attempt.take());
+        let is_failure = self.status.map(|status| is_failure(status, self.grpc_response.status));
+        self.shared.endpoints(self.http1).finish(self.attempt.take(), is_failure);
         if let Some(status) = self.status {
             let latency = now() - self.started;
             stats.count_response(status, self.grpc_response.status, latency);

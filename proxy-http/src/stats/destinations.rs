@@ -165,7 +165,7 @@ impl Series {
 }
 
 /// Whether a response is a failure; its gRPC status decides where it has one.
-pub(super) fn is_failure(status: StatusCode, grpc_status: Option<u8>) -> bool {
+pub(crate) fn is_failure(status: StatusCode, grpc_status: Option<u8>) -> bool {
     // UNKNOWN, DEADLINE_EXCEEDED, PERMISSION_DENIED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
     grpc_status.map_or(status.is_server_error(), |code| matches!(code, 2 | 4 | 7 | 12..=15))
 }

@@ -28,6 +28,7 @@ pub use self::{
 
 pub(crate) use self::{
     connections::Describe,
+    destinations::is_failure,
     record::{ExchangeFacts, OpenRecord, Record, record_refused},
     side::Side,
 };
