@@ -72,7 +72,7 @@ package: _release
 image:
     scripts/image
 
-# Ten upgrades of the release binary under requests.
+# Ten upgrades of the release binary under requests, and ten restarts under socket activation.
 upgrade: _release
     scripts/upgrade
 

@@ -1,16 +1,17 @@
 // Sends requests by node, which opens connections anew as it has to: over HTTP/2 on eight connections with eight requests at a
-// time, and over HTTP/1.1 on a connection for each. Arguments: port, number of requests over HTTP/2, and a folder; the file
-// `begun` is made in it with the download, and requests go on until there is the file `done`.
+// time, and over HTTP/1.1 on a connection for each. Arguments: port, number of requests over HTTP/2, a folder, and `one` or `each`,
+// for one download that outlasts all processes but the first, or one from each process. The file `begun` is made in the folder with
+// the first download, and requests go on until there is the file `done`.
 import fs from "node:fs";
 import http from "node:http";
 import http2 from "node:http2";
 
-const [port, wanted, folder] = [process.argv[2], Number(process.argv[3]), process.argv[4]];
+const [port, wanted, folder, downloads] = [process.argv[2], Number(process.argv[3]), process.argv[4], process.argv[5]];
 const REFUSED_STREAM = http2.constants.NGHTTP2_REFUSED_STREAM;
 const path = "/small";
 const size = 128;
 const longSize = 16 << 20;
-const counts = { http2: 0, refused: 0, http1: 0, connections: 0 };
+const counts = { http2: 0, refused: 0, http1: 0, connections: 0, downloads: 0 };
 const failures = new Map();
 
 const fail = (reason) => failures.set(reason, (failures.get(reason) ?? 0) + 1);
@@ -80,7 +81,7 @@ async function connectOften() {
 }
 
 // Most of a response is read after the upgrades, from the process that it began on.
-async function download() {
+async function downloadOverAll() {
   const session = http2.connect(`http://127.0.0.1:${port}`);
   const stream = session.request({ ":path": "/long" });
   let length = 0;
@@ -102,9 +103,37 @@ async function download() {
   session.close();
 }
 
+// The process drains while most of the response is read. The next process starts after that.
+async function downloadFromEach() {
+  while (!isOver()) {
+    const session = http2.connect(`http://127.0.0.1:${port}`);
+    session.on("error", (error) => fail(`download: ${error.code} ${error.message}`));
+    const stream = session.request({ ":path": "/long" });
+    let length = 0;
+    let status;
+    stream.on("response", (headers) => {
+      status = headers[":status"];
+      fs.writeFileSync(`${folder}/begun`, "");
+    });
+    stream.on("error", (error) => {
+      if (stream.rstCode !== REFUSED_STREAM || status !== undefined) fail(`download: ${error.code} ${error.message}`);
+    });
+    const ended = new Promise((resolve) => stream.on("close", resolve));
+    while (!session.closed && !isOver()) await new Promise((resolve) => setTimeout(resolve, 10));
+    const isDrained = session.closed;
+    stream.on("data", (chunk) => (length += chunk.length));
+    await ended;
+    if (status !== undefined && length !== longSize) fail(`download of ${length} bytes`);
+    if (isDrained && length === longSize) counts.downloads += 1;
+    session.close();
+  }
+}
+
+const download = downloads === "each" ? downloadFromEach : downloadOverAll;
 await Promise.all([download(), ...Array.from({ length: 8 }, overHttp2), connectOften(), connectOften()]);
 const failed = [...failures.values()].reduce((sum, count) => sum + count, 0);
 console.log(`${counts.http2} requests over HTTP/2 on ${counts.connections} connections, ${counts.http1} over HTTP/1.1: ${failed} failed`);
 console.log(`${counts.refused} requests were made after GOAWAY, and not sent`);
+if (downloads === "each") console.log(`${counts.downloads} downloads ended on a process that drained`);
 for (const [reason, count] of failures) console.log(`${count}: ${reason}`);
 process.exitCode = failed === 0 ? 0 : 1;
