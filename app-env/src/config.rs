@@ -260,7 +260,7 @@ pub enum ProxyProtocol {
     V2,
 }
 
-/// The requests that one client, by its address, may send.
+/// The requests that one client, by its address, may send, or that a route may get.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct RateLimit {
     /// Requests a second, in the long run.

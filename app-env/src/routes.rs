@@ -39,7 +39,7 @@ mod tests;
 mod unreachable;
 mod yaml;
 
-use crate::{Connect, HostPort, host_port::dns_name};
+use crate::{Connect, HostPort, RateLimit, host_port::dns_name};
 use fields::{Known, Problems};
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr, str::FromStr, time::Duration};
 use yaml::Position;
@@ -92,6 +92,8 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// The retries of its requests. `None`: the direction's.
     pub retry: Option<Retry>,
+    /// The requests that it may get, from all clients together. `None`: no limit.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// Conditions on a request, all of which must hold.

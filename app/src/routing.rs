@@ -3,11 +3,14 @@
 use crate::{
     backend::{self, Backend, Source},
     reload::Reload,
-    routes::{self, Place},
+    routes,
     tls::{self, Stamp},
 };
-use app_env::routes::{Retry, Rule};
-use proxy_http::proxy::{Action, Policy, Routes};
+use app_env::{
+    RateLimit,
+    routes::{Retry, Rule},
+};
+use proxy_http::proxy::{Action, Policy, Rate, RouteRate, Routes};
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -40,11 +43,21 @@ struct Loaded {
     stamp: Stamp,
     /// The mistakes then. A certificate that is not there yet may come later, without a change of the file.
     errors: Vec<String>,
+    made: Made,
+}
+
+/// The parts of routes that stay when the file changes and says the same of them.
+#[derive(Debug, Default)]
+struct Made {
     backends: Backends,
+    rates: Rates,
 }
 
 /// The back ends by name, each with its settings in the file.
 type Backends = BTreeMap<String, (app_env::routes::Backend, Arc<Backend>)>;
+
+/// The rate limits of rules, by their names on metrics.
+type Rates = BTreeMap<String, Arc<RouteRate>>;
 
 /// How often the file was read again.
 #[derive(Debug, Default)]
@@ -71,11 +84,11 @@ impl Routing {
     ) -> Result<Self, Errors> {
         let (made, _) = watch::channel(Arc::new(Routes::new([])));
         // Before it is read: if it changes in between, it is read again.
-        let loaded = Mutex::new(Loaded { stamp: Stamp::of(&path), errors: Vec::new(), backends: Backends::new() });
+        let loaded = Mutex::new(Loaded { stamp: Stamp::of(&path), errors: Vec::new(), made: Made::default() });
         let routing = Self { direction, path, connect, tls, shared, made, loaded, reloads: Reloads::default() };
         // `app` has said the warnings before.
-        let (backends, _) = routing.read(&Backends::new())?;
-        routing.lock().backends = backends;
+        let (made, _) = routing.read(&Made::default())?;
+        routing.lock().made = made;
         Ok(routing)
     }
 
@@ -88,13 +101,13 @@ impl Routing {
         &self.reloads
     }
 
-    /// Reads the file and has its routes count. Back ends with the settings that they had before stay.
-    fn read(&self, before: &Backends) -> Result<(Backends, Vec<String>), Errors> {
+    /// Reads the file and has its routes count. Back ends with the settings that they had before stay, as do rate limits.
+    fn read(&self, before: &Made) -> Result<(Made, Vec<String>), Errors> {
         let routes::Loaded { routes: spec, warnings } = routes::load(&self.path, &self.connect).map_err(Errors)?;
         let mut backends = Backends::new();
         let mut errors = Vec::new();
         for (name, backend) in &spec.backends {
-            if let Some(known) = before.get(name).filter(|known| known.0 == *backend) {
+            if let Some(known) = before.backends.get(name).filter(|known| known.0 == *backend) {
                 backends.insert(name.clone(), known.clone());
                 continue;
             }
@@ -121,12 +134,20 @@ impl Routing {
             return Err(Errors(errors));
         }
         let rules = routes::rules(&spec).map_err(|error| Errors(vec![format!("{}:{error}", self.path.display())]))?;
-        let actions = rules.into_iter().map(|(matches, Place { route, rule: index })| {
-            let rule = &spec.routes[route].rules[index];
-            (matches, action(routes::name(&spec, Place { route, rule: index }), rule, &backends))
-        });
+        let mut rates = Rates::new();
+        let mut actions = Vec::with_capacity(rules.len());
+        for (matches, place) in rules {
+            let (name, rule) = (routes::name(&spec, place), &spec.routes[place.route].rules[place.rule]);
+            // A route may be named as another is numbered.
+            let known = before.rates.get(&name).filter(|_| !rates.contains_key(&name));
+            let rate = rule.rate_limit.map(|limit| route_rate(limit, known));
+            if let Some(rate) = &rate {
+                rates.insert(name.clone(), Arc::clone(rate));
+            }
+            actions.push((matches, action(name, rule, rate, &backends)));
+        }
         self.made.send_replace(Arc::new(Routes::new(actions)));
-        Ok((backends, warnings))
+        Ok((Made { backends, rates }, warnings))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Loaded> {
@@ -137,7 +158,7 @@ impl Routing {
 impl Reload for Routing {
     fn reload(&self, forced: bool) {
         let mut loaded = self.lock();
-        for (_, backend) in loaded.backends.values() {
+        for (_, backend) in loaded.made.backends.values() {
             if let Some(tls) = &backend.tls
                 && !self.tls.as_ref().is_some_and(|shared| Arc::ptr_eq(shared, tls))
             {
@@ -151,13 +172,13 @@ impl Reload for Routing {
         }
         loaded.stamp = stamp;
         let (direction, path) = (self.direction, self.path.display());
-        match self.read(&loaded.backends) {
-            Ok((backends, warnings)) => {
+        match self.read(&loaded.made) {
+            Ok((made, warnings)) => {
                 for warning in warnings {
                     tracing::warn!(direction, "{warning}");
                 }
-                tracing::info!(direction, %path, backends = backends.len(), "routes were read again");
-                loaded.backends = backends;
+                tracing::info!(direction, %path, backends = made.backends.len(), "routes were read again");
+                loaded.made = made;
                 loaded.errors.clear();
                 self.reloads.succeeded.fetch_add(1, Relaxed);
             }
@@ -174,13 +195,19 @@ impl Reload for Routing {
     }
 }
 
-fn action(name: String, rule: &Rule, backends: &Backends) -> Action<Backend> {
+fn action(name: String, rule: &Rule, rate: Option<Arc<RouteRate>>, backends: &Backends) -> Action<Backend> {
     // The parser refuses names of back ends that there are not.
     let shares = rule.backend_refs.iter().filter_map(|share| {
         let (_, backend) = backends.get(&share.name)?;
         Some((Arc::clone(backend), share.weight))
     });
-    Action { name, backends: shares.collect(), policy: policy(rule) }
+    Action { name, backends: shares.collect(), policy: policy(rule), rate }
+}
+
+/// The rate limit of a rule; the one that it had before, with its count, unless the limit is another.
+fn route_rate(RateLimit { per_second, burst }: RateLimit, before: Option<&Arc<RouteRate>>) -> Arc<RouteRate> {
+    let rate = Rate { per_second, burst };
+    before.filter(|before| before.rate() == rate).map_or_else(|| Arc::new(RouteRate::new(rate)), Arc::clone)
 }
 
 fn policy(rule: &Rule) -> Policy {

@@ -8,10 +8,14 @@ use super::{
     yaml::{Node, Position, Value},
 };
 use crate::{
+    RateLimit,
     error::{plain, quote},
     grammar::{Grammar, Number, Time},
 };
-use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map},
+    num::NonZeroU32,
+};
 
 /// A match, and its place in the file.
 pub(super) struct Placed {
@@ -27,7 +31,7 @@ const ROUTE: Known = Known {
 
 const RULE: Known = Known {
     kind: "a rule",
-    keys: &["name", "matches", "backendRefs", "timeouts", "retry"],
+    keys: &["name", "matches", "backendRefs", "timeouts", "retry", "rateLimit"],
     unsupported: &["filters", "sessionPersistence"],
 };
 
@@ -47,10 +51,19 @@ const BACKEND_REF: Known = Known {
 
 const TIMEOUTS: Known = Known { kind: "timeouts", keys: &["request", "backendRequest"], unsupported: &[] };
 
+const RATE_LIMIT: Known = Known {
+    kind: "rateLimit",
+    keys: &["requestsPerSecond", "burst"],
+    unsupported: &["total", "identity", "overrides", "targetRef"],
+};
+
 const RETRY: Known = Known { kind: "retry", keys: &["attempts", "codes"], unsupported: &["backoff"] };
 
 /// As the Gateway API has it.
 const WEIGHT: Number = Number::In(0..=1_000_000);
+
+/// Requests, as the variables of the rate limit by client have it.
+const RATE: Number = Number::In(1..=1_000_000);
 
 /// Retries of one request at most, however they are asked for.
 const ATTEMPTS: Number = Number::In(0..=5);
@@ -183,6 +196,7 @@ impl Reader<'_> {
         let backend_refs = fields.require(self.problems, "backendRefs").map(|node| self.backend_refs(node));
         let timeouts = fields.get("timeouts").map(|node| self.timeouts(node));
         let retry = fields.get("retry").map(|node| self.retry(node));
+        let rate_limit = fields.get("rateLimit").and_then(|node| self.rate_limit(node));
         Some(Rule {
             name,
             line: node.position.line,
@@ -190,6 +204,7 @@ impl Reader<'_> {
             backend_refs: backend_refs?,
             timeouts: timeouts.unwrap_or_default(),
             retry,
+            rate_limit,
         })
     }
 
@@ -352,6 +367,18 @@ impl Reader<'_> {
         let Some(fields) = self.problems.fields(node, &RETRY) else { return Retry::default() };
         let attempts = fields.read(self.problems, "attempts", &ATTEMPTS);
         Retry { attempts, gateway_errors: fields.get("codes").and_then(|node| self.codes(node)) }
+    }
+
+    fn rate_limit(&mut self, node: &Node) -> Option<RateLimit> {
+        let fields = self.problems.fields(node, &RATE_LIMIT)?;
+        let burst = match fields.get("burst") {
+            Some(node) => Some(self.problems.read(node, "burst", &RATE)),
+            None => None,
+        };
+        let per_second = fields.require(self.problems, "requestsPerSecond")?;
+        let per_second = NonZeroU32::new(self.problems.read(per_second, "requestsPerSecond", &RATE)?)?;
+        let burst = burst.map_or(Some(per_second), |burst| NonZeroU32::new(burst?))?;
+        Some(RateLimit { per_second, burst })
     }
 
     /// Whether the three codes are listed, or none. We tell no others apart.

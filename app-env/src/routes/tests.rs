@@ -79,6 +79,7 @@ routes:
     backendRefs: [{name: shop, weight: 90}, {name: canary, weight: 0}]
     timeouts: {request: 10s, backendRequest: 250ms}
     retry: {attempts: 2, codes: [504, 502, 503]}
+    rateLimit: {requestsPerSecond: 100, burst: 1000000}
   - matches:
     - method: {service: shop.v1.Orders, method: Get}
     - method: {type: Exact, service: shop.v1.Orders}
@@ -87,6 +88,7 @@ routes:
     backendRefs: [{name: shop}]
     timeouts: {request: 0, backendRequest: 1s}
     retry: {codes: []}
+    rateLimit: {requestsPerSecond: 1}
 - rules:
   - backendRefs:
     - name: canary
@@ -106,6 +108,9 @@ fn all_that_a_file_can_have_is_read() {
     let of = |path, method: Option<&str>, headers: Vec<_>| Match { path, method: method.map(str::to_owned), headers };
     let to = |name: &str, weight| BackendRef { name: name.to_owned(), weight };
     let millis = |millis| Some(Duration::from_millis(millis));
+    let rate = |per_second: u32, burst: u32| {
+        Some(RateLimit { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() })
+    };
     let prefix = |path: &str| PathMatch::PathPrefix(path.to_owned());
     let expect = [
         Route {
@@ -126,10 +131,11 @@ fn all_that_a_file_can_have_is_read() {
                     backend_refs: vec![to("shop", 90), to("canary", 0)],
                     timeouts: Timeouts { request: millis(10_000), backend_request: millis(250) },
                     retry: Some(Retry { attempts: Some(2), gateway_errors: Some(true) }),
+                    rate_limit: rate(100, 1_000_000),
                 },
                 Rule {
                     name: None,
-                    line: 19,
+                    line: 20,
                     matches: vec![
                         of(grpc(Some("shop.v1.Orders"), Some("Get")), None, vec![]),
                         of(grpc(Some("shop.v1.Orders"), None), None, vec![]),
@@ -138,6 +144,7 @@ fn all_that_a_file_can_have_is_read() {
                     backend_refs: vec![to("shop", 1)],
                     timeouts: Timeouts { request: millis(0), backend_request: millis(1_000) },
                     retry: Some(Retry { attempts: None, gateway_errors: Some(false) }),
+                    rate_limit: rate(1, 1),
                 },
             ],
         },
@@ -146,11 +153,12 @@ fn all_that_a_file_can_have_is_read() {
             hostnames: vec![],
             rules: vec![Rule {
                 name: None,
-                line: 28,
+                line: 30,
                 matches: vec![of(prefix("/"), None, vec![])],
                 backend_refs: vec![to("canary", 1)],
                 timeouts: Timeouts::default(),
                 retry: None,
+                rate_limit: None,
             }],
         },
     ];

@@ -117,7 +117,7 @@ impl Directions {
     }
 }
 
-/// The end of the name of the variable that sets a limit, and the frames that reached it.
+/// The end of the name of the variable that sets a limit, and the frames that reached it; for a limit of the file of routes, words like it.
 fn limit_name(limit: Limit) -> &'static str {
     match limit {
         Limit::Age => "max_connection_age",
@@ -143,6 +143,7 @@ fn limit_name(limit: Limit) -> &'static str {
         Limit::Hops => "hops",
         Limit::BufferedHeads => "max_buffered_bytes_heads",
         Limit::Rate => "rate_limit",
+        Limit::RouteRate => "route_rate_limit",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Place, directions, load, rules};
 use app_env::{
-    Config, EndpointProtocol,
+    Config, EndpointProtocol, RateLimit,
     routes::{Backend, BackendRef, HeaderMatch, Match, Route, Routes, Rule, Timeouts},
 };
 use http::{HeaderName, HeaderValue, Request};
@@ -127,6 +127,9 @@ fn target(rule: &Rule) -> String {
             Some(timeout) => write!(words, "; {name} within {timeout:?}"),
             None => Ok(()),
         };
+    }
+    if let Some(RateLimit { per_second, burst }) = rule.rate_limit {
+        let _ = write!(words, "; at most {per_second} requests a second, {burst} at once");
     }
     if let Some(retry) = rule.retry {
         let _ = retry.attempts.map(|attempts| write!(words, "; at most {attempts} retries"));

@@ -22,6 +22,7 @@ use tokio::{
 
 mod labels;
 mod page;
+mod rates;
 
 const ROUTES: &str = "LINKERD2_PROXY_OUTBOUND_ROUTES";
 const DISCOVERY: &str = "LINKERD2_PROXY_OUTBOUND_DISCOVERY";

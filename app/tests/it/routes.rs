@@ -78,6 +78,23 @@ fn a_request_is_told_its_rule() {
 }
 
 #[test]
+fn a_rate_limit_is_told_with_its_rule() {
+    let files = Files::new();
+    let limit = |keys: &str| example().replace("timeouts: {request: 10s}", &format!("rateLimit: {{{keys}}}"));
+    let path = files.write("routes.yaml", &limit("requestsPerSecond: 100, burst: 200"));
+    let variables = [("OUTBOUND_ROUTES", &*path)];
+    let (code, stdout, stderr) = check(&variables, &[]);
+    let shown = "shop (90 of 100), shop-new (10 of 100); at most 100 requests a second, 200 at once\n";
+    assert!(code == Some(0) && stdout.contains(shown), "{stdout}{stderr}");
+    let (code, stdout, _) = check(&variables, &["--request", "GET http://shop.example/cart"]);
+    assert!(code == Some(0) && stdout.lines().next().is_some_and(|line| line.ends_with(shown.trim())), "{stdout}");
+    fs::write(&path, limit("requestsPerSecond: 0")).unwrap();
+    let (code, _, stderr) = check(&variables, &[]);
+    let expect = format!("{path}:23:36: requestsPerSecond is \"0\", must be a whole number in 1..=1000000");
+    assert_eq!((code, errors(&stderr)), (Some(64), vec![&*expect]));
+}
+
+#[test]
 fn all_mistakes_have_their_places() {
     let files = Files::new();
     let text = example()

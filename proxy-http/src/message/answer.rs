@@ -141,6 +141,12 @@ impl Answer {
         Self::new(status, grpc::Code::ResourceExhausted, ProxyError::RateLimited, reason)
     }
 
+    /// The request's route has got too many requests. Another may be sent after a second, as for a client.
+    pub(crate) fn route_rate_limited() -> Self {
+        let (status, reason) = (StatusCode::TOO_MANY_REQUESTS, "the request's route gets too many requests");
+        Self::new(status, grpc::Code::ResourceExhausted, ProxyError::RateLimited, reason)
+    }
+
     /// The request has come back to the proxy.
     pub(crate) fn loop_detected() -> Self {
         let reason = "the request has come back too often";

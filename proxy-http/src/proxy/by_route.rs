@@ -8,10 +8,11 @@ use crate::{
         limits::Limits,
         policy::Policy,
         pool::{Backend, Bounds, Destination, Pool},
+        rate_limit::RouteRate,
         shared::ProxyShared,
     },
     route::{self, Table},
-    stats::DestinationStats,
+    stats::{DestinationStats, Limit, Side},
 };
 use http::{HeaderMap, Method, Uri};
 use std::{
@@ -30,6 +31,9 @@ pub struct Action<B> {
     pub backends: Vec<(Arc<B>, u32)>,
     /// The limits of its requests, in place of the proxy's.
     pub policy: Policy,
+    /// The rate limit of its requests, from all clients together; requests beyond it are answered with 429, gRPC status 8. `None`:
+    /// no limit.
+    pub rate: Option<Arc<RouteRate>>,
 }
 
 /// Rules, and the action of each.
@@ -204,9 +208,20 @@ impl<B: Backend> Routed<B> {
         let Target { action, first } =
             current.routes.table.find(authority(uri, headers), path, method, headers).ok_or_else(Answer::no_route)?;
         let (place, backend) = action.choose().ok_or_else(Answer::no_backend)?;
+        let counters = || {
+            let counters =
+                current.counters[first + place].get_or_init(|| self.pool.counters(backend, Some(&action.name)));
+            Some(Arc::clone(counters))
+        };
+        // No connection is made for a request that goes no further.
+        if action.rate.as_ref().is_some_and(|rate| !rate.admits(now)) {
+            let without_destination = self.pool.without_destination();
+            without_destination.stats.transport(Side::Client).limit(Limit::RouteRate);
+            let answered = Found::answer(without_destination, Answer::route_rate_limited());
+            return Ok(Found { counters: counters(), ..answered });
+        }
         let (proxy, _) = self.pool.get(&Arc::as_ptr(backend).addr(), now, || Ok(Arc::clone(backend)))?;
-        let counters = current.counters[first + place].get_or_init(|| self.pool.counters(backend, Some(&action.name)));
-        Ok(Found { proxy, policy: action.policy, counters: Some(Arc::clone(counters)), answer: None })
+        Ok(Found { proxy, policy: action.policy, counters: counters(), answer: None })
     }
 }
 
@@ -228,15 +243,15 @@ mod tests {
     #[test]
     fn a_back_end_is_chosen_by_its_weight() {
         let backends: Vec<_> = [90, 10, 0].into_iter().map(|weight| (Arc::new(weight), weight)).collect();
-        let action = Action { name: String::new(), backends, policy: Policy::NONE };
+        let action = |backends| Action { name: String::new(), backends, policy: Policy::NONE, rate: None };
+        let shares = action(backends);
         let mut chosen = [0_u32; 101];
         for _ in 0..30_000 {
-            chosen[**action.choose().unwrap().1 as usize] += 1;
+            chosen[**shares.choose().unwrap().1 as usize] += 1;
         }
         // Two in a hundred, which is more than ten times the standard deviation.
         assert!(chosen[90].abs_diff(27_000) <= 600 && chosen[90] + chosen[10] == 30_000, "{chosen:?}");
         let (all, none) = ((Arc::new(7), u32::MAX), (Arc::new(0), 0));
-        let action = |backends| Action { name: String::new(), backends, policy: Policy::NONE };
         assert_eq!(action(vec![all.clone(), all.clone(), none.clone()]).choose().map(|(_, it)| **it), Some(7));
         assert_eq!(action(vec![none.clone(), all]).choose().map(|(_, it)| **it), Some(7));
         assert_eq!(action(vec![none]).choose(), None);

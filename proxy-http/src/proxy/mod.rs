@@ -73,7 +73,7 @@ pub use self::{
     limits::{Limits, Params},
     policy::Policy,
     pool::{Backend, Bounds, Destination},
-    rate_limit::{ClientRates, Rate},
+    rate_limit::{ClientRates, Rate, RouteRate},
     service::{Client, Proxy, ResponseFuture},
     shared::BackendEndpoints,
 };

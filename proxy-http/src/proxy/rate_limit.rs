@@ -1,16 +1,19 @@
-//! Limits of the requests that clients send in a second, by their addresses.
+//! Rate limits of requests: of a client, by its address, and of a route.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher as _,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::time::Instant;
 
-/// The rate at which one client may send requests.
+/// A rate of requests: a token bucket that holds `burst` tokens, and gets `per_second` in each second.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Rate {
     /// Requests a second, in the long run.
@@ -29,6 +32,15 @@ pub struct ClientRates {
     started: Instant,
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
+}
+
+/// Counts the requests of a route, from all clients, against one [`Rate`], for all proxies that share it.
+#[derive(Debug)]
+pub struct RouteRate {
+    rate: Rate,
+    started: Instant,
+    /// As of a client in a shard.
+    free_at: AtomicU64,
 }
 
 /// Some of the clients, so that threads seldom wait for each other.
@@ -62,26 +74,47 @@ impl ClientRates {
 
     /// Counts a request, unless its client has sent too many.
     pub(super) fn admits(&self, client: IpAddr, now: Instant) -> bool {
-        let now = u64::try_from(now.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX);
+        let now = nanos(self.started, now);
         let client = prefix(client);
         let shard = self.hasher.hash_one(client) as usize % SHARDS;
         let mut shard = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
-        self.rate.take(shard.place(client, now), now)
+        let free_at = shard.place(client, now);
+        let Some(next) = self.rate.take(*free_at, now) else { return false };
+        *free_at = next;
+        true
+    }
+}
+
+// === impl RouteRate ===
+
+impl RouteRate {
+    /// No request has come yet.
+    #[must_use]
+    pub fn new(rate: Rate) -> Self {
+        Self { rate, started: Instant::now(), free_at: AtomicU64::new(0) }
+    }
+
+    /// The rate that requests are counted against.
+    #[must_use]
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// Counts a request, unless too many have come. Workers count without a lock, and no request is counted twice or left out.
+    pub(super) fn admits(&self, now: Instant) -> bool {
+        let now = nanos(self.started, now);
+        self.free_at.fetch_update(Relaxed, Relaxed, |free_at| self.rate.take(free_at, now)).is_ok()
     }
 }
 
 // === impl Rate ===
 
 impl Rate {
-    /// Takes one request of a client, if it may send one.
-    fn take(self, free_at: &mut u64, now: u64) -> bool {
+    /// The time of the next whole burst, once a request has come. `None`: the request is one too many. `free_at`: the time before it.
+    fn take(self, free_at: u64, now: u64) -> Option<u64> {
         let interval = SECOND.as_nanos() as u64 / u64::from(self.per_second.get());
-        let at = (*free_at).max(now);
-        if at - now > interval * u64::from(self.burst.get() - 1) {
-            return false;
-        }
-        *free_at = at.saturating_add(interval);
-        true
+        let at = free_at.max(now);
+        (at - now <= interval * u64::from(self.burst.get() - 1)).then(|| at.saturating_add(interval))
     }
 }
 
@@ -102,6 +135,10 @@ impl Shard {
     }
 }
 
+fn nanos(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The part of an address that stands for a client.
 fn prefix(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
@@ -113,9 +150,14 @@ fn prefix(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
+
+    fn rate(per_second: u32, burst: u32) -> Rate {
+        Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() }
+    }
 
     fn rates(per_second: u32, burst: u32) -> ClientRates {
-        ClientRates::new(Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() })
+        ClientRates::new(rate(per_second, burst))
     }
 
     #[test]
@@ -130,6 +172,23 @@ mod tests {
             assert_eq!(admitted(start + interval), 1);
             assert_eq!(admitted(start + interval + SECOND * burst), burst as usize, "no more than a burst is saved up");
         }
+    }
+
+    #[test]
+    fn the_rate_of_a_route_holds_for_all_threads_together() {
+        let (per_second, burst, seconds) = (1_000, 300, 3);
+        let route = RouteRate::new(rate(per_second, burst));
+        // Threads differ in their clocks, and each asks ten times as often as the route may be.
+        let admitted = |skew: u32| {
+            let steps = (0..seconds * per_second * 10).map(|step| SECOND / (per_second * 10) * step);
+            steps.filter(|at| route.admits(route.started + *at + Duration::from_micros(skew.into()))).count()
+        };
+        let total: usize = thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|skew| scope.spawn(move || admitted(skew * 100))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        let expect = (burst + seconds * per_second) as usize;
+        assert!((expect - 1..=expect).contains(&total), "{total} requests, not {expect}");
     }
 
     #[test]

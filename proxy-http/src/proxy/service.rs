@@ -61,7 +61,7 @@ use tower_service::Service;
 /// | all destinations that may be connected to have requests in flight | 503, 14 |
 /// | the request has come back 16 times, while 128 requests and more are in flight | 508, gRPC status 13 |
 /// | the client is denied, or its certificate has expired | 403, gRPC status 7 |
-/// | the client has sent more requests than its rate allows | 429 with `retry-after`, gRPC status 8 |
+/// | the client has sent more requests than its rate allows, or a route got more than its rate | 429 with `retry-after`, gRPC status 8 |
 /// | extended CONNECT (RFC 8441), or a WebSocket of HTTP/1.1, that an endpoint does not support | 501 |
 /// | deadline before the head | 504, gRPC status 4 |
 /// | deadline after the head | RST_STREAM(INTERNAL_ERROR), or trailers with status 4 between two messages of gRPC |

@@ -56,6 +56,8 @@ pub enum Limit {
     BufferedHeads,
     /// A client sent more requests than its rate allows: one was answered with 429.
     Rate,
+    /// A route got more requests than its rate allows: one was answered with 429.
+    RouteRate,
 }
 
 /// Timeouts of a stream on which nothing moves.
@@ -73,7 +75,7 @@ pub enum StreamLimit {
 
 impl Limit {
     /// All limits, in the order of their declaration, which is the index of their counters.
-    pub(super) const ALL: [Self; 23] = [
+    pub(super) const ALL: [Self; 24] = [
         Self::Age,
         Self::AgeGrace,
         Self::Idle,
@@ -97,6 +99,7 @@ impl Limit {
         Self::Hops,
         Self::BufferedHeads,
         Self::Rate,
+        Self::RouteRate,
     ];
 
     /// The error code of the GOAWAY that closes a connection at this limit. `None`: the connection is drained, stays open,
@@ -114,7 +117,8 @@ impl Limit {
             | Self::EngineLifetime
             | Self::Hops
             | Self::BufferedHeads
-            | Self::Rate => None,
+            | Self::Rate
+            | Self::RouteRate => None,
             // The server's SETTINGS are sent and are not acknowledged (RFC 9113 section 6.5.3).
             Self::Handshake => Some(Reason::SETTINGS_TIMEOUT),
             _ => Some(Reason::ENHANCE_YOUR_CALM),

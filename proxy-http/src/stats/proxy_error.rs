@@ -12,7 +12,7 @@ pub enum ProxyError {
     NoRoute,
     /// The path and query are too long: 414.
     UriTooLong,
-    /// The client sends more requests than its rate allows: 429.
+    /// The client sends more requests than its rate allows, or the route gets more: 429.
     RateLimited,
     /// The request has too many fields, or a header list that is too large: 431.
     HeadTooLarge,

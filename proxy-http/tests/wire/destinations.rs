@@ -8,8 +8,8 @@ use http_h2::{ClientParams, ServerParams};
 use proxy_http::{
     Connect, Endpoints, Proxy, Server, Stats,
     proxy::{
-        self, Absence, Action, Backend, BackendEndpoints, Bounds, ByAuthority, ByRoute, NotAllowed, Policy, Resolve,
-        Routes,
+        self, Absence, Action, Backend, BackendEndpoints, Bounds, ByAuthority, ByRoute, NotAllowed, Policy, Rate,
+        Resolve, RouteRate, Routes,
     },
     route::Rule,
 };
@@ -156,7 +156,7 @@ fn memory(name: &str, seen: &Arc<Seen>) -> Arc<Memory> {
 /// A rule for all requests.
 fn all(backends: &[(&Arc<Memory>, u32)], policy: Policy) -> (Rule, Action<Memory>) {
     let backends = backends.iter().map(|(backend, weight)| (Arc::clone(backend), *weight)).collect();
-    (Rule::default(), Action { name: "all".to_owned(), backends, policy })
+    (Rule::default(), Action { name: "all".to_owned(), backends, policy, rate: None })
 }
 
 #[tokio::test(start_paused = true)]
@@ -226,6 +226,62 @@ async fn a_route_has_timeouts_of_its_own() {
         assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR), "{policy:?}");
         assert!((1_000..1_100).contains(&started.elapsed().as_millis()), "{policy:?}");
     }
+}
+
+/// A rule for the requests of a host, with a rate limit.
+fn limited(host: &str, backend: &Arc<Memory>, rate: &Arc<RouteRate>) -> (Rule, Action<Memory>) {
+    let (rule, action) = all(&[(backend, 1)], Policy::default());
+    (Rule { hostnames: vec![host.parse().unwrap()], ..rule }, Action { rate: Some(Arc::clone(rate)), ..action })
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_a_route_beyond_its_rate_get_429_or_8() {
+    let seen = Arc::<Seen>::default();
+    let a = memory("a", &seen);
+    let rate = || Arc::new(RouteRate::new(Rate { per_second: 2.try_into().unwrap(), burst: 3.try_into().unwrap() }));
+    let (x, y) = (rate(), rate());
+    let routes = || {
+        Routes::new([limited("x.example", &a, &x), limited("y.example", &a, &y), all(&[(&a, 1)], Policy::default())])
+    };
+    // Two workers, which share a rate.
+    let ((mut one, _routes), (mut other, changes)) = (by_route(routes()).await, by_route(routes()).await);
+    let call = || Request::post("http://x.example/a.B/C").header("content-type", "application/grpc").body(()).unwrap();
+    assert_eq!(ask(&mut one, request("http://x.example/")).await.status(), 200);
+    for client in [&mut one, &mut other] {
+        assert_eq!(ask(client, request("http://x.example/")).await.status(), 200);
+    }
+    for client in [&mut one, &mut other] {
+        let rsp = ask(client, request("http://x.example/")).await;
+        assert_eq!((rsp.status().as_u16(), field(rsp.headers(), "retry-after")), (429, "1"));
+        assert_eq!(field(rsp.headers(), "proxy-error"), "the request's route gets too many requests");
+        let rsp = ask(client, call()).await;
+        assert_eq!((rsp.status().as_u16(), field(rsp.headers(), "grpc-status")), (200, "8"));
+        assert!(!rsp.headers().contains_key("retry-after"));
+        for uri in ["http://y.example/", "http://z.example/"] {
+            assert_eq!(ask(client, request(uri)).await.status(), 200, "{uri}");
+        }
+    }
+    // Half a second is a request, and routes that have the same limits keep its count.
+    tokio::time::advance(Duration::from_millis(499)).await;
+    assert_eq!(ask(&mut one, request("http://x.example/")).await.status(), 429);
+    tokio::time::advance(Duration::from_millis(1)).await;
+    changes.send_replace(Arc::new(routes()));
+    assert_eq!(ask(&mut other, request("http://x.example/")).await.status(), 200);
+    assert_eq!(ask(&mut one, request("http://x.example/")).await.status(), 429);
+    assert_eq!(ask(&mut other, request("http://x.example/")).await.status(), 429);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_beyond_the_rate_of_its_route_has_nothing_connected_to() {
+    let seen = Arc::<Seen>::default();
+    let (a, b) = (memory("a", &seen), memory("b", &seen));
+    let rate = RouteRate::new(Rate { per_second: 1.try_into().unwrap(), burst: 1.try_into().unwrap() });
+    let rate = Arc::new(rate);
+    let routes = Routes::new([limited("a.example", &a, &rate), limited("b.example", &b, &rate)]);
+    let (mut client, _routes) = by_route(routes).await;
+    assert_eq!(ask(&mut client, request("http://a.example/")).await.status(), 200);
+    assert_eq!(ask(&mut client, request("http://b.example/")).await.status(), 429);
+    assert_eq!(*seen.connected.lock().unwrap(), ["a"]);
 }
 
 #[tokio::test(start_paused = true)]
