@@ -2,7 +2,7 @@
 //!
 //! A new variable is a new field, so the structs that have most of them are `#[non_exhaustive]`.
 
-use crate::{ClientName, Discovery, DomainSuffix, HostPort, Network};
+use crate::{ClientName, Discovery, DomainSuffix, EndpointAddr, HostPort, Network};
 use http_h2::{ClientParams, ServerParams};
 use std::{
     net::SocketAddr,
@@ -54,7 +54,7 @@ pub struct Direction {
     /// Where clients connect to; with port 0 the system picks one.
     pub listen_addr: SocketAddr,
     /// Where requests go to, none twice; at least one, unless there are routes.
-    pub endpoints: Vec<HostPort>,
+    pub endpoints: Vec<EndpointAddr>,
     /// The file of [routes](crate::routes) that requests go by, which is not read here. `None`: all go to `endpoints`.
     pub routes: Option<PathBuf>,
     /// Where requests go by their authorities, instead. `None`: to `endpoints`, or by `routes`.

@@ -1,8 +1,8 @@
 //! One direction: its listener, its endpoints and the bounds between them.
 
 use crate::{
-    Backoff, Breaker, Connect, ConnectHttp1, Direction, Discovery, DiscoverySource, EndpointProtocol, Error,
-    HealthCheck, HostPort, Origin, ProxyProtocol, RateLimit, Retry, TcpParams,
+    Backoff, Breaker, Connect, ConnectHttp1, Direction, Discovery, DiscoverySource, EndpointAddr, EndpointProtocol,
+    Error, HealthCheck, Origin, ProxyProtocol, RateLimit, Retry, TcpParams,
     error::plain,
     grammar::{Grammar, Number, Time},
     http2::{self, Shared},
@@ -97,10 +97,10 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
     Some(direction)
 }
 
-fn read_endpoints(env: &mut Reader, scope: Scope) -> Option<Vec<HostPort>> {
+fn read_endpoints(env: &mut Reader, scope: Scope) -> Option<Vec<EndpointAddr>> {
     let listed = env.read(&ENDPOINTS, scope)?;
-    let mut endpoints: Vec<HostPort> = Vec::with_capacity(listed.len());
-    let mut repeated: Vec<HostPort> = Vec::new();
+    let mut endpoints: Vec<EndpointAddr> = Vec::with_capacity(listed.len());
+    let mut repeated: Vec<EndpointAddr> = Vec::new();
     for endpoint in listed {
         let list = if endpoints.contains(&endpoint) { &mut repeated } else { &mut endpoints };
         list.push(endpoint);

@@ -3,7 +3,7 @@
 //! `Display` of a grammar completes the sentence "must be …" and fills the tables of variables.
 
 use crate::{
-    AccessLogFormat, ClientAuth, ClientName, DiscoverySource, DomainSuffix, EndpointProtocol, Forwarded,
+    AccessLogFormat, ClientAuth, ClientName, DiscoverySource, DomainSuffix, EndpointAddr, EndpointProtocol, Forwarded,
     HealthCheckRequest, HostPort, LogFormat, Network, ProxyProtocol,
     host_port::{InvalidHostPort, parse_host},
 };
@@ -71,7 +71,7 @@ pub(crate) struct List<T> {
     kind: PhantomData<fn() -> T>,
 }
 
-pub(crate) type Endpoints = List<HostPort>;
+pub(crate) type Endpoints = List<EndpointAddr>;
 
 pub(crate) type ClientNames = List<ClientName>;
 
@@ -318,8 +318,9 @@ impl<T> List<T> {
     }
 }
 
-impl List<HostPort> {
-    pub(crate) const ENDPOINTS: Self = Self::new("host:port (as 10.0.0.1:80,[::1]:80,api.example:80)");
+impl List<EndpointAddr> {
+    pub(crate) const ENDPOINTS: Self =
+        Self::new("host:port or unix:/path (as 10.0.0.1:80,[::1]:80,api.example:80,unix:/run/api.sock)");
 }
 
 impl List<ClientName> {

@@ -23,7 +23,7 @@ pub struct HostPort {
     port: u16,
 }
 
-/// Why a text is not a [`HostPort`], or not a [`DomainSuffix`](crate::DomainSuffix).
+/// Why a text is not a [`HostPort`], an [`EndpointAddr`](crate::EndpointAddr) or a [`DomainSuffix`](crate::DomainSuffix).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct InvalidHostPort {
     reason: &'static str,
@@ -133,7 +133,7 @@ pub(crate) fn dns_name(name: &str) -> Result<String, InvalidHostPort> {
 // === impl InvalidHostPort ===
 
 impl InvalidHostPort {
-    const fn new(reason: &'static str) -> Self {
+    pub(crate) const fn new(reason: &'static str) -> Self {
         Self { reason }
     }
 }

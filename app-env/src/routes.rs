@@ -39,7 +39,7 @@ mod tests;
 mod unreachable;
 mod yaml;
 
-use crate::{Connect, HostPort, RateLimit, host_port::dns_name};
+use crate::{Connect, EndpointAddr, RateLimit, host_port::dns_name};
 use fields::{Known, Problems};
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr, str::FromStr, time::Duration};
 use yaml::Position;
@@ -59,7 +59,7 @@ pub struct Routes {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
     /// At least one, none twice.
-    pub endpoints: Vec<HostPort>,
+    pub endpoints: Vec<EndpointAddr>,
     /// How they are connected to: the direction's settings, and in their place those of the file.
     pub connect: Connect,
 }

@@ -96,8 +96,8 @@ impl Resolve for Authorities {
             // The records of a service have the port, so that it has none itself.
             Backend::new(endpoint.host().to_owned(), Source::Service(endpoint.host()), connect, tls, shared)
         } else {
-            let source = Source::Endpoints(std::slice::from_ref(&endpoint));
-            Backend::new(endpoint.to_string(), source, connect, tls, shared)
+            let endpoints = [endpoint.clone().into()];
+            Backend::new(endpoint.to_string(), Source::Endpoints(&endpoints), connect, tls, shared)
         };
         let backend = Arc::new(backend);
         followed.backends.insert(endpoint, Arc::downgrade(&backend));

@@ -8,7 +8,7 @@ use crate::{
     proxy_protocol::encode,
     tls,
 };
-use app_env::{EndpointProtocol, HealthCheckRequest, HostPort, ProxyProtocol};
+use app_env::{EndpointAddr, EndpointProtocol, HealthCheckRequest, ProxyProtocol};
 use proxy_http::{
     BufferLimit, Connect, Endpoint, Endpoints, Protocol, Stats,
     balance::{self, breaker, health_check},
@@ -56,7 +56,7 @@ pub(crate) struct Shared {
 /// Where a back end's endpoints are from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Source<'a> {
-    Endpoints(&'a [HostPort]),
+    Endpoints(&'a [EndpointAddr]),
     /// A name with SRV records.
     Service(&'a str),
 }

@@ -5,9 +5,9 @@ use crate::{
     dns::Target,
     listener::set_options,
     tls,
-    transport::Transport,
+    transport::{Socket, Transport},
 };
-use app_env::TcpParams;
+use app_env::{StreamAddr, TcpParams, UnixAddr};
 use proxy_http::{BoxError, Protocol};
 use std::{
     future::Future,
@@ -16,10 +16,12 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
+    time::Duration,
 };
 use tokio::{
     io::AsyncWriteExt as _,
-    net::{TcpSocket, TcpStream},
+    net::{TcpSocket, TcpStream, UnixSocket, UnixStream},
+    time::sleep,
 };
 use tower_service::Service;
 
@@ -86,12 +88,15 @@ impl Service<Target> for Connector {
 
     fn call(&mut self, Target { addr, host }: Target) -> Self::Future {
         let (params, header, tls) = (self.params, self.header.clone(), self.tls.clone());
-        let is_own = self.own.has(addr);
+        let is_own = addr.tcp().is_some_and(|addr| self.own.has(addr));
         Box::pin(async move {
             if is_own {
                 return Err("it is a listener of this proxy".into());
             }
-            let mut stream = connect(addr, &params).await?;
+            let mut stream = match addr {
+                StreamAddr::Tcp(addr) => Socket::Tcp(connect_tcp(addr, &params).await?),
+                StreamAddr::Unix(addr) => Socket::Unix(connect_unix(&addr).await?),
+            };
             if let Some(header) = header {
                 // One write: some receivers close a connection whose header is not whole at once.
                 stream.write_all(&header).await?;
@@ -104,7 +109,7 @@ impl Service<Target> for Connector {
     }
 }
 
-async fn connect(addr: SocketAddr, params: &TcpParams) -> io::Result<TcpStream> {
+async fn connect_tcp(addr: SocketAddr, params: &TcpParams) -> io::Result<TcpStream> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if is_reserved(&socket, Use::Endpoint) {
         return Err(exhausted());
@@ -113,3 +118,21 @@ async fn connect(addr: SocketAddr, params: &TcpParams) -> io::Result<TcpStream> 
     set_options(&stream, params);
     Ok(stream)
 }
+
+async fn connect_unix(addr: &UnixAddr) -> io::Result<UnixStream> {
+    let path = addr.to_system();
+    loop {
+        let socket = UnixSocket::new_stream()?;
+        if is_reserved(&socket, Use::Endpoint) {
+            return Err(exhausted());
+        }
+        match socket.connect(&path).await {
+            // The listener's queue is full, of which TCP tells nothing but silence. The caller's timeout bounds both.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL_QUEUE_PAUSE).await,
+            connected => return connected,
+        }
+    }
+}
+
+/// The time between two attempts to connect to a Unix domain socket whose listener has a full queue.
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(10);

@@ -12,7 +12,7 @@ use crate::{
     connector::{Connector, OwnListeners},
     dns::Target,
     tls,
-    transport::Transport,
+    transport::{Socket, Transport},
     window_limits,
 };
 use app_env::TcpParams;
@@ -172,6 +172,7 @@ async fn serve_backend(listener: TcpListener, echo: Echo, tls: Option<Arc<tls::S
         let _ = stream.set_nodelay(true);
         let (server, echo, tls) = (server.clone(), echo.clone(), tls.clone());
         tokio::spawn(async move {
+            let stream = Socket::Tcp(stream);
             let transport = match tls {
                 None => Some(Transport::Plain(stream)),
                 Some(tls) => tls.accept(stream, peer).await.map(|accepted| Transport::TlsServer(accepted.stream)),
@@ -192,7 +193,7 @@ async fn load(
     let until = Instant::now() + time;
     let mut tasks = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        let client = connect.call(Target { addr: proxy, host: Some(HOST.into()) }).await?;
+        let client = connect.call(Target { addr: proxy.into(), host: Some(HOST.into()) }).await?;
         for traffic in ALL.into_iter().cycle().take(ALL.len() * STREAMS) {
             let client = client.clone();
             tasks.spawn(async move { (traffic, traffic.send_until(client, until).await) });

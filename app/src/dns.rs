@@ -3,7 +3,7 @@
 //! Each name has a task (`name`), which looks both families of addresses up when their TTLs are over (`resolver`, which
 //! asks `servers`) and puts the addresses into one list. A `service` has a list of its own, by its SRV records.
 
-use app_env::{Dns, HostPort};
+use app_env::{Dns, EndpointAddr, HostPort, StreamAddr};
 use proxy_http::{Endpoint, proxy::Absence};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,8 +28,9 @@ use name::Follower;
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Target {
     /// The address.
-    pub addr: SocketAddr,
-    /// The host that it was found by, an IP address without brackets or a name. `None`: nobody has asked for it.
+    pub addr: StreamAddr,
+    /// The host that it was found by, an IP address without brackets or a name. `None`: nobody has asked for it, or it is a Unix
+    /// domain socket.
     pub host: Option<Arc<str>>,
 }
 
@@ -73,7 +74,7 @@ struct Discovered {
 
 /// Follows the addresses of `endpoints`. Must be called in a tokio runtime if one of them is a name.
 ///
-/// The list starts with the endpoints that are IP addresses. A name adds all its IPv4 and IPv6 addresses once it is
+/// The list starts with the endpoints that are IP addresses or Unix domain sockets. A name adds all its addresses once it is
 /// looked up, which starts at once and goes on, as `dns` says, until all receivers are dropped; a family of addresses
 /// waits 50 ms for the other one, and no longer. No address is in the list twice; receivers are told of a change only
 /// when another set of addresses is the result. Without names nothing will ever change, and
@@ -82,27 +83,32 @@ struct Discovered {
 /// With `hosts` targets have the host that they were found by, which belongs to them: an address that another endpoint
 /// has now is another target. Of an address that several have at once, the first endpoint's host counts.
 #[must_use]
-pub fn discover(endpoints: &[HostPort], hosts: bool, dns: Dns, resolver: &Resolver) -> Discovery {
+pub fn discover(endpoints: &[EndpointAddr], hosts: bool, dns: Dns, resolver: &Resolver) -> Discovery {
     discover_as(endpoints, hosts, dns, resolver, Names::default(), None)
 }
 
 /// The same with `names` that others know already, and a notification of `looked_up` after each look-up.
 pub(crate) fn discover_as(
-    endpoints: &[HostPort],
+    endpoints: &[EndpointAddr],
     hosts: bool,
     dns: Dns,
     resolver: &Resolver,
     names: Names,
     looked_up: Option<&Arc<Notify>>,
 ) -> Discovery {
-    let literal = |endpoint: &HostPort| endpoint.ip().map(|ip| Target::new(endpoint, ip, hosts));
+    let literal = |endpoint: &EndpointAddr| match endpoint {
+        EndpointAddr::HostPort(endpoint) => endpoint.ip().map(|ip| Target::new(endpoint, ip, hosts)),
+        EndpointAddr::Unix(unix) => Some(Target { addr: StreamAddr::Unix(unix.clone()), host: None }),
+    };
     let by_endpoint: Vec<Vec<_>> = endpoints.iter().map(|endpoint| Vec::from_iter(literal(endpoint))).collect();
     let (list, receiver) = watch::channel(merge(&by_endpoint));
     let (absence, absent) = watch::channel(None);
     let by_endpoint = Mutex::new(by_endpoint);
     let discovered =
         Arc::new(Discovered { by_endpoint, list, names: names.clone(), absence, hosts, looked_up: looked_up.cloned() });
-    for (index, endpoint) in endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.ip().is_none()) {
+    let hosts_and_ports =
+        endpoints.iter().enumerate().filter_map(|(index, endpoint)| Some((index, endpoint.host_port()?)));
+    for (index, endpoint) in hosts_and_ports.filter(|(_, endpoint)| endpoint.ip().is_none()) {
         names.set(endpoint.to_string(), Status { state: NameState::Unresolved, addresses: 0 });
         let (endpoint, resolver, discovered) = (endpoint.clone(), resolver.clone(), Arc::clone(&discovered));
         tokio::spawn(async move {
@@ -119,7 +125,7 @@ pub(crate) fn discover_as(
 /// All targets in the order of the endpoints, each address where it comes first.
 fn merge(by_endpoint: &[Vec<Target>]) -> Vec<Endpoint<Target>> {
     let mut seen = BTreeSet::new();
-    let targets = by_endpoint.iter().flatten().filter(|target| seen.insert(target.addr));
+    let targets = by_endpoint.iter().flatten().filter(|target| seen.insert(&target.addr));
     let mut merged: Vec<_> = targets.cloned().map(Endpoint::new).collect();
     // Most destinations have one, and a vector that grows begins with room for four.
     merged.shrink_to_fit();
@@ -131,13 +137,7 @@ fn merge(by_endpoint: &[Vec<Target>]) -> Vec<Endpoint<Target>> {
 impl Target {
     pub(crate) fn new(endpoint: &HostPort, ip: IpAddr, hosts: bool) -> Self {
         let host = hosts.then(|| endpoint.host().into());
-        Self { addr: SocketAddr::new(ip, endpoint.port()), host }
-    }
-}
-
-impl From<Target> for SocketAddr {
-    fn from(target: Target) -> Self {
-        target.addr
+        Self { addr: SocketAddr::new(ip, endpoint.port()).into(), host }
     }
 }
 
@@ -191,8 +191,8 @@ impl Discovered {
             let (before, set) = (set_of(current), set_of(&list));
             let changed = before != set;
             if changed {
-                let added: Vec<_> = set.difference(&before).map(|target| target.addr).collect();
-                let removed: Vec<_> = before.difference(&set).map(|target| target.addr).collect();
+                let added: Vec<_> = set.difference(&before).filter_map(|target| target.addr.tcp()).collect();
+                let removed: Vec<_> = before.difference(&set).filter_map(|target| target.addr.tcp()).collect();
                 tracing::info!(%endpoint, ?added, ?removed, addresses = set.len(), "addresses changed");
                 *current = list;
             }

@@ -57,7 +57,7 @@ const TCP: TcpParams =
 impl Connector {
     /// Nothing is connected to before there is a call. Must be called in a tokio runtime.
     pub(crate) fn new(server: HostPort, own: OwnListeners, dns: app_env::Dns, resolver: &dns::Resolver) -> Self {
-        let addrs = dns::discover(std::slice::from_ref(&server), false, dns, resolver).list;
+        let addrs = dns::discover(&[server.clone().into()], false, dns, resolver).list;
         let tcp = connector::Connector::new(TCP, own, None);
         Self { server, addrs, tcp, turn: Arc::default(), next: Arc::default() }
     }

@@ -1,7 +1,7 @@
 //! The request of a health check, and the judgement of its response: `grpc.health.v1.Health/Check`, or a GET.
 
 use crate::dns::Target;
-use app_env::HealthCheckRequest;
+use app_env::{HealthCheckRequest, StreamAddr};
 use bytes::{BufMut as _, Bytes};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
@@ -78,12 +78,13 @@ impl Inner {
     }
 }
 
-/// The host that the endpoint was found by, or its address.
+/// The host that the endpoint was found by, or its address. A Unix domain socket has `localhost`, as clients of gRPC and curl have it.
 fn authority(target: &Target) -> String {
-    match target.host.as_deref() {
-        None => target.addr.to_string(),
-        Some(host) if host.contains(':') => format!("[{host}]:{}", target.addr.port()),
-        Some(host) => format!("{host}:{}", target.addr.port()),
+    match (&target.addr, target.host.as_deref()) {
+        (StreamAddr::Unix(_), _) => "localhost".to_owned(),
+        (StreamAddr::Tcp(addr), None) => addr.to_string(),
+        (StreamAddr::Tcp(addr), Some(host)) if host.contains(':') => format!("[{host}]:{}", addr.port()),
+        (StreamAddr::Tcp(addr), Some(host)) => format!("{host}:{}", addr.port()),
     }
 }
 
@@ -227,6 +228,7 @@ fn take_varint(from: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use app_env::EndpointAddr;
 
     #[test]
     fn a_request_names_its_service() {
@@ -261,10 +263,14 @@ mod tests {
 
     #[test]
     fn a_check_is_sent_to_the_host_that_the_endpoint_was_found_by() {
-        let target =
-            |addr: &str, host: Option<&str>| Target { addr: addr.parse().unwrap(), host: host.map(Into::into) };
+        let target = |addr: &str, host: Option<&str>| Target {
+            addr: StreamAddr::Tcp(addr.parse().unwrap()),
+            host: host.map(Into::into),
+        };
         assert_eq!(authority(&target("127.0.0.1:80", None)), "127.0.0.1:80");
         assert_eq!(authority(&target("127.0.0.1:80", Some("a.example"))), "a.example:80");
         assert_eq!(authority(&target("[::1]:80", Some("::1"))), "[::1]:80");
+        let Ok(EndpointAddr::Unix(unix)) = "unix:/run/a.sock".parse() else { panic!("it is a path") };
+        assert_eq!(authority(&Target { addr: StreamAddr::Unix(unix), host: None }), "localhost");
     }
 }

@@ -1,7 +1,7 @@
 //! Listening sockets: their options, and accepting from them whatever goes wrong.
 
 use crate::descriptors::{Use, exhausted, is_reserved};
-use app_env::{Config, HostPort, PREFIX, TcpParams};
+use app_env::{Config, EndpointAddr, PREFIX, TcpParams};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::{
     io,
@@ -121,7 +121,8 @@ pub(crate) fn loops(config: &Config) -> Vec<String> {
     let on = directions.into_iter().filter_map(|(name, direction)| Some((name, direction.as_ref()?)));
     let wildcards = on.filter(|(_, direction)| direction.listen_addr.ip().is_unspecified());
     let looping = wildcards.filter_map(|(name, direction)| {
-        let is_own = |endpoint: &&HostPort| {
+        let is_own = |endpoint: &&EndpointAddr| {
+            let Some(endpoint) = endpoint.host_port() else { return false };
             // The system lets nobody bind addresses of other hosts.
             let is_local = |ip| UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok();
             endpoint.port() == direction.listen_addr.port() && endpoint.ip().is_some_and(is_local)

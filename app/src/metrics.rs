@@ -216,7 +216,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_endpoint_that_is_gone_has_no_series() {
-        let addrs = [1, 2].map(|host| Target { addr: ([127, 0, 0, host], 1).into(), host: None });
+        let addrs =
+            [1, 2].map(|host| Target { addr: std::net::SocketAddr::from(([127, 0, 0, host], 1)).into(), host: None });
         let connect = Connector::new(TcpParams::default(), OwnListeners::default(), None);
         let connect = Connect::new(connect, &ClientParams::DEFAULT).unwrap();
         let (discovered, list) = watch::channel(addrs.clone().map(Endpoint::new).to_vec());

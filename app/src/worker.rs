@@ -9,7 +9,7 @@ use crate::{
     observers::Observers,
     proxy_protocol::{Receiver, Sender},
     tls::{self, Tls},
-    transport::Transport,
+    transport::{Socket, Transport},
 };
 use app_env::{Direction, TcpParams};
 use proxy_http::{
@@ -310,9 +310,10 @@ impl Opening {
         };
         let proxy = by_client.map_or(proxy, |clients| clients.proxy(addr, stream.local_addr().ok()));
         let (transport, client, protocol, identity) = match tls {
-            None => (Transport::Plain(stream), proxy::Client::default(), None, None),
+            None => (Transport::Plain(Socket::Tcp(stream)), proxy::Client::default(), None, None),
             Some(tls) => {
-                let tls::Accepted { stream, client, protocol, identity } = tls.accept(stream, addr.client).await?;
+                let tls::Accepted { stream, client, protocol, identity } =
+                    tls.accept(Socket::Tcp(stream), addr.client).await?;
                 (Transport::TlsServer(stream), client, protocol, identity)
             }
         };

@@ -6,7 +6,7 @@ use super::{
     yaml::{Key, Node, Position, Value},
 };
 use crate::{
-    Backoff, Connect, ConnectHttp1, ConnectTls, HostPort, TcpParams, TlsIdentity,
+    Backoff, Connect, ConnectHttp1, ConnectTls, EndpointAddr, TcpParams, TlsIdentity,
     error::plain,
     grammar::{Grammar, Number, Time},
     table::{
@@ -151,13 +151,13 @@ fn read(node: &Node, base: &Connect, problems: &mut Problems) -> Option<Backend>
     Some(Backend { endpoints: endpoints?, connect })
 }
 
-fn read_endpoints(node: &Node, problems: &mut Problems) -> Option<Vec<HostPort>> {
-    let items = problems.list(node, "endpoints", "host:port")?;
+fn read_endpoints(node: &Node, problems: &mut Problems) -> Option<Vec<EndpointAddr>> {
+    let items = problems.list(node, "endpoints", "host:port or unix:/path")?;
     let mut endpoints = Vec::with_capacity(items.len());
     let mut seen = std::collections::BTreeSet::new();
     for item in items {
-        let expected = "host:port (as 10.0.0.1:80, \"[::1]:80\" or api.example:80)";
-        let parse = |text: &str| text.parse::<HostPort>().map_err(|error| error.to_string());
+        let expected = "host:port (as 10.0.0.1:80, \"[::1]:80\" or api.example:80) or unix:/path";
+        let parse = |text: &str| text.parse::<EndpointAddr>().map_err(|error| error.to_string());
         let Some(endpoint) = problems.parse(item, "the endpoint", expected, parse) else { continue };
         if seen.insert(endpoint.clone()) {
             endpoints.push(endpoint);

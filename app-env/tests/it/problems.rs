@@ -60,8 +60,8 @@ fn a_line_says_what_it_was_and_what_it_must_be() {
     check(
         "INBOUND_ENDPOINTS",
         "a:1,,b",
-        "is \"a:1,,b\" (item 2 is empty; item 3 has no port), must be a comma-separated list of host:port \
-         (as 10.0.0.1:80,[::1]:80,api.example:80)",
+        "is \"a:1,,b\" (item 2 is empty; item 3 has no port), must be a comma-separated list of host:port or unix:/path \
+         (as 10.0.0.1:80,[::1]:80,api.example:80,unix:/run/api.sock)",
     );
 }
 

@@ -423,6 +423,8 @@ fn public_types_go_between_threads() {
     check::<app_env::Variable>();
     check::<app_env::Process>();
     check::<app_env::HostPort>();
+    check::<app_env::EndpointAddr>();
+    check::<app_env::StreamAddr>();
     check::<app_env::ClientName>();
 }
 

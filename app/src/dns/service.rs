@@ -8,7 +8,7 @@ use super::{
     resolver::{Answer, LookupError, ServiceRecord},
     set_absence,
 };
-use app_env::{Dns, HostPort};
+use app_env::{Dns, HostPort, StreamAddr};
 use hickory_resolver::proto::rr::RecordType;
 use proxy_http::Endpoint;
 use proxy_http::proxy::Absence;
@@ -16,7 +16,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     mem,
-    net::SocketAddr,
     num::NonZeroU32,
     sync::Arc,
     time::Duration,
@@ -119,7 +118,7 @@ impl Follower {
                 targets.entry(target.clone()).or_insert_with(|| {
                     let follow = || {
                         discover_as(
-                            std::slice::from_ref(target),
+                            &[target.clone().into()],
                             false,
                             self.dns,
                             &self.resolver,
@@ -231,7 +230,7 @@ fn endpoints(records: &[ServiceRecord], targets: &Targets, host: Option<&Arc<str
     let mut known = BTreeSet::new();
     for group in records.chunk_by(|one, other| one.priority == other.priority) {
         let has_weight = group.iter().any(|record| record.weight > 0);
-        let mut weights = BTreeMap::<SocketAddr, u64>::new();
+        let mut weights = BTreeMap::<StreamAddr, u64>::new();
         for ServiceRecord { weight, target, .. } in group {
             let Some(found) = targets.get(target) else { continue };
             let found = found.list.borrow();
@@ -241,10 +240,10 @@ fn endpoints(records: &[ServiceRecord], targets: &Targets, host: Option<&Arc<str
                 weight => weight * SCALE,
             };
             for endpoint in &*found {
-                *weights.entry(endpoint.addr.addr).or_default() += (share / found.len() as u64).max(1);
+                *weights.entry(endpoint.addr.addr.clone()).or_default() += (share / found.len() as u64).max(1);
             }
         }
-        weights.retain(|addr, _| known.insert(*addr));
+        weights.retain(|addr, _| known.insert(addr.clone()));
         endpoints.extend(weights.into_iter().map(|(addr, weight)| Endpoint {
             weight: u32::try_from(weight).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX),
             priority: group[0].priority,

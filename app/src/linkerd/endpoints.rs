@@ -81,7 +81,7 @@ impl EndpointSet {
             .filter_map(|(addr, Member { weight, params, labels, authority, refused: _ })| {
                 let weight = if has_weights { NonZeroU32::new(*weight)? } else { NonZeroU32::MIN };
                 let host = hosts.then(|| destination.host().into());
-                let target = Target { addr: *addr, host };
+                let target = Target { addr: (*addr).into(), host };
                 let (labels, authority) = (labels.clone(), authority.clone());
                 Some(Endpoint { weight, params: *params, authority, labels, ..Endpoint::new(target) })
             })

@@ -292,9 +292,9 @@ impl Follower {
                 self.has_changed.notified().await;
             }
             let (dns, resolver) = (self.linkerd.dns, &self.linkerd.resolver);
-            let destination = std::slice::from_ref(&self.destination);
+            let destination = [self.destination.clone().into()];
             let Discovery { mut list, mut absence, .. } =
-                dns::discover_as(destination, self.hosts, dns, resolver, self.names.clone(), None);
+                dns::discover_as(&destination, self.hosts, dns, resolver, self.names.clone(), None);
             while is_followed() {
                 let found = list.borrow_and_update().clone();
                 let absent = absence.borrow_and_update().clone();

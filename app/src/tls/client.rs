@@ -9,8 +9,8 @@ use super::{
     stats::{Failure, Stats},
     stream::Stream,
 };
-use crate::reload::Reload;
-use app_env::{ConnectTls, HostPort};
+use crate::{reload::Reload, transport::Socket};
+use app_env::{ConnectTls, EndpointAddr};
 use proxy_http::Protocol;
 use rustls::{
     ClientConfig, RootCertStore,
@@ -22,7 +22,6 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use std::{io, path::PathBuf, sync::Arc};
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 /// One direction's TLS toward endpoints, for all workers.
@@ -67,7 +66,7 @@ struct Anybody(Arc<CryptoProvider>);
 // === impl Client ===
 
 impl Client {
-    pub(crate) fn load(direction: &'static str, tls: &ConnectTls, endpoints: &[HostPort]) -> Result<Self, Errors> {
+    pub(crate) fn load(direction: &'static str, tls: &ConnectTls, endpoints: &[EndpointAddr]) -> Result<Self, Errors> {
         let variables = Variables { direction, side: "CONNECT_TLS" };
         let server_name = Self::server_name(tls, endpoints, variables).map_err(Errors::from);
         let identity = tls.identity.as_ref().map(|identity| [&identity.cert, &identity.key]);
@@ -83,7 +82,7 @@ impl Client {
     /// The name that endpoints must have, if it is one for all.
     fn server_name(
         tls: &ConnectTls,
-        endpoints: &[HostPort],
+        endpoints: &[EndpointAddr],
         variables: Variables,
     ) -> Result<Option<ServerName<'static>>, files::Error> {
         let parse = |name: &str| {
@@ -94,7 +93,17 @@ impl Client {
         };
         match &tls.server_name {
             Some(name) => parse(name).map(Some),
-            None => endpoints.iter().try_for_each(|endpoint| parse(endpoint.host()).map(drop)).map(|()| None),
+            None => endpoints
+                .iter()
+                .try_for_each(|endpoint| match endpoint {
+                    EndpointAddr::HostPort(endpoint) => parse(endpoint.host()).map(drop),
+                    EndpointAddr::Unix(unix) => {
+                        let reason =
+                            format!("is not set, must be, since the endpoint {unix} has no host for its certificate");
+                        Err(variables.error("SERVER_NAME", reason))
+                    }
+                })
+                .map(|()| None),
         }
     }
 
@@ -111,9 +120,9 @@ impl Client {
     pub(crate) async fn connect(
         &self,
         host: Option<&str>,
-        stream: TcpStream,
+        stream: Socket,
         protocol: Protocol,
-    ) -> Result<Stream<TlsStream<TcpStream>>, ConnectError> {
+    ) -> Result<Stream<TlsStream<Socket>>, ConnectError> {
         let handshake = self.stats.start();
         let name = match (&self.server_name, host) {
             (Some(name), _) => Ok(name.clone()),

@@ -9,13 +9,12 @@ use super::{
     stats::{Failure, Stats},
     stream::Stream,
 };
-use crate::{log::Throttle, reload::Reload};
+use crate::{log::Throttle, reload::Reload, transport::Socket};
 use app_env::{ClientAuth, ClientCert, ServerTls};
 use http::HeaderValue;
 use proxy_http::{Protocol, proxy};
 use rustls::{ServerConfig, ServerConnection, pki_types::CertificateDer, server::WebPkiClientVerifier};
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 /// One direction's TLS toward clients, for all workers.
@@ -34,7 +33,7 @@ pub(crate) struct Server {
 /// A client whose handshake is complete, and whose certificate is valid if one is required.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    pub(crate) stream: Stream<TlsStream<TcpStream>>,
+    pub(crate) stream: Stream<TlsStream<Socket>>,
     pub(crate) client: proxy::Client,
     /// The protocol that ALPN chose. `None`: none.
     pub(crate) protocol: Option<Protocol>,
@@ -79,7 +78,7 @@ impl Server {
     }
 
     /// Shakes hands with the client at `peer`, within the time it has. `None`: it failed, and the connection is closed.
-    pub(crate) async fn accept(&self, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
+    pub(crate) async fn accept(&self, stream: Socket, peer: SocketAddr) -> Option<Accepted> {
         let handshake = self.stats.start();
         let made = self.made.current();
         let accepting = TlsAcceptor::from(Arc::clone(&made.config)).accept(stream);

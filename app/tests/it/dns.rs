@@ -2,7 +2,7 @@
 
 use crate::support::PATIENCE;
 use app::dns::{Discovery, Resolver, Target, discover};
-use app_env::{Dns, HostPort};
+use app_env::{Dns, EndpointAddr};
 use hickory_resolver::proto::{
     op::{Message, OpCode, ResponseCode},
     rr::{
@@ -309,7 +309,7 @@ fn ips(addrs: &[&str]) -> Vec<IpAddr> {
     addrs.iter().map(|addr| addr.parse().unwrap()).collect()
 }
 
-fn hosts_and_ports(endpoints: &[&str]) -> Vec<HostPort> {
+fn hosts_and_ports(endpoints: &[&str]) -> Vec<EndpointAddr> {
     endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect()
 }
 
@@ -335,7 +335,7 @@ async fn settle() {
 }
 
 fn addrs(list: &List) -> Vec<SocketAddr> {
-    list.borrow().iter().map(|endpoint| endpoint.addr.addr).collect()
+    list.borrow().iter().map(|endpoint| endpoint.addr.addr.tcp().unwrap()).collect()
 }
 
 #[track_caller]

@@ -32,5 +32,6 @@ mod support;
 mod tls;
 mod traces;
 mod tunnels;
+mod unix;
 mod version;
 mod words;

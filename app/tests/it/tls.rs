@@ -114,7 +114,7 @@ pub(crate) async fn endpoint(tls: Option<Arc<ServerConfig>>) -> SocketAddr {
     addr
 }
 
-async fn answer<I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(io: I) {
+pub(crate) async fn answer<I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(io: I) {
     let Ok(mut connection) = server::handshake(io).await else { return };
     while let Some(Ok((req, mut respond))) = connection.accept().await {
         let mut rsp = Response::new(());

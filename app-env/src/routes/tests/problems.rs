@@ -32,9 +32,9 @@ routes:
 ";
     let found = errors(text);
     let expect = [
-        "4:17: the endpoint is \"10.0.0.1\" (has no port), must be host:port (as 10.0.0.1:80, \"[::1]:80\" or api.example:80)",
-        "4:27: the endpoint is \"http://a:1\" (has a scheme, which is no part of an endpoint), must be host:port (as 10.0.0.1:80, \"[::1]:80\" or api.example:80)",
-        "4:41: the endpoint is \"::1:80\" (needs brackets around an IPv6 address), must be host:port (as 10.0.0.1:80, \"[::1]:80\" or api.example:80)",
+        "4:17: the endpoint is \"10.0.0.1\" (has no port), must be host:port (as 10.0.0.1:80, \"[::1]:80\" or api.example:80) or unix:/path",
+        "4:27: the endpoint is \"http://a:1\" (has a scheme, which is no part of an endpoint), must be host:port (as 10.0.0.1:80, \"[::1]:80\" or api.example:80) or unix:/path",
+        "4:41: the endpoint is \"::1:80\" (needs brackets around an IPv6 address), must be host:port (as 10.0.0.1:80, \"[::1]:80\" or api.example:80) or unix:/path",
         "5:15: protocol is \"spdy\", must be http2, http1 or same",
         "6:10: tls has cert and no key, must have both or none",
         "7:27: maxFrameSize is \"4\", must be a whole number in 16384..=16777215",

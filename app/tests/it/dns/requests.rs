@@ -71,7 +71,7 @@ impl Backends {
 
 /// A client of a proxy to the endpoints of a list.
 async fn client_of(list: List) -> h2::client::SendRequest<Bytes> {
-    let connector = tower::service_fn(|target: Target| TcpStream::connect(target.addr));
+    let connector = tower::service_fn(|target: Target| TcpStream::connect(target.addr.tcp().unwrap()));
     let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
     let params = balance::Params { slow_start: Duration::ZERO, ..Default::default() };
     let endpoints = Endpoints::spawn(list, &connect, params);
