@@ -106,7 +106,7 @@ def nginx(*settings, http2=True, body="return"):
             http {{
               access_log off; {temporary}
               server {{
-                listen 127.0.0.1:{port} {listen}; {certs} {" ".join(setting + ";" for setting in settings)}
+                listen 127.0.0.1:{port} {listen}; listen {site.unix(port, root)} {listen}; {certs} {" ".join(setting + ";" for setting in settings)}
                 location / {{ {reply if body == "return" else f"proxy_pass http://{inner};"} }}
               }}
               server {{ listen {inner}; location / {{ {reply} }} }}
@@ -135,7 +135,7 @@ def granian(site):
 
 
 NODE = """
-const [kind, limit, folder, tls] = process.argv.slice(1);
+const [kind, limit, folder, tls, path] = process.argv.slice(1);
 const http2 = require('http2'), http = require('http'), fs = require('fs');
 const options = tls && { key: fs.readFileSync(`${folder}/tls.key`), cert: fs.readFileSync(`${folder}/tls.pem`) };
 const answer = (req, res) => req.on('end', () => res.end('0123456789\\n')).resume();
@@ -146,14 +146,22 @@ else if (+limit) server.on('session', session => {
   let streams = 0;
   session.on('stream', () => { if (++streams === +limit) session.goaway(); });
 });
-server.listen(0, '127.0.0.1', () => console.log(server.address().port));
+server.listen(...(path ? [path] : [0, '127.0.0.1']), () => console.log(path ? 0 : server.address().port));
 """
 
 
-def node(kind="http2", limit=0):
-    return lambda site: site.start_printing(
-        ["node", "-e", NODE, kind, str(limit), str(site.work), *(["tls"] if site.tls else [])]
-    )
+def node(kind="http2", limit=0, unix=False):
+    """`unix`: another one, with the same files, listens on a Unix domain socket."""
+
+    def start(site):
+        command = ["node", "-e", NODE, kind, str(limit), str(site.work), "tls" if site.tls else ""]
+        port = site.start_printing(command)
+        if unix:
+            path = site.unix(port, site.folder())
+            site.start_printing([*command, path.removeprefix("unix:")])
+        return port
+
+    return start
 
 
 # ---- what is run ----
@@ -173,6 +181,8 @@ class Case:
     # Variables of the proxy, less their prefix.
     settings: dict = dataclasses.field(default_factory=dict)
     tls: bool = True
+    # Whether the proxy connects to the servers' Unix domain sockets, which they have beside their ports.
+    unix: bool = False
 
 
 FOREVER = "keepalive_requests 1000000000"
@@ -183,6 +193,9 @@ CASES = [
     Case("nginx-h1", nginx(http2=False), "http1", shapes=(SHARED,)),
     Case("nginx-h1-forever", nginx(FOREVER, http2=False), "http1", shapes=()),
 
+    Case("nginx-unix-h2", nginx(), shapes=(ONE, MANY, SHARED), unix=True),
+    Case("nginx-unix-h1", nginx(http2=False), "http1", shapes=(ONE, MANY, SHARED), unix=True),
+    Case("nginx-unix-h2-20", nginx("keepalive_requests 20"), unix=True),
     Case("nginx-h2-20", nginx("keepalive_requests 20"), shapes=(ONE, MANY, SHARED), cores=(1, 2)),
     Case("nginx-h2-1", nginx("keepalive_timeout 0"), requests=(4_000, 4_000), cores=(1, 2)),
     # Takes no body before its SETTINGS are acknowledged: a POST that comes sooner gets REFUSED_STREAM.
@@ -210,6 +223,8 @@ CASES = [
     Case("granian", granian, cores=(1, 2), requests=(10_000, 10_000)),
     Case("granian-chunks", granian, requests=(5_000, 5_000), path="/chunks"),
     Case("node-h2", node(), requests=(10_000, 10_000)),
+    Case("node-unix-h2", node(unix=True), requests=(10_000, 10_000), unix=True),
+    Case("node-unix-h1", node("http1", unix=True), "http1", requests=(10_000, 10_000), unix=True, tls=False),
     # Ends its sessions by GOAWAY alone: node 20.20.2 itself did not always survive the other ways.
     Case("node-h2-100", node(limit=100), requests=(10_000, 10_000)),
     Case("node-h1-20", node("http1", 20), "http1", requests=(10_000, 10_000), tls=False),
@@ -239,7 +254,7 @@ class Site:
 
     def __init__(self, options):
         self.app, self.work, self.tls, self.cap = options.app, options.work, options.tls, options.cap
-        self.processes = []
+        self.processes, self.sockets = [], {}
 
     def __enter__(self):
         return self
@@ -267,6 +282,10 @@ class Site:
 
     def folder(self):
         return pathlib.Path(tempfile.mkdtemp(dir=self.work))
+
+    def unix(self, port, folder):
+        """The Unix domain socket of the server that has this port."""
+        return self.sockets.setdefault(port, f"unix:{folder}/socket")
 
     def start(self, command, stdout=None, env=None):
         self.log = self.folder() / "log"
@@ -301,7 +320,7 @@ class Proxy:
         self.site, self.port, self.admin = site, free_port(), free_port()
         settings = {
             "OUTBOUND_LISTEN_ADDR": f"127.0.0.1:{self.port}",
-            "OUTBOUND_ENDPOINTS": ",".join(f"127.0.0.1:{port}" for port in ports),
+            "OUTBOUND_ENDPOINTS": ",".join(site.sockets[port] if case.unix else f"127.0.0.1:{port}" for port in ports),
             "OUTBOUND_CONNECT_PROTOCOL": case.protocol,
             "ADMIN_LISTEN_ADDR": f"127.0.0.1:{self.admin}",
             "CORES": str(cores),
@@ -313,6 +332,7 @@ class Proxy:
                 "OUTBOUND_SERVER_TLS_CERT": f"{site.work}/tls.pem", "OUTBOUND_SERVER_TLS_KEY": f"{site.work}/tls.key",
                 "OUTBOUND_CONNECT_TLS": "on", "OUTBOUND_CONNECT_TLS_CA": f"{site.work}/ca.pem",
             }
+            settings |= {"OUTBOUND_CONNECT_TLS_SERVER_NAME": "127.0.0.1"} if case.unix else {}
         env = {f"LINKERD2_PROXY_{name}": value for name, value in settings.items()}
         # The admin server's is the last port that the proxy binds.
         site.start_listening([site.app], self.admin, env)
