@@ -8,13 +8,18 @@ use h2::Reason;
 use http_h2::{ClientParams, ServerParams};
 use std::{
     fmt::{Debug, Write as _},
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
 };
 use tracing::{
-    Event, Level, Metadata, Subscriber,
+    Dispatch, Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
     span,
+    subscriber::NoSubscriber,
 };
+
+/// With a single subscriber tracing asks only the thread that comes to a callsite first whether its lines are of interest, and that may be
+/// another test's, which has none: then no thread's lines are. These two, which take no lines, have it ask all subscribers.
+static SUBSCRIBERS: LazyLock<[Dispatch; 2]> = LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::new())));
 
 /// The log lines of one thread, from WARN on.
 #[derive(Clone, Default)]
@@ -54,6 +59,7 @@ impl Subscriber for Lines {
 
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_that_breaks_http2_is_named_in_the_log() {
+    LazyLock::force(&SUBSCRIBERS);
     let lines = Lines::default();
     let _logged = tracing::subscriber::set_default(lines.clone());
     let mut rig = Rig::defaults();

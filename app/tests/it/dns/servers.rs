@@ -7,14 +7,19 @@ use app::dns::NameState;
 use hickory_resolver::proto::op::ResponseCode;
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
+use tracing::{Dispatch, subscriber::NoSubscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
 const TWO: &str = "nameserver 127.0.0.2";
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// With a single subscriber tracing asks only the thread that comes to a callsite first whether its lines are of interest, and that may be
+/// another test's, which has none: then no thread's lines are. These two, which take no lines, have it ask all subscribers.
+static SUBSCRIBERS: LazyLock<[Dispatch; 2]> = LazyLock::new(|| [(); 2].map(|()| Dispatch::new(NoSubscriber::new())));
 
 /// Responses that are no answer, and silence.
 fn unusable() -> Vec<Said> {
@@ -29,6 +34,7 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        LazyLock::force(&SUBSCRIBERS);
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone()).finish();
         (log, tracing::subscriber::set_default(subscriber))
