@@ -41,6 +41,9 @@ pub(crate) struct Connector {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OwnListeners(Arc<OnceLock<Vec<SocketAddr>>>);
 
+/// The time between two attempts to connect to a Unix domain socket whose listener has a full queue.
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(10);
+
 // === impl Connector ===
 
 impl Connector {
@@ -133,6 +136,3 @@ async fn connect_unix(addr: &UnixAddr) -> io::Result<UnixStream> {
         }
     }
 }
-
-/// The time between two attempts to connect to a Unix domain socket whose listener has a full queue.
-const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(10);

@@ -1,4 +1,4 @@
-//! Any first bytes of a connection that has to begin with a PROXY protocol header: pieces of any size give what the whole gives, and
+//! Any first bytes of a connection that has to begin with a PROXY protocol header: pieces of any size give the same as the whole, and
 //! a header that is read is written such that it is read again.
 #![no_main]
 
