@@ -4,13 +4,14 @@ use crate::{
     Replay, SendRequest,
     balance::{
         breaker::Breaker,
-        chain::Chain,
-        choice::{Candidate, SlowStart},
+        choice::Candidate,
         endpoint::{self, Status},
-        load::Load,
+        error_chain::Chain,
         params::Params,
+        peak_ewma::PeakEwma,
         queue::Queue,
         report::{Reports, Verdict},
+        slow_start::SlowStart,
     },
     client::error::ConnectError,
 };
@@ -36,7 +37,7 @@ pub(super) struct EndpointState {
     pub(super) slow_start: SlowStart,
     /// The sum of 1 / share over the endpoint's requests; see [`Choice`].
     pub(super) virtual_time: f64,
-    /// When the first request since the last response was sent, as [`Load`] has times. See [`Load::silence`].
+    /// When the first request since the last response was sent, as [`PeakEwma`] has times. See [`PeakEwma::silence`].
     pub(super) silent_since: u64,
     pub(super) connections: Vec<Connection>,
     /// The error of the last attempt to connect, or that of a connection lost before any response. In HTTP/2 the latter stays
@@ -73,7 +74,7 @@ pub(super) struct Connection {
 /// An endpoint's latency and failures, as measured on its requests.
 #[derive(Debug)]
 pub(super) struct Health {
-    pub(super) load: Load,
+    pub(super) load: PeakEwma,
     pub(super) breaker: Breaker,
     pub(super) responses: ResponseCounters,
 }

@@ -3,11 +3,11 @@
 use crate::{
     BoxError, Connect, Replay, SendRequest,
     balance::{
-        chain::Chain,
+        balancer::Balancer,
         endpoint_state::{Connection, EndpointState, MIN_RETRY_INTERVAL},
+        error_chain::Chain,
         params::Params,
         report::{Reports, Verdict},
-        shared::Balancer,
     },
     client::{
         error::ConnectError,

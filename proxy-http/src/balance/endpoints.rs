@@ -3,16 +3,16 @@
 use crate::{
     BoxError, Connect, Endpoint, Replay,
     balance::{
+        balancer::{Attempt, Balancer, UNPOISONED},
         breaker::Breaker,
-        choice::SlowStart,
         endpoint::Status,
         endpoint_state::{AbortOnDrop, EndpointState, Health, ResponseCounters},
         endpoint_task::EndpointTask,
-        load::Load,
         params::Params,
+        peak_ewma::PeakEwma,
         queue::{Queue, Ticket},
         report::{Reports, Verdict},
-        shared::{Attempt, Balancer, UNPOISONED},
+        slow_start::SlowStart,
     },
     body::source::Source as _,
     client::send_request::OutgoingRequest,
@@ -374,7 +374,7 @@ impl Balancer {
             is_full: false,
             last_attempt: None,
             health: Arc::new(Health {
-                load: Load::new(),
+                load: PeakEwma::new(),
                 breaker: Breaker::new(),
                 responses: ResponseCounters::default(),
             }),

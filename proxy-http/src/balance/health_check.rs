@@ -7,7 +7,7 @@ pub use super::report::{Report, Reports, Verdict};
 
 use crate::{
     BoxError, Connect, Endpoint, SendRequest,
-    balance::{chain::Chain, endpoint_state::AbortOnDrop},
+    balance::{endpoint_state::AbortOnDrop, error_chain::Chain},
     client,
 };
 use bytes::Bytes;

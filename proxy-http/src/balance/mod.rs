@@ -4,19 +4,20 @@
 //! [`Proxy`](crate::Proxy) sends requests through them; [`proxy`](crate::proxy#examples) has an example.
 
 mod backoff;
+pub(crate) mod balancer;
 pub mod breaker;
-mod chain;
 mod choice;
 pub mod endpoint;
 mod endpoint_state;
 mod endpoint_task;
 mod endpoints;
+mod error_chain;
 pub mod health_check;
-mod load;
 mod params;
+mod peak_ewma;
 mod queue;
 mod report;
-pub(crate) mod shared;
+mod slow_start;
 mod state;
 
 pub use self::{backoff::Backoff, endpoint::Endpoint, endpoints::Endpoints, params::Params};

@@ -2,12 +2,13 @@
 
 use crate::{
     balance::{
-        chain::Chain,
-        choice::{Candidate, Choice, SlowStart},
+        choice::{Candidate, Choice},
         endpoint_state::{EndpointState, MIN_RETRY_INTERVAL},
+        error_chain::Chain,
         params::Params,
         queue::{Queue, Ticket},
         report::Verdict,
+        slow_start::SlowStart,
     },
     message::answer::Answer,
 };

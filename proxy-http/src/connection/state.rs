@@ -3,7 +3,7 @@
 use crate::{
     connection::{
         detect::OtherProtocol,
-        flow::{blocked::BlockedStreams, path::Path, window_limit::LimitedMeasurements},
+        flow::{blocked::BlockedStreams, network_path::NetworkPath, window_limit::LimitedMeasurements},
         now::now,
         streams::{MAX_REFUSED, OpenStream, Streams},
         wake,
@@ -37,7 +37,7 @@ pub(crate) struct ConnectionState {
     moves: AtomicU64,
     /// The value of `moves` at which the task yields to other tasks.
     turn_ends_at: AtomicU64,
-    path: Path,
+    path: NetworkPath,
     limited: LimitedMeasurements,
     /// `None`: it was not told.
     peer: OnceLock<PeerName>,
@@ -106,7 +106,7 @@ impl ConnectionState {
             peer_max_header_list: AtomicUsize::new(usize::MAX),
             moves: AtomicU64::new(0),
             turn_ends_at: AtomicU64::new(u64::MAX),
-            path: Path::new(),
+            path: NetworkPath::new(),
             limited: LimitedMeasurements::default(),
             peer: OnceLock::new(),
             opened: now(),
@@ -143,7 +143,7 @@ impl ConnectionState {
     }
 
     #[inline]
-    pub(crate) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &NetworkPath {
         &self.path
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     Endpoints, IncomingBody, Replay,
-    balance::{breaker::Outcome, shared::Attempt},
+    balance::{balancer::Attempt, breaker::Outcome},
     body::{outcome::SendOutcome, response::ResponseBody as Body},
     client::{error::Error as ClientError, send_request::OutgoingRequest},
     connection::now::now,

@@ -2,10 +2,10 @@
 
 use crate::{
     Endpoints, IncomingBody, Replay, Stats,
-    balance::shared::Attempt,
+    balance::balancer::Attempt,
     client::send_request::OutgoingRequest,
     http1::websocket,
-    message::{answer::Answer, connect_protocol::ConnectProtocol, fields, grpc, hops, validate},
+    message::{answer::Answer, connect_protocol::ConnectProtocol, fields, grpc, loop_detection, validate},
     proxy::{
         absence::{Absence, AbsenceWatch},
         limits::{Limits, Params},
@@ -109,7 +109,7 @@ impl ProxyShared {
             client.limit(Limit::UriLength);
             return Some(Answer::uri_too_long());
         }
-        if hops::pass(req.headers_mut(), in_flight).is_err() {
+        if loop_detection::pass(req.headers_mut(), in_flight).is_err() {
             client.limit(Limit::Hops);
             if self.limits.may_log_loop() {
                 let host = req.uri().authority().map(tracing::field::display);

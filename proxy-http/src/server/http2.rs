@@ -7,7 +7,7 @@ use crate::{
         discard::DiscardedBodies,
         flow::{
             flow_control::{Flow, KeepAliveTimedOut},
-            heads::HeldHeads,
+            held_heads::HeldHeads,
             sending::{SendingStream, StoppedClient},
         },
         frames::{rapid_reset::RapidResets, rate::FrameRates, seen::FrameCounts},

@@ -7,7 +7,7 @@ mod destinations;
 mod latency;
 mod limit;
 mod proxy_error;
-mod record;
+mod request_record;
 mod responses;
 mod retry;
 mod side;
@@ -20,7 +20,7 @@ pub use self::{
     latency::{LATENCY_BUCKETS, Latency},
     limit::{Limit, StreamLimit},
     proxy_error::ProxyError,
-    record::{Observe, ObserveEnd, RequestEnd, Reset, ResetBy, Retry},
+    request_record::{Observe, ObserveEnd, RequestEnd, Reset, ResetBy, Retry},
     responses::Responses,
     retry::Reason as RetryReason,
     side::Side as Peer,
@@ -29,6 +29,6 @@ pub use self::{
 pub(crate) use self::{
     connections::Describe,
     destinations::is_failure,
-    record::{ExchangeFacts, OpenRecord, Record, record_refused},
+    request_record::{ExchangeFacts, OpenRecord, Record, record_refused},
     side::Side,
 };

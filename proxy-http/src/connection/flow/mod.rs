@@ -4,8 +4,8 @@
 pub(crate) mod blocked;
 pub(crate) mod buffer_limit;
 pub(crate) mod flow_control;
-pub(crate) mod heads;
-pub(crate) mod path;
+pub(crate) mod held_heads;
+pub(crate) mod network_path;
 pub(crate) mod ping;
 pub(crate) mod sending;
 pub(crate) mod window_limit;

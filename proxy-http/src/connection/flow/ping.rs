@@ -1,7 +1,7 @@
 //! PINGs of a connection: keep-alive, and measurements of the path.
 
 use crate::connection::{
-    flow::{path::Path, windows::Engine},
+    flow::{network_path::NetworkPath, windows::Engine},
     now::now,
     state::ConnectionState,
 };
@@ -52,7 +52,7 @@ struct KeepAlive {
 /// ones of few bytes, have none.
 #[derive(Debug)]
 struct PathEstimate {
-    /// [`Path::received_bytes`] when the PING was sent, or else when the last one was acknowledged.
+    /// [`NetworkPath::received_bytes`] when the PING was sent, or else when the last one was acknowledged.
     received: u64,
     /// The highest bandwidth measured, in bytes a second; fades.
     bandwidth: f64,
@@ -159,7 +159,7 @@ impl Pings {
         None
     }
 
-    fn send(&mut self, engine: &mut impl Engine, path: &Path, cx: &mut Context<'_>) {
+    fn send(&mut self, engine: &mut impl Engine, path: &NetworkPath, cx: &mut Context<'_>) {
         if self.ping_pong.is_none() {
             self.ping_pong = engine.ping_pong();
             // Until its next poll the engine does not know that there are PINGs to send.
@@ -206,13 +206,13 @@ impl KeepAlive {
 impl PathEstimate {
     /// Whether enough has come for a measurement, and the last one is long enough ago.
     #[inline]
-    fn is_due(&self, path: &Path) -> bool {
+    fn is_due(&self, path: &NetworkPath) -> bool {
         path.received_bytes().wrapping_sub(self.received) >= u64::from(MIN_RECEIVED)
             && self.next_at.is_none_or(|next_at| now() >= next_at)
     }
 
     /// Measures by a PING that was sent at `sent_at` and acknowledged now; returns the bytes that have come meanwhile.
-    fn measure(&mut self, sent_at: Instant, path: &Path) -> u32 {
+    fn measure(&mut self, sent_at: Instant, path: &NetworkPath) -> u32 {
         let now = Instant::now();
         let sample = (now - sent_at).as_secs_f64();
         let rtt = self.rtt.map_or(sample, |rtt| rtt + (sample - rtt) * RTT_WEIGHT);
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     /// Runs 30 round trips of a link with `bandwidth` bytes a second and `rtt`.
-    async fn measure(estimate: &mut PathEstimate, path: &Path, bandwidth: u32, rtt: Duration) -> u32 {
+    async fn measure(estimate: &mut PathEstimate, path: &NetworkPath, bandwidth: u32, rtt: Duration) -> u32 {
         let mut product = 0;
         for _ in 0..30 {
             let sent_at = Instant::now();
@@ -249,7 +249,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_path_is_measured_and_pings_become_rare() {
-        let (mut pings, path) = (Pings::new(None, true), Path::new());
+        let (mut pings, path) = (Pings::new(None, true), NetworkPath::new());
         let estimate = &mut pings.estimate;
         assert!(!estimate.is_due(&path), "nothing has come");
         let product = measure(estimate, &path, 125_000_000, Duration::from_millis(20)).await;

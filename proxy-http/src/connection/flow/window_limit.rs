@@ -5,7 +5,7 @@
 //! told once no measurement of ten seconds denies it.
 
 use crate::{
-    connection::flow::path::Path,
+    connection::flow::network_path::NetworkPath,
     stats::{LimitingWindow, WindowLimit},
 };
 use std::{
@@ -35,7 +35,7 @@ const MAX_AGE: Duration = Duration::from_secs(20);
 impl LimitedMeasurements {
     /// Notes a round trip in which `received` bytes of DATA came, on a connection whose windows are fixed. It has `streams`
     /// that receive, which hold `held` bytes for readers that have stopped; `age` is the connection's.
-    pub(crate) fn measured(&self, received: u32, path: &Path, streams: usize, held: usize, age: Duration) {
+    pub(crate) fn measured(&self, received: u32, path: &NetworkPath, streams: usize, held: usize, age: Duration) {
         let (stream, connection) = path.windows();
         let streams = u64::try_from(streams).unwrap_or(u64::MAX).max(1);
         let (all_streams, connection) = (u64::from(stream).saturating_mul(streams), u64::from(connection));
@@ -81,8 +81,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// A path of this round-trip time, for which windows of 60,000 and 100,000 bytes are granted.
-    fn path(round_trip: Duration) -> Path {
-        let path = Path::new();
+    fn path(round_trip: Duration) -> NetworkPath {
+        let path = NetworkPath::new();
         path.set_windows(60_000, 100_000);
         path.set_measured(round_trip, 1_000_000);
         path

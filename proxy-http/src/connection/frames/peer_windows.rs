@@ -2,7 +2,7 @@
 //! stream's window, and nothing else.
 
 use crate::connection::{
-    flow::path::Path,
+    flow::network_path::NetworkPath,
     frames::head::{
         ACK, FrameHead, SETTING, SETTINGS, SETTINGS_INITIAL_WINDOW_SIZE, SETTINGS_MAX_FRAME_SIZE, WINDOW_UPDATE,
     },
@@ -13,7 +13,7 @@ const INCREMENT: usize = 4;
 
 /// Notes the head of a frame. Returns the number of bytes of its payload that [`note`] needs next.
 #[inline]
-pub(super) fn wanted(head: FrameHead, path: &Path) -> usize {
+pub(super) fn wanted(head: FrameHead, path: &NetworkPath) -> usize {
     match head.kind {
         WINDOW_UPDATE if head.stream == 0 => INCREMENT,
         SETTINGS if head.flags & ACK == 0 => SETTING,
@@ -26,7 +26,7 @@ pub(super) fn wanted(head: FrameHead, path: &Path) -> usize {
 }
 
 /// Notes a piece of the payload of WINDOW_UPDATE or SETTINGS. Returns the number of bytes that are needed next.
-pub(super) fn note(head: FrameHead, bytes: &[u8], path: &Path) -> usize {
+pub(super) fn note(head: FrameHead, bytes: &[u8], path: &NetworkPath) -> usize {
     match *bytes {
         [a, b, c, d] if head.kind == WINDOW_UPDATE => {
             path.add_peer_connection_window((u32::from_be_bytes([a, b, c, d]) & (u32::MAX >> 1)).into());

@@ -7,7 +7,7 @@ use std::{
 
 /// The path of one connection. Only the connection's task stores it.
 #[derive(Debug)]
-pub(crate) struct Path {
+pub(crate) struct NetworkPath {
     read: AtomicU64,
     written: AtomicU64,
     /// Bytes of DATA that have begun to come, with their padding.
@@ -33,9 +33,9 @@ const INITIAL_WINDOW: u32 = 65_535;
 /// The largest payload of a frame before SETTINGS (RFC 9113 section 6.5.2).
 const INITIAL_MAX_FRAME: u32 = 16_384;
 
-// === impl Path ===
+// === impl NetworkPath ===
 
-impl Path {
+impl NetworkPath {
     pub(crate) fn new() -> Self {
         Self {
             read: AtomicU64::new(0),

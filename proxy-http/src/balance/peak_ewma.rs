@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Times are nanoseconds since the balancer started, because to subtract two `Instant`s takes as long as all else here. Of
 /// two latencies that are observed at the same time one may be lost, which is cheaper than a lock for each request.
 #[derive(Debug)]
-pub(crate) struct Load {
+pub(crate) struct PeakEwma {
     /// Seconds, as bits of an `f64`. NaN: no latency was observed yet.
     cost: AtomicU64,
     updated: AtomicU64,
@@ -21,9 +21,9 @@ const MAX_DECAY: f64 = 1.0;
 /// The least weight of a new latency, so that some tens of fast requests outweigh one peak.
 const MIN_WEIGHT: f64 = 1.0 / 16.0;
 
-// === impl Load ===
+// === impl PeakEwma ===
 
-impl Load {
+impl PeakEwma {
     pub(crate) const fn new() -> Self {
         Self { cost: AtomicU64::new(f64::NAN.to_bits()), updated: AtomicU64::new(0) }
     }
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn peaks_count_at_once_and_fade_with_fast_requests() {
-        let load = Load::new();
+        let load = PeakEwma::new();
         load.observe(999 * MS, 1_000 * MS);
         load.observe(900 * MS, 1_000 * MS);
         assert_eq!(load.cost(1_000 * MS), Some(0.1));
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn costs_fade_while_no_requests_are_sent() {
-        let load = Load::new();
+        let load = PeakEwma::new();
         assert_eq!(load.cost(0), None);
         load.observe(0, 100 * MS);
         assert!(load.cost(5_100 * MS).unwrap() < 0.001);
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn unanswered_requests_count_once_they_are_late() {
-        let load = Load::new();
+        let load = PeakEwma::new();
         load.observe_late(0, 500 * MS);
         assert_eq!(load.cost(500 * MS), None, "no latency to compare with");
         load.observe(490 * MS, 500 * MS);
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn silence_lasts_until_the_next_response() {
-        let load = Load::new();
+        let load = PeakEwma::new();
         assert_eq!([5, 8].map(|ms| load.silence(5 * MS, ms * MS)), [0.0, 0.003]);
         load.observe(5 * MS, 9 * MS);
         assert_eq!([5, 9].map(|asked| load.silence(asked * MS, 10 * MS)), [0.0, 0.001]);

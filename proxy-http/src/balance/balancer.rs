@@ -137,7 +137,7 @@ impl Balancer {
         state.recompute();
     }
 
-    /// A time as [`Load`](crate::balance::load::Load) has it: nanoseconds since the balancer started.
+    /// A time as [`PeakEwma`](crate::balance::peak_ewma::PeakEwma) has it: nanoseconds since the balancer started.
     pub(super) fn nanos(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
     }
