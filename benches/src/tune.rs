@@ -133,7 +133,8 @@ impl Advice {
                 for peer in PEERS {
                     writeln!(text, "{}_ADAPTIVE_FLOW_CONTROL=true", name(peer))?;
                 }
-                writeln!(text, "# Or instead of that fixed windows:")?;
+                let fixed = mbits(self.bits_per_second());
+                writeln!(text, "# Or instead of that fixed windows, with which one stream gets {fixed:.1} Mbit/s:")?;
             }
             for peer in PEERS {
                 writeln!(text, "# {}_INITIAL_STREAM_WINDOW_SIZE={stream}", name(peer))?;
@@ -308,6 +309,9 @@ mod tests {
             text.contains("8.7 Mbit/s with the default windows") && text.contains("CONNECT_HTTP2_ADAPTIVE_"),
             "{text}"
         );
+        let small = Advice::new(path(40, 1_000.0), Needs { memory: 4 << 20, ..NEEDS });
+        let rate = format!("one stream gets {:.1} Mbit/s:", small.bits_per_second() / 1e6);
+        assert!(small.environment().contains(&rate) && small.bits_per_second() < 0.5e9, "{rate}");
         let text = Advice::new(path(0, 1_000.0), NEEDS).environment();
         assert!(
             text.starts_with("# The default windows fill") && !text.contains("ADAPTIVE_FLOW_CONTROL=true"),
