@@ -10,6 +10,7 @@ pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod interim;
 pub(crate) mod loop_detection;
+pub(crate) mod never_indexed;
 pub(crate) mod proxy_fields;
 pub(crate) mod reset_code;
 pub(crate) mod stream_error;

@@ -7,7 +7,7 @@
 use crate::message::{
     authority::{is_authority, is_same},
     head::field_size,
-    proxy_fields,
+    never_indexed, proxy_fields,
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
@@ -27,6 +27,8 @@ struct CheckedFields<'a> {
     lengths: u32,
     /// Whether there is a `trailer`, which announces trailers.
     announces_trailers: bool,
+    /// Whether there are fields that are [never indexed](never_indexed).
+    has_new_values: bool,
     /// Bytes of the header list, without pseudo-header fields.
     size: usize,
 }
@@ -34,13 +36,14 @@ struct CheckedFields<'a> {
 const STATUS: usize = field_size(":status".len(), 3);
 
 /// Checks a request that is to be forwarded. A `host` without `:authority` becomes the authority; of several equal
-/// content-lengths one stays, and `trailer` does not announce a trailer that is not passed on.
+/// content-lengths one stays, `trailer` does not announce a trailer that is not passed on, and some fields are
+/// [never indexed](never_indexed).
 ///
 /// # Errors
 ///
 /// The rule that the request breaks.
 pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
-    let CheckedFields { host, hosts, lengths, announces_trailers, .. } = check_fields(req.headers())?;
+    let CheckedFields { host, hosts, lengths, announces_trailers, has_new_values, .. } = check_fields(req.headers())?;
     if !is_path(req.uri(), req.method()) {
         return Err("path is malformed");
     }
@@ -76,6 +79,9 @@ pub(crate) fn request<B>(req: &mut Request<B>) -> Result<(), &'static str> {
     if announces_trailers {
         proxy_fields::strip_announced(req.headers_mut());
     }
+    if has_new_values {
+        never_indexed::mark(req.headers_mut());
+    }
     Ok(())
 }
 
@@ -106,7 +112,7 @@ pub(crate) fn connect<B>(req: &Request<B>) -> Result<(), &'static str> {
 ///
 /// The rule that the response breaks.
 pub(crate) fn response<B>(rsp: &mut Response<B>, max_header_list: usize) -> Result<Option<u64>, &'static str> {
-    let CheckedFields { length, lengths, size, .. } = check_fields(rsp.headers())?;
+    let CheckedFields { length, lengths, has_new_values, size, .. } = check_fields(rsp.headers())?;
     if size + STATUS > max_header_list {
         return Err("header list is too large");
     }
@@ -116,6 +122,9 @@ pub(crate) fn response<B>(rsp: &mut Response<B>, max_header_list: usize) -> Resu
     }
     if lengths > 0 && rsp.status() == StatusCode::NO_CONTENT {
         rsp.headers_mut().remove(CONTENT_LENGTH);
+    }
+    if has_new_values {
+        never_indexed::mark(rsp.headers_mut());
     }
     Ok(length)
 }
@@ -175,6 +184,7 @@ fn check_fields(fields: &HeaderMap) -> Result<CheckedFields<'_>, &'static str> {
                 }
             }
             14 if name == "http2-settings" => return Err("a field of one connection"),
+            2 | 10..=17 | 21 => checked.has_new_values |= never_indexed::has_new_values(name),
             _ => {}
         }
     }

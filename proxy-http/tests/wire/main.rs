@@ -14,6 +14,7 @@ mod endpoint_ends;
 mod errors;
 mod extended_connect;
 mod faults;
+mod field_tables;
 mod forwarded;
 mod forwarding;
 mod frames;
