@@ -158,3 +158,14 @@ fn the_state_is_passed_on_as_it_is_and_kept_in_part() {
         assert_eq!(passed, states.iter().map(|state| state.as_bytes()).collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn digits_are_of_base_16() {
+    for byte in 0..=u8::MAX {
+        let digit = char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        assert_eq!(bytes(&[b'f', byte]), digit.map(|digit| [0xf0 | digit]), "{byte}");
+        assert_eq!(bytes(&[byte, b'0']), digit.map(|digit| [digit << 4]), "{byte}");
+    }
+    assert_eq!(bytes::<2>(b"0a1"), None);
+    assert_eq!(bytes::<1>(b"0a1b"), None);
+}
