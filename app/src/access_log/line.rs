@@ -146,7 +146,11 @@ impl Line {
         let Self { mut bytes, status_at } = self;
         let line = &mut bytes;
         match (format, end.status) {
-            (Format::Json, Some(status)) => number(format, line, number!("status"), status.as_u16().into()),
+            (Format::Json, Some(status)) => {
+                number!("status").push(format, line);
+                // Three digits.
+                line.extend(status.as_str().as_bytes().first_chunk::<3>().into_iter().flatten());
+            }
             (Format::Json, None) => {}
             (Format::Apache, status) => {
                 let len = line.len();

@@ -77,11 +77,11 @@ impl Drop for Exchange {
         self.body = None;
         let is_failure = self.status.map(|status| is_failure(status, self.grpc_response.status));
         self.shared.endpoints(self.http1).finish(self.attempt.take(), is_failure);
+        let duration = now() - self.started;
         if let Some(status) = self.status {
-            let latency = now() - self.started;
-            stats.count_response(status, self.grpc_response.status, latency);
+            stats.count_response(status, self.grpc_response.status, duration);
             if let Some(counters) = &self.counters {
-                counters.count_response(status, self.grpc_response.status, latency);
+                counters.count_response(status, self.grpc_response.status, duration);
             }
         }
         self.record.edit(|end| {
@@ -91,7 +91,7 @@ impl Drop for Exchange {
             (end.time_to_send, end.response_bytes) = (time_to_send, response_bytes);
             end.status = end.status.or(self.status);
             end.grpc_status = self.grpc_response.status.or(end.grpc_status);
-            end.duration = now() - self.started;
+            end.duration = duration;
             end.labels = self.counters.as_ref().and_then(|counters| counters.labels().cloned());
             if is_cut && end.proxy_error.is_none() {
                 // Nobody else drops a response that goes on.
