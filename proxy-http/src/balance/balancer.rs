@@ -44,6 +44,8 @@ pub(crate) struct Attempt {
     pub(super) health: Option<Arc<Health>>,
     /// See [`Balancer::nanos`].
     pub(super) sent: u64,
+    /// Whether it tries if an ejected endpoint is back.
+    pub(super) is_probe: bool,
     pub(super) outcome: Outcome,
     pub(super) answered: bool,
 }
@@ -92,12 +94,10 @@ impl Balancer {
         if is_short && !endpoint.on_demand {
             endpoint.demand.notify_one();
         }
-        let health = sent.map(|_| {
-            endpoint.health.breaker.record_sent(now);
-            Arc::clone(&endpoint.health)
-        });
+        let health = sent.map(|_| Arc::clone(&endpoint.health));
+        let is_probe = health.as_ref().is_some_and(|health| health.breaker.record_sent(&self.params.breaker, now));
         let sent = sent.unwrap_or_default();
-        Some(Attempt { endpoint: endpoint.id, health, sent, outcome: Outcome::Unknown, answered: false })
+        Some(Attempt { endpoint: endpoint.id, health, sent, is_probe, outcome: Outcome::Unknown, answered: false })
     }
 
     /// Wakes a request that waits, because a connection to this endpoint may have a free stream.
@@ -155,7 +155,7 @@ impl Balancer {
     /// Records the outcome of an attempt in the endpoint's health. `is_failure`: whether the response that has ended is a failure;
     /// `None`: there is none, or not of this attempt.
     pub(super) fn record_end(&self, attempt: Attempt, is_failure: Option<bool>) {
-        let Attempt { health, sent, outcome, answered, .. } = attempt;
+        let Attempt { endpoint, health, sent, is_probe, outcome, answered } = attempt;
         let Some(Health { load, breaker, responses }) = health.as_deref() else { return };
         let now = now();
         if outcome == Outcome::Failure {
@@ -166,16 +166,24 @@ impl Balancer {
         if !answered {
             load.observe_late(sent, self.nanos(now));
         }
-        // At most half of the endpoints are ejected, with the unhealthy ones. Only a failure can eject, so only a failure takes
-        // the balancer's lock.
-        let may_eject = outcome == Outcome::Failure && {
-            let state = self.lock();
-            let is_left_out =
-                |endpoint: &&EndpointState| !endpoint.is_healthy() || !endpoint.health.breaker.is_closed();
-            let ejected = state.endpoints.iter().filter(is_left_out).count();
-            (ejected + 1) * 2 <= state.endpoints.len()
-        };
-        breaker.record_outcome(outcome, may_eject, &self.params.breaker, now);
+        // Only a failure can eject, so only a failure takes the balancer's lock.
+        if outcome != Outcome::Failure {
+            breaker.record_outcome(outcome, is_probe, false, &self.params.breaker, now);
+            return;
+        }
+        let mut state = self.lock();
+        // At most half of the endpoints are ejected, with the unhealthy ones.
+        let is_left_out = |endpoint: &&EndpointState| !endpoint.is_healthy() || !endpoint.health.breaker.is_closed();
+        let ejected = state.endpoints.iter().filter(is_left_out).count();
+        let may_eject = (ejected + 1) * 2 <= state.endpoints.len();
+        if breaker.record_outcome(outcome, is_probe, may_eject, &self.params.breaker, now) {
+            // Requests that wait for the endpoint wait for any from now on.
+            if let Some(endpoint) = state.endpoint(endpoint) {
+                let queue = mem::take(&mut endpoint.queue);
+                state.requeue(queue);
+            }
+            state.recompute();
+        }
     }
 
     /// Closes idle connections beyond `max_idle_connections`.

@@ -86,21 +86,29 @@ impl Breaker {
         self.is_healthy() || self.lock().can_send(params, now)
     }
 
-    /// Notes that a request is sent, which is a probe if the circuit is not closed.
-    pub(crate) fn record_sent(&self, now: Instant) {
-        if !self.is_healthy() {
-            self.lock().record_sent(now);
-        }
+    /// Notes that a request is sent. Returns whether it is a probe.
+    pub(crate) fn record_sent(&self, params: &Params, now: Instant) -> bool {
+        !self.is_healthy() && self.lock().record_sent(params, now)
     }
 
-    /// Notes how a request ended. `may_eject`: enough other endpoints are not ejected.
-    pub(crate) fn record_outcome(&self, outcome: Outcome, may_eject: bool, params: &Params, now: Instant) {
+    /// Notes how a request ended, which was sent as a probe or not. `may_eject`: enough other endpoints are not ejected.
+    /// Returns whether the endpoint is ejected from now on.
+    pub(crate) fn record_outcome(
+        &self,
+        outcome: Outcome,
+        is_probe: bool,
+        may_eject: bool,
+        params: &Params,
+        now: Instant,
+    ) -> bool {
         if self.is_healthy() && outcome != Outcome::Failure {
-            return;
+            return false;
         }
         let mut circuit = self.lock();
-        circuit.record_outcome(outcome, may_eject, params, now);
+        let was_closed = circuit.is_closed();
+        circuit.record_outcome(outcome, is_probe, may_eject, params, now);
         self.is_healthy.store(circuit.is_healthy(), Relaxed);
+        was_closed && !circuit.is_closed()
     }
 
     fn is_healthy(&self) -> bool {
@@ -134,13 +142,15 @@ impl Circuit {
         }
     }
 
-    fn record_sent(&mut self, now: Instant) {
-        if !self.is_closed() {
+    fn record_sent(&mut self, params: &Params, now: Instant) -> bool {
+        let is_probe = !self.is_closed() && self.can_send(params, now);
+        if is_probe {
             self.state = CircuitState::HalfOpen { since: now };
         }
+        is_probe
     }
 
-    fn record_outcome(&mut self, outcome: Outcome, may_eject: bool, params: &Params, now: Instant) {
+    fn record_outcome(&mut self, outcome: Outcome, is_probe: bool, may_eject: bool, params: &Params, now: Instant) {
         match (&mut self.state, outcome) {
             (CircuitState::Closed { failures }, Outcome::Success) => *failures = 0,
             (CircuitState::Closed { failures }, Outcome::Failure) => {
@@ -149,10 +159,11 @@ impl Circuit {
                     self.eject(params, now);
                 }
             }
+            // The request was sent before the ejection.
+            (CircuitState::HalfOpen { .. }, _) if !is_probe => {}
             (CircuitState::HalfOpen { .. }, Outcome::Success) => *self = Self::HEALTHY,
             (CircuitState::HalfOpen { .. }, Outcome::Failure) => self.eject(params, now),
             (CircuitState::HalfOpen { .. }, Outcome::Unknown) => self.state = CircuitState::Open { until: now },
-            // The request was sent before the ejection.
             (CircuitState::Open { .. }, _) | (CircuitState::Closed { .. }, Outcome::Unknown) => {}
         }
     }
@@ -173,7 +184,7 @@ mod tests {
     const PARAMS: Params = Params { consecutive_failures: 3, min_ejection: S, max_ejection: Duration::from_secs(5) };
 
     fn record_outcome(breaker: &Breaker, outcome: Outcome, now: Instant) {
-        breaker.record_outcome(outcome, true, &PARAMS, now);
+        breaker.record_outcome(outcome, true, true, &PARAMS, now);
     }
 
     #[test]
@@ -189,8 +200,8 @@ mod tests {
             assert!(!breaker.can_send(&PARAMS, now + pause * S - S / 2));
             now += pause * S;
             assert!(breaker.can_send(&PARAMS, now));
-            breaker.record_sent(now);
-            assert!(!breaker.can_send(&PARAMS, now), "only one probe");
+            assert!(breaker.record_sent(&PARAMS, now) && !breaker.record_sent(&PARAMS, now), "only one probe");
+            assert!(!breaker.can_send(&PARAMS, now));
         }
         record_outcome(&breaker, Outcome::Success, now);
         assert!(breaker.is_closed());
@@ -204,7 +215,7 @@ mod tests {
         let breaker = Breaker::new();
         (0..3).for_each(|_| record_outcome(&breaker, Outcome::Failure, now));
         now += S;
-        breaker.record_sent(now);
+        assert!(breaker.record_sent(&PARAMS, now));
         record_outcome(&breaker, Outcome::Unknown, now);
         assert!(breaker.can_send(&PARAMS, now) && !breaker.is_closed());
     }
@@ -214,12 +225,12 @@ mod tests {
         let now = Instant::now();
         let breaker = Breaker::new();
         for _ in 0..10 {
-            breaker.record_outcome(Outcome::Failure, false, &PARAMS, now);
+            breaker.record_outcome(Outcome::Failure, false, false, &PARAMS, now);
         }
         assert!(breaker.is_closed());
         let never = Params { consecutive_failures: 0, ..PARAMS };
         for _ in 0..10 {
-            breaker.record_outcome(Outcome::Failure, true, &never, now);
+            breaker.record_outcome(Outcome::Failure, false, true, &never, now);
         }
         assert!(breaker.is_closed());
     }

@@ -14,7 +14,8 @@ pub struct Endpoint<A> {
     /// times the requests of one of weight 1, give or take 5 % of a few thousand, whatever the load. Default: 1.
     pub weight: NonZeroU32,
     /// Endpoints of a higher number get requests only while none of a lower one can: all have failed, are unhealthy or are ejected.
-    /// One that is being connected to for the first time, or that has no free stream, is waited for. Default: 0.
+    /// One that is being connected to without a failure before, or that has no free stream, is waited for, unless it is ejected. At
+    /// most half of all endpoints are ejected, whatever their priorities. Default: 0.
     pub priority: u16,
     /// Parameters of its connections; each that is set takes precedence over that of [`Connect`](crate::Connect).
     /// Default: none is set.

@@ -107,11 +107,17 @@ impl EndpointState {
     }
 
     /// Whether requests wait for the endpoint rather than go to one of a higher number of priority: it is connected, or is being
-    /// connected to or checked and has not failed.
+    /// connected to or checked and has not failed. An ejected endpoint is waited for by no request.
     pub(super) fn is_preferred(&self, params: &Params, now: Instant) -> bool {
         self.verdict != Verdict::Unhealthy
             && (self.failed.is_none() || self.is_connected())
-            && self.health.breaker.can_send(&params.breaker, now)
+            && (self.health.breaker.is_closed() || (self.can_send(params, now) && self.can_accept(params, false, now)))
+    }
+
+    /// Whether the endpoint is not ejected, or can be sent a probe. A request that waits for a connection is the probe then.
+    pub(super) fn can_send(&self, params: &Params, now: Instant) -> bool {
+        let breaker = &self.health.breaker;
+        breaker.can_send(&params.breaker, now) && (self.queue.is_empty() || breaker.is_closed())
     }
 
     /// Whether the endpoint is ready, and either has not failed or has answered on one of its connections.
@@ -231,6 +237,7 @@ impl EndpointState {
             (Some(_), _) if !self.health.breaker.is_closed() => endpoint::State::Ejected,
             (Some(_), _) => endpoint::State::Ready,
             (None, Some(_)) => endpoint::State::Failed,
+            (None, None) if self.on_demand && !self.health.breaker.is_closed() => endpoint::State::Ejected,
             (None, None) if self.on_demand => endpoint::State::Ready,
             (None, None) => endpoint::State::Connecting,
         };

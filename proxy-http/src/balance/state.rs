@@ -256,10 +256,7 @@ impl BalancerState {
     ) {
         let endpoint = &mut self.endpoints[index];
         let is_in_use = priority.is_none_or(|priority| endpoint.priority == priority);
-        if is_in_use
-            && endpoint.can_accept(params, is_stopped, now)
-            && endpoint.health.breaker.can_send(&params.breaker, now)
-        {
+        if is_in_use && endpoint.can_accept(params, is_stopped, now) && endpoint.can_send(params, now) {
             self.candidates.push(endpoint.candidate(index, params, now, nanos));
         } else {
             // The endpoint is not owed requests for the time in which it accepted none.

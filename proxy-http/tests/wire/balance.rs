@@ -2,6 +2,7 @@
 
 mod ejection;
 mod health_checks;
+mod probes;
 
 use crate::{
     frames::{GOAWAY, HEADERS, Peer},
