@@ -26,7 +26,7 @@ struct LastLogged {
 #[derive(Debug)]
 struct LastState {
     state: LoggedState,
-    /// Why the endpoint failed; empty if it is ready.
+    /// Why the endpoint failed, without its numbers; empty if it is ready.
     reason: String,
     at: Instant,
 }
@@ -60,9 +60,11 @@ impl EndpointLog {
         &self,
         endpoint: &Arc<str>,
         state: LoggedState,
-        reason: String,
+        mut reason: String,
         now: Instant,
     ) -> bool {
+        // rustls tells the time and an age in seconds, which make no other reason of an expired certificate.
+        reason.retain(|char| !char.is_ascii_digit());
         self.with(endpoint, |last| {
             let should_log = last.state.as_ref().is_none_or(|before| {
                 let after = if before.reason == reason { REPEAT_AFTER } else { OTHER_REASON_AFTER };
@@ -141,6 +143,17 @@ mod tests {
         assert!(logs("refused", 0) && !logs("other protocol", 4) && !logs("refused", 5));
         assert!(logs("other protocol", 5) && !logs("other protocol", 10) && !logs("refused", 9));
         assert!(logs("refused", 10) && logs("refused", 70));
+    }
+
+    #[test]
+    fn a_reason_that_tells_the_time_stays_the_same() {
+        let log = EndpointLog::default();
+        let (a, start) = ("a".into(), Instant::now());
+        let logs = |seconds| {
+            let reason = format!("certificate expired: verification time {}, {} seconds ago", 90 + seconds, seconds);
+            log.should_log_state(&a, LoggedState::Unreachable, reason, start + Duration::from_secs(seconds))
+        };
+        assert!(logs(0) && !logs(5) && !logs(59) && logs(60));
     }
 
     #[test]
