@@ -25,12 +25,16 @@ pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwar
 // === impl ForwardedElement ===
 
 impl ForwardedElement {
-    pub(crate) fn new(field: ForwardedField, client: IpAddr) -> Self {
-        let (name, text) = match (field, client.to_canonical()) {
-            (ForwardedField::XForwardedFor, ip) => (X_FORWARDED_FOR, ip.to_string()),
-            (ForwardedField::Forwarded, ip @ IpAddr::V4(_)) => (FORWARDED, format!("for={ip}")),
+    /// `None`: the client's address is not known, which an entry says, too. Without one the last entry would be the client's word.
+    pub(crate) fn new(field: ForwardedField, client: Option<IpAddr>) -> Self {
+        let (name, text) = match (field, client.map(|ip| ip.to_canonical())) {
+            // Section 6.2, and for the older field as other proxies write it.
+            (ForwardedField::XForwardedFor, None) => (X_FORWARDED_FOR, "unknown".to_owned()),
+            (ForwardedField::Forwarded, None) => (FORWARDED, "for=unknown".to_owned()),
+            (ForwardedField::XForwardedFor, Some(ip)) => (X_FORWARDED_FOR, ip.to_string()),
+            (ForwardedField::Forwarded, Some(ip @ IpAddr::V4(_))) => (FORWARDED, format!("for={ip}")),
             // Section 6.1: in brackets, and quoted for them.
-            (ForwardedField::Forwarded, ip @ IpAddr::V6(_)) => (FORWARDED, format!("for=\"[{ip}]\"")),
+            (ForwardedField::Forwarded, Some(ip @ IpAddr::V6(_))) => (FORWARDED, format!("for=\"[{ip}]\"")),
         };
         let value = HeaderValue::try_from(text).expect("addresses are visible ASCII");
         Self { name, value }
@@ -75,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_added_behind_those_before() {
+    fn an_address_or_unknown_is_added_behind_those_before() {
         let (x, f) = (ForwardedField::XForwardedFor, ForwardedField::Forwarded);
         for (field, client, before, after) in [
             (x, "192.0.2.1", &[][..], "192.0.2.1"),
@@ -87,9 +91,11 @@ mod tests {
             (f, "192.0.2.1", &["for=1", "for=\"a\\\""], "for=192.0.2.1"),
             (f, "192.0.2.1", &["for=\"a\\\"\""], "for=\"a\\\"\", for=192.0.2.1"),
             (x, "192.0.2.1", &["\""], "\", 192.0.2.1"),
+            (x, "", &["10.0.0.1"], "10.0.0.1, unknown"),
+            (f, "", &["for=10.0.0.1"], "for=10.0.0.1, for=unknown"),
             (f, "2001:db8::1", &["for=\"_a;b\";proto=http"], "for=\"_a;b\";proto=http, for=\"[2001:db8::1]\""),
         ] {
-            let element = ForwardedElement::new(field, client.parse().unwrap());
+            let element = ForwardedElement::new(field, client.parse().ok());
             let mut headers: HeaderMap =
                 before.iter().map(|value| (element.name.clone(), HeaderValue::from_static(value))).collect();
             headers.insert("x_forwarded_for", HeaderValue::from_static("alias"));

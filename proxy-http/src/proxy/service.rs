@@ -103,8 +103,8 @@ enum Destination {
 pub struct Client {
     /// The client's address. `None`: it is not known.
     pub addr: Option<SocketAddr>,
-    /// The field in which endpoints are told the client's address, if it is known, behind its entries. `None`: they are not
-    /// told.
+    /// The field in which endpoints are told the client's address, behind its entries; `unknown` if it is not known. `None`: they
+    /// are not told.
     pub forwarded: Option<ForwardedField>,
     /// The rate limit of the client's requests, which counts them by the client's address; requests beyond it are answered with 429,
     /// gRPC status 8. `None`, or an address that is not known: no limit.
@@ -229,7 +229,7 @@ impl KnownClient {
     /// `None`: an address at most is known, and nobody is told it.
     fn new(client: Client) -> Option<Self> {
         let Client { addr, forwarded, rates, denied, cert, expires } = &client;
-        let forwarded = forwarded.zip(*addr).map(|(field, addr)| ForwardedElement::new(field, addr.ip()));
+        let forwarded = forwarded.map(|field| ForwardedElement::new(field, addr.map(|addr| addr.ip())));
         let expires_at = expires.and_then(|expires| {
             let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
             // A time that the clock cannot tell never comes.
