@@ -2,10 +2,9 @@
 //!
 //! A new variable is a new field, so the structs that have most of them are `#[non_exhaustive]`.
 
-use crate::{ClientName, Discovery, DomainSuffix, EndpointAddr, HostPort, Network};
+use crate::{ClientName, Discovery, DomainSuffix, EndpointAddr, HostPort, Network, StreamAddr};
 use http_h2::{ClientParams, ServerParams};
 use std::{
-    net::SocketAddr,
     num::{NonZeroU32, NonZeroUsize},
     path::PathBuf,
     time::Duration,
@@ -24,7 +23,7 @@ pub struct Config {
     /// Linkerd's control plane. `None`: no direction asks it.
     pub control_plane: Option<ControlPlane>,
     /// Where the admin server listens.
-    pub admin_listen_addr: SocketAddr,
+    pub admin_listen_addr: StreamAddr,
     /// How long requests may go on once the process is told to end; zero ends them at once.
     pub shutdown_grace_period: Duration,
     /// How long clients are served as before once the process is told to end; the grace period follows.
@@ -52,7 +51,9 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Direction {
     /// Where clients connect to; with port 0 the system picks one.
-    pub listen_addr: SocketAddr,
+    pub listen_addr: StreamAddr,
+    /// The permissions of the socket's file, if `listen_addr` is the path of one; at most 0o777. `None`: as the umask leaves them.
+    pub listen_mode: Option<u32>,
     /// Where requests go to, none twice; at least one, unless there are routes.
     pub endpoints: Vec<EndpointAddr>,
     /// The file of [routes](crate::routes) that requests go by, which is not read here. `None`: all go to `endpoints`.

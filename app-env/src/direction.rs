@@ -2,7 +2,7 @@
 
 use crate::{
     Backoff, Breaker, Connect, ConnectHttp1, Direction, Discovery, DiscoverySource, EndpointAddr, EndpointProtocol,
-    Error, HealthCheck, Origin, ProxyProtocol, RateLimit, Retry, TcpParams,
+    Error, HealthCheck, Origin, ProxyProtocol, RateLimit, Retry, StreamAddr, TcpParams,
     error::plain,
     grammar::{Grammar, Number, Time},
     http2::{self, Shared},
@@ -19,7 +19,7 @@ use crate::{
         HTTP_MAX_HEADERS_COUNT, HTTP_MAX_URI_LENGTH, HTTP_QUEUE_CAPACITY, HTTP_RATE_LIMIT_BURST,
         HTTP_RATE_LIMIT_PER_CLIENT, HTTP_REQUEST_TIMEOUT, HTTP_RETRY_BUDGET_MIN_PER_SECOND, HTTP_RETRY_BUDGET_RATIO,
         HTTP_RETRY_BUFFER_SIZE, HTTP_RETRY_GATEWAY_ERRORS, HTTP_RETRY_GRPC_UNAVAILABLE,
-        HTTP_RETRY_REFUSED_NON_IDEMPOTENT, LISTEN_ADDR, MAX_BUFFERED_BYTES, MAX_CONNECTIONS,
+        HTTP_RETRY_REFUSED_NON_IDEMPOTENT, LISTEN_ADDR, LISTEN_MODE, MAX_BUFFERED_BYTES, MAX_CONNECTIONS,
         MAX_CONNECTIONS_PER_ENDPOINT, MAX_DESTINATIONS, MAX_IN_FLIGHT, ROUTES, SERVER_HTTP1_HEADER_READ_TIMEOUT,
         SLOW_START,
     },
@@ -30,11 +30,14 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 /// Reads a direction. `None`: it is off, and nothing but its errors matters.
 pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Direction> {
+    let listen_addr = env.read_or_default(&LISTEN_ADDR, scope);
+    let http_rate_limit = read_rate_limit(env, scope, &listen_addr);
     let endpoints = read_endpoints(env, scope);
     let discovery = read_discovery(env, scope);
     let protocol = read_protocol(env, scope, discovery.as_ref());
     let direction = Direction {
-        listen_addr: env.read_or_default(&LISTEN_ADDR, scope),
+        listen_mode: read_listen_mode(env, scope, &listen_addr),
+        listen_addr,
         endpoints: endpoints.unwrap_or_default(),
         routes: read_routes(env, scope),
         discovery,
@@ -76,7 +79,7 @@ pub(crate) fn read(env: &mut Reader, scope: Scope, shared: &Shared) -> Option<Di
         http_max_headers_count: read_bound(env, scope, &HTTP_MAX_HEADERS_COUNT),
         http_max_uri_length: read_bound(env, scope, &HTTP_MAX_URI_LENGTH),
         http_forwarded: env.read_or_default(&HTTP_FORWARDED, scope),
-        http_rate_limit: read_rate_limit(env, scope),
+        http_rate_limit,
         http_retry: Retry {
             gateway_errors: env.read_or_default(&HTTP_RETRY_GATEWAY_ERRORS, scope),
             refused_non_idempotent: env.read_or_default(&HTTP_RETRY_REFUSED_NON_IDEMPOTENT, scope),
@@ -181,17 +184,37 @@ fn read_proxy_protocol(env: &mut Reader, scope: Scope) -> Option<ProxyProtocol> 
     Some(version)
 }
 
+/// Permissions matter to a socket that is a file.
+fn read_listen_mode(env: &mut Reader, scope: Scope, listen_addr: &StreamAddr) -> Option<u32> {
+    let mode = env.read(&LISTEN_MODE, scope);
+    let is_file = listen_addr.unix().is_some_and(|unix| unix.path().is_some());
+    if mode.is_some() && !is_file && !env.is_wrong(&LISTEN_ADDR, scope) {
+        let message = format!("has no effect, since {} is not unix:/path", LISTEN_ADDR.name(scope));
+        env.warn(LISTEN_MODE.name(scope), message);
+    }
+    mode
+}
+
 fn read_tcp(env: &mut Reader, scope: Scope, keepalive: &Var<Time>, user_timeout: &Var<Time>) -> TcpParams {
     TcpParams { keepalive: env.read(keepalive, scope), user_timeout: env.read(user_timeout, scope) }
 }
 
-/// A burst alone limits nothing.
-fn read_rate_limit(env: &mut Reader, scope: Scope) -> Option<RateLimit> {
+/// A burst alone limits nothing, and clients without an address are not limited.
+fn read_rate_limit(env: &mut Reader, scope: Scope, listen_addr: &StreamAddr) -> Option<RateLimit> {
     let per_second = env.read(&HTTP_RATE_LIMIT_PER_CLIENT, scope).and_then(NonZeroU32::new);
     let burst = env.read(&HTTP_RATE_LIMIT_BURST, scope).and_then(NonZeroU32::new);
     if burst.is_some() && !env.is_set(&HTTP_RATE_LIMIT_PER_CLIENT, scope) {
         let message = format!("has no effect without {}", HTTP_RATE_LIMIT_PER_CLIENT.name(scope));
         env.warn(HTTP_RATE_LIMIT_BURST.name(scope), message);
+    }
+    let is_unknown = listen_addr.unix().is_some() && !env.is_set(&ACCEPT_PROXY_PROTOCOL_NETWORKS, scope);
+    if per_second.is_some() && is_unknown {
+        let message = format!(
+            "limits no client of {}, a Unix domain socket, without {}",
+            LISTEN_ADDR.name(scope),
+            ACCEPT_PROXY_PROTOCOL_NETWORKS.name(scope)
+        );
+        env.warn(HTTP_RATE_LIMIT_PER_CLIENT.name(scope), message);
     }
     per_second.map(|per_second| RateLimit { per_second, burst: burst.unwrap_or(per_second) })
 }

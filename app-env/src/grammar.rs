@@ -4,14 +4,13 @@
 
 use crate::{
     AccessLogFormat, ClientAuth, ClientName, DiscoverySource, DomainSuffix, EndpointAddr, EndpointProtocol, Forwarded,
-    HealthCheckRequest, HostPort, LogFormat, Network, ProxyProtocol,
+    HealthCheckRequest, HostPort, LogFormat, Network, ProxyProtocol, StreamAddr,
     host_port::{InvalidHostPort, parse_host},
 };
 use http_h2::Setting;
 use std::{
     fmt,
     marker::PhantomData,
-    net::SocketAddr,
     ops::{Range, RangeInclusive},
     path::PathBuf,
     str::FromStr,
@@ -61,8 +60,11 @@ pub(crate) struct Ratio {
     max: f64,
 }
 
-/// `ip:port`.
+/// `ip:port` or a Unix domain socket, as [`StreamAddr`] has it.
 pub(crate) struct Address;
+
+/// The permissions of a file, in octal digits.
+pub(crate) struct Mode;
 
 /// Values of one kind, separated by commas.
 pub(crate) struct List<T> {
@@ -293,20 +295,48 @@ impl fmt::Display for Ratio {
 // === impl Address ===
 
 impl Grammar for Address {
-    type Value = SocketAddr;
+    type Value = StreamAddr;
 
-    fn parse(&self, text: &str) -> Result<SocketAddr, Refused> {
-        text.parse().map_err(|_| Refused::default())
+    fn parse(&self, text: &str) -> Result<StreamAddr, Refused> {
+        text.parse().map_err(|error: InvalidHostPort| {
+            let detail = text.starts_with("unix").then(|| error.to_string());
+            Refused { detail }
+        })
     }
 
-    fn print(&self, value: &SocketAddr) -> String {
+    fn print(&self, value: &StreamAddr) -> String {
         value.to_string()
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ip:port (as 127.0.0.1:80 or [::1]:80)")
+        f.write_str("ip:port or unix:/path (as 127.0.0.1:80, [::1]:80 or unix:/run/proxy.sock)")
+    }
+}
+
+// === impl Mode ===
+
+impl Grammar for Mode {
+    type Value = u32;
+
+    fn parse(&self, text: &str) -> Result<u32, Refused> {
+        // The parser of numbers takes a sign.
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit()).then_some(text);
+        digits
+            .and_then(|digits| u32::from_str_radix(digits, 8).ok())
+            .filter(|mode| *mode <= 0o777)
+            .ok_or_else(Refused::default)
+    }
+
+    fn print(&self, value: &u32) -> String {
+        format!("{value:03o}")
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("permissions in octal digits up to 777 (as 660)")
     }
 }
 

@@ -1,14 +1,13 @@
 //! The whole run: reads all variables, checks them against each other, returns the configuration or all errors.
 
 use crate::{
-    Config, Direction, Effective, Error, Errors, Source, Warning, direction,
+    Config, Direction, Effective, Error, Errors, Source, StreamAddr, Warning, direction,
     grammar::Address,
     http2, process,
     reader::Reader,
     table::{ADMIN_LISTEN_ADDR, ENDPOINTS, LISTEN_ADDR},
     variable::{Scope, Var},
 };
-use std::net::SocketAddr;
 
 /// The exit code of a process when [`load`] fails: 64, `EX_USAGE` of BSD's `sysexits.h`, as linkerd2-proxy does.
 pub const EXIT_CODE: u8 = 64;
@@ -45,10 +44,10 @@ pub fn load(source: &(impl Source + ?Sized)) -> Result<Loaded, Errors> {
 
 /// Finds listeners that take each other's address, which would fail to bind one after the other.
 fn check_listen_addrs(env: &mut Reader, config: &Config) {
-    let mut listeners: Vec<(&Var<Address>, Scope, SocketAddr)> = Vec::new();
-    listeners.extend(config.inbound.as_ref().map(|inbound| (&LISTEN_ADDR, Scope::Inbound, inbound.listen_addr)));
-    listeners.extend(config.outbound.as_ref().map(|outbound| (&LISTEN_ADDR, Scope::Outbound, outbound.listen_addr)));
-    listeners.push((&ADMIN_LISTEN_ADDR, Scope::Process, config.admin_listen_addr));
+    let mut listeners: Vec<(&Var<Address>, Scope, &StreamAddr)> = Vec::new();
+    listeners.extend(config.inbound.as_ref().map(|inbound| (&LISTEN_ADDR, Scope::Inbound, &inbound.listen_addr)));
+    listeners.extend(config.outbound.as_ref().map(|outbound| (&LISTEN_ADDR, Scope::Outbound, &outbound.listen_addr)));
+    listeners.push((&ADMIN_LISTEN_ADDR, Scope::Process, &config.admin_listen_addr));
     // A wrong one reads as its default, about which there is nothing to say.
     listeners.retain(|(var, scope, _)| !env.is_wrong(var, *scope));
 
@@ -67,17 +66,17 @@ fn check_loops(env: &mut Reader, config: &Config) {
     let directions = [(Scope::Inbound, &config.inbound), (Scope::Outbound, &config.outbound)];
     let on: Vec<_> = directions.into_iter().filter_map(|(scope, on)| Some((scope, on.as_ref()?))).collect();
     // The first endpoint of a direction that is an address.
-    let to = |from: &Direction, addr: SocketAddr| from.endpoints.iter().find(|endpoint| endpoint.is_at(addr)).cloned();
+    let to = |from: &Direction, addr: &StreamAddr| from.endpoints.iter().find(|endpoint| endpoint.is_at(addr)).cloned();
     for (scope, direction) in &on {
         let other = on.iter().find(|(other, _)| other != scope);
         let there_and_back = other.and_then(|(_, other)| {
-            to(other, direction.listen_addr)?;
-            to(direction, other.listen_addr)
+            to(other, &direction.listen_addr)?;
+            to(direction, &other.listen_addr)
         });
         let found = [
-            to(direction, direction.listen_addr).map(|found| (found, LISTEN_ADDR.name(*scope))),
+            to(direction, &direction.listen_addr).map(|found| (found, LISTEN_ADDR.name(*scope))),
             there_and_back.zip(other.map(|(other, _)| LISTEN_ADDR.name(*other))),
-            to(direction, config.admin_listen_addr).map(|found| (found, ADMIN_LISTEN_ADDR.name(Scope::Process))),
+            to(direction, &config.admin_listen_addr).map(|found| (found, ADMIN_LISTEN_ADDR.name(Scope::Process))),
         ];
         for (endpoint, listener) in found.into_iter().flatten() {
             let found = format!("has {endpoint}, the proxy's own listener ({listener})");
@@ -86,7 +85,8 @@ fn check_loops(env: &mut Reader, config: &Config) {
     }
 }
 
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+fn collide(a: &StreamAddr, b: &StreamAddr) -> bool {
+    let (Some(a), Some(b)) = (a.tcp(), b.tcp()) else { return a == b };
     let wildcard = a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || wildcard)
 }

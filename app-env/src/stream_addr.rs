@@ -34,7 +34,15 @@ pub enum EndpointAddr {
     Unix(UnixAddr),
 }
 
-/// An address that can be connected to without a look-up.
+/// An address that can be connected to without a look-up, or listened on.
+///
+/// ```
+/// use app_env::StreamAddr;
+///
+/// assert!("127.0.0.1:80".parse::<StreamAddr>()?.tcp().is_some());
+/// assert!("unix:/run/proxy.sock".parse::<StreamAddr>()?.unix().is_some());
+/// # Ok::<(), app_env::InvalidHostPort>(())
+/// ```
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum StreamAddr {
     /// An IP address and a port.
@@ -46,6 +54,9 @@ pub enum StreamAddr {
 /// Bytes of the longest path or abstract name: the system has 108, one of which is a zero.
 const MAX: usize = 107;
 const PREFIX: &str = "unix:";
+/// The prefix of abstract names in gRPC's URIs.
+const UNIX_ABSTRACT: &str = "unix-abstract:";
+const ABSTRACT_FORM: InvalidHostPort = InvalidHostPort::new("has unix-abstract:, must be unix:@name");
 
 // === impl UnixAddr ===
 
@@ -106,10 +117,14 @@ impl EndpointAddr {
         }
     }
 
-    /// Whether a connection to it comes to a TCP listener of this host, as far as both show without asking the system.
+    /// Whether a connection to it comes to a listener of this host, as far as both show without asking the system.
     #[must_use]
-    pub fn is_at(&self, listener: SocketAddr) -> bool {
-        self.host_port().is_some_and(|host_port| host_port.is_at(listener))
+    pub fn is_at(&self, listener: &StreamAddr) -> bool {
+        match (self, listener) {
+            (Self::HostPort(host_port), StreamAddr::Tcp(listener)) => host_port.is_at(*listener),
+            (Self::Unix(unix), StreamAddr::Unix(listener)) => unix == listener,
+            _ => false,
+        }
     }
 }
 
@@ -123,8 +138,8 @@ impl FromStr for EndpointAddr {
     type Err = InvalidHostPort;
 
     fn from_str(text: &str) -> Result<Self, InvalidHostPort> {
-        if text.starts_with("unix-abstract:") {
-            return Err(InvalidHostPort::new("has unix-abstract:, must be unix:@name"));
+        if text.starts_with(UNIX_ABSTRACT) {
+            return Err(ABSTRACT_FORM);
         }
         match text.strip_prefix(PREFIX) {
             // A port makes it the host of this name.
@@ -152,6 +167,30 @@ impl StreamAddr {
         match self {
             Self::Tcp(addr) => Some(*addr),
             Self::Unix(_) => None,
+        }
+    }
+
+    /// The Unix domain socket. `None`: it is an IP address and a port.
+    #[must_use]
+    pub fn unix(&self) -> Option<&UnixAddr> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(unix) => Some(unix),
+        }
+    }
+}
+
+impl FromStr for StreamAddr {
+    type Err = InvalidHostPort;
+
+    /// Reads `ip:port`, of which the port may be 0, or a Unix domain socket.
+    fn from_str(text: &str) -> Result<Self, InvalidHostPort> {
+        if text.starts_with(UNIX_ABSTRACT) {
+            return Err(ABSTRACT_FORM);
+        }
+        match text.strip_prefix(PREFIX) {
+            Some(path) => UnixAddr::parse(path).map(Self::Unix),
+            None => text.parse().map(Self::Tcp).map_err(|_| InvalidHostPort::new("has no IP address and port")),
         }
     }
 }
@@ -221,6 +260,34 @@ mod tests {
         refuses(&format!("unix:/{}", "a".repeat(107)), "107 bytes");
         refuses(&format!("unix:@{}", "a".repeat(108)), "107 bytes");
         refuses("/run/a", "has no port");
+    }
+
+    #[test]
+    fn a_listener_has_an_ip_address_and_a_port_or_a_socket() {
+        for text in ["127.0.0.1:0", "[::1]:80", "unix:/run/a.sock", "unix:@name"] {
+            assert_eq!(text.parse::<StreamAddr>().unwrap().to_string(), text);
+        }
+        assert_eq!("unix:///run/a.sock".parse::<StreamAddr>().unwrap().to_string(), "unix:/run/a.sock");
+        for (text, reason) in [
+            ("localhost:80", "no IP address and port"),
+            ("unix:80", "neither an absolute path"),
+            ("unix-abstract:a", "must be unix:@name"),
+            (&format!("unix:/{}", "a".repeat(107)), "107 bytes"),
+        ] {
+            let error = text.parse::<StreamAddr>().unwrap_err().to_string();
+            assert!(error.contains(reason), "{text:?} {error}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_at_the_listener_of_its_path() {
+        let is_at = |endpoint: &str, listener: &str| {
+            endpoint.parse::<EndpointAddr>().unwrap().is_at(&listener.parse().unwrap())
+        };
+        assert!(is_at("unix:///run/a.sock", "unix:/run/a.sock") && is_at("unix:@a", "unix:@a"));
+        assert!(is_at("127.0.0.1:80", "0.0.0.0:80"));
+        assert!(!is_at("unix:/run/a.sock", "unix:@/run/a.sock") && !is_at("unix:/run/a", "unix:/run/b"));
+        assert!(!is_at("unix:80", "127.0.0.1:80") && !is_at("unix:/a", "127.0.0.1:80"));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use crate::{
     AccessLogFormat, ClientAuth, DiscoverySource, Forwarded, ProxyProtocol,
     grammar::{
         Address, Attributes, Auth, Bool, ClientNames, Endpoints, FilePath, Format, ForwardedFields, HealthChecks, Host,
-        HostAndPort, Networks, Number, Protocols, ProxyProtocols, Ratio, RecordFormat, Sources, Suffixes, Switch, Text,
-        Time,
+        HostAndPort, Mode, Networks, Number, Protocols, ProxyProtocols, Ratio, RecordFormat, Sources, Suffixes, Switch,
+        Text, Time,
     },
     variable::{
         DefaultText::{Computed, Is, PerDirection, Unset},
@@ -57,7 +57,11 @@ macro_rules! declare {
 declare! {
     linkerd LISTEN_ADDR: Address = Direction "LISTEN_ADDR" {
         Address, default: PerDirection("0.0.0.0:4143", "127.0.0.1:4140"),
-        "where clients connect to; port 0: a free one"
+        "where clients connect to; port 0: a free one; unix:@name: a name in the abstract namespace"
+    }
+    ours LISTEN_MODE: Mode = Direction "LISTEN_MODE" {
+        Mode, default: Unset,
+        "permissions of the socket's file, where LISTEN_ADDR is unix:/path; unset: 777 without the bits of the umask"
     }
     ours ENDPOINTS: Endpoints = Direction "ENDPOINTS" {
         Endpoints::ENDPOINTS, default: Unset, empty: Unset,

@@ -1,16 +1,15 @@
 //! Clients' connections, from a direction's listener to a worker.
 
 use crate::{
+    client_addr::PeerAddr,
     descriptors::Use,
-    listener::{self, Refusals},
+    listener::{self, Refusals, StreamListener},
+    transport::Socket,
     worker::{Accepted, Worker},
 };
 use proxy_http::stats::{Limit, Peer};
-use std::{net::SocketAddr, sync::Arc};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
-};
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 /// The workers, and the way to each. They know that no more connections come when all clones of this are gone.
 #[derive(Clone, Debug)]
@@ -24,7 +23,7 @@ pub(crate) struct Workers {
 pub(crate) struct Listener {
     /// The direction's name.
     pub(crate) name: &'static str,
-    pub(crate) listener: Arc<TcpListener>,
+    pub(crate) listener: Arc<StreamListener>,
     /// As they are configured.
     pub(crate) endpoints: String,
     /// One for each connection that may be open.
@@ -66,8 +65,8 @@ pub(crate) async fn accept(
 
 impl Workers {
     /// Gives a connection to the worker that has the fewest, of the workers that can take one now; waits if none can.
-    async fn give(&self, direction: usize, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-        let stream = match stream.into_std() {
+    async fn give(&self, direction: usize, stream: Socket, peer: PeerAddr, permit: OwnedSemaphorePermit) {
+        let stream = match stream.into_fd() {
             Ok(stream) => stream,
             Err(error) => return tracing::warn!(%error, "cannot hand a connection to a worker"),
         };

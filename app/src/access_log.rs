@@ -5,11 +5,11 @@ mod value;
 mod writer;
 
 use self::{line::Line, writer::Writer};
-use crate::reload::Reload;
+use crate::{client_addr::PeerAddr, reload::Reload};
 use app_env::{AccessLogFormat, Config, PREFIX};
 use http::{Version, request};
 use proxy_http::stats::{Observe, ObserveEnd, RequestEnd};
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{io, path::PathBuf, sync::Arc, time::SystemTime};
 
 /// The access log of the process.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl AccessLog {
     pub(crate) fn connection(
         self: &Arc<Self>,
         direction: &str,
-        peer: SocketAddr,
+        peer: PeerAddr,
         identity: Option<&str>,
     ) -> Arc<dyn Observe> {
         let start = Line::client(self.format, direction, peer, identity);

@@ -10,7 +10,14 @@ use self::{
     form::Form,
 };
 use crate::{
-    LogLevel, descriptors::Use, destination::Connected, dns::NameState, listener, metrics::Metrics, settings,
+    LogLevel,
+    client_addr::PeerAddr,
+    descriptors::Use,
+    destination::Connected,
+    dns::NameState,
+    listener::{self, StreamListener},
+    metrics::Metrics,
+    settings,
     worker::Worker,
 };
 use app_env::Effective;
@@ -21,7 +28,6 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     convert::Infallible,
-    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -29,7 +35,6 @@ use std::{
     },
 };
 use tokio::{
-    net::TcpListener,
     sync::{Mutex, Notify, watch},
     task::spawn_blocking,
 };
@@ -58,7 +63,7 @@ pub(crate) struct State {
 const MAX_FILTER: usize = 8 * 1024;
 
 /// Serves until it is aborted, or until the process has been replaced: clients that are connected then are asked to connect anew.
-pub(crate) async fn serve(listener: Arc<TcpListener>, state: Arc<State>, mut replaced: watch::Receiver<bool>) {
+pub(crate) async fn serve(listener: Arc<StreamListener>, state: Arc<State>, mut replaced: watch::Receiver<bool>) {
     loop {
         let (stream, peer) = tokio::select! {
             biased;
@@ -91,7 +96,7 @@ pub(crate) async fn serve(listener: Arc<TcpListener>, state: Arc<State>, mut rep
 // === impl State ===
 
 impl State {
-    async fn answer(self: &Arc<Self>, req: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+    async fn answer(self: &Arc<Self>, req: Request<Incoming>, peer: PeerAddr) -> Response<Full<Bytes>> {
         let allowed = match req.uri().path() {
             "/live" | "/ready" | "/metrics" | "/connections" | "/destinations" | "/config" => {
                 [Method::GET, Method::HEAD].as_slice()
@@ -145,7 +150,7 @@ impl State {
     }
 
     /// Whether a request may change the process. The port is open to probes and to Prometheus, so the address decides.
-    fn admit_command(&self, req: &Request<Incoming>, peer: SocketAddr) -> Result<(), &'static str> {
+    fn admit_command(&self, req: &Request<Incoming>, peer: PeerAddr) -> Result<(), &'static str> {
         if req.uri().path() == "/shutdown" && !self.shutdown_enabled {
             return Err("LINKERD2_PROXY_SHUTDOWN_ENDPOINT_ENABLED is false");
         }
@@ -153,7 +158,7 @@ impl State {
         if req.headers().contains_key(header::ORIGIN) {
             return Err("browsers may not do this");
         }
-        if self.remote_control || peer.ip().to_canonical().is_loopback() {
+        if self.remote_control || peer.is_local() {
             Ok(())
         } else {
             Err("only loopback may do this; LINKERD2_PROXY_ADMIN_REMOTE_CONTROL=true allows others")

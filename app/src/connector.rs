@@ -3,7 +3,7 @@
 use crate::{
     descriptors::{Use, exhausted, is_reserved},
     dns::Target,
-    listener::set_options,
+    listener::{is_same_file, set_options},
     tls,
     transport::{Socket, Transport},
 };
@@ -39,7 +39,7 @@ pub(crate) struct Connector {
 
 /// The addresses on which the process listens, once all are bound. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct OwnListeners(Arc<OnceLock<Vec<SocketAddr>>>);
+pub(crate) struct OwnListeners(Arc<OnceLock<Vec<StreamAddr>>>);
 
 /// The time between two attempts to connect to a Unix domain socket whose listener has a full queue.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(10);
@@ -60,17 +60,28 @@ impl Connector {
 // === impl OwnListeners ===
 
 impl OwnListeners {
-    pub(crate) fn set(&self, addrs: Vec<SocketAddr>) {
+    pub(crate) fn set(&self, addrs: Vec<StreamAddr>) {
         // Set once, when a process starts.
         let _ = self.0.set(addrs);
     }
 
     /// Whether a connection to an address would come to one of them.
-    fn has(&self, addr: SocketAddr) -> bool {
+    fn has(&self, addr: &StreamAddr) -> bool {
+        let own = self.0.get().into_iter().flatten();
+        match addr {
+            StreamAddr::Tcp(addr) => Self::tcp_has(own.filter_map(StreamAddr::tcp), *addr),
+            StreamAddr::Unix(addr) => own.filter_map(StreamAddr::unix).any(|own| match (own.path(), addr.path()) {
+                (Some(own), Some(path)) => is_same_file(own, path),
+                _ => own == addr,
+            }),
+        }
+    }
+
+    fn tcp_has(mut own: impl Iterator<Item = SocketAddr>, addr: SocketAddr) -> bool {
         let ip = addr.ip().to_canonical();
         // The system lets nobody bind addresses of other hosts.
         let is_local = || ip.is_unspecified() || UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok();
-        self.0.get().into_iter().flatten().any(|own| {
+        own.any(|own| {
             let own_ip = own.ip().to_canonical();
             // The unspecified address, as a destination, is loopback.
             own.port() == addr.port()
@@ -91,7 +102,7 @@ impl Service<Target> for Connector {
 
     fn call(&mut self, Target { addr, host }: Target) -> Self::Future {
         let (params, header, tls) = (self.params, self.header.clone(), self.tls.clone());
-        let is_own = addr.tcp().is_some_and(|addr| self.own.has(addr));
+        let is_own = self.own.has(&addr);
         Box::pin(async move {
             if is_own {
                 return Err("it is a listener of this proxy".into());

@@ -9,6 +9,7 @@ use self::{
 };
 use crate::{
     LogLevel, Process,
+    client_addr::PeerAddr,
     connector::{Connector, OwnListeners},
     dns::Target,
     tls,
@@ -175,7 +176,9 @@ async fn serve_backend(listener: TcpListener, echo: Echo, tls: Option<Arc<tls::S
             let stream = Socket::Tcp(stream);
             let transport = match tls {
                 None => Some(Transport::Plain(stream)),
-                Some(tls) => tls.accept(stream, peer).await.map(|accepted| Transport::TlsServer(accepted.stream)),
+                Some(tls) => {
+                    tls.accept(stream, PeerAddr::Tcp(peer)).await.map(|accepted| Transport::TlsServer(accepted.stream))
+                }
             };
             if let Some(transport) = transport {
                 let _ = server.serve(transport, echo, std::future::pending()).await;

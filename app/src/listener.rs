@@ -1,24 +1,40 @@
 //! Listening sockets: their options, and accepting from them whatever goes wrong.
 
-use crate::descriptors::{Use, exhausted, is_reserved};
-use app_env::{Config, EndpointAddr, PREFIX, TcpParams};
+mod unix;
+
+pub(crate) use unix::{SocketFile, is_same_file};
+
+use crate::{
+    client_addr::PeerAddr,
+    descriptors::{Use, exhausted, is_reserved},
+    transport::Socket as Stream,
+};
+use app_env::{Config, EndpointAddr, PREFIX, StreamAddr, TcpParams};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::{
     io,
-    net::{self, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener},
     time::Instant,
 };
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) enum StreamListener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("{variable}: cannot listen on {addr}")]
 pub struct BindError {
     variable: String,
-    addr: SocketAddr,
+    addr: StreamAddr,
     source: io::Error,
 }
 
@@ -36,37 +52,77 @@ const LOG_PAUSE: Duration = Duration::from_secs(10);
 /// client hardly notices.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(5);
 
-/// Listens on `addr`, the value of `variable`. Must be called in a tokio runtime.
-pub(crate) fn bind(addr: SocketAddr, backlog: u32, variable: String) -> Result<TcpListener, BindError> {
-    let listen = || {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        TcpListener::from_std(socket.into())
+/// Listens on `addr`, the value of `variable`. `mode`: the permissions of a socket that is a file. Must be called in a tokio runtime.
+pub(crate) fn bind(
+    addr: &StreamAddr,
+    mode: Option<u32>,
+    backlog: u32,
+    variable: String,
+) -> Result<(StreamListener, Option<SocketFile>), BindError> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    let bound = match addr {
+        StreamAddr::Tcp(addr) => bind_tcp(*addr, backlog).map(|listener| (StreamListener::Tcp(listener), None)),
+        StreamAddr::Unix(addr) => {
+            unix::bind(addr, mode, backlog).map(|(listener, file)| (StreamListener::Unix(listener), file))
+        }
     };
-    listen().map_err(|source| BindError { variable, addr, source })
+    bound.map_err(|source| BindError { variable, addr: addr.clone(), source })
+}
+
+fn bind_tcp(addr: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(backlog)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// Listens by a socket that the process was started with, in place of `addr`, the value of `variable`. Its queue stays as long as
-/// it is. Must be called in a tokio runtime.
-pub(crate) fn adopt(socket: net::TcpListener, addr: SocketAddr, variable: String) -> Result<TcpListener, BindError> {
+/// it is. Its file, if it is one, is another process's for now. Must be called in a tokio runtime.
+pub(crate) fn adopt(
+    socket: OwnedFd,
+    addr: &StreamAddr,
+    variable: String,
+) -> Result<(StreamListener, Option<SocketFile>), BindError> {
     let listen = || {
-        socket.set_nonblocking(true)?;
-        TcpListener::from_std(socket)
+        SockRef::from(&socket).set_nonblocking(true)?;
+        Ok(match local_addr(&socket) {
+            Some(StreamAddr::Unix(unix)) => {
+                // Without its file the socket is one that nobody can connect to, as it was before.
+                let file = unix.path().and_then(|path| SocketFile::find(path).ok());
+                (StreamListener::Unix(UnixListener::from_std(socket.into())?), file)
+            }
+            _ if is_unix(&socket) => (StreamListener::Unix(UnixListener::from_std(socket.into())?), None),
+            _ => (StreamListener::Tcp(TcpListener::from_std(socket.into())?), None),
+        })
     };
-    listen().map_err(|source| BindError { variable, addr, source })
+    listen().map_err(|source| BindError { variable, addr: addr.clone(), source })
+}
+
+/// The address that a socket has on this host. `None`: it has none that a variable could have.
+pub(crate) fn local_addr(socket: &impl AsFd) -> Option<StreamAddr> {
+    let addr = SockRef::from(socket).local_addr().ok()?;
+    if let Some(addr) = addr.as_socket() {
+        return Some(addr.into());
+    }
+    let path = addr.as_pathname().and_then(|path| path.to_str()).map(str::to_owned);
+    let name = || Some(format!("@{}", str::from_utf8(addr.as_abstract_namespace()?).ok()?));
+    format!("unix:{}", path.or_else(name)?).parse().ok()
+}
+
+fn is_unix(socket: &impl AsFd) -> bool {
+    SockRef::from(socket).local_addr().is_ok_and(|addr| addr.is_unix())
 }
 
 /// The next connection. Errors never end it: an error of one connection is ignored, and when the system lacks resources
 /// it waits a little, as it does while all descriptors are in use but the ones kept for other uses.
-pub(crate) async fn accept(listener: &TcpListener, used_by: Use) -> (TcpStream, SocketAddr) {
+pub(crate) async fn accept(listener: &StreamListener, used_by: Use) -> (Stream, PeerAddr) {
     let mut warned = false;
     loop {
         let error = match listener.accept().await {
             Ok((stream, peer)) if !is_reserved(&stream, used_by) => return (stream, peer),
-            Ok((stream, peer)) => match unreserved(stream, used_by, &mut warned).await {
+            Ok((stream, peer)) => match unreserved(stream, peer, used_by, &mut warned).await {
                 Ok(stream) => return (stream, peer),
                 Err(error) => error,
             },
@@ -81,13 +137,13 @@ pub(crate) async fn accept(listener: &TcpListener, used_by: Use) -> (TcpStream, 
 }
 
 /// A connection under a descriptor that is not kept for other uses; waits until one is free.
-async fn unreserved(stream: TcpStream, used_by: Use, warned: &mut bool) -> io::Result<TcpStream> {
-    let held = stream.into_std()?;
+async fn unreserved(stream: Stream, peer: PeerAddr, used_by: Use, warned: &mut bool) -> io::Result<Stream> {
+    let held = stream.into_fd()?;
     loop {
         pause(&exhausted(), warned).await;
         let stream = held.try_clone()?;
         if !is_reserved(&stream, used_by) {
-            return TcpStream::from_std(stream);
+            return Stream::from_fd(stream, peer);
         }
     }
 }
@@ -99,6 +155,34 @@ async fn pause(error: &io::Error, warned: &mut bool) {
         *warned = true;
     }
     tokio::time::sleep(EXHAUSTED_PAUSE).await;
+}
+
+// === impl StreamListener ===
+
+impl StreamListener {
+    /// The address that it listens on. `None`: it has none that a variable could have.
+    pub(crate) fn addr(&self) -> Option<StreamAddr> {
+        local_addr(self)
+    }
+
+    async fn accept(&self) -> io::Result<(Stream, PeerAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Stream::Tcp(stream), PeerAddr::Tcp(peer)))
+            }
+            Self::Unix(listener) => Ok((Stream::Unix(listener.accept().await?.0), PeerAddr::Unix)),
+        }
+    }
+}
+
+impl AsFd for StreamListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
 }
 
 // === impl Refusals ===
@@ -119,13 +203,14 @@ impl Refusals {
 pub(crate) fn loops(config: &Config) -> Vec<String> {
     let directions = [("INBOUND", &config.inbound), ("OUTBOUND", &config.outbound)];
     let on = directions.into_iter().filter_map(|(name, direction)| Some((name, direction.as_ref()?)));
-    let wildcards = on.filter(|(_, direction)| direction.listen_addr.ip().is_unspecified());
-    let looping = wildcards.filter_map(|(name, direction)| {
+    let tcp = on.filter_map(|(name, direction)| Some((name, direction, direction.listen_addr.tcp()?)));
+    let wildcards = tcp.filter(|(.., listen_addr)| listen_addr.ip().is_unspecified());
+    let looping = wildcards.filter_map(|(name, direction, listen_addr)| {
         let is_own = |endpoint: &&EndpointAddr| {
             let Some(endpoint) = endpoint.host_port() else { return false };
             // The system lets nobody bind addresses of other hosts.
             let is_local = |ip| UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok();
-            endpoint.port() == direction.listen_addr.port() && endpoint.ip().is_some_and(is_local)
+            endpoint.port() == listen_addr.port() && endpoint.ip().is_some_and(is_local)
         };
         let endpoint = direction.endpoints.iter().find(is_own)?;
         let reason = format!("has {endpoint}, the proxy's own listener, must be addresses of others");

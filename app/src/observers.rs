@@ -1,9 +1,9 @@
 //! The observers of clients' requests: the access log and the spans.
 
-use crate::{access_log::AccessLog, traces::Traces};
+use crate::{access_log::AccessLog, client_addr::PeerAddr, traces::Traces};
 use http::{Version, request};
 use proxy_http::stats::{Observe, ObserveEnd, RequestEnd};
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
 /// The observers of the process; clones share them.
@@ -46,7 +46,7 @@ impl Observers {
     pub(crate) fn connection(
         &self,
         direction: &'static str,
-        peer: SocketAddr,
+        peer: PeerAddr,
         identity: Option<&str>,
     ) -> Option<Arc<dyn Observe>> {
         let log = self.access_log.as_ref().map(|log| log.connection(direction, peer, identity));

@@ -14,7 +14,7 @@ use crate::{
     dns,
     handover::{self, Handover},
     linkerd::{Control, Linkerd},
-    listener::BindError,
+    listener::{BindError, SocketFile, StreamListener},
     metrics::Metrics,
     observers::Observers,
     proxy_protocol::Receiver,
@@ -27,7 +27,7 @@ use crate::{
     window_limits,
     worker::{Maxima, Plan, Worker},
 };
-use app_env::{Config, Direction, DiscoverySource, Loaded};
+use app_env::{Config, Direction, DiscoverySource, Loaded, StreamAddr};
 use proxy_http::{
     BufferLimit, Server, http1,
     proxy::{self, retry},
@@ -44,7 +44,6 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::TcpListener,
     sync::{Notify, Semaphore, watch},
     time::sleep,
 };
@@ -55,7 +54,9 @@ use tracing::field::DisplayValue;
 pub struct Process {
     listeners: Vec<Listener>,
     workers: Workers,
-    admin: Arc<TcpListener>,
+    admin: Arc<StreamListener>,
+    /// Of the listeners that are Unix domain sockets, with their names.
+    files: Vec<(&'static str, SocketFile)>,
     admin_state: Arc<admin::State>,
     /// All that is made of files.
     reloads: Vec<Arc<dyn Reload>>,
@@ -144,10 +145,11 @@ impl Process {
             plans.push(plan);
             names.push(name);
         }
-        let admin = sockets.listen("admin", admin_listen_addr, ADMIN_BACKLOG).map_err(StartErrorKind::from)?;
+        let admin = sockets.listen("admin", &admin_listen_addr, None, ADMIN_BACKLOG).map_err(StartErrorKind::from)?;
         let admin = Arc::new(admin);
         let bound = listeners.iter().map(|listener| &*listener.listener).chain([&*admin]);
-        own.set(bound.filter_map(|listener| listener.local_addr().ok()).collect());
+        own.set(bound.filter_map(StreamListener::addr).collect());
+        let files = sockets.into_files();
         let (stop, stopping) = watch::channel(false);
         let (workers, connections): (Vec<_>, Vec<_>) = (0..cores.get())
             .map(|index| Worker::spawn(index, &plans, stopping.clone()))
@@ -181,6 +183,7 @@ impl Process {
             listeners,
             workers,
             admin,
+            files,
             admin_state,
             reloads,
             reload,
@@ -198,26 +201,26 @@ impl Process {
         self.reload.clone()
     }
 
-    /// Where the inbound direction listens. `None`: it is off.
+    /// Where the inbound direction listens. `None`: it is off, or listens on a Unix domain socket.
     #[must_use]
     pub fn inbound_addr(&self) -> Option<SocketAddr> {
         self.addr("inbound")
     }
 
-    /// Where the outbound direction listens. `None`: it is off.
+    /// Where the outbound direction listens. `None`: it is off, or listens on a Unix domain socket.
     #[must_use]
     pub fn outbound_addr(&self) -> Option<SocketAddr> {
         self.addr("outbound")
     }
 
-    /// Where the admin server listens.
+    /// Where the admin server listens. `None`: on a Unix domain socket.
     #[must_use]
     pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.admin.local_addr().ok()
+        self.admin.addr()?.tcp()
     }
 
     fn addr(&self, name: &str) -> Option<SocketAddr> {
-        self.listeners.iter().find(|listener| listener.name == name)?.listener.local_addr().ok()
+        self.listeners.iter().find(|listener| listener.name == name)?.listener.addr()?.tcp()
     }
 
     /// Serves until `shutdown` completes with its reason, which is logged, or the admin server is asked to shut down, and
@@ -230,7 +233,7 @@ impl Process {
 
     /// The same, with processes before and after it. Once another has taken over, this one drains without the lame-duck period.
     pub(crate) async fn run_with<F: Future<Output = &'static str>>(self, shutdown: F, mut handover: Handover) {
-        let Self { listeners, workers, admin, admin_state, reloads, reload, observers, stop, .. } = self;
+        let Self { listeners, workers, admin, mut files, admin_state, reloads, reload, observers, stop, .. } = self;
         let (lame_duck, grace, upgrade_timeout) = (self.lame_duck, self.grace, self.upgrade_timeout);
         let (version, pid) = (build::VERSION, std::process::id());
         tracing::info!(version, pid, workers = workers.workers.len(), "starting");
@@ -239,8 +242,14 @@ impl Process {
         }
         tracing::info!(addr = shown(&admin), "admin server listening");
         let named = listeners.iter().map(|listener| (listener.name, Arc::clone(&listener.listener)));
-        let bound: handover::Listeners = named.chain([("admin", Arc::clone(&admin))]).collect();
+        let has_file = |name| files.iter().any(|(of, _)| *of == name);
+        let named = named.chain([("admin", Arc::clone(&admin))]);
+        let is_kept = |name, listener: &StreamListener| matches!(listener, StreamListener::Unix(_)) && !has_file(name);
+        let bound: handover::Listeners =
+            named.map(|(name, listener)| (name, Arc::clone(&listener), is_kept(name, &listener))).collect();
         handover.take_over(|| admin_state.is_ready()).await;
+        // Until then the process before serves on, if this one fails.
+        files.iter_mut().for_each(|(_, file)| file.own());
         systemd::notify(systemd::READY);
         let (replaced, is_replaced) = watch::channel(false);
         let admin_task = tokio::spawn(admin::serve(admin, Arc::clone(&admin_state), is_replaced.clone()));
@@ -268,9 +277,12 @@ impl Process {
                 systemd::notify(systemd::STOPPING);
                 // Load balancers see that the process is not ready, and send no more, before its listeners refuse anybody.
                 sleep(lame_duck).await;
+                // From here on another process may listen on the same paths.
+                files.retain(|(name, _)| *name == "admin");
                 stop.send_replace(true);
             }
             End::Replaced(successor) => {
+                files.iter_mut().for_each(|(_, file)| file.leave());
                 tracing::info!(reason = "SIGUSR2", successor = successor.pid(), ?grace, "replaced, draining");
                 // systemd follows the new process from here on, and heeds this one no more.
                 systemd::notify(&format!("MAINPID={}", successor.pid()));
@@ -310,8 +322,8 @@ enum End {
 }
 
 /// A listener's address, in the log.
-fn shown(listener: &TcpListener) -> Option<DisplayValue<SocketAddr>> {
-    listener.local_addr().ok().map(tracing::field::display)
+fn shown(listener: &StreamListener) -> Option<DisplayValue<StreamAddr>> {
+    listener.addr().map(tracing::field::display)
 }
 
 /// Binds a direction's listener, and turns its settings into settings of the workers' stacks.
@@ -327,6 +339,7 @@ fn plan(
     let maxima = Maxima::of(&direction);
     let Direction {
         listen_addr,
+        listen_mode,
         endpoints,
         routes,
         discovery,
@@ -355,7 +368,7 @@ fn plan(
         max_buffered_bytes,
         ..
     } = direction;
-    let listener = Arc::new(sockets.listen(name, listen_addr, accept_backlog)?);
+    let listener = Arc::new(sockets.listen(name, &listen_addr, listen_mode, accept_backlog)?);
     let listed = match (&routes, &discovery) {
         (Some(routes), _) => format!("by {}", routes.display()),
         (None, Some(discovery)) => match discovery.source {

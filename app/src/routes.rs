@@ -4,7 +4,7 @@ mod show;
 
 use crate::tls;
 use app_env::{
-    Config, Connect, Direction, PREFIX,
+    Config, Connect, Direction, PREFIX, StreamAddr,
     routes::{self, HeaderMatch, Hostname, MAX_SIZE, Routes},
 };
 use http::{HeaderName, HeaderValue, Method};
@@ -12,7 +12,6 @@ use proxy_http::route::{Match, PathMatch, Rule};
 use std::{
     fs::{self, File},
     io::{self, Read as _},
-    net::SocketAddr,
     os::unix::fs::FileTypeExt as _,
     path::Path,
     sync::Arc,
@@ -68,7 +67,7 @@ pub(crate) fn check(config: &Config) -> Checked {
         match load(path, &direction.connect) {
             Ok(Loaded { routes, warnings }) => {
                 checked.warnings.extend(warnings);
-                checked.errors.extend(loops(name, direction, &routes, config.admin_listen_addr));
+                checked.errors.extend(loops(name, direction, &routes, &config.admin_listen_addr));
                 let own = routes.backends.iter().filter(|(_, backend)| backend.connect.tls != direction.connect.tls);
                 checked.errors.extend(own.filter_map(|(of, backend)| client(name, path, of, backend).err()));
             }
@@ -137,16 +136,16 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Endpoints that are listeners of the process itself: requests would come back, or come to the admin server from loopback.
-fn loops(name: &str, direction: &Direction, routes: &Routes, admin: SocketAddr) -> Vec<String> {
+fn loops(name: &str, direction: &Direction, routes: &Routes, admin: &StreamAddr) -> Vec<String> {
     let file = direction.routes.as_deref().unwrap_or(Path::new("")).display();
     let own = [
-        (direction.listen_addr, format!("{}_LISTEN_ADDR", name.to_ascii_uppercase())),
+        (&direction.listen_addr, format!("{}_LISTEN_ADDR", name.to_ascii_uppercase())),
         (admin, "ADMIN_LISTEN_ADDR".to_owned()),
     ];
     let mut errors = Vec::new();
     for (backend, routes::Backend { endpoints, .. }) in &routes.backends {
         for (addr, variable) in &own {
-            if let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.is_at(*addr)) {
+            if let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.is_at(addr)) {
                 let listener = format!("the proxy's own listener ({PREFIX}{variable})");
                 errors.push(format!(
                     "{file}: the backend {backend} has {endpoint}, {listener}, must have addresses of others"

@@ -3,16 +3,11 @@
 //! They come from systemd's socket activation (sd_listen_fds(3)), or from a process that hands over (`handover`). The name of a
 //! socket decides, else the address that it listens on.
 
-use crate::listener::{self, BindError};
-use app_env::{Config, PREFIX};
+use crate::listener::{self, BindError, SocketFile, StreamListener, local_addr};
+use app_env::{Config, PREFIX, StreamAddr};
 use listenfd::ListenFd;
 use rustix::net::sockopt::socket_acceptconn;
-use std::{
-    env,
-    net::{self, SocketAddr},
-    process,
-};
-use tokio::net::TcpListener;
+use std::{env, os::fd::OwnedFd, process};
 
 /// A socket that the process was started with.
 #[derive(Debug)]
@@ -21,12 +16,18 @@ pub(crate) struct Given {
     pub(crate) label: String,
     /// `None`: it has no name, or one that is not of a listener.
     pub(crate) name: Option<&'static str>,
-    pub(crate) listener: net::TcpListener,
+    pub(crate) listener: OwnedFd,
+    /// Whether the file of a Unix domain socket stays when the process ends, as it is for another to remove.
+    pub(crate) keeps_file: bool,
 }
 
 /// The sockets of the process's listeners that need not be bound.
 #[derive(Debug, Default)]
-pub(crate) struct Sockets(Vec<(&'static str, net::TcpListener)>);
+pub(crate) struct Sockets {
+    given: Vec<(&'static str, OwnedFd, bool)>,
+    /// Files of Unix domain sockets that this process removes at its end, with their listeners' names.
+    files: Vec<(&'static str, SocketFile)>,
+}
 
 /// The listeners of a process.
 pub(crate) const NAMES: [&str; 3] = ["inbound", "outbound", "admin"];
@@ -72,10 +73,14 @@ pub(crate) fn from_systemd() -> Result<Vec<Given>, Vec<String>> {
             Some(name) => format!("descriptor {} ({name:?})", FIRST + index),
             None => format!("descriptor {}", FIRST + index),
         };
-        let listener = descriptors.take_tcp_listener(index).ok().flatten();
+        let tcp = descriptors.take_tcp_listener(index).ok().flatten().map(OwnedFd::from);
+        let listener = tcp.or_else(|| Some(descriptors.take_unix_listener(index).ok()??.into()));
         match listener.filter(|listener| socket_acceptconn(listener).unwrap_or(false)) {
-            Some(listener) => Ok(Given { label, name: known(name), listener }),
-            None => Err(format!("{label} is no listening TCP socket, must be one, as by ListenStream= of systemd")),
+            // systemd has made the file, and removes it if RemoveOnStop= says so.
+            Some(listener) => Ok(Given { label, name: known(name), listener, keeps_file: true }),
+            None => Err(format!(
+                "{label} is no listening socket of TCP or a path, must be one, as by ListenStream= of systemd"
+            )),
         }
     });
     all(taken)
@@ -108,11 +113,11 @@ impl Sockets {
     /// One for each socket that no listener has a use for: none of its name or address is on, or another socket is for it.
     pub(crate) fn assign(given: Vec<Given>, config: &Config) -> Result<Self, Vec<String>> {
         let directions = [("inbound", &config.inbound), ("outbound", &config.outbound)];
-        let on = directions.iter().filter_map(|(name, direction)| Some((*name, direction.as_ref()?.listen_addr)));
-        let listeners: Vec<_> = on.chain([("admin", config.admin_listen_addr)]).collect();
+        let on = directions.iter().filter_map(|(name, direction)| Some((*name, &direction.as_ref()?.listen_addr)));
+        let listeners: Vec<_> = on.chain([("admin", &config.admin_listen_addr)]).collect();
         let mut taken: Vec<(&str, String)> = Vec::new();
-        let assigned = given.into_iter().map(|Given { label, name, listener }| {
-            let name = listener_of(name, listener.local_addr().ok(), &listeners)
+        let assigned = given.into_iter().map(|Given { label, name, listener, keeps_file }| {
+            let name = listener_of(name, local_addr(&listener).as_ref(), &listeners)
                 .map_err(|reason| format!("{label} {reason}"))?;
             if let Some((_, other)) = taken.iter().find(|(taken, _)| *taken == name) {
                 return Err(format!(
@@ -120,22 +125,40 @@ impl Sockets {
                 ));
             }
             taken.push((name, label));
-            Ok((name, listener))
+            Ok((name, listener, keeps_file))
         });
-        all(assigned).map(Self)
+        all(assigned).map(|given| Self { given, files: Vec::new() })
     }
 
-    /// The listener of a name: on the socket that it was given, or else on `addr`. Must be called in a tokio runtime.
+    /// The listener of a name: on the socket that it was given, or else on `addr`. `mode`: the permissions of the file of a socket
+    /// that is made. Must be called in a tokio runtime.
     ///
     /// # Errors
     ///
     /// When the address cannot be listened on.
-    pub(crate) fn listen(&mut self, name: &str, addr: SocketAddr, backlog: u32) -> Result<TcpListener, BindError> {
+    pub(crate) fn listen(
+        &mut self,
+        name: &'static str,
+        addr: &StreamAddr,
+        mode: Option<u32>,
+        backlog: u32,
+    ) -> Result<StreamListener, BindError> {
         let variable = variable(name);
-        match self.0.iter().position(|(given, _)| *given == name) {
-            Some(at) => listener::adopt(self.0.swap_remove(at).1, addr, variable),
-            None => listener::bind(addr, backlog, variable),
-        }
+        let (listener, file) = match self.given.iter().position(|(given, ..)| *given == name) {
+            Some(at) => {
+                let (_, socket, keeps_file) = self.given.swap_remove(at);
+                let (listener, file) = listener::adopt(socket, addr, variable)?;
+                (listener, file.filter(|_| !keeps_file))
+            }
+            None => listener::bind(addr, mode, backlog, variable)?,
+        };
+        self.files.extend(file.map(|file| (name, file)));
+        Ok(listener)
+    }
+
+    /// The files of the listeners that are Unix domain sockets, unless they are for another process to remove.
+    pub(crate) fn into_files(self) -> Vec<(&'static str, SocketFile)> {
+        self.files
     }
 }
 
@@ -147,8 +170,8 @@ fn variable(name: &str) -> String {
 /// The name of the listener that a socket is for.
 fn listener_of(
     name: Option<&'static str>,
-    addr: Option<SocketAddr>,
-    listeners: &[(&'static str, SocketAddr)],
+    addr: Option<&StreamAddr>,
+    listeners: &[(&'static str, &StreamAddr)],
 ) -> Result<&'static str, String> {
     if let Some(name) = name {
         let is_on = listeners.iter().any(|(on, _)| *on == name);
@@ -156,7 +179,7 @@ fn listener_of(
         let off = || format!("is for the {name} listener, which is off, must be on: set {PREFIX}{upper}_ENDPOINTS");
         return is_on.then_some(name).ok_or_else(off);
     }
-    let found = addr.and_then(|addr| listeners.iter().find(|(_, configured)| is_same(*configured, addr)));
+    let found = addr.and_then(|addr| listeners.iter().find(|(_, configured)| is_same(configured, addr)));
     found.map(|(name, _)| *name).ok_or_else(|| {
         let addr = addr.map_or_else(|| "an unknown address".to_owned(), |addr| addr.to_string());
         let listed: Vec<_> = listeners.iter().map(|(name, addr)| format!("{} ({addr})", variable(name))).collect();
@@ -169,7 +192,8 @@ fn listener_of(
 }
 
 /// Whether a socket listens where a variable says. A socket for all addresses has IPv4's and IPv6's.
-fn is_same(configured: SocketAddr, actual: SocketAddr) -> bool {
+fn is_same(configured: &StreamAddr, actual: &StreamAddr) -> bool {
+    let (Some(configured), Some(actual)) = (configured.tcp(), actual.tcp()) else { return configured == actual };
     let (ip, other) = (configured.ip().to_canonical(), actual.ip().to_canonical());
     configured.port() == actual.port() && (ip == other || ip.is_unspecified() && other.is_unspecified())
 }
@@ -177,7 +201,10 @@ fn is_same(configured: SocketAddr, actual: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
+    use std::{
+        collections::HashMap,
+        net::{SocketAddr, TcpListener},
+    };
 
     fn config(outbound: SocketAddr, admin: SocketAddr) -> Config {
         let (outbound, admin) = (outbound.to_string(), admin.to_string());
@@ -190,14 +217,15 @@ mod tests {
     }
 
     fn given(label: &str, name: Option<&'static str>) -> (Given, SocketAddr) {
-        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        (Given { label: label.to_owned(), name, listener }, addr)
+        (Given { label: label.to_owned(), name, listener: listener.into(), keeps_file: true }, addr)
     }
 
     fn assigned(given: Vec<Given>, config: &Config) -> Vec<(&'static str, SocketAddr)> {
-        let Sockets(sockets) = Sockets::assign(given, config).unwrap();
-        sockets.into_iter().map(|(name, listener)| (name, listener.local_addr().unwrap())).collect()
+        let Sockets { given, .. } = Sockets::assign(given, config).unwrap();
+        let addr = |listener| local_addr(&listener).and_then(|addr| addr.tcp()).unwrap();
+        given.into_iter().map(|(name, listener, _)| (name, addr(listener))).collect()
     }
 
     #[test]
@@ -226,8 +254,9 @@ mod tests {
 
     #[test]
     fn all_addresses_are_the_same_in_ipv4_and_ipv6() {
-        let same = |one: &str, other: &str| is_same(one.parse().unwrap(), other.parse().unwrap());
+        let same = |one: &str, other: &str| is_same(&one.parse().unwrap(), &other.parse().unwrap());
         assert!(same("0.0.0.0:80", "[::]:80") && same("127.0.0.1:80", "[::ffff:127.0.0.1]:80"));
         assert!(!same("0.0.0.0:80", "[::]:81") && !same("0.0.0.0:80", "127.0.0.1:80"));
+        assert!(same("unix:/a", "unix:///a") && !same("unix:/a", "unix:@/a") && !same("unix:/a", "127.0.0.1:80"));
     }
 }

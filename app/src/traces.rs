@@ -13,10 +13,10 @@ use self::{
     queue::Queue,
     span::{Client, RequestSpans},
 };
-use crate::{connector::OwnListeners, dns, grpc::Connector};
+use crate::{client_addr::PeerAddr, connector::OwnListeners, dns, grpc::Connector};
 use http::request;
 use proxy_http::stats::{Observe, ObserveEnd, RequestEnd};
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 use tokio::{sync::watch, time::timeout};
 
 pub(crate) use self::queue::Counts;
@@ -60,7 +60,7 @@ impl Traces {
     }
 
     /// Observes the requests of a client's connection.
-    pub(crate) fn connection(&self, direction: &'static str, peer: SocketAddr) -> Arc<dyn Observe> {
+    pub(crate) fn connection(&self, direction: &'static str, peer: PeerAddr) -> Arc<dyn Observe> {
         Arc::new(Connection { queue: Arc::clone(&self.queue), client: Client { direction, peer } })
     }
 

@@ -1,13 +1,16 @@
 //! A connection in clear text or in TLS, over TCP or a Unix domain socket, toward clients or endpoints.
 
-use crate::tls::Stream;
+use crate::{client_addr::PeerAddr, tls::Stream};
+use rustix::net::{RecvFlags, recv};
 use std::{
     io::{self, IoSlice},
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::Pin,
     task::{Context, Poll},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::{client, server};
@@ -50,6 +53,52 @@ macro_rules! on_socket {
 }
 
 // === impl Socket ===
+
+impl Socket {
+    /// Takes a connection to `peer` into the runtime that this is called in.
+    pub(crate) fn from_fd(socket: OwnedFd, peer: PeerAddr) -> io::Result<Self> {
+        Ok(match peer {
+            PeerAddr::Tcp(_) => Self::Tcp(TcpStream::from_std(socket.into())?),
+            PeerAddr::Unix => Self::Unix(UnixStream::from_std(socket.into())?),
+        })
+    }
+
+    /// Takes it out of its runtime.
+    pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
+        Ok(match self {
+            Self::Tcp(stream) => stream.into_std()?.into(),
+            Self::Unix(stream) => stream.into_std()?.into(),
+        })
+    }
+
+    /// The address of this host that the connection has. `None`: it has none.
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Copies the bytes that have come to `bytes`, and leaves them to be read; waits for the first.
+    pub(crate) async fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.peek(bytes).await,
+            Self::Unix(stream) => {
+                let peek = || Ok(recv(stream, &mut *bytes, RecvFlags::PEEK)?.1);
+                stream.async_io(Interest::READABLE, peek).await
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -2,7 +2,7 @@
 //! share nothing on the path of a request but the count of requests in flight.
 
 use crate::{
-    client_addr::ClientAddr,
+    client_addr::{ClientAddr, PeerAddr},
     destination::{Connected, Destination},
     listener::set_options,
     log::Throttle,
@@ -22,7 +22,7 @@ use std::{
     error::Error,
     future::pending,
     io,
-    net::{self, SocketAddr},
+    os::fd::OwnedFd,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -31,7 +31,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::{
-    net::TcpStream,
     sync::{OwnedSemaphorePermit, mpsc, watch},
     time::sleep,
 };
@@ -86,9 +85,9 @@ pub(crate) struct Maxima {
 pub(crate) struct Accepted {
     /// The direction's index.
     pub(crate) direction: usize,
-    pub(crate) stream: net::TcpStream,
+    pub(crate) stream: OwnedFd,
     /// The other end of it.
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: PeerAddr,
     /// Holds its place while it is open.
     pub(crate) place: Place,
 }
@@ -217,7 +216,7 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
     while let Some(Accepted { direction, stream, peer, place }) = accepted.recv().await {
         // Open connections have their turn between any two new ones of a storm, each of which has a handshake to do.
         tokio::task::yield_now().await;
-        let stream = match TcpStream::from_std(stream) {
+        let stream = match Socket::from_fd(stream, peer) {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot serve a connection");
@@ -225,7 +224,9 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
             }
         };
         let Stack { server, proxy, tcp, opening, log, name, observers } = &stacks[direction];
-        set_options(&stream, tcp);
+        if let Socket::Tcp(stream) = &stream {
+            set_options(stream, tcp);
+        }
         let (server, proxy, opening, log) = (Arc::clone(server), proxy.clone(), opening.clone(), Arc::clone(log));
         let (name, observers) = (*name, observers.clone());
         let mut stop = stop.clone();
@@ -241,7 +242,7 @@ async fn serve(stacks: Vec<Stack>, mut accepted: mpsc::Receiver<Accepted>, stop:
                     }
                 };
                 let observe = observers.connection(name, addr.client, identity.as_deref());
-                let accepted = server::Accepted { peer: Some(addr.client), protocol, observe };
+                let accepted = server::Accepted { peer: addr.client.tcp(), protocol, observe };
                 ended(server.serve_accepted(accepted, transport, proxy, draining).await, addr, &log);
             }
             drop((stop, place));
@@ -301,24 +302,23 @@ impl Drop for Place {
 impl Opening {
     /// Reads the PROXY protocol header where one is expected, and shakes hands where there is TLS. `None`: one of them failed, and
     /// the connection is to be closed.
-    async fn open(self, mut stream: TcpStream, peer: SocketAddr, proxy: Proxy) -> Option<Opened> {
+    async fn open(self, mut stream: Socket, peer: PeerAddr, proxy: Proxy) -> Option<Opened> {
         let Self { forwarded, rates, proxy_protocol, tls, by_client } = self;
         let addr = match proxy_protocol {
             None => ClientAddr::direct(peer),
             // Boxed, or the task of each connection would have its size.
             Some(receiver) => Box::pin(receiver.client_addr(&mut stream, peer)).await?,
         };
-        let proxy = by_client.map_or(proxy, |clients| clients.proxy(addr, stream.local_addr().ok()));
+        let proxy = by_client.map_or(proxy, |clients| clients.proxy(addr, stream.local_addr()));
         let (transport, client, protocol, identity) = match tls {
-            None => (Transport::Plain(Socket::Tcp(stream)), proxy::Client::default(), None, None),
+            None => (Transport::Plain(stream), proxy::Client::default(), None, None),
             Some(tls) => {
-                let tls::Accepted { stream, client, protocol, identity } =
-                    tls.accept(Socket::Tcp(stream), addr.client).await?;
+                let tls::Accepted { stream, client, protocol, identity } = tls.accept(stream, addr.client).await?;
                 (Transport::TlsServer(stream), client, protocol, identity)
             }
         };
         let expires = client.expires;
-        let proxy = proxy.for_client(proxy::Client { addr: Some(addr.client), forwarded, rates, ..client });
+        let proxy = proxy.for_client(proxy::Client { addr: addr.client.tcp(), forwarded, rates, ..client });
         Some(Opened { addr, transport, proxy, protocol, expires, identity })
     }
 }

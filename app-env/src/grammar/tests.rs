@@ -1,4 +1,5 @@
 use super::*;
+use std::net::SocketAddr;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -108,8 +109,8 @@ fn ratios_are_finite_and_bounded() {
 
 #[test]
 fn addresses_are_numbers_with_a_port() {
-    check(&Address, "127.0.0.1:0", Some(([127, 0, 0, 1], 0).into()));
-    check(&Address, "[::1]:65535", Some(([0, 0, 0, 0, 0, 0, 0, 1], 65_535).into()));
+    check(&Address, "127.0.0.1:0", Some(SocketAddr::from(([127, 0, 0, 1], 0)).into()));
+    check(&Address, "[::1]:65535", Some(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 65_535)).into()));
     for text in ["127.0.0.1", "localhost:80", ":80", "::1:80", "127.0.0.1:65536", "127.0.0.1:+80", "1.2.3:80"] {
         check(&Address, text, None);
     }

@@ -1,6 +1,6 @@
 //! Values that only make sense together.
 
-use crate::support::{config, effective, errors, full, on, vars};
+use crate::support::{config, effective, errors, full, on, vars, warnings};
 use app_env::{Dns, Origin};
 use http_h2::{ClientKeepAlive, KeepAlive, MaxConnectionAge};
 use std::time::Duration;
@@ -216,6 +216,41 @@ fn a_direction_that_is_off_takes_no_address() {
 }
 
 #[test]
+fn listeners_on_one_socket_collide() {
+    let both = [("INBOUND_LISTEN_ADDR", "unix:/run/a.sock"), ("OUTBOUND_LISTEN_ADDR", "unix:///run/a.sock")];
+    assert_eq!(
+        errors(&on(both)),
+        ["OUTBOUND_LISTEN_ADDR: is unix:/run/a.sock, must be an address that INBOUND_LISTEN_ADDR (unix:/run/a.sock) \
+             leaves free"]
+    );
+    config(&on([("INBOUND_LISTEN_ADDR", "unix:/run/a.sock"), ("OUTBOUND_LISTEN_ADDR", "unix:@/run/a.sock")]));
+}
+
+#[test]
+fn permissions_are_of_files() {
+    let mode = |addr, mode| warnings(&on([("OUTBOUND_LISTEN_ADDR", addr), ("OUTBOUND_LISTEN_MODE", mode)]));
+    assert!(mode("unix:/run/a.sock", "660").is_empty());
+    for addr in ["unix:@a", "127.0.0.1:1"] {
+        let expected = "OUTBOUND_LISTEN_MODE: has no effect, since OUTBOUND_LISTEN_ADDR is not unix:/path";
+        assert_eq!(mode(addr, "660"), [expected], "{addr}");
+    }
+}
+
+#[test]
+fn clients_of_a_socket_have_rates_behind_a_load_balancer_alone() {
+    let limited = [("OUTBOUND_LISTEN_ADDR", "unix:/run/a.sock"), ("OUTBOUND_HTTP_RATE_LIMIT_PER_CLIENT", "10")];
+    assert_eq!(
+        warnings(&on(limited)),
+        [
+            "OUTBOUND_HTTP_RATE_LIMIT_PER_CLIENT: limits no client of OUTBOUND_LISTEN_ADDR, a Unix domain socket, without \
+             OUTBOUND_ACCEPT_PROXY_PROTOCOL_NETWORKS"
+        ]
+    );
+    let [addr, limit] = limited;
+    assert!(warnings(&on([addr, limit, ("OUTBOUND_ACCEPT_PROXY_PROTOCOL_NETWORKS", "127.0.0.1/32")])).is_empty());
+}
+
+#[test]
 fn own_listeners_are_no_endpoints() {
     let at = |endpoint: &str, listener: &str| {
         let vars = vars([("OUTBOUND_ENDPOINTS", endpoint), ("OUTBOUND_LISTEN_ADDR", listener)]);
@@ -228,12 +263,15 @@ fn own_listeners_are_no_endpoints() {
         ("[::1]:4140", "[::]:4140"),
         ("0.0.0.0:4140", "127.0.0.1:4140"),
         ("10.0.0.1:4140", "10.0.0.1:4140"),
+        ("10.0.0.1:80,unix:///run/a.sock", "unix:/run/a.sock"),
+        ("unix:@a", "unix:@a"),
     ] {
         let error = at(endpoint, listener).unwrap_or_else(|| panic!("{endpoint} at {listener}"));
         assert!(error.contains("OUTBOUND_ENDPOINTS: has ") && error.contains("OUTBOUND_LISTEN_ADDR"), "{error}");
     }
     assert_eq!(at("10.0.0.1:4140", "127.0.0.1:4140"), None);
     assert_eq!(at("127.0.0.1:4140", "127.0.0.1:4141"), None);
+    assert_eq!(at("unix:/run/b.sock", "unix:/run/a.sock"), None);
     assert_eq!(at("api.example:4140", "0.0.0.0:4140"), None);
     assert!(at("127.0.0.1:4191", "127.0.0.1:4140").unwrap().contains("ADMIN_LISTEN_ADDR"));
 }

@@ -42,6 +42,23 @@ fn every_variable_that_is_wrong_alone_is_the_only_line() {
 }
 
 #[test]
+fn a_socket_says_what_is_wrong_with_its_path_or_mode() {
+    let path = format!("unix:/{}", "a".repeat(107));
+    let wrong = errors(&on([("INBOUND_LISTEN_ADDR", &*path)]));
+    let line = "(has the path of a socket with more than 107 bytes, all that the system takes), must be ip:port or unix:/path (as \
+                127.0.0.1:80, [::1]:80 or unix:/run/proxy.sock)";
+    assert!(
+        wrong.len() == 1 && wrong[0].starts_with("INBOUND_LISTEN_ADDR: is ") && wrong[0].ends_with(line),
+        "{wrong:?}"
+    );
+    for mode in ["8", "1777", "u+rw", "-1", "+1"] {
+        let line =
+            format!("INBOUND_LISTEN_MODE: is \"{mode}\", must be permissions in octal digits up to 777 (as 660)");
+        assert_eq!(errors(&on([("INBOUND_LISTEN_MODE", mode)])), [line]);
+    }
+}
+
+#[test]
 fn a_line_says_what_it_was_and_what_it_must_be() {
     let check = |name, value, line: &str| assert_eq!(errors(&on([(name, value)])), [format!("{name}: {line}")]);
     check("CORES", "many", "is \"many\", must be a whole number in 1..=1024");
@@ -52,7 +69,11 @@ fn a_line_says_what_it_was_and_what_it_must_be() {
     );
     check("INBOUND_SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL", "yes", "is \"yes\", must be true or false");
     check("INBOUND_CONNECT_EXP_BACKOFF_JITTER", "NaN", "is \"NaN\", must be a number in 0.0..=100.0");
-    check("ADMIN_LISTEN_ADDR", "localhost:1", "is \"localhost:1\", must be ip:port (as 127.0.0.1:80 or [::1]:80)");
+    check(
+        "ADMIN_LISTEN_ADDR",
+        "localhost:1",
+        "is \"localhost:1\", must be ip:port or unix:/path (as 127.0.0.1:80, [::1]:80 or unix:/run/proxy.sock)",
+    );
     check("LOG_FORMAT", "xml", "is \"xml\", must be plain or json");
     check("ACCESS_LOG", "JSON", "is \"JSON\", must be apache or json");
     check("ACCESS_LOG_SAMPLE", "1.5", "is \"1.5\", must be a number in 0.0..=1.0");

@@ -53,7 +53,8 @@ fn everything() -> Vars {
     all.insert("OTEL_RESOURCE_ATTRIBUTES".to_owned(), "c=d".to_owned());
     for (direction, tens) in [("INBOUND", 1), ("OUTBOUND", 2)] {
         for (suffix, value) in [
-            ("LISTEN_ADDR", format!("127.0.0.{tens}:100{tens}")),
+            ("LISTEN_ADDR", format!("unix:/{tens}00")),
+            ("LISTEN_MODE", format!("{tens}60")),
             ("ENDPOINTS", format!("a{tens}.example:80,[::{tens}]:81")),
             ("ACCEPT_BACKLOG", format!("{tens}01")),
             ("ACCEPT_PROXY_PROTOCOL_NETWORKS", format!("10.{tens}.0.0/16,fd0{tens}::/16")),
@@ -169,7 +170,8 @@ fn everything_of(tens: u8) -> Direction {
     let path = |ones: u32| PathBuf::from(format!("/{}", n(ones)));
     // Each field that is not set below has its default, which the test would notice.
     let mut direction = config(&on([])).inbound.unwrap();
-    direction.listen_addr = ([127, 0, 0, tens], 1000 + u16::from(tens)).into();
+    direction.listen_addr = format!("unix:/{tens}00").parse().unwrap();
+    direction.listen_mode = Some(u32::from(tens) * 0o100 + 0o60);
     direction.endpoints =
         vec![format!("a{tens}.example:80").parse().unwrap(), format!("[::{tens}]:81").parse().unwrap()];
     direction.accept_backlog = n(1);
@@ -292,7 +294,7 @@ fn everything_set_reaches_its_own_field() {
     expected.inbound = Some(everything_of(1));
     expected.outbound = Some(everything_of(2));
     expected.dns = Dns { min_ttl: Some(secs(50)), max_ttl: Some(secs(70)), negative_hold: secs(80) };
-    expected.admin_listen_addr = ([127, 0, 0, 3], 1003).into();
+    expected.admin_listen_addr = "127.0.0.3:1003".parse().unwrap();
     expected.shutdown_grace_period = secs(30);
     expected.shutdown_lame_duck_period = secs(5);
     expected.upgrade_timeout = secs(90);
@@ -411,7 +413,7 @@ fn white_space_around_a_value_is_ignored() {
 fn zero_grace_and_port_are_values() {
     let config = config(&on([("SHUTDOWN_GRACE_PERIOD", "0"), ("INBOUND_LISTEN_ADDR", "127.0.0.1:0")]));
     assert_eq!(config.shutdown_grace_period, Duration::ZERO);
-    assert_eq!(config.inbound.unwrap().listen_addr.port(), 0);
+    assert_eq!(config.inbound.unwrap().listen_addr.tcp().unwrap().port(), 0);
 }
 
 #[test]

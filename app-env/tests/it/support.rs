@@ -26,6 +26,8 @@ pub(crate) fn add_needed(vars: &mut Vars, name: &str) {
         set(format!("{base}_KEEP_ALIVE_INTERVAL"), "1s");
     } else if let Some(base) = name.strip_suffix("_BURST") {
         set(format!("{base}_PER_CLIENT"), "1");
+    } else if let Some(base) = name.strip_suffix("_LISTEN_MODE") {
+        set(format!("{base}_LISTEN_ADDR"), "unix:/needed");
     } else if let Some(age) = name.strip_suffix("_GRACE") {
         assert!(age.ends_with("_MAX_CONNECTION_AGE"));
         set(age.to_owned(), "1s");

@@ -1,14 +1,11 @@
 //! The form of a line. Values from outside are escaped, so that a line is always one, of printable ASCII.
 
 use super::value::{digits, escaped, timestamp};
-use crate::metrics::reset_code_name;
+use crate::{client_addr::PeerAddr, metrics::reset_code_name};
 use app_env::AccessLogFormat as Format;
 use http::{HeaderMap, Version, request, uri::Authority};
 use proxy_http::stats::RequestEnd;
-use std::{
-    net::SocketAddr,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 /// A line that is being made.
 pub(super) struct Line {
@@ -55,7 +52,7 @@ macro_rules! text {
 
 impl Line {
     /// The start of the lines of one client.
-    pub(super) fn client(format: Format, direction: &str, peer: SocketAddr, identity: Option<&str>) -> Vec<u8> {
+    pub(super) fn client(format: Format, direction: &str, peer: PeerAddr, identity: Option<&str>) -> Vec<u8> {
         let mut line = Vec::new();
         match format {
             Format::Json => {
@@ -292,7 +289,7 @@ mod tests {
 
     /// The line of a request with some fields, as text.
     fn line(format: Format, request: request::Builder, end: &RequestEnd) -> String {
-        let client = Line::client(format, "outbound", ([127, 0, 0, 1], 9).into(), Some("a \"b\""));
+        let client = Line::client(format, "outbound", PeerAddr::Tcp(([127, 0, 0, 1], 9).into()), Some("a \"b\""));
         let (head, ()) = request.body(()).unwrap().into_parts();
         let time = UNIX_EPOCH + Duration::from_micros(951_782_400_000_123);
         String::from_utf8(Line::start(format, &client, time, &head).end(format, end)).unwrap()

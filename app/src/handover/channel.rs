@@ -16,7 +16,6 @@ use std::{
     future::pending,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    net,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream as StdUnixStream,
@@ -40,6 +39,8 @@ pub(super) const READY: u8 = b'r';
 /// The new process may accept connections.
 pub(super) const GO: u8 = b'g';
 
+/// Follows the name of a socket whose file is for systemd to remove.
+const KEPT: &str = ":kept";
 /// How often the new process looks whether it is ready.
 const POLL: Duration = Duration::from_millis(10);
 /// More listeners than a process has.
@@ -67,10 +68,11 @@ pub(crate) fn take() -> io::Result<Option<(Vec<Given>, Predecessor)>> {
     Ok(Some((given, Predecessor(stream))))
 }
 
-/// Sends listeners with their names.
-pub(super) fn send(stream: impl AsFd, listeners: &[(&str, BorrowedFd<'_>)]) -> io::Result<()> {
-    let names: Vec<_> = listeners.iter().map(|(name, _)| *name).collect();
-    let descriptors: Vec<_> = listeners.iter().map(|(_, listener)| *listener).collect();
+/// Sends listeners with their names, and whether their files are to be kept.
+pub(super) fn send(stream: impl AsFd, listeners: &[(&str, BorrowedFd<'_>, bool)]) -> io::Result<()> {
+    let kept = |keeps_file| if keeps_file { KEPT } else { "" };
+    let names: Vec<_> = listeners.iter().map(|(name, _, keeps_file)| format!("{name}{}", kept(*keeps_file))).collect();
+    let descriptors: Vec<_> = listeners.iter().map(|(_, listener, _)| *listener).collect();
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_SOCKETS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
@@ -97,10 +99,11 @@ fn receive(stream: &StdUnixStream) -> io::Result<Vec<Given>> {
     if names.is_empty() || names.len() != descriptors.len() {
         return Err(io::Error::other(format!("{} names and {} descriptors", names.len(), descriptors.len())));
     }
-    let given = names.into_iter().zip(descriptors).map(|(name, descriptor)| Given {
+    let given = names.into_iter().zip(descriptors).map(|(name, listener)| Given {
         label: format!("socket {name:?} of the process before"),
-        name: known(Some(name)),
-        listener: net::TcpListener::from(descriptor),
+        name: known(Some(name.strip_suffix(KEPT).unwrap_or(name))),
+        listener,
+        keeps_file: name.ends_with(KEPT),
     });
     Ok(given.collect())
 }

@@ -1,6 +1,7 @@
 //! The process that is to take over, as the one before sees it.
 
 use super::channel::{self, GO, LISTENING, READY, VARIABLE, VERSION};
+use crate::listener::StreamListener;
 use std::{
     env, io,
     os::{
@@ -13,12 +14,12 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::{TcpListener, UnixStream},
+    net::UnixStream,
     time::{sleep, timeout},
 };
 
-/// The listeners that are handed over, with their names.
-pub(crate) type Listeners = Vec<(&'static str, Arc<TcpListener>)>;
+/// The listeners that are handed over, with their names, and whether the file of a Unix domain socket is not theirs to remove.
+pub(crate) type Listeners = Vec<(&'static str, Arc<StreamListener>, bool)>;
 
 /// A process that was started to take over. It is ended with the value, unless it has been told to go.
 #[derive(Debug)]
@@ -69,7 +70,8 @@ impl Successor {
         let successor = Self { child, stream, is_told: false };
         // It holds the other end of the socket, which is to close with the new process.
         drop(command);
-        let named: Vec<_> = listeners.iter().map(|(name, listener)| (*name, listener.as_fd())).collect();
+        let named = listeners.iter().map(|(name, listener, keeps_file)| (*name, listener.as_fd(), *keeps_file));
+        let named: Vec<_> = named.collect();
         match channel::send(&successor.stream, &named) {
             // It has ended already, and has a status that tells more.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(successor),

@@ -1,21 +1,24 @@
 //! Reads the header of connections from clients.
 
 use super::header::{Addresses, Invalid, Partial};
-use crate::{client_addr::ClientAddr, log::Throttle};
+use crate::{
+    client_addr::{ClientAddr, PeerAddr},
+    log::Throttle,
+    transport::Socket,
+};
 use app_env::{Network, PREFIX};
 use std::{
     io,
-    net::SocketAddr,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
-use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
+use tokio::{io::AsyncReadExt as _, time::timeout};
 
 /// The PROXY protocol of one direction's listener, for all workers.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     direction: &'static str,
-    /// Connections from these networks begin with a header; others have none.
+    /// Connections from these networks begin with a header; others have none. All connections by a Unix domain socket do.
     networks: Vec<Network>,
     timeout: Duration,
     /// For each [`Outcome`].
@@ -58,14 +61,15 @@ impl Receiver {
 
     /// The addresses of a connection that was accepted from `peer`, of which the header is read if one is expected. `None`: it
     /// is to be closed.
-    pub(crate) async fn client_addr(&self, stream: &mut TcpStream, peer: SocketAddr) -> Option<ClientAddr> {
-        if !self.networks.iter().any(|network| network.contains(peer.ip())) {
+    pub(crate) async fn client_addr(&self, stream: &mut Socket, peer: PeerAddr) -> Option<ClientAddr> {
+        let is_among = |ip| self.networks.iter().any(|network| network.contains(ip));
+        if peer.tcp().is_some_and(|peer| !is_among(peer.ip())) {
             return Some(ClientAddr::direct(peer));
         }
         match timeout(self.timeout, read(stream)).await {
             Ok(Ok(Some(Addresses { source, destination }))) => {
                 self.count(Outcome::Proxied);
-                return Some(ClientAddr { client: source, peer, destination: Some(destination) });
+                return Some(ClientAddr { client: PeerAddr::Tcp(source), peer, destination: Some(destination) });
             }
             Ok(Ok(None)) => {
                 self.count(Outcome::Local);
@@ -92,7 +96,7 @@ impl Receiver {
         self.counts[outcome as usize].fetch_add(1, Relaxed);
     }
 
-    fn failed(&self, outcome: Outcome, peer: SocketAddr, reason: &dyn std::fmt::Display) {
+    fn failed(&self, outcome: Outcome, peer: PeerAddr, reason: &dyn std::fmt::Display) {
         self.count(outcome);
         let Some(left_out) = self.log[outcome as usize].admits() else { return };
         let direction = self.direction;
@@ -140,7 +144,7 @@ impl From<io::Error> for ReadError {
 }
 
 /// Reads a header, and no byte more. `None`: it leaves the connection its own addresses.
-async fn read(stream: &mut TcpStream) -> Result<Option<Addresses>, ReadError> {
+async fn read(stream: &mut Socket) -> Result<Option<Addresses>, ReadError> {
     let mut header = Partial::default();
     loop {
         let mut next = [0; 256];

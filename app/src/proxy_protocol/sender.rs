@@ -28,10 +28,12 @@ impl Sender {
         Some(Self { version: backend.proxy_protocol()?, backend, clients, stats })
     }
 
-    /// The proxy of a client. `own`: the address of this host that its connection came to.
+    /// The proxy of a client. `own`: the address of this host that its connection came to. A header without addresses tells of a
+    /// client that has none.
     pub(crate) fn proxy(&self, addr: ClientAddr, own: Option<SocketAddr>) -> Proxy {
         let destination = addr.destination.or(own);
-        let addresses = destination.map(|destination| Addresses { source: addr.client, destination });
+        let addresses =
+            addr.client.tcp().zip(destination).map(|(source, destination)| Addresses { source, destination });
         let header: Arc<[u8]> = encode(self.version, addresses).into();
         let Self { backend, stats, .. } = self.clone();
         Proxy::by_client(self.clients.clone(), move || backend.connect_with(Some(&header), &stats))

@@ -9,12 +9,12 @@ use super::{
     stats::{Failure, Stats},
     stream::Stream,
 };
-use crate::{log::Throttle, reload::Reload, transport::Socket};
+use crate::{client_addr::PeerAddr, log::Throttle, reload::Reload, transport::Socket};
 use app_env::{ClientAuth, ClientCert, ServerTls};
 use http::HeaderValue;
 use proxy_http::{Protocol, proxy};
 use rustls::{ServerConfig, ServerConnection, pki_types::CertificateDer, server::WebPkiClientVerifier};
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 /// One direction's TLS toward clients, for all workers.
@@ -78,7 +78,7 @@ impl Server {
     }
 
     /// Shakes hands with the client at `peer`, within the time it has. `None`: it failed, and the connection is closed.
-    pub(crate) async fn accept(&self, stream: Socket, peer: SocketAddr) -> Option<Accepted> {
+    pub(crate) async fn accept(&self, stream: Socket, peer: PeerAddr) -> Option<Accepted> {
         let handshake = self.stats.start();
         let made = self.made.current();
         let accepting = TlsAcceptor::from(Arc::clone(&made.config)).accept(stream);
@@ -121,7 +121,7 @@ impl Server {
         &self,
         session: &ServerConnection,
         made: &Made,
-        peer: SocketAddr,
+        peer: PeerAddr,
     ) -> Result<(proxy::Client, Option<String>), io::Error> {
         let Some(params) = &self.client else { return Ok((proxy::Client::default(), None)) };
         let cert = session.peer_certificates().and_then(<[CertificateDer<'_>]>::first);
@@ -153,7 +153,7 @@ impl Server {
         Ok((proxy::Client { denied, cert: forwarded, expires, ..proxy::Client::default() }, identity))
     }
 
-    fn log_failure(&self, peer: SocketAddr, failure: Failure, error: &io::Error) {
+    fn log_failure(&self, peer: PeerAddr, failure: Failure, error: &io::Error) {
         let direction = self.direction;
         let admitted = self.failures[failure as usize].admits().filter(|_| failure != Failure::Closed);
         let Some(left_out) = admitted else {

@@ -1,6 +1,7 @@
 //! The spans of a request, with the names of OpenTelemetry's semantic conventions.
 
 use super::context::Trace;
+use crate::client_addr::PeerAddr;
 use http::{
     Method, StatusCode, Version,
     header::{HOST, USER_AGENT},
@@ -19,7 +20,6 @@ use opentelemetry_proto::tonic::{
 use proxy_http::stats::{RequestEnd, ResetBy, Retry};
 use std::{
     mem::size_of,
-    net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -27,7 +27,7 @@ use std::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Client {
     pub(super) direction: &'static str,
-    pub(super) peer: SocketAddr,
+    pub(super) peer: PeerAddr,
 }
 
 /// A request, of which spans are made when they are sent.
@@ -114,8 +114,13 @@ impl RequestSpans {
         let Client { direction, peer } = self.client;
         let mut attributes = self.attributes();
         attributes.push(text("proxy.direction", direction));
-        attributes.push(text("client.address", peer.ip().to_string()));
-        attributes.push(number("client.port", peer.port()));
+        match peer {
+            PeerAddr::Tcp(peer) => {
+                attributes.push(text("client.address", peer.ip().to_string()));
+                attributes.push(number("client.port", peer.port()));
+            }
+            PeerAddr::Unix => attributes.push(text("network.transport", "unix")),
+        }
         attributes.push(text("network.protocol.version", version(self.version)));
         attributes.extend(self.user_agent.as_ref().map(|agent| text("user_agent.original", agent.clone())));
         attributes.push(number("http.request.body.size", self.end.request_bytes));

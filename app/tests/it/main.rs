@@ -33,5 +33,6 @@ mod tls;
 mod traces;
 mod tunnels;
 mod unix;
+mod unix_listeners;
 mod version;
 mod words;

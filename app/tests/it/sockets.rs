@@ -99,7 +99,7 @@ fn descriptors_of_no_use_are_named() {
     let file = || OwnedFd::from(fs::File::open("/dev/null").unwrap());
     for (socket, kind) in [(datagrams(), "datagrams"), (connected(), "a connection"), (file(), "a file")] {
         let (code, output) = refused(activated("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=outbound", socket, None));
-        let expected = "error: descriptor 3 (\"outbound\") is no listening TCP socket, must be one";
+        let expected = "error: descriptor 3 (\"outbound\") is no listening socket of TCP or a path, must be one";
         assert!(code == Some(64) && output.contains(expected), "{kind}: {code:?} {output}");
     }
     for (variables, expected) in [
@@ -109,7 +109,7 @@ fn descriptors_of_no_use_are_named() {
             "LISTEN_FDS=1 LISTEN_FDNAMES=inbound",
             "error: descriptor 3 (\"inbound\") is for the inbound listener, which is off",
         ),
-        ("LISTEN_FDS=2", "error: descriptor 4 is no listening TCP socket"),
+        ("LISTEN_FDS=2", "error: descriptor 4 is no listening socket"),
         ("LISTEN_FDS=1 LISTEN_FDNAMES=a:b", "error: LISTEN_FDNAMES has 2 names, must have 1"),
         ("LISTEN_FDS=-1", "error: LISTEN_FDS is \"-1\", must be a number of descriptors"),
         ("LISTEN_FDS=100000", "error: LISTEN_FDS is \"100000\", must be a number of descriptors"),

@@ -31,6 +31,7 @@ pub(crate) struct App {
     log: Arc<Mutex<Vec<String>>>,
     /// Its standard output, if nobody reads that.
     _unread: std_mpsc::Receiver<BufReader<ChildStdout>>,
+    /// 0.0.0.0:0 stands for a Unix domain socket, here and for the admin server.
     pub(crate) proxy: SocketAddr,
     pub(crate) admin: SocketAddr,
 }
@@ -113,7 +114,9 @@ impl App {
                 lines.lock().unwrap().push(line.clone());
                 let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
                 let fields = &line["fields"];
-                let Ok(addr) = fields["addr"].as_str().unwrap_or_default().parse() else { continue };
+                let addr = fields["addr"].as_str().unwrap_or_default();
+                let addr = if addr.starts_with("unix:") { "0.0.0.0:0" } else { addr };
+                let Ok(addr) = addr.parse() else { continue };
                 let _ = found.send((fields["message"] == "listening", addr));
                 listeners += 1;
                 if listeners == 2 && reader != LogReader::All {

@@ -15,7 +15,7 @@ fn nothing_set_is_both_directions_off() {
     expected.inbound = None;
     expected.outbound = None;
     expected.dns = Dns { min_ttl: None, max_ttl: None, negative_hold: secs(30) };
-    expected.admin_listen_addr = ([127, 0, 0, 1], 4191).into();
+    expected.admin_listen_addr = "127.0.0.1:4191".parse().unwrap();
     expected.shutdown_grace_period = secs(120);
     expected.shutdown_lame_duck_period = secs(0);
     expected.upgrade_timeout = secs(30);
@@ -33,7 +33,8 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
     let config = config(&on([]));
     // Each field that is not set below has another value, which the test would notice.
     let mut inbound = loaded(&everything()).config.inbound.unwrap();
-    inbound.listen_addr = ([0, 0, 0, 0], 4143).into();
+    inbound.listen_addr = "0.0.0.0:4143".parse().unwrap();
+    inbound.listen_mode = None;
     inbound.endpoints = vec!["127.0.0.1:80".parse().unwrap()];
     (inbound.routes, inbound.discovery) = (None, None);
     (inbound.discovery_idle_timeout, inbound.max_destinations) = (secs(90), 1_000);
@@ -93,7 +94,7 @@ fn endpoints_alone_turn_a_direction_on_with_its_defaults() {
     inbound.max_in_flight = 100_000;
     inbound.max_buffered_bytes = 256 << 20;
     let mut outbound = inbound.clone();
-    outbound.listen_addr = ([127, 0, 0, 1], 4140).into();
+    outbound.listen_addr = "127.0.0.1:4140".parse().unwrap();
     outbound.discovery_idle_timeout = secs(5);
     outbound.connect.timeout = secs(1);
     outbound.connect.backoff.max = secs(60);

@@ -10,7 +10,7 @@ const MS: Duration = Duration::from_millis(1);
 fn started(request: http::request::Builder) -> RequestSpans {
     let trace =
         Trace { id: [1; 16], parent: [2; 8], server: [3; 8], client: [4; 8], flags: 1, state: "a=b".to_owned() };
-    let client = Client { direction: "outbound", peer: "[2001:db8::1]:9".parse().unwrap() };
+    let client = Client { direction: "outbound", peer: PeerAddr::Tcp("[2001:db8::1]:9".parse().unwrap()) };
     let (head, ()) = request.body(()).unwrap().into_parts();
     RequestSpans::start(trace, client, &head, UNIX_EPOCH + Duration::from_secs(1))
 }
@@ -181,4 +181,13 @@ fn authorities_have_a_host_and_a_port() {
     ] {
         assert_eq!(host_and_port(authority), (host, port), "{authority}");
     }
+}
+
+#[test]
+fn a_client_by_a_unix_domain_socket_has_no_address() {
+    let mut spans = started(Request::get("http://a.example/"));
+    spans.client.peer = PeerAddr::Unix;
+    let attributes = spans.server().attributes;
+    let has = |key: &str| attributes.iter().any(|attribute| attribute.key == key);
+    assert!(has("network.transport") && !has("client.address") && !has("client.port"), "{attributes:?}");
 }
