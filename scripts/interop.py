@@ -1,7 +1,7 @@
 """A gRPC server and a client that tries each kind of call on it; messages are plain bytes, so no .proto is needed.
 
     interop.py serve [DIR]        # prints its port
-    interop.py test PORT [DIR]
+    interop.py test PORT|unix:/path [DIR]
     interop.py cuts PORT CAUSE CODE PID   # of the endpoint scripts/cuts.mjs
 
 DIR has ca.pem, tls.pem and tls.key for mutual TLS; without it there is none.
@@ -207,7 +207,7 @@ def cases(channel):
 
 
 def connect(port, directory):
-    target = f"127.0.0.1:{port}"
+    target = port if port.startswith("unix:") else f"127.0.0.1:{port}"
     if not directory:
         # The authority of the calls, where it is not the target.
         authority = os.environ.get("INTEROP_AUTHORITY")

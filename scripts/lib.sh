@@ -43,10 +43,12 @@ await() { until_so "something listens on port $1" listens "$@"; }
 listens() { (exec 3<>"/dev/tcp/${2:-127.0.0.1}/$1") 2>/dev/null; }
 
 # start_app LISTEN_PORT BACKEND_PORT [ADMIN_PORT]: the proxy, in the background. Its process id is in $app_pid. With an empty
-# BACKEND_PORT variables of the caller say where requests go.
+# BACKEND_PORT variables of the caller say where requests go. LISTEN_PORT may be unix:/path, which needs ADMIN_PORT.
 start_app() {
   [ -x "$app" ] || { echo "$app is missing: run cargo build --release -p app, or set APP" >&2; return 1; }
-  LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR="127.0.0.1:$1" \
+  local listen_addr=127.0.0.1:$1
+  case $1 in unix:*) listen_addr=$1 ;; esac
+  LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR=$listen_addr \
   LINKERD2_PROXY_OUTBOUND_ENDPOINTS="${2:+127.0.0.1:$2}" \
   LINKERD2_PROXY_ADMIN_LISTEN_ADDR="127.0.0.1:${3:-0}" \
   LINKERD2_PROXY_LOG=${LINKERD2_PROXY_LOG:-warn} \
