@@ -59,6 +59,16 @@ start_app() {
   await "${3:-$1}"
 }
 
+# need_grpcio: Python with grpcio, in $python; pip installs it into a virtual environment under target/.
+need_grpcio() {
+  local venv=target/interop-venv grpcio=1.76.0
+  python=$venv/bin/python
+  if ! "$python" -c "import grpc; assert grpc.__version__ == '$grpcio'" 2>/dev/null; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "grpcio==$grpcio"
+  fi
+}
+
 # make_certs: an authority, $work/ca.pem, and what it has issued for 127.0.0.1, $work/tls.pem and $work/tls.key.
 make_certs() {
   local key=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
