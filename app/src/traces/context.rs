@@ -44,9 +44,10 @@ static B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
 static B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
 
 const SAMPLED: u8 = 1;
-/// The length of `traceparent` of version 00, and where its parent is.
+/// The length of `traceparent` of version 00, and where its parent and its flags are.
 const TRACEPARENT_LEN: usize = 55;
 const PARENT: std::ops::Range<usize> = 36..52;
+const FLAGS: std::ops::Range<usize> = 53..TRACEPARENT_LEN;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 /// The value of each byte that is a digit of base 16, or [`NO_DIGIT`].
 static DIGITS: [u8; 256] = {
@@ -71,15 +72,18 @@ impl Trace {
     /// are contexts in several formats, the first that is well-formed counts, in the order of [`Format`], and all of the same
     /// trace are changed. `None`: there is no context, or it is not sampled; no field is changed.
     pub(super) fn resume(headers: &mut HeaderMap) -> Option<Self> {
-        const FORMATS: [Format; 3] = [Format::W3c, Format::B3, Format::B3Multi];
-        let (format, found) = FORMATS.into_iter().find_map(|format| Some((format, format.read(headers)?)))?;
+        let formats = Format::present(headers);
+        if formats == [Some(Format::W3c), None, None] && !may_be_sampled(one(headers, &TRACEPARENT)?) {
+            return None;
+        }
+        let (format, found) = formats.into_iter().flatten().find_map(|format| Some((format, format.read(headers)?)))?;
         let Context { id, parent, flags } = found;
         if flags & SAMPLED == 0 {
             return None;
         }
         let state = if format == Format::W3c { trace_state(headers) } else { String::new() };
         let trace = Self { id, parent, server: span_id(), client: span_id(), flags, state };
-        for format in FORMATS {
+        for format in formats.into_iter().flatten() {
             if format.read(headers).is_some_and(|context| context.id == id && context.flags & SAMPLED != 0) {
                 format.write(headers, &trace);
             }
@@ -91,6 +95,20 @@ impl Trace {
 // === impl Format ===
 
 impl Format {
+    /// The formats that a request has fields of, by their order. In one pass: a look-up for each would hash its name.
+    fn present(headers: &HeaderMap) -> [Option<Self>; 3] {
+        let (mut w3c, mut b3, mut b3_multi) = (None, None, None);
+        for name in headers.keys() {
+            match name.as_str() {
+                "traceparent" => w3c = Some(Self::W3c),
+                "b3" => b3 = Some(Self::B3),
+                "x-b3-traceid" => b3_multi = Some(Self::B3Multi),
+                _ => {}
+            }
+        }
+        [w3c, b3, b3_multi]
+    }
+
     /// `None`: there is no context in this format, or it is malformed.
     fn read(self, headers: &HeaderMap) -> Option<Context> {
         match self {
@@ -151,6 +169,11 @@ impl Format {
     }
 }
 
+/// Whether a `traceparent` says that its trace is sampled, if it is well-formed. Most are not, and are not read any further.
+fn may_be_sampled(value: &[u8]) -> bool {
+    value.get(FLAGS.end - 1).is_some_and(|digit| DIGITS[usize::from(*digit)] & SAMPLED != 0)
+}
+
 /// `version-traceid-parentid-flags`. Later versions may have more behind it.
 fn read_traceparent(value: &[u8]) -> Option<Context> {
     let (start, rest) = value.split_first_chunk::<TRACEPARENT_LEN>()?;
@@ -164,7 +187,7 @@ fn read_traceparent(value: &[u8]) -> Option<Context> {
     if version[0] == 0xff || !is_whole {
         return None;
     }
-    let [flags] = bytes(&start[53..])?;
+    let [flags] = bytes(&start[FLAGS])?;
     Some(Context { id: id(&start[3..35])?, parent: id(&start[PARENT])?, flags })
 }
 
