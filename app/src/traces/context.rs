@@ -72,10 +72,7 @@ impl Trace {
     /// are contexts in several formats, the first that is well-formed counts, in the order of [`Format`], and all of the same
     /// trace are changed. `None`: there is no context, or it is not sampled; no field is changed.
     pub(super) fn resume(headers: &mut HeaderMap) -> Option<Self> {
-        let formats = Format::present(headers);
-        if formats == [Some(Format::W3c), None, None] && !may_be_sampled(one(headers, &TRACEPARENT)?) {
-            return None;
-        }
+        let formats = Format::maybe_sampled(headers)?;
         let (format, found) = formats.into_iter().flatten().find_map(|format| Some((format, format.read(headers)?)))?;
         let Context { id, parent, flags } = found;
         if flags & SAMPLED == 0 {
@@ -95,18 +92,22 @@ impl Trace {
 // === impl Format ===
 
 impl Format {
-    /// The formats that a request has fields of, by their order. In one pass: a look-up for each would hash its name.
-    fn present(headers: &HeaderMap) -> [Option<Self>; 3] {
-        let (mut w3c, mut b3, mut b3_multi) = (None, None, None);
-        for name in headers.keys() {
-            match name.as_str() {
-                "traceparent" => w3c = Some(Self::W3c),
-                "b3" => b3 = Some(Self::B3),
-                "x-b3-traceid" => b3_multi = Some(Self::B3Multi),
-                _ => {}
-            }
+    /// The formats that a request has fields of, by their order. `None`: none of them can be of a sampled trace. Most are not, so
+    /// that is found in one pass: a look-up for each format would hash its name.
+    fn maybe_sampled(headers: &HeaderMap) -> Option<[Option<Self>; 3]> {
+        let (mut w3c, mut b3, mut b3_multi, mut maybe) = (None, None, None, false);
+        for (name, value) in headers {
+            maybe |= match name.as_str() {
+                "traceparent" => {
+                    w3c = Some(Self::W3c);
+                    value.as_bytes().get(FLAGS.end - 1).is_some_and(|digit| DIGITS[usize::from(*digit)] & SAMPLED != 0)
+                }
+                "b3" => b3.replace(Self::B3).is_none(),
+                "x-b3-traceid" => b3_multi.replace(Self::B3Multi).is_none(),
+                _ => false,
+            };
         }
-        [w3c, b3, b3_multi]
+        maybe.then_some([w3c, b3, b3_multi])
     }
 
     /// `None`: there is no context in this format, or it is malformed.
@@ -167,11 +168,6 @@ impl Format {
             Self::B3Multi => &B3_SPAN_ID,
         }
     }
-}
-
-/// Whether a `traceparent` says that its trace is sampled, if it is well-formed. Most are not, and are not read any further.
-fn may_be_sampled(value: &[u8]) -> bool {
-    value.get(FLAGS.end - 1).is_some_and(|digit| DIGITS[usize::from(*digit)] & SAMPLED != 0)
 }
 
 /// `version-traceid-parentid-flags`. Later versions may have more behind it.

@@ -63,15 +63,12 @@ impl Exporter {
         closing: &mut watch::Receiver<bool>,
     ) -> bool {
         let count = batch.iter().map(|request| request.spans()).sum();
-        let spans = batch.iter().flat_map(|request| request.to_spans()).collect();
-        let scope_spans = vec![ScopeSpans { scope: Some(scope()), spans, schema_url: String::new() }];
-        let resource = Some(self.resource.clone());
-        let resource_spans = vec![ResourceSpans { resource, scope_spans, schema_url: String::new() }];
-        let message = ExportTraceServiceRequest { resource_spans };
         let mut backoff = MIN_BACKOFF;
         loop {
             let was_closing = is_closing(closing);
-            let status = match timeout(TIMEOUT, self.client.export(message.clone())).await {
+            // Nearly all are sent once, so a message is made for each attempt rather than kept and copied.
+            let message = self.message(batch);
+            let status = match timeout(TIMEOUT, self.client.export(message)).await {
                 Ok(Ok(response)) => {
                     let partial = response.into_inner().partial_success.unwrap_or_default();
                     let rejected = u64::try_from(partial.rejected_spans).unwrap_or(0);
@@ -99,6 +96,15 @@ impl Exporter {
             backoff = (2 * backoff).min(MAX_BACKOFF);
             // One more attempt follows at once when the process ends. An error: `is_closing` says so.
             let _ = timeout(wait, closing.wait_for(|closing| *closing)).await;
+        }
+    }
+
+    fn message(&self, batch: &[Box<RequestSpans>]) -> ExportTraceServiceRequest {
+        let spans = batch.iter().flat_map(|request| request.to_spans()).collect();
+        let scope_spans = vec![ScopeSpans { scope: Some(scope()), spans, schema_url: String::new() }];
+        let resource = Some(self.resource.clone());
+        ExportTraceServiceRequest {
+            resource_spans: vec![ResourceSpans { resource, scope_spans, schema_url: String::new() }],
         }
     }
 
