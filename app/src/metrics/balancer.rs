@@ -124,7 +124,7 @@ fn responses(
     encoder: &mut DescriptorEncoder<'_>,
     directions: &[(&'static str, BTreeMap<String, Merged>)],
 ) -> fmt::Result {
-    let help = "Responses of the endpoint that have ended, if there are several endpoints; connections lost before one are failures";
+    let help = "Responses of the endpoint that have ended, if there are several endpoints; connections lost before one and requests past their deadline are failures";
     let mut family = encoder.encode_descriptor("http_balancer_endpoint_responses", help, None, MetricType::Counter)?;
     for (direction, endpoints) in directions {
         for (addr, endpoint) in endpoints {

@@ -48,6 +48,8 @@ pub(crate) struct Attempt {
     pub(super) is_probe: bool,
     pub(super) outcome: Outcome,
     pub(super) answered: bool,
+    /// Whether the request's deadline has passed while the endpoint was waited for.
+    pub(super) timed_out: bool,
 }
 
 pub(super) const UNPOISONED: &str = "nothing panics with the lock held";
@@ -97,7 +99,15 @@ impl Balancer {
         let health = sent.map(|_| Arc::clone(&endpoint.health));
         let is_probe = health.as_ref().is_some_and(|health| health.breaker.record_sent(&self.params.breaker, now));
         let sent = sent.unwrap_or_default();
-        Some(Attempt { endpoint: endpoint.id, health, sent, is_probe, outcome: Outcome::Unknown, answered: false })
+        Some(Attempt {
+            endpoint: endpoint.id,
+            health,
+            sent,
+            is_probe,
+            outcome: Outcome::Unknown,
+            answered: false,
+            timed_out: false,
+        })
     }
 
     /// Wakes a request that waits, because a connection to this endpoint may have a free stream.
@@ -155,10 +165,10 @@ impl Balancer {
     /// Records the outcome of an attempt in the endpoint's health. `is_failure`: whether the response that has ended is a failure;
     /// `None`: there is none, or not of this attempt.
     pub(super) fn record_end(&self, attempt: Attempt, is_failure: Option<bool>) {
-        let Attempt { endpoint, health, sent, is_probe, outcome, answered } = attempt;
+        let Attempt { endpoint, health, sent, is_probe, outcome, answered, timed_out } = attempt;
         let Some(Health { load, breaker, responses }) = health.as_deref() else { return };
         let now = now();
-        if outcome == Outcome::Failure {
+        if outcome == Outcome::Failure || timed_out {
             responses.count(true);
         } else if let Some(is_failure) = is_failure.filter(|_| answered) {
             responses.count(is_failure);
@@ -232,5 +242,11 @@ impl Attempt {
     /// Sets the outcome that is recorded when the attempt ends.
     pub(crate) fn set_outcome(&mut self, outcome: Outcome) {
         self.outcome = outcome;
+    }
+
+    /// Notes that the request's deadline has passed while the endpoint was waited for. That counts as a failure of the endpoint, but
+    /// ejects none: the client may have set a deadline that no endpoint can meet.
+    pub(crate) fn set_timed_out(&mut self) {
+        self.timed_out = true;
     }
 }

@@ -142,7 +142,7 @@ impl Exchange {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<AttemptResult> {
         match self.request.as_mut().expect(UNANSWERED).poll_response(cx) {
             Poll::Ready(responded) => Poll::Ready(self.evaluate(responded)),
-            Poll::Pending if self.is_expired(cx) => Poll::Ready(AttemptResult::LocalReply(Answer::deadline())),
+            Poll::Pending if self.is_timed_out(cx) => Poll::Ready(AttemptResult::LocalReply(Answer::deadline())),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -150,7 +150,7 @@ impl Exchange {
     /// Sends the request as soon as there is a free stream, and again as long as it may be retried.
     pub(super) async fn send_later(mut self: Box<Self>) -> Result<Response<Body>, Error> {
         let mut deadline = self.deadline.take();
-        let result = {
+        let (result, timed_out) = {
             let mut sending = pin!(async {
                 loop {
                     if let Err(answer) = self.send_when_ready().await {
@@ -164,13 +164,16 @@ impl Exchange {
             });
             poll_fn(|cx| match sending.as_mut().poll(cx) {
                 Poll::Pending if is_expired(&mut deadline, cx) => {
-                    Poll::Ready(AttemptResult::LocalReply(Answer::deadline()))
+                    Poll::Ready((AttemptResult::LocalReply(Answer::deadline()), true))
                 }
-                polled => polled,
+                polled => polled.map(|result| (result, false)),
             })
             .await
         };
         self.deadline = deadline;
+        if timed_out {
+            self.set_timed_out();
+        }
         self.end(result)
     }
 
@@ -195,6 +198,21 @@ impl Exchange {
     /// Whether the request's deadline or the attempt's has passed; if not, wakes `cx` when one does.
     pub(super) fn is_expired(&mut self, cx: &mut Context<'_>) -> bool {
         is_expired(&mut self.deadline, cx) || self.attempt_deadline.is_expired(cx)
+    }
+
+    /// As [`is_expired`](Self::is_expired), while the endpoint is waited for.
+    pub(super) fn is_timed_out(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_expired = self.is_expired(cx);
+        if is_expired {
+            self.set_timed_out();
+        }
+        is_expired
+    }
+
+    fn set_timed_out(&mut self) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.set_timed_out();
+        }
     }
 
     /// Decides whether the response is passed on, or the request is sent again.

@@ -33,6 +33,7 @@ impl Exchange {
 impl Source for Exchange {
     fn buffer(&mut self, cx: &mut Context<'_>) -> Backpressure {
         let pressure = self.body.as_mut().map_or(Backpressure::End, |body| body.buffer(cx));
+        // The client is waited for, not the endpoint.
         if !self.is_expired(cx) {
             return pressure;
         }
@@ -65,7 +66,7 @@ impl http_body::Body for Exchange {
                 let cut = exchange.cut(&Answer::no_grpc_status()).map(Frame::trailers);
                 polled = Poll::Ready(Some(cut.ok_or_else(body::Error::cut_off)));
             }
-            Poll::Pending if exchange.is_expired(cx) => {
+            Poll::Pending if exchange.is_timed_out(cx) => {
                 let cut = exchange.cut(&Answer::deadline()).map(Frame::trailers);
                 polled = Poll::Ready(Some(cut.ok_or_else(body::Error::timed_out)));
             }

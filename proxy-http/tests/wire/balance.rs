@@ -1,5 +1,6 @@
 //! Several endpoints on loopback, each with its own behaviour.
 
+mod deadlines;
 mod ejection;
 mod health_checks;
 mod probes;
