@@ -50,6 +50,8 @@ pub(crate) struct Attempt {
     pub(super) answered: bool,
     /// Whether the request's deadline has passed while the endpoint was waited for.
     pub(super) timed_out: bool,
+    /// Whether the endpoint was asked in vain, by which a probe has failed.
+    pub(super) got_no_response: bool,
 }
 
 pub(super) const UNPOISONED: &str = "nothing panics with the lock held";
@@ -107,6 +109,7 @@ impl Balancer {
             outcome: Outcome::Unknown,
             answered: false,
             timed_out: false,
+            got_no_response: false,
         })
     }
 
@@ -165,7 +168,7 @@ impl Balancer {
     /// Records the outcome of an attempt in the endpoint's health. `is_failure`: whether the response that has ended is a failure;
     /// `None`: there is none, or not of this attempt.
     pub(super) fn record_end(&self, attempt: Attempt, is_failure: Option<bool>) {
-        let Attempt { endpoint, health, sent, is_probe, outcome, answered, timed_out } = attempt;
+        let Attempt { endpoint, health, sent, is_probe, outcome, answered, timed_out, got_no_response } = attempt;
         let Some(Health { load, breaker, responses }) = health.as_deref() else { return };
         let now = now();
         if outcome == Outcome::Failure || timed_out {
@@ -176,6 +179,7 @@ impl Balancer {
         if !answered {
             load.observe_late(sent, self.nanos(now));
         }
+        let outcome = if is_probe && got_no_response { Outcome::Failure } else { outcome };
         // Only a failure can eject, so only a failure takes the balancer's lock.
         if outcome != Outcome::Failure {
             breaker.record_outcome(outcome, is_probe, false, &self.params.breaker, now);
@@ -248,5 +252,12 @@ impl Attempt {
     /// ejects none: the client may have set a deadline that no endpoint can meet.
     pub(crate) fn set_timed_out(&mut self) {
         self.timed_out = true;
+        self.got_no_response |= !self.answered;
+    }
+
+    /// Notes that the endpoint has reset the request before a response, or took no more of it. A probe has failed by that; other
+    /// requests eject no endpoint by it, since the request itself may be the cause.
+    pub(crate) fn set_no_response(&mut self) {
+        self.got_no_response = true;
     }
 }

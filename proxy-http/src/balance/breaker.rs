@@ -56,7 +56,8 @@ enum CircuitState {
 pub(crate) enum Outcome {
     Success,
     Failure,
-    /// The endpoint neither succeeded nor failed, because the client cancelled the request.
+    /// The endpoint neither succeeded nor failed: the client cancelled the request, or it ended without a response for a reason that
+    /// may lie in the request, such as a short deadline.
     Unknown,
 }
 

@@ -230,6 +230,8 @@ impl Exchange {
                 }
                 if error.is_connection_lost() || error.is_response_malformed() {
                     attempt.set_outcome(Outcome::Failure);
+                } else if error.remote_reset().is_some() || error.is_stalled() {
+                    attempt.set_no_response();
                 }
                 policy.evaluate_error(error, attempt.endpoint(), retry_state)
             }

@@ -8,6 +8,7 @@ use http_h2::ClientParams;
 use proxy_http::{
     Connect, Endpoint, Endpoints, Protocol,
     balance::{self, breaker, endpoint::State},
+    proxy,
 };
 use std::{
     future::{pending, ready},
@@ -22,7 +23,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 const S: Duration = Duration::from_secs(1);
@@ -135,6 +136,10 @@ struct Asked {
 
 impl Asked {
     async fn new() -> Self {
+        Self::with(PARAMS).await
+    }
+
+    async fn with(params: proxy::Params) -> Self {
         let (asked, at) = mpsc::unbounded_channel();
         let connector = tower::service_fn(move |name: &'static str| {
             let (near, far) = tokio::io::duplex(1 << 16);
@@ -148,7 +153,7 @@ impl Asked {
             ready(Ok::<_, io::Error>(near))
         });
         let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
-        let rig = Rig::of(Endpoints::fixed(["bad", "good"], &connect, breaker_params()), PARAMS).await;
+        let rig = Rig::of(Endpoints::fixed(["bad", "good"], &connect, breaker_params()), params).await;
         rig.until(|rig| rig.endpoints.status().iter().all(|endpoint| endpoint.state == State::Ready)).await;
         Self { rig, at, good: Vec::new() }
     }
@@ -254,5 +259,48 @@ async fn an_ejected_endpoint_that_takes_no_probe_does_not_keep_requests_from_the
         sleep(pause).await;
         let answered = timeout(S / 10, rig.send()).await;
         assert_eq!(answered.expect("nothing is waited for").unwrap(), 200, "{pause:?}");
+    }
+}
+
+/// Probes that get no head: what happens to one, and until when the endpoint is ejected then, counted from the probe.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_times_out_or_is_reset_has_failed() {
+    type End = fn(ResponseFuture, SendResponse<Bytes>);
+    let ends: [(&str, Option<Duration>, End); 4] = [
+        ("timed out", Some(S / 10 + 2 * S), |response, with| _ = tokio::spawn(async move { (response.await, with) })),
+        ("reset", Some(2 * S), |response, mut with| {
+            std::mem::forget(response);
+            with.send_reset(Reason::INTERNAL_ERROR);
+        }),
+        ("refused", Some(2 * S), |response, mut with| {
+            std::mem::forget(response);
+            with.send_reset(Reason::REFUSED_STREAM);
+        }),
+        ("cancelled", None, |response, with| {
+            drop(response);
+            std::mem::forget(with);
+        }),
+    ];
+    for (name, ejected, end) in ends {
+        let mut asked = Asked::with(proxy::Params { request_timeout: Some(S / 10), ..PARAMS }).await;
+        for _ in 0..3 {
+            let (response, with) = asked.ask_bad().await;
+            respond(with, 503);
+            assert_eq!(response.await.unwrap().status(), 503);
+        }
+        sleep(S).await;
+        let (probe, with) = asked.ask_bad().await;
+        let started = Instant::now();
+        end(probe, with);
+        let mut next = None;
+        while next.is_none() && started.elapsed() < 4 * S {
+            sleep(S / 50).await;
+            let (at, response, with) = asked.send().await;
+            next = (at == "bad").then(|| started.elapsed());
+            tokio::spawn(async move { (respond(with, 200), response.await) });
+        }
+        let expected = ejected.unwrap_or_default();
+        let next = next.expect("there is another probe");
+        assert!((expected..=expected + S / 10).contains(&next), "{name}: the next probe comes after {next:?}");
     }
 }
