@@ -7,7 +7,7 @@ use crate::{
         endpoint_state::{AbortOnDrop, Connection, EndpointState, Health},
         params::Params,
         report::Verdict,
-        state::BalancerState,
+        state::{Avoid, BalancerState},
     },
     client::{error::ConnectError, log::EndpointLog, send_request::OutgoingRequest},
     connection::now::now,
@@ -238,9 +238,14 @@ impl Balancer {
 // === impl Attempt ===
 
 impl Attempt {
-    /// The endpoint's id, so that another attempt can avoid the endpoint.
+    /// The endpoint's id.
     pub(crate) fn endpoint(&self) -> u64 {
         self.endpoint
+    }
+
+    /// The endpoint, for a retry to avoid. `has_failed`: it may have failed, rather than not have got the request.
+    pub(crate) fn avoid(&self, has_failed: bool) -> Avoid {
+        Avoid { endpoint: self.endpoint, leaves_priority: has_failed }
     }
 
     /// Sets the outcome that is recorded when the attempt ends.

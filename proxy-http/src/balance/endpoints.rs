@@ -13,6 +13,7 @@ use crate::{
         queue::{Queue, Ticket},
         report::{Reports, Verdict},
         slow_start::SlowStart,
+        state::Avoid,
     },
     body::source::Source as _,
     client::send_request::OutgoingRequest,
@@ -165,7 +166,12 @@ impl Endpoints {
 
     /// Sends a request to an endpoint with a free stream, if possible not to `avoid`. `None`: there is none, and the request
     /// has to wait.
-    pub(crate) fn send(&self, req: &mut OutgoingRequest<Replay>, now: Instant, avoid: Option<u64>) -> Option<Attempt> {
+    pub(crate) fn send(
+        &self,
+        req: &mut OutgoingRequest<Replay>,
+        now: Instant,
+        avoid: Option<Avoid>,
+    ) -> Option<Attempt> {
         let mut state = self.shared.lock();
         let (index, sent) = match state.endpoints.len() {
             // There is no choice, and no need to know beforehand whether the endpoint has a free stream.
@@ -191,7 +197,7 @@ impl Endpoints {
     pub(crate) async fn send_when_ready(
         &self,
         req: &mut OutgoingRequest<Replay>,
-        avoid: Option<u64>,
+        avoid: Option<Avoid>,
         number: &mut Option<u64>,
         failfast: Duration,
     ) -> Result<Option<Attempt>, Answer> {

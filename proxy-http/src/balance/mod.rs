@@ -18,6 +18,6 @@ mod peak_ewma;
 mod queue;
 mod report;
 mod slow_start;
-mod state;
+pub(crate) mod state;
 
 pub use self::{backoff::Backoff, endpoint::Endpoint, endpoints::Endpoints, params::Params};

@@ -34,6 +34,14 @@ pub(super) struct BalancerState {
     next_ticket: u64,
 }
 
+/// The endpoint that a retry avoids: the one of the attempt before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avoid {
+    pub(super) endpoint: u64,
+    /// Whether the retry rather goes to an endpoint of the next priority than there again.
+    pub(super) leaves_priority: bool,
+}
+
 /// Endpoints that a choice compares at most, for each request of a batch. Of more endpoints, [`SAMPLES`] are drawn at
 /// random.
 const MAX_COMPARED: usize = 8;
@@ -84,7 +92,7 @@ impl BalancerState {
         params: &Params,
         now: Instant,
         nanos: u64,
-        avoid: Option<u64>,
+        avoid: Option<Avoid>,
         is_stopped: bool,
     ) -> Option<usize> {
         if let Some(id) = ticket.endpoint_id() {
@@ -111,7 +119,7 @@ impl BalancerState {
 
     /// Requests further connections to endpoints that are ready and in use, and attempts to connect to the others.
     pub(super) fn request_connections(&mut self, params: &Params, now: Instant) {
-        let priority = self.priority(params, now);
+        let priority = self.priority(params, now, None, false);
         for endpoint in &mut self.endpoints {
             if endpoint.is_ready() {
                 if priority.is_none_or(|priority| endpoint.priority == priority) && endpoint.can_use_more_connections()
@@ -167,7 +175,7 @@ impl BalancerState {
         params: &Params,
         now: Instant,
         nanos: u64,
-        avoid: Option<u64>,
+        avoid: Option<Avoid>,
         is_stopped: bool,
     ) -> Option<usize> {
         if self.endpoints.len() < 2 {
@@ -205,16 +213,35 @@ impl BalancerState {
     }
 
     /// The priority of the endpoints that are in use: the lowest number of all that are preferred to the next. `None`: all are in use.
-    fn priority(&self, params: &Params, now: Instant) -> Option<u16> {
+    /// For a retry after a failure it is the lowest number of the other endpoints that accept the request, if there are any.
+    fn priority(&self, params: &Params, now: Instant, avoid: Option<Avoid>, is_stopped: bool) -> Option<u16> {
+        if self.has_priorities
+            && let Some(Avoid { endpoint: failed, leaves_priority: true }) = avoid
+        {
+            let others = self.endpoints.iter().filter(|endpoint| {
+                endpoint.id != failed && endpoint.can_accept(params, is_stopped, now) && endpoint.can_send(params, now)
+            });
+            if let Some(priority) = others.map(|endpoint| endpoint.priority).min() {
+                return Some(priority);
+            }
+        }
         let preferred = || self.endpoints.iter().filter(|endpoint| endpoint.is_preferred(params, now));
         if self.has_priorities { preferred().map(|endpoint| endpoint.priority).min() } else { None }
     }
 
     /// Collects candidates: all endpoints in use that accept a request if they are few, or else a random sample weighted by share.
     /// `avoid` is a candidate only if there is no other.
-    fn collect_candidates(&mut self, params: &Params, now: Instant, nanos: u64, avoid: Option<u64>, is_stopped: bool) {
+    fn collect_candidates(
+        &mut self,
+        params: &Params,
+        now: Instant,
+        nanos: u64,
+        avoid: Option<Avoid>,
+        is_stopped: bool,
+    ) {
         self.candidates.clear();
-        let priority = self.priority(params, now);
+        let priority = self.priority(params, now, avoid, is_stopped);
+        let avoid = avoid.map(|avoid| avoid.endpoint);
         let n = self.endpoints.len();
         if n > MAX_COMPARED * self.choice.largest_batch() {
             for _ in 0..MAX_DRAWS {

@@ -2,7 +2,7 @@
 
 use crate::{
     Endpoints, IncomingBody, Replay,
-    balance::{balancer::Attempt, breaker::Outcome},
+    balance::{balancer::Attempt, breaker::Outcome, state::Avoid},
     body::{outcome::SendOutcome, response::ResponseBody as Body},
     client::{error::Error as ClientError, send_request::OutgoingRequest},
     connection::now::now,
@@ -130,7 +130,7 @@ impl Exchange {
     }
 
     /// Sends the request if an endpoint has a free stream.
-    pub(super) fn send(&mut self, now: Instant, avoid: Option<u64>) -> bool {
+    pub(super) fn send(&mut self, now: Instant, avoid: Option<Avoid>) -> bool {
         let request = self.request.as_mut().expect(UNANSWERED);
         self.attempt = self.shared.endpoints(self.http1).send(request, now, avoid);
         self.attempt_deadline.start();
@@ -182,7 +182,7 @@ impl Exchange {
         let ProxyShared { limits, stats, .. } = &*shared;
         let endpoints = shared.endpoints(self.http1);
         let last = self.attempt.take();
-        let avoid = last.as_ref().map(Attempt::endpoint);
+        let avoid = last.as_ref().map(|last| last.avoid(self.retry_state.endpoint_may_have_failed));
         endpoints.finish(last, None);
         let _pending = PendingRequest::start(limits, stats).ok_or_else(|| {
             stats.count_shed();

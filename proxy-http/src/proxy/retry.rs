@@ -51,6 +51,8 @@ pub(crate) struct RetryState {
     gateway_errors: bool,
     /// GET or HEAD.
     pub(crate) safe: bool,
+    /// The reason of the last retry is more than that the endpoint did not get the request.
+    pub(crate) endpoint_may_have_failed: bool,
     /// The endpoint had answered some request on the last connection.
     connection_answered: bool,
     /// The method is idempotent (RFC 9110 section 9.2.2).
@@ -178,6 +180,7 @@ impl RetryState {
             gateway_errors: policy.retry_gateway_errors.unwrap_or(params.gateway_errors),
             left_if_unprocessed: MAX_UNPROCESSED,
             queue_number: None,
+            endpoint_may_have_failed: false,
             connection_answered: false,
             grpc,
             safe,
@@ -193,6 +196,7 @@ impl RetryState {
 
     pub(crate) fn take(&mut self, reason: Reason) {
         *self.left(reason) -= 1;
+        self.endpoint_may_have_failed = !matches!(reason, Reason::Unsent | Reason::GoAway);
     }
 
     fn left(&mut self, reason: Reason) -> &mut u32 {

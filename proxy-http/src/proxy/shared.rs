@@ -2,7 +2,7 @@
 
 use crate::{
     Endpoints, IncomingBody, Replay, Stats,
-    balance::balancer::Attempt,
+    balance::{balancer::Attempt, state::Avoid},
     client::send_request::OutgoingRequest,
     http1::websocket,
     message::{answer::Answer, connect_protocol::ConnectProtocol, fields, grpc, loop_detection, validate},
@@ -175,7 +175,7 @@ impl ProxyShared {
         &self,
         http1: bool,
         request: &mut OutgoingRequest<Replay>,
-        avoid: Option<u64>,
+        avoid: Option<Avoid>,
         number: &mut Option<u64>,
     ) -> Result<Option<Attempt>, Answer> {
         let failfast = self.limits.params.failfast_timeout;

@@ -4,6 +4,7 @@ mod deadlines;
 mod ejection;
 mod health_checks;
 mod probes;
+mod retries;
 
 use crate::{
     frames::{GOAWAY, HEADERS, Peer},
