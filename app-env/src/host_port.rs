@@ -54,11 +54,12 @@ impl HostPort {
     #[must_use]
     pub fn is_at(&self, listener: SocketAddr) -> bool {
         let ip = if self.host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { self.ip() };
+        let own = listener.ip().to_canonical();
         let reaches = |ip: IpAddr| {
+            let ip = ip.to_canonical();
             // To connect to no address is to connect to loopback.
             let local = ip.is_loopback() || ip.is_unspecified();
-            ip == listener.ip()
-                || local && (listener.ip().is_unspecified() || ip.is_unspecified() && listener.ip().is_loopback())
+            ip == own || local && (own.is_unspecified() || ip.is_unspecified() && own.is_loopback())
         };
         listener.port() != 0 && self.port == listener.port() && ip.is_some_and(reaches)
     }

@@ -1,7 +1,7 @@
 //! The whole run: reads all variables, checks them against each other, returns the configuration or all errors.
 
 use crate::{
-    Config, Direction, Effective, Error, Errors, Source, StreamAddr, Warning, direction,
+    Config, Effective, Error, Errors, Source, StreamAddr, Warning, direction,
     grammar::Address,
     http2, process,
     reader::Reader,
@@ -60,27 +60,23 @@ fn check_listen_addrs(env: &mut Reader, config: &Config) {
     }
 }
 
-/// Finds endpoints that are listeners of the process itself. Requests to them would come back for ever, and requests to the
-/// admin server would come from loopback, whose commands it takes.
+/// Finds endpoints that are listeners of the process itself, to which it does not connect. Requests to that of the direction would
+/// come back for ever, and requests to the admin server would come from loopback, whose commands it takes.
 fn check_loops(env: &mut Reader, config: &Config) {
     let directions = [(Scope::Inbound, &config.inbound), (Scope::Outbound, &config.outbound)];
     let on: Vec<_> = directions.into_iter().filter_map(|(scope, on)| Some((scope, on.as_ref()?))).collect();
-    // The first endpoint of a direction that is an address.
-    let to = |from: &Direction, addr: &StreamAddr| from.endpoints.iter().find(|endpoint| endpoint.is_at(addr)).cloned();
+    let mut listeners: Vec<_> = on.iter().map(|(of, direction)| (&LISTEN_ADDR, *of, &direction.listen_addr)).collect();
+    listeners.push((&ADMIN_LISTEN_ADDR, Scope::Process, &config.admin_listen_addr));
+    // A wrong one reads as its default, about which there is nothing to say.
+    listeners.retain(|(var, of, _)| !env.is_wrong(var, *of));
     for (scope, direction) in &on {
-        let other = on.iter().find(|(other, _)| other != scope);
-        let there_and_back = other.and_then(|(_, other)| {
-            to(other, &direction.listen_addr)?;
-            to(direction, &other.listen_addr)
-        });
-        let found = [
-            to(direction, &direction.listen_addr).map(|found| (found, LISTEN_ADDR.name(*scope))),
-            there_and_back.zip(other.map(|(other, _)| LISTEN_ADDR.name(*other))),
-            to(direction, &config.admin_listen_addr).map(|found| (found, ADMIN_LISTEN_ADDR.name(Scope::Process))),
-        ];
-        for (endpoint, listener) in found.into_iter().flatten() {
-            let found = format!("has {endpoint}, the proxy's own listener ({listener})");
-            env.error(Error::new(ENDPOINTS.name(*scope), found, "addresses of others, since requests would come back"));
+        for (var, of, addr) in &listeners {
+            let Some(endpoint) = direction.endpoints.iter().find(|endpoint| endpoint.is_at(addr)) else { continue };
+            let found = format!("has {endpoint}, the proxy's own listener ({})", var.name(*of));
+            let is_other_direction = *of != *scope && *of != Scope::Process;
+            let instead = if is_other_direction { "; run a process for each direction" } else { "" };
+            let expected = format!("addresses of others, since a process does not connect to itself{instead}");
+            env.error(Error::new(ENDPOINTS.name(*scope), found, expected));
         }
     }
 }

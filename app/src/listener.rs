@@ -198,23 +198,23 @@ impl Refusals {
     }
 }
 
-/// The errors of directions that listen on all addresses of this host and have one of them as endpoint: each request would
-/// come back. `app_env` finds loops that show without asking the system.
+/// The errors of directions that have an address of this host as endpoint, where a listener of the process is on all of them.
+/// `app_env` finds endpoints that show to be listeners of the process without asking the system.
 pub(crate) fn loops(config: &Config) -> Vec<String> {
     let directions = [("INBOUND", &config.inbound), ("OUTBOUND", &config.outbound)];
-    let on = directions.into_iter().filter_map(|(name, direction)| Some((name, direction.as_ref()?)));
-    let tcp = on.filter_map(|(name, direction)| Some((name, direction, direction.listen_addr.tcp()?)));
-    let wildcards = tcp.filter(|(.., listen_addr)| listen_addr.ip().is_unspecified());
-    let looping = wildcards.filter_map(|(name, direction, listen_addr)| {
+    let on: Vec<_> = directions.into_iter().filter_map(|(name, direction)| Some((name, direction.as_ref()?))).collect();
+    let listeners = on.iter().map(|(_, direction)| &direction.listen_addr).chain([&config.admin_listen_addr]);
+    let wildcards: Vec<_> = listeners.filter_map(StreamAddr::tcp).filter(|addr| addr.ip().is_unspecified()).collect();
+    let looping = on.into_iter().filter_map(|(name, direction)| {
         let is_own = |endpoint: &&EndpointAddr| {
             let Some(endpoint) = endpoint.host_port() else { return false };
             // The system lets nobody bind addresses of other hosts.
             let is_local = |ip| UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok();
-            endpoint.port() == listen_addr.port() && endpoint.ip().is_some_and(is_local)
+            wildcards.iter().any(|addr| addr.port() == endpoint.port()) && endpoint.ip().is_some_and(is_local)
         };
         let endpoint = direction.endpoints.iter().find(is_own)?;
         let reason = format!("has {endpoint}, the proxy's own listener, must be addresses of others");
-        Some(format!("{PREFIX}{name}_ENDPOINTS: {reason}, since requests would come back"))
+        Some(format!("{PREFIX}{name}_ENDPOINTS: {reason}, since a process does not connect to itself"))
     });
     looping.collect()
 }

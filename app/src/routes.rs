@@ -4,7 +4,7 @@ mod show;
 
 use crate::tls;
 use app_env::{
-    Config, Connect, Direction, PREFIX, StreamAddr,
+    Config, Connect, Direction, PREFIX,
     routes::{self, HeaderMatch, Hostname, MAX_SIZE, Routes},
 };
 use http::{HeaderName, HeaderValue, Method};
@@ -67,7 +67,7 @@ pub(crate) fn check(config: &Config) -> Checked {
         match load(path, &direction.connect) {
             Ok(Loaded { routes, warnings }) => {
                 checked.warnings.extend(warnings);
-                checked.errors.extend(loops(name, direction, &routes, &config.admin_listen_addr));
+                checked.errors.extend(loops(direction, &routes, config));
                 let own = routes.backends.iter().filter(|(_, backend)| backend.connect.tls != direction.connect.tls);
                 checked.errors.extend(own.filter_map(|(of, backend)| client(name, path, of, backend).err()));
             }
@@ -135,16 +135,18 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Endpoints that are listeners of the process itself: requests would come back, or come to the admin server from loopback.
-fn loops(name: &str, direction: &Direction, routes: &Routes, admin: &StreamAddr) -> Vec<String> {
+/// Endpoints that are listeners of the process itself, to which it does not connect.
+fn loops(direction: &Direction, routes: &Routes, config: &Config) -> Vec<String> {
     let file = direction.routes.as_deref().unwrap_or(Path::new("")).display();
     let own = [
-        (&direction.listen_addr, format!("{}_LISTEN_ADDR", name.to_ascii_uppercase())),
-        (admin, "ADMIN_LISTEN_ADDR".to_owned()),
+        (config.inbound.as_ref().map(|direction| &direction.listen_addr), "INBOUND_LISTEN_ADDR"),
+        (config.outbound.as_ref().map(|direction| &direction.listen_addr), "OUTBOUND_LISTEN_ADDR"),
+        (Some(&config.admin_listen_addr), "ADMIN_LISTEN_ADDR"),
     ];
+    let own = own.map(|(addr, variable)| addr.map(|addr| (addr, variable)));
     let mut errors = Vec::new();
     for (backend, routes::Backend { endpoints, .. }) in &routes.backends {
-        for (addr, variable) in &own {
+        for (addr, variable) in own.iter().flatten() {
             if let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.is_at(addr)) {
                 let listener = format!("the proxy's own listener ({PREFIX}{variable})");
                 errors.push(format!(

@@ -263,6 +263,8 @@ fn own_listeners_are_no_endpoints() {
         ("[::1]:4140", "[::]:4140"),
         ("0.0.0.0:4140", "127.0.0.1:4140"),
         ("10.0.0.1:4140", "10.0.0.1:4140"),
+        ("[::ffff:127.0.0.1]:4140", "127.0.0.1:4140"),
+        ("10.0.0.1:4140", "[::ffff:10.0.0.1]:4140"),
         ("10.0.0.1:80,unix:///run/a.sock", "unix:/run/a.sock"),
         ("unix:@a", "unix:@a"),
     ] {
@@ -277,9 +279,36 @@ fn own_listeners_are_no_endpoints() {
 }
 
 #[test]
-fn two_directions_may_follow_each_other_but_not_in_a_circle() {
-    let both = |inbound, outbound| vars([("INBOUND_ENDPOINTS", inbound), ("OUTBOUND_ENDPOINTS", outbound)]);
-    assert!(app_env::load(&both("127.0.0.1:80", "127.0.0.1:4143")).is_ok());
-    let errors = errors(&both("127.0.0.1:4140", "127.0.0.1:4143"));
+fn the_other_directions_listener_is_no_endpoint() {
+    let check = |direction: &str, other: &str, endpoint: &str, listener: &str| {
+        let vars = vars([
+            (&*format!("{direction}_ENDPOINTS"), endpoint),
+            (&*format!("{other}_ENDPOINTS"), "10.0.0.1:80"),
+            (&*format!("{other}_LISTEN_ADDR"), listener),
+        ]);
+        let host = endpoint.split(',').next_back().unwrap();
+        let expect = format!(
+            "{direction}_ENDPOINTS: has {host}, the proxy's own listener ({other}_LISTEN_ADDR), must be addresses of others, \
+             since a process does not connect to itself; run a process for each direction"
+        );
+        assert_eq!(errors(&vars), [expect], "{endpoint} {listener}");
+    };
+    for (direction, other) in [("OUTBOUND", "INBOUND"), ("INBOUND", "OUTBOUND")] {
+        check(direction, other, "127.0.0.1:1", "127.0.0.1:1");
+        check(direction, other, "10.0.0.9:1,localhost:1", "0.0.0.0:1");
+        check(direction, other, "[::ffff:127.0.0.1]:1", "127.0.0.1:1");
+        check(direction, other, "[::1]:1", "[::]:1");
+    }
+}
+
+#[test]
+fn a_listener_of_a_direction_that_is_off_may_be_an_endpoint() {
+    let other = vars([("OUTBOUND_ENDPOINTS", "127.0.0.1:4143"), ("INBOUND_LISTEN_ADDR", "127.0.0.1:4143")]);
+    assert!(app_env::load(&other).is_ok());
+}
+
+#[test]
+fn a_circle_is_an_error_of_each_direction() {
+    let errors = errors(&vars([("INBOUND_ENDPOINTS", "127.0.0.1:4140"), ("OUTBOUND_ENDPOINTS", "127.0.0.1:4143")]));
     assert_eq!(errors.len(), 2, "{errors:?}");
 }

@@ -189,9 +189,14 @@ fn own_addresses_are_no_endpoints_of_a_listener_on_all() {
         return;
     }
     let own = socket.local_addr().unwrap().ip();
-    let mut command = command();
-    command.arg("check").env("LINKERD2_PROXY_OUTBOUND_LISTEN_ADDR", "0.0.0.0:4140");
-    let output = command.env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", format!("{own}:4140")).output().unwrap();
-    assert_eq!(output.status.code(), Some(64));
-    assert!(stderr(&output).contains("the proxy's own listener"), "{}", stderr(&output));
+    // Inbound listens on all addresses by default.
+    for (listener, port) in [("OUTBOUND_LISTEN_ADDR", 4140), ("ADMIN_LISTEN_ADDR", 4191), ("INBOUND_LISTEN_ADDR", 4143)]
+    {
+        let mut command = command();
+        command.arg("check").env("LINKERD2_PROXY_INBOUND_ENDPOINTS", "127.0.0.1:80");
+        command.env(format!("LINKERD2_PROXY_{listener}"), format!("0.0.0.0:{port}"));
+        let output = command.env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", format!("{own}:{port}")).output().unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        assert!(stderr(&output).contains("the proxy's own listener"), "{}", stderr(&output));
+    }
 }
