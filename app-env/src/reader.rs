@@ -49,6 +49,8 @@ pub(crate) struct Reader {
     vars: BTreeMap<OsString, OsString>,
     /// The names that variables are set under, where they are not ours.
     aliases: BTreeMap<String, String>,
+    /// Names without the prefix that with it are of one direction's variables.
+    unprefixed: Vec<String>,
     settings: BTreeMap<String, Effective>,
     errors: Vec<Error>,
     warnings: Vec<Warning>,
@@ -84,6 +86,7 @@ impl fmt::Display for Origin {
 impl Reader {
     pub(crate) fn new(source: &(impl Source + ?Sized)) -> Self {
         let mut vars = BTreeMap::new();
+        let mut unprefixed = Vec::new();
         // Of OpenTelemetry's variables, which other programs have as well, only the ones that are read.
         let others = TABLE.iter().map(|row| row.words).filter(|words| words.group == Group::OpenTelemetry);
         let others: Vec<_> = others.map(|words| words.name(Scope::Process)).collect();
@@ -91,11 +94,13 @@ impl Reader {
             if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) || others.iter().any(|other| name == **other) {
                 // As getenv does it: of two with one name the first counts.
                 vars.entry(name).or_insert(value);
+            } else if let Some(name) = name.to_str().filter(|name| is_of_direction(name)) {
+                unprefixed.push(name.to_owned());
             }
         }
         let mut warnings = Vec::new();
         let aliases = linkerd::resolve_aliases(&mut vars, &mut warnings);
-        Self { vars, aliases, settings: BTreeMap::new(), errors: Vec::new(), warnings }
+        Self { vars, aliases, unprefixed, settings: BTreeMap::new(), errors: Vec::new(), warnings }
     }
 
     /// The variable's value. `None`: it is unset or wrong.
@@ -246,7 +251,25 @@ impl Reader {
             let message = format!("is not known and ignored{}", nearest.unwrap_or_default());
             self.warnings.push(Warning::new(plain(&name), message));
         }
+        for name in &self.unprefixed {
+            let full = format!("{PREFIX}{name}");
+            if !self.vars.contains_key(OsStr::new(&full)) {
+                self.warnings
+                    .push(Warning::new(name, format!("is ignored without its prefix; the known name is {full}")));
+            }
+        }
     }
+}
+
+/// Whether a name without the prefix is that of a variable of one direction. Others, as `LOG`, are variables of other programs as well.
+fn is_of_direction(name: &str) -> bool {
+    [Scope::Inbound, Scope::Outbound].into_iter().any(|scope| {
+        name.starts_with(scope.prefix())
+            && TABLE
+                .iter()
+                .filter(|row| row.words.group.scopes().contains(&scope))
+                .any(|row| row.words.name(scope).strip_prefix(PREFIX) == Some(name))
+    })
 }
 
 /// The known name that one probably meant. `None`: no name is near.

@@ -173,7 +173,8 @@ impl Group {
 // === impl Scope ===
 
 impl Scope {
-    const fn prefix(self) -> &'static str {
+    /// The first part of the names of a direction's variables, behind [`PREFIX`].
+    pub(crate) const fn prefix(self) -> &'static str {
         match self {
             Self::Process => "",
             Self::Inbound => "INBOUND_",

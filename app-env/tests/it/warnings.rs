@@ -34,6 +34,26 @@ fn other_prefixes_are_not_ours() {
 }
 
 #[test]
+fn a_directions_variable_without_the_prefix_is_a_warning_with_its_name() {
+    let load = |names: &[&str]| {
+        let vars: std::collections::BTreeMap<_, _> = names.iter().map(|name| (*name, "1s")).collect();
+        let warnings = app_env::load(&vars).unwrap().warnings;
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for name in ["OUTBOUND_CONNECT_TIMEOUT", "INBOUND_SERVER_HTTP2_KEEP_ALIVE_INTERVAL"] {
+        let expect = format!("{name}: is ignored without its prefix; the known name is LINKERD2_PROXY_{name}");
+        assert_eq!(load(&[name]), [expect]);
+    }
+    // Of other programs, perhaps.
+    assert_eq!(
+        load(&["LOG", "CORES", "ACCESS_LOG", "SHUTDOWN_GRACE_PERIOD", "OUTBOUND_CONNECT_TIME", "OUTBOUND_"]),
+        [""; 0]
+    );
+    let both = load(&["OUTBOUND_CONNECT_TIMEOUT", "LINKERD2_PROXY_OUTBOUND_CONNECT_TIMEOUT"]);
+    assert!(both.iter().all(|warning| warning.starts_with("LINKERD2_PROXY_")), "{both:?}");
+}
+
+#[test]
 fn variables_of_a_direction_that_is_off_are_a_warning_each() {
     let vars = vars([
         ("INBOUND_ENDPOINTS", "a:1"),
