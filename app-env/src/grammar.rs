@@ -11,6 +11,7 @@ use http_h2::Setting;
 use std::{
     fmt,
     marker::PhantomData,
+    net::IpAddr,
     ops::{Range, RangeInclusive},
     path::PathBuf,
     str::FromStr,
@@ -157,12 +158,18 @@ impl Grammar for Number {
     type Value = u32;
 
     fn parse(&self, text: &str) -> Result<u32, Refused> {
-        let number = digits(text).and_then(|number| u32::try_from(number).ok()).ok_or_else(Refused::default)?;
-        let in_range = match self {
-            Self::In(range) => range.contains(&number),
-            Self::Of(setting) => setting.check(number.into()).is_ok(),
+        let in_range = |number: u64| {
+            let number = u32::try_from(number).ok()?;
+            let in_range = match self {
+                Self::In(range) => range.contains(&number),
+                Self::Of(setting) => setting.check(number.into()).is_ok(),
+            };
+            in_range.then_some(number)
         };
-        if in_range { Ok(number) } else { Err(Refused::default()) }
+        digits(text).and_then(in_range).ok_or_else(|| {
+            let bytes = bytes(text).and_then(in_range);
+            Refused { detail: bytes.map(|bytes| format!("in bytes, without a unit: {bytes}")) }
+        })
     }
 
     fn print(&self, value: &u32) -> String {
@@ -183,6 +190,33 @@ impl fmt::Display for Number {
 /// The number that text of nothing but ASCII digits stands for; `str::parse` takes a sign, too.
 fn digits(text: &str) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+/// The bytes that text of digits and a unit stands for, as `10MiB`.
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text)?;
+    let unit = unit.to_ascii_lowercase();
+    // Kubernetes leaves the B out.
+    let (prefix, step) = match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('i')) {
+        Some(prefix) => (prefix, 1_024_u64),
+        None => (unit.strip_suffix('b')?, 1_000),
+    };
+    let power = match prefix {
+        "" if step == 1_000 => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        _ => return None,
+    };
+    number.checked_mul(step.pow(power))
+}
+
+/// The number and the letters behind it. `None`: the text has another form.
+fn split_unit(text: &str) -> Option<(u64, &str)> {
+    const LONGEST: usize = 12;
+    let unit = text.trim_start_matches(|char: char| char.is_ascii_digit());
+    let number = text[..text.len() - unit.len()].parse().ok()?;
+    (unit.len() <= LONGEST && unit.bytes().all(|byte| byte.is_ascii_alphabetic())).then_some((number, unit))
 }
 
 // === impl Time ===
@@ -220,7 +254,7 @@ impl Grammar for Time {
     type Value = Duration;
 
     fn parse(&self, text: &str) -> Result<Duration, Refused> {
-        let time = duration(text).ok_or_else(Refused::default)?;
+        let time = duration(text).ok_or_else(|| Refused { detail: duration_fault(text) })?;
         if let Self::Of(setting) = self {
             let nanos = u64::try_from(time.as_nanos()).map_err(|_| Refused::default())?;
             setting.check(nanos).map_err(|_| Refused::default())?;
@@ -253,6 +287,18 @@ fn duration(text: &str) -> Option<Duration> {
     }
     let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit)?;
     number.checked_mul(*millis).map(Duration::from_millis)
+}
+
+/// Why a text of digits and letters is no duration. `None`: it has another form.
+fn duration_fault(text: &str) -> Option<String> {
+    match split_unit(text)? {
+        (number, "") => Some(format!("has no unit: did you mean {number}s?")),
+        (_, unit) if UNITS.iter().any(|(name, _)| *name == unit) => None,
+        (_, unit) => {
+            let units: Vec<_> = UNITS.iter().rev().map(|(name, _)| *name).collect();
+            Some(format!("has the unit {unit}: units are {}", units.join(", ")))
+        }
+    }
 }
 
 /// Prints in the longest unit that holds the duration without a rest.
@@ -299,7 +345,7 @@ impl Grammar for Address {
 
     fn parse(&self, text: &str) -> Result<StreamAddr, Refused> {
         text.parse().map_err(|error: InvalidHostPort| {
-            let detail = text.starts_with("unix").then(|| error.to_string());
+            let detail = if text.starts_with("unix") { Some(error.to_string()) } else { address_fault(text) };
             Refused { detail }
         })
     }
@@ -337,6 +383,22 @@ impl Grammar for Mode {
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("permissions in octal digits up to 777 (as 660)")
+    }
+}
+
+/// Why a text is not the address of a listener. `None`: it has another form.
+fn address_fault(text: &str) -> Option<String> {
+    if text.parse::<IpAddr>().is_ok() {
+        return Some("has no port".to_owned());
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    port.parse::<u16>().ok()?;
+    match host {
+        "" | "*" => Some(format!("has no IP address: all are 0.0.0.0:{port} or [::]:{port}")),
+        "localhost" => Some(format!("has a name, no IP address: did you mean 127.0.0.1:{port}?")),
+        _ => parse_host(host)
+            .is_ok_and(|host| host.parse::<IpAddr>().is_err())
+            .then(|| "has a name, no IP address".to_owned()),
     }
 }
 
@@ -525,7 +587,7 @@ impl Grammar for Protocols {
             "http2" => Ok(EndpointProtocol::Http2),
             "http1" => Ok(EndpointProtocol::Http1),
             "same" => Ok(EndpointProtocol::Same),
-            _ => Err(Refused::default()),
+            _ => Err(Refused { detail: nearest_protocol(text).map(|word| format!("did you mean {word}?")) }),
         }
     }
 
@@ -542,6 +604,16 @@ impl Grammar for Protocols {
 impl fmt::Display for Protocols {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("http2, http1 or same")
+    }
+}
+
+/// The word for a protocol that has other names elsewhere. `None`: it is not known.
+fn nearest_protocol(text: &str) -> Option<&'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "http1" | "http/1" | "http1.1" | "http/1.1" | "h1" | "http" => Some("http1"),
+        "http2" | "http/2" | "http2.0" | "http/2.0" | "h2" | "h2c" | "grpc" => Some("http2"),
+        "same" | "auto" => Some("same"),
+        _ => None,
     }
 }
 

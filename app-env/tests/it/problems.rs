@@ -65,14 +65,14 @@ fn a_line_says_what_it_was_and_what_it_must_be() {
     check(
         "INBOUND_CONNECT_TIMEOUT",
         "10",
-        "is \"10\", must be a duration (as 250ms, 10s, 5m, 2h or 1d) in 1ms..=36500d",
+        "is \"10\" (has no unit: did you mean 10s?), must be a duration (as 250ms, 10s, 5m, 2h or 1d) in 1ms..=36500d",
     );
     check("INBOUND_SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL", "yes", "is \"yes\", must be true or false");
     check("INBOUND_CONNECT_EXP_BACKOFF_JITTER", "NaN", "is \"NaN\", must be a number in 0.0..=100.0");
     check(
         "ADMIN_LISTEN_ADDR",
-        "localhost:1",
-        "is \"localhost:1\", must be ip:port or unix:/path (as 127.0.0.1:80, [::1]:80 or unix:/run/proxy.sock)",
+        "host",
+        "is \"host\", must be ip:port or unix:/path (as 127.0.0.1:80, [::1]:80 or unix:/run/proxy.sock)",
     );
     check("LOG_FORMAT", "xml", "is \"xml\", must be plain or json");
     check("ACCESS_LOG", "JSON", "is \"JSON\", must be apache or json");
@@ -84,6 +84,53 @@ fn a_line_says_what_it_was_and_what_it_must_be() {
         "is \"a:1,,b\" (item 2 is empty; item 3 has no port), must be a comma-separated list of host:port or unix:/path \
          (as 10.0.0.1:80,[::1]:80,api.example:80,unix:/run/api.sock)",
     );
+}
+
+#[test]
+fn a_value_in_a_form_of_other_programs_is_named_in_the_own_one() {
+    let check = |name, value: &str, expect: Option<&str>| {
+        let lines = errors(&on([(name, value)]));
+        let detail = expect.map(|detail| format!(" ({detail})")).unwrap_or_default();
+        let start = format!("{name}: is \"{value}\"{detail}, must be ");
+        assert!(lines.len() == 1 && lines[0].starts_with(&start), "{start}\n{lines:?}");
+    };
+    let units = |unit: &str| format!("has the unit {unit}: units are ms, s, m, h, d");
+    let time = "INBOUND_CONNECT_TIMEOUT";
+    check(time, "5", Some("has no unit: did you mean 5s?"));
+    check(time, "5sec", Some(&units("sec")));
+    check(time, "100us", Some(&units("us")));
+    check(time, "5S", Some(&units("S")));
+    for other in ["1.5s", "-1s", "s", "soon", "1m30s", "0s", "36501d", "5 s"] {
+        check(time, other, None);
+    }
+    let size = "INBOUND_SERVER_HTTP2_INITIAL_STREAM_WINDOW_SIZE";
+    let bytes = |bytes: u32| format!("in bytes, without a unit: {bytes}");
+    check(size, "10MiB", Some(&bytes(10_485_760)));
+    check(size, "64Ki", Some(&bytes(65_536)));
+    check(size, "1GiB", Some(&bytes(1_073_741_824)));
+    check(size, "10MB", Some(&bytes(10_000_000)));
+    check(size, "100kb", Some(&bytes(100_000)));
+    check(size, "65536B", Some(&bytes(65_536)));
+    // A letter alone stands for powers of either, and the others are out of range or nothing.
+    for other in ["10M", "4GiB", "99999999999GiB", "10XiB", "MiB", "10iB", "10kmb", "-1"] {
+        check(size, other, None);
+    }
+    let addr = "OUTBOUND_LISTEN_ADDR";
+    let all = "has no IP address: all are 0.0.0.0:4140 or [::]:4140";
+    check(addr, ":4140", Some(all));
+    check(addr, "*:4140", Some(all));
+    check(addr, "localhost:4140", Some("has a name, no IP address: did you mean 127.0.0.1:4140?"));
+    check(addr, "proxy.example:4140", Some("has a name, no IP address"));
+    check(addr, "127.0.0.1", Some("has no port"));
+    check(addr, "::1", Some("has no port"));
+    for other in ["4140", "127.0.0.1:65536", "::1:x", "127.0.0.1:"] {
+        check(addr, other, None);
+    }
+    let protocol = "OUTBOUND_CONNECT_PROTOCOL";
+    check(protocol, "http/1.1", Some("did you mean http1?"));
+    check(protocol, "HTTP1", Some("did you mean http1?"));
+    check(protocol, "h2c", Some("did you mean http2?"));
+    check(protocol, "http3", None);
 }
 
 #[test]

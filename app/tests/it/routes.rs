@@ -107,7 +107,7 @@ fn all_mistakes_have_their_places() {
     // The variables come first: by them backends connect.
     assert!(matches!(errors(&stderr)[..], [line] if line.starts_with("LINKERD2_PROXY_CORES: ")), "{stderr}");
     let (code, stdout, stderr) = check(&[("OUTBOUND_ROUTES", &path)], &[]);
-    let protocol = "protocol is \"h1\", must be http2, http1 or same";
+    let protocol = "protocol is \"h1\" (did you mean http1?), must be http2, http1 or same";
     let expect = [
         format!("{path}:4:15: {protocol}"),
         format!("{path}:7:15: {protocol}"),

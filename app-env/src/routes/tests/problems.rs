@@ -133,7 +133,10 @@ fn wrong_values_of_rules_are_errors() {
         ("matches: [{queryParams: []}]", "queryParams of a match is not supported here"),
         ("name: 'a b'", "name is \"a b\", must be 1 to 253 letters"),
         ("name: []", "name is a list, must be"),
-        ("timeouts: {request: 1}", "request is \"1\", must be a duration (as 250ms, 10s, 5m, 2h or 1d) in 0..=36500d"),
+        (
+            "timeouts: {request: 1}",
+            "request is \"1\" (has no unit: did you mean 1s?), must be a duration (as 250ms, 10s, 5m, 2h or 1d) in 0..=36500d",
+        ),
         ("timeouts: 1s", "timeouts is \"1s\", must be a mapping of request, backendRequest"),
         ("retry: {codes: 503}", "codes is text, must be [502, 503, 504]"),
         ("retry: {codes: [503]}", "codes is [503], must be [502, 503, 504]"),
