@@ -7,7 +7,7 @@ use crate::{
     sockets::{self, Sockets},
     tls, window_limits, worker,
 };
-use app_env::{Config, Loaded, Variable};
+use app_env::{Config, Loaded, Variable, Warning};
 use clap::{Parser, Subcommand};
 use http::{HeaderName, HeaderValue};
 use std::{
@@ -52,6 +52,9 @@ enum Command {
         /// A field of the request; may be repeated.
         #[arg(long, value_name = "NAME: VALUE", value_parser = routes::header, requires = "request")]
         header: Vec<(HeaderName, HeaderValue)>,
+        /// Fail if there are warnings, as of names that are not known, but for the one about this host's file descriptors.
+        #[arg(long)]
+        strict: bool,
     },
     /// List every variable that is understood.
     Env {
@@ -79,6 +82,19 @@ enum Command {
     },
 }
 
+/// Whether a configuration that has warnings alone is in order.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum OnWarning {
+    GoOn,
+    Fail,
+}
+
+impl OnWarning {
+    fn of(strict: bool) -> Self {
+        if strict { Self::Fail } else { Self::GoOn }
+    }
+}
+
 /// Runs the command that the process was started with. Workers call `collect` now and then: it returns the memory that the
 /// calling thread has freed to the system.
 pub fn main(collect: fn()) -> ExitCode {
@@ -86,21 +102,25 @@ pub fn main(collect: fn()) -> ExitCode {
     descriptors::raise_limit();
     let Args { command } = Args::parse();
     match command.unwrap_or(Command::Run) {
-        Command::Run => load().and_then(|loaded| {
+        Command::Run => load(OnWarning::GoOn).and_then(|loaded| {
             let (sockets, predecessor) = take_sockets(&loaded.config)?;
             run(loaded, sockets, predecessor)
         }),
-        Command::Check { json: true, .. } => load().and_then(|loaded| print(&settings::json(&loaded.settings))),
-        Command::Check { request: None, all, .. } => load().and_then(|loaded| {
+        Command::Check { json: true, strict, .. } => {
+            load(OnWarning::of(strict)).and_then(|loaded| print(&settings::json(&loaded.settings)))
+        }
+        Command::Check { request: None, all, strict, .. } => load(OnWarning::of(strict)).and_then(|loaded| {
             let mut lines = if all { settings::all(&loaded.settings) } else { settings::changed(&loaded.settings) };
             lines.extend(window_limits::note(&loaded.config));
             lines.extend(routes::describe(&loaded.config));
             print(&(lines.join("\n") + "\n"))
         }),
-        Command::Check { request: Some(mut request), header, .. } => load().and_then(|loaded| {
-            header.into_iter().for_each(|header| request.add(header));
-            answer(&request, &loaded.config)
-        }),
+        Command::Check { request: Some(mut request), header, strict, .. } => {
+            load(OnWarning::of(strict)).and_then(|loaded| {
+                header.into_iter().for_each(|header| request.add(header));
+                answer(&request, &loaded.config)
+            })
+        }
         Command::Env { markdown: true, .. } => print(&app_env::markdown()),
         Command::Env { word, .. } => env(word.as_deref().unwrap_or_default()),
         Command::Demo { once, tls, routes, seconds } => {
@@ -148,21 +168,16 @@ fn answer(request: &routes::Query, config: &Config) -> Result<(), ExitCode> {
     if is_taken { Ok(()) } else { Err(ExitCode::FAILURE) }
 }
 
-/// Reads and checks the environment. All errors go to standard error.
-fn load() -> Result<Loaded, ExitCode> {
-    let (loaded, warnings, mut errors) = match app_env::load(&app_env::Process) {
+/// Reads and checks the environment. All warnings and errors go to standard error.
+fn load(on_warning: OnWarning) -> Result<Loaded, ExitCode> {
+    let lines = |warnings: &[Warning]| warnings.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let (loaded, mut warnings, mut errors) = match app_env::load(&app_env::Process) {
         Ok(loaded) => {
-            let warnings = loaded.warnings.clone();
+            let warnings = lines(&loaded.warnings);
             (Some(loaded), warnings, Vec::new())
         }
-        Err(errors) => (None, errors.warnings().to_vec(), errors.iter().map(ToString::to_string).collect()),
+        Err(errors) => (None, lines(errors.warnings()), errors.iter().map(ToString::to_string).collect()),
     };
-    for warning in &warnings {
-        eprintln!("warning: {warning}");
-    }
-    if let Some(warning) = loaded.as_ref().and_then(|loaded| descriptors::warning(&loaded.config)) {
-        eprintln!("warning: {warning}");
-    }
     if let Some(Loaded { config, .. }) = &loaded {
         let Config { inbound, outbound, log, .. } = config;
         if inbound.is_none() && outbound.is_none() {
@@ -178,11 +193,21 @@ fn load() -> Result<Loaded, ExitCode> {
         errors.extend(access_log::check(config).map(|error| chain(&error)));
         errors.extend(listener::loops(config));
         let routes = routes::check(config);
-        routes.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        warnings.extend(routes.warnings);
         errors.extend(routes.errors);
         errors.extend(tls::check(config));
     }
     for error in &errors {
+    if on_warning == OnWarning::Fail && !warnings.is_empty() && errors.is_empty() {
+        errors.push("--strict takes warnings for errors".to_owned());
+    }
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    // About this host, where the configuration may be checked for another one.
+    if let Some(warning) = loaded.as_ref().and_then(|loaded| descriptors::warning(&loaded.config)) {
+        eprintln!("warning: {warning}");
+    }
         eprintln!("error: {error}");
     }
     loaded.filter(|_| errors.is_empty()).ok_or(ExitCode::from(app_env::EXIT_CODE))

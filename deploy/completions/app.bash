@@ -67,7 +67,7 @@ _app() {
             return 0
             ;;
         app__subcmd__check)
-            opts="-h --all --json --request --header --help"
+            opts="-h --all --json --request --header --strict --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -36,6 +36,7 @@ complete -c app -n "__fish_app_using_subcommand check" -l request -d 'Say instea
 complete -c app -n "__fish_app_using_subcommand check" -l header -d 'A field of the request; may be repeated' -r
 complete -c app -n "__fish_app_using_subcommand check" -l all -d 'Print all settings'
 complete -c app -n "__fish_app_using_subcommand check" -l json -d 'Print all settings, and nothing else, as the admin server\'s /config has them'
+complete -c app -n "__fish_app_using_subcommand check" -l strict -d 'Fail if there are warnings, as of names that are not known, but for the one about this host\'s file descriptors'
 complete -c app -n "__fish_app_using_subcommand check" -s h -l help -d 'Print help'
 complete -c app -n "__fish_app_using_subcommand env" -l markdown -d 'As a Markdown table'
 complete -c app -n "__fish_app_using_subcommand env" -s h -l help -d 'Print help'

@@ -22,7 +22,7 @@ Any other error, such as an address that cannot be listened on. \fBapp check \-\
 The command line is wrong.
 .TP
 \fB{EXIT_CODE}\fR
-The configuration is wrong: variables, files that they name, or sockets that were passed. All mistakes are on standard error.
+The configuration is wrong: variables, files that they name, or sockets that were passed; with \fBapp check \-\-strict\fR warnings, too. All are on standard error.
 .SH SIGNALS
 .TP
 \fBSIGTERM\fR, \fBSIGINT\fR

@@ -89,6 +89,33 @@ fn stdout(arguments: &[&str]) -> String {
 #[test]
 fn check_prints_the_settings_that_are_no_defaults() {
     let stdout = stdout(&["check"]);
+#[test]
+fn check_fails_on_warnings_if_it_is_strict() {
+    for more in [&[][..], &["--all"], &["--json"]] {
+        let check = |strict: bool, max_connections: &str, unknown: bool| {
+            let mut command = command();
+            command.arg("check").args(more).args(strict.then_some("--strict"));
+            command.env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1");
+            command.env("LINKERD2_PROXY_OUTBOUND_MAX_CONNECTIONS", max_connections);
+            if unknown {
+                command.env("LINKERD2_PROXY_OUTBOUND_CONECT_TIMEOUT", "1s");
+            }
+            let output = command.output().unwrap();
+            assert_eq!(stderr(&output).contains("error: --strict"), !output.status.success(), "{output:?}");
+            assert_eq!(
+                stderr(&output).lines().filter(|line| !line.contains("file descriptors")).count(),
+                usize::from(unknown) + usize::from(!output.status.success())
+            );
+            (output.status.code(), output.stdout.is_empty())
+        };
+        assert_eq!(check(true, "1", false), (Some(0), false));
+        // More than the limit of descriptors is enough for: a warning about this host, which counts for nothing.
+        assert_eq!(check(true, "4294967295", false), (Some(0), false));
+        assert_eq!(check(false, "1", true), (Some(0), false));
+        assert_eq!(check(true, "1", true), (Some(64), true));
+    }
+}
+
     let expected = format!(
         "LINKERD2_PROXY_OUTBOUND_ENDPOINTS=127.0.0.1:1 (environment)\n\
          LINKERD2_PROXY_OUTBOUND_SERVER_HTTP2_MAX_CONNECTION_IDLE=5m (environment)\n\
