@@ -187,8 +187,9 @@ fn load(on_warning: OnWarning) -> Result<Loaded, ExitCode> {
                 app_env::PREFIX
             ));
         }
-        if let Err(error) = log::parse(log) {
-            errors.push(format!("{}LOG: {error}", app_env::PREFIX));
+        match log::parse(log) {
+            Ok(_) => warnings.extend(log::warning(log).map(|warning| format!("{}LOG: {warning}", app_env::PREFIX))),
+            Err(error) => errors.push(format!("{}LOG: {error}", app_env::PREFIX)),
         }
         errors.extend(access_log::check(config).map(|error| chain(&error)));
         errors.extend(listener::loops(config));
@@ -197,7 +198,6 @@ fn load(on_warning: OnWarning) -> Result<Loaded, ExitCode> {
         errors.extend(routes.errors);
         errors.extend(tls::check(config));
     }
-    for error in &errors {
     if on_warning == OnWarning::Fail && !warnings.is_empty() && errors.is_empty() {
         errors.push("--strict takes warnings for errors".to_owned());
     }
@@ -208,6 +208,7 @@ fn load(on_warning: OnWarning) -> Result<Loaded, ExitCode> {
     if let Some(warning) = loaded.as_ref().and_then(|loaded| descriptors::warning(&loaded.config)) {
         eprintln!("warning: {warning}");
     }
+    for error in &errors {
         eprintln!("error: {error}");
     }
     loaded.filter(|_| errors.is_empty()).ok_or(ExitCode::from(app_env::EXIT_CODE))

@@ -49,6 +49,19 @@ fn bad_log_filter_is_an_error() {
 }
 
 #[test]
+fn a_misspelt_log_level_is_an_error() {
+    for arguments in [&["check"][..], &[]] {
+        let mut command = command();
+        command.args(arguments).env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1");
+        let output = command.env("LINKERD2_PROXY_LOG", "inof").output().unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        let stderr = stderr(&output);
+        assert!(stderr.contains("error: LINKERD2_PROXY_LOG: \"inof\" is neither a level nor"), "{stderr}");
+        assert!(!stderr.contains("directives"), "{stderr}");
+    }
+}
+
+#[test]
 fn address_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
