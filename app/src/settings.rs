@@ -6,7 +6,7 @@ use app_env::{Effective, Origin, Variable};
 pub(crate) fn changed(settings: &[Effective]) -> Vec<String> {
     let (defaults, changed): (Vec<_>, Vec<_>) = settings.iter().partition(|setting| setting.origin == Origin::Default);
     let rest = format!("{} other settings have their defaults, which `app check --all` prints", defaults.len());
-    changed.into_iter().map(Effective::to_string).chain([rest]).collect()
+    changed.into_iter().map(|setting| adaptive(setting).unwrap_or_else(|| setting.to_string())).chain([rest]).collect()
 }
 
 /// A line for each setting, in the order of the variables.
@@ -17,6 +17,9 @@ pub(crate) fn all(settings: &[Effective]) -> Vec<String> {
 /// A setting in one line. A default without a value has its meaning, from the variable's help.
 fn line((setting, variable): (&Effective, Variable)) -> String {
     let Effective { name, value, origin, .. } = setting;
+    if let Some(line) = adaptive(setting) {
+        return line;
+    }
     if value.is_some() || *origin != Origin::Default {
         return setting.to_string();
     }
@@ -27,6 +30,22 @@ fn line((setting, variable): (&Effective, Variable)) -> String {
         Some(meaning) => format!("{name}: {meaning} ({origin})"),
         None => format!("{name}: not in use ({origin})"),
     }
+}
+
+/// The line of a window that adaptive flow control makes void, with its first size. `None`: it is no such window.
+fn adaptive(setting: &Effective) -> Option<String> {
+    let Effective { name, origin, .. } = setting;
+    let Origin::Overridden(by) = origin else { return None };
+    let side = by.strip_suffix("ADAPTIVE_FLOW_CONTROL")?;
+    let to_client = side.ends_with("_SERVER_HTTP2_");
+    let at_first = match name.strip_prefix(side)? {
+        "INITIAL_STREAM_WINDOW_SIZE" if to_client => "at most 16777216",
+        "INITIAL_STREAM_WINDOW_SIZE" => "16777216",
+        "INITIAL_CONNECTION_WINDOW_SIZE" if to_client => "1048576 to 25165824",
+        "INITIAL_CONNECTION_WINDOW_SIZE" => "25165824",
+        _ => return None,
+    };
+    Some(format!("{name}: adaptive, {at_first} at first ({origin})"))
 }
 
 /// An object with each variable's value and where it came from.

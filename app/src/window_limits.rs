@@ -142,7 +142,11 @@ pub(crate) fn note(config: &Config) -> Option<String> {
             [(Peer::Client, direction.server.flow_control), (Peer::Endpoint, direction.connect.http2.flow_control)];
         for (peer, flow_control) in sides {
             if let Some(FlowControl::Fixed { initial_stream_window_size: DEFAULT_WINDOW, .. }) = flow_control {
-                switches.push(format!("{}=true", variable(name, peer, "ADAPTIVE_FLOW_CONTROL")));
+                let of = match peer {
+                    Peer::Client => "uploads",
+                    Peer::Endpoint => "downloads",
+                };
+                switches.push(format!("{}=true for {of}", variable(name, peer, "ADAPTIVE_FLOW_CONTROL")));
             }
         }
     }
@@ -233,9 +237,12 @@ mod tests {
         };
         let server = "LINKERD2_PROXY_INBOUND_SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL";
         let connect = "LINKERD2_PROXY_INBOUND_CONNECT_HTTP2_ADAPTIVE_FLOW_CONTROL";
-        assert!(note(&[]).unwrap().ends_with(&format!("set {server}=true and {connect}=true")));
-        assert!(note(&[(server, "true")]).unwrap().ends_with(&format!("set {connect}=true")));
+        assert!(
+            note(&[]).unwrap().ends_with(&format!("set {server}=true for uploads and {connect}=true for downloads"))
+        );
+        assert!(note(&[(server, "true")]).unwrap().ends_with(&format!("set {connect}=true for downloads")));
         let larger = "LINKERD2_PROXY_HTTP2_INITIAL_STREAM_WINDOW_SIZE";
+        assert!(note(&[(larger, "65536")]).unwrap().ends_with(&format!("set {server}=true for uploads")));
         assert_eq!(note(&[(server, "true"), (larger, "65536")]), None);
         assert_eq!(note(&[(server, "true"), (connect, "true")]), None);
     }

@@ -89,19 +89,6 @@ fn unknown_variable_is_a_warning_with_the_nearest_name() {
     assert!(stderr.contains("LINKERD2_PROXY_OUTBOUND_ENDPOINTS"), "{stderr}");
 }
 
-/// The standard output of `app` with these arguments, one endpoint, and an idle timeout.
-fn stdout(arguments: &[&str]) -> String {
-    let mut command = command();
-    command.args(arguments).env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1");
-    command.env("LINKERD2_PROXY_OUTBOUND_SERVER_HTTP2_MAX_CONNECTION_IDLE", "5m");
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[test]
-fn check_prints_the_settings_that_are_no_defaults() {
-    let stdout = stdout(&["check"]);
 #[test]
 fn check_fails_on_warnings_if_it_is_strict() {
     for more in [&[][..], &["--all"], &["--json"]] {
@@ -129,6 +116,19 @@ fn check_fails_on_warnings_if_it_is_strict() {
     }
 }
 
+/// The standard output of `app` with these arguments, one endpoint, and an idle timeout.
+fn stdout(arguments: &[&str]) -> String {
+    let mut command = command();
+    command.args(arguments).env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1");
+    command.env("LINKERD2_PROXY_OUTBOUND_SERVER_HTTP2_MAX_CONNECTION_IDLE", "5m");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn check_prints_the_settings_that_are_no_defaults() {
+    let stdout = stdout(&["check"]);
     let expected = format!(
         "LINKERD2_PROXY_OUTBOUND_ENDPOINTS=127.0.0.1:1 (environment)\n\
          LINKERD2_PROXY_OUTBOUND_SERVER_HTTP2_MAX_CONNECTION_IDLE=5m (environment)\n\
@@ -191,6 +191,30 @@ fn check_says_what_unset_means() {
     for meaning in ["SERVER_HTTP2_MAX_CONCURRENT_STREAMS=200", "HTTP_REQUEST_TIMEOUT: no limit"] {
         let line = format!("LINKERD2_PROXY_OUTBOUND_{meaning} (default)");
         assert!(stdout.lines().any(|found| found == line), "{line} is not in {stdout}");
+    }
+}
+
+#[test]
+fn check_says_what_windows_are_at_first_where_they_are_adaptive() {
+    for arguments in [&["check"][..], &["check", "--all"]] {
+        let mut command = command();
+        command.args(arguments).env("LINKERD2_PROXY_OUTBOUND_ENDPOINTS", "127.0.0.1:1");
+        for side in ["SERVER", "CONNECT"] {
+            command.env(format!("LINKERD2_PROXY_OUTBOUND_{side}_HTTP2_ADAPTIVE_FLOW_CONTROL"), "true");
+        }
+        let stdout = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        for (side, window, at_first) in [
+            ("SERVER", "STREAM", "at most 16777216"),
+            ("SERVER", "CONNECTION", "1048576 to 25165824"),
+            ("CONNECT", "STREAM", "16777216"),
+            ("CONNECT", "CONNECTION", "25165824"),
+        ] {
+            let side = format!("LINKERD2_PROXY_OUTBOUND_{side}_HTTP2_");
+            let line = format!(
+                "{side}INITIAL_{window}_WINDOW_SIZE: adaptive, {at_first} at first (overridden by {side}ADAPTIVE_FLOW_CONTROL)"
+            );
+            assert!(stdout.lines().any(|found| found == line), "{line} is not in {stdout}");
+        }
     }
 }
 

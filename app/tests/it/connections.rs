@@ -163,5 +163,8 @@ fn check_warns_of_large_windows_and_says_what_small_ones_cost() {
     assert!(stderr.starts_with(warning), "{stderr}");
     let note = stdout.lines().last().unwrap();
     assert!(note.starts_with("note: a window of 65535 bytes"), "{note}");
-    assert!(note.ends_with("set LINKERD2_PROXY_OUTBOUND_SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL=true"), "{note}");
+    assert!(
+        note.ends_with("set LINKERD2_PROXY_OUTBOUND_SERVER_HTTP2_ADAPTIVE_FLOW_CONTROL=true for uploads"),
+        "{note}"
+    );
 }
