@@ -251,6 +251,13 @@ impl Attempt {
     /// Sets the outcome that is recorded when the attempt ends.
     pub(crate) fn set_outcome(&mut self, outcome: Outcome) {
         self.outcome = outcome;
+        // The response to a probe may last. The outcome is a success when its head has come.
+        if self.is_probe
+            && outcome == Outcome::Success
+            && let Some(health) = &self.health
+        {
+            health.breaker.record_answer(now());
+        }
     }
 
     /// Notes that the request's deadline has passed while the endpoint was waited for. That counts as a failure of the endpoint, but

@@ -48,6 +48,8 @@ enum CircuitState {
     /// A probe is in flight: its outcome closes the circuit or opens it again.
     HalfOpen {
         since: Instant,
+        /// When its response has begun. `None`: it has not.
+        answered: Option<Instant>,
     },
 }
 
@@ -89,7 +91,20 @@ impl Breaker {
 
     /// Notes that a request is sent. Returns whether it is a probe.
     pub(crate) fn record_sent(&self, params: &Params, now: Instant) -> bool {
-        !self.is_healthy() && self.lock().record_sent(params, now)
+        if self.is_healthy() {
+            return false;
+        }
+        let mut circuit = self.lock();
+        let is_probe = circuit.record_sent(params, now);
+        self.is_healthy.store(circuit.is_healthy(), Relaxed);
+        is_probe
+    }
+
+    /// Notes that the response to a probe has begun, and is no failure so far.
+    pub(crate) fn record_answer(&self, now: Instant) {
+        if let CircuitState::HalfOpen { answered, .. } = &mut self.lock().state {
+            answered.get_or_insert(now);
+        }
     }
 
     /// Notes how a request ended, which was sent as a probe or not. `may_eject`: enough other endpoints are not ejected.
@@ -127,7 +142,7 @@ impl Circuit {
     const HEALTHY: Self = Self { state: CircuitState::Closed { failures: 0 }, ejections: 0 };
 
     fn is_healthy(&self) -> bool {
-        matches!(self.state, CircuitState::Closed { failures: 0 })
+        matches!(self.state, CircuitState::Closed { failures: 0 }) && self.ejections == 0
     }
 
     fn is_closed(&self) -> bool {
@@ -138,22 +153,29 @@ impl Circuit {
         match self.state {
             CircuitState::Closed { .. } => true,
             CircuitState::Open { until } => now >= until,
-            // A probe without an outcome must not keep the endpoint ejected for good.
-            CircuitState::HalfOpen { since } => now >= since + params.max_ejection,
+            // A probe without an outcome must not keep the endpoint ejected for good: a stream may last for days.
+            CircuitState::HalfOpen { since, answered: None } => now >= since + params.max_ejection,
+            CircuitState::HalfOpen { answered: Some(answered), .. } => now >= answered + params.min_ejection,
         }
     }
 
     fn record_sent(&mut self, params: &Params, now: Instant) -> bool {
-        let is_probe = !self.is_closed() && self.can_send(params, now);
-        if is_probe {
-            self.state = CircuitState::HalfOpen { since: now };
+        if self.is_closed() || !self.can_send(params, now) {
+            return false;
         }
-        is_probe
+        let has_lasted = matches!(self.state, CircuitState::HalfOpen { answered: Some(_), .. });
+        self.state = if has_lasted {
+            // The next ejection is longer all the same: the response may end as a failure yet.
+            CircuitState::Closed { failures: 0 }
+        } else {
+            CircuitState::HalfOpen { since: now, answered: None }
+        };
+        !has_lasted
     }
 
     fn record_outcome(&mut self, outcome: Outcome, is_probe: bool, may_eject: bool, params: &Params, now: Instant) {
         match (&mut self.state, outcome) {
-            (CircuitState::Closed { failures }, Outcome::Success) => *failures = 0,
+            (CircuitState::Closed { .. }, Outcome::Success) => *self = Self::HEALTHY,
             (CircuitState::Closed { failures }, Outcome::Failure) => {
                 *failures = failures.saturating_add(1);
                 if params.consecutive_failures > 0 && *failures >= params.consecutive_failures && may_eject {

@@ -304,3 +304,53 @@ async fn a_probe_that_times_out_or_is_reset_has_failed() {
         assert!((expected..=expected + S / 10).contains(&next), "{name}: the next probe comes after {next:?}");
     }
 }
+
+/// A stream may last for days, and the circuit must not stay open for as long.
+#[tokio::test(start_paused = true)]
+async fn a_probe_whose_response_lasts_has_succeeded_after_the_least_ejection() {
+    for is_answered in [true, false] {
+        let mut asked = Asked::new().await;
+        for _ in 0..3 {
+            let (response, with) = asked.ask_bad().await;
+            respond(with, 503);
+            assert_eq!(response.await.unwrap().status(), 503);
+        }
+        sleep(S).await;
+        let (probe, mut with) = asked.ask_bad().await;
+        let mut open = None;
+        if is_answered {
+            let stream = with.send_response(Response::new(()), false).unwrap();
+            open = Some((probe.await.unwrap(), stream));
+        } else {
+            std::mem::forget(probe);
+        }
+        for pause in [S / 2, S / 4, S] {
+            assert_eq!(state(&asked.rig, "bad"), State::Ejected);
+            for _ in 0..10 {
+                let (at, response, with) = asked.send().await;
+                assert_eq!(at, "good");
+                asked.good.push((response, with));
+            }
+            sleep(pause).await;
+        }
+        let Some(_open) = open else {
+            assert_eq!(asked.send().await.0, "good", "it has not answered");
+            continue;
+        };
+        // It gets requests again, but not for long if they fail.
+        for _ in 0..3 {
+            let (response, with) = asked.ask_bad().await;
+            respond(with, 503);
+            assert_eq!(response.await.unwrap().status(), 503);
+        }
+        assert_eq!(state(&asked.rig, "bad"), State::Ejected);
+        sleep(S + S / 2).await;
+        let (at, ..) = asked.send().await;
+        assert_eq!(at, "good", "the ejection is longer than the first");
+        sleep(S).await;
+        let (response, with) = asked.ask_bad().await;
+        respond(with, 200);
+        assert_eq!(response.await.unwrap().status(), 200);
+        assert_eq!(state(&asked.rig, "bad"), State::Ready);
+    }
+}
