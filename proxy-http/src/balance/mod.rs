@@ -15,9 +15,10 @@ mod error_chain;
 pub mod health_check;
 mod params;
 mod peak_ewma;
+pub(crate) mod priority;
 mod queue;
 mod report;
 mod slow_start;
-pub(crate) mod state;
+mod state;
 
 pub use self::{backoff::Backoff, endpoint::Endpoint, endpoints::Endpoints, params::Params};

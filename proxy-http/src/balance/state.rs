@@ -6,6 +6,7 @@ use crate::{
         endpoint_state::{EndpointState, MIN_RETRY_INTERVAL},
         error_chain::Chain,
         params::Params,
+        priority::{self, Avoid},
         queue::{Queue, Ticket},
         report::Verdict,
         slow_start::SlowStart,
@@ -32,14 +33,6 @@ pub(super) struct BalancerState {
     /// Requests that wait for any endpoint.
     pub(super) queue: Queue,
     next_ticket: u64,
-}
-
-/// The endpoint that a retry avoids: the one of the attempt before.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Avoid {
-    pub(super) endpoint: u64,
-    /// Whether the retry rather goes to an endpoint of the next priority than there again.
-    pub(super) leaves_priority: bool,
 }
 
 /// Endpoints that a choice compares at most, for each request of a batch. Of more endpoints, [`SAMPLES`] are drawn at
@@ -212,21 +205,9 @@ impl BalancerState {
         }
     }
 
-    /// The priority of the endpoints that are in use: the lowest number of all that are preferred to the next. `None`: all are in use.
-    /// For a retry after a failure it is the lowest number of the other endpoints that accept the request, if there are any.
+    /// The priority of the endpoints that are in use. `None`: all are in use.
     fn priority(&self, params: &Params, now: Instant, avoid: Option<Avoid>, is_stopped: bool) -> Option<u16> {
-        if self.has_priorities
-            && let Some(Avoid { endpoint: failed, leaves_priority: true }) = avoid
-        {
-            let others = self.endpoints.iter().filter(|endpoint| {
-                endpoint.id != failed && endpoint.can_accept(params, is_stopped, now) && endpoint.can_send(params, now)
-            });
-            if let Some(priority) = others.map(|endpoint| endpoint.priority).min() {
-                return Some(priority);
-            }
-        }
-        let preferred = || self.endpoints.iter().filter(|endpoint| endpoint.is_preferred(params, now));
-        if self.has_priorities { preferred().map(|endpoint| endpoint.priority).min() } else { None }
+        if self.has_priorities { priority::in_use(&self.endpoints, params, now, avoid, is_stopped) } else { None }
     }
 
     /// Collects candidates: all endpoints in use that accept a request if they are few, or else a random sample weighted by share.

@@ -2,7 +2,7 @@
 
 use crate::{
     Endpoints, IncomingBody, Replay,
-    balance::{balancer::Attempt, breaker::Outcome, state::Avoid},
+    balance::{balancer::Attempt, breaker::Outcome, priority::Avoid},
     body::{outcome::SendOutcome, response::ResponseBody as Body},
     client::{error::Error as ClientError, send_request::OutgoingRequest},
     connection::now::now,

@@ -2,7 +2,7 @@
 
 use crate::{
     Endpoints, IncomingBody, Replay, Stats,
-    balance::{balancer::Attempt, state::Avoid},
+    balance::{balancer::Attempt, priority::Avoid},
     client::send_request::OutgoingRequest,
     http1::websocket,
     message::{answer::Answer, connect_protocol::ConnectProtocol, fields, grpc, loop_detection, validate},
