@@ -44,24 +44,9 @@ static B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
 static B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
 
 const SAMPLED: u8 = 1;
-/// The length of `traceparent` of version 00, and where its parent and its flags are.
+/// The length of `traceparent` of version 00, and where its parent is.
 const TRACEPARENT_LEN: usize = 55;
 const PARENT: std::ops::Range<usize> = 36..52;
-const FLAGS: std::ops::Range<usize> = 53..TRACEPARENT_LEN;
-const HEX: &[u8; 16] = b"0123456789abcdef";
-/// The value of each byte that is a digit of base 16, or [`NO_DIGIT`].
-static DIGITS: [u8; 256] = {
-    let mut digits = [NO_DIGIT; 256];
-    let mut value = 0;
-    while value < 16 {
-        let digit = HEX[value as usize];
-        digits[digit as usize] = value;
-        digits[digit.to_ascii_uppercase() as usize] = value;
-        value += 1;
-    }
-    digits
-};
-const NO_DIGIT: u8 = 16;
 /// Bytes of `tracestate` that a span keeps; the W3C has receivers pass on at least as many.
 const MAX_STATE: usize = 512;
 
@@ -100,7 +85,10 @@ impl Format {
             maybe |= match name.as_str() {
                 "traceparent" => {
                     w3c = Some(Self::W3c);
-                    value.as_bytes().get(FLAGS.end - 1).is_some_and(|digit| DIGITS[usize::from(*digit)] & SAMPLED != 0)
+                    // The last digit of the flags.
+                    let digit =
+                        value.as_bytes().get(TRACEPARENT_LEN - 1).and_then(|digit| char::from(*digit).to_digit(16));
+                    digit.is_some_and(|digit| digit & u32::from(SAMPLED) != 0)
                 }
                 "b3" => b3.replace(Self::B3).is_none(),
                 "x-b3-traceid" => b3_multi.replace(Self::B3Multi).is_none(),
@@ -172,10 +160,8 @@ impl Format {
 
 /// `version-traceid-parentid-flags`. Later versions may have more behind it.
 fn read_traceparent(value: &[u8]) -> Option<Context> {
-    let (start, rest) = value.split_first_chunk::<TRACEPARENT_LEN>()?;
-    // All bytes, which is faster than to stop at the first.
-    let has_uppercase = start.iter().fold(false, |has, byte| has | byte.is_ascii_uppercase());
-    if has_uppercase || start[2] != b'-' || start[35] != b'-' || start[52] != b'-' {
+    let (start, rest) = value.split_at_checked(TRACEPARENT_LEN)?;
+    if start.iter().any(u8::is_ascii_uppercase) || start[2] != b'-' || start[35] != b'-' || start[52] != b'-' {
         return None;
     }
     let version: [u8; 1] = bytes(&start[..2])?;
@@ -183,7 +169,7 @@ fn read_traceparent(value: &[u8]) -> Option<Context> {
     if version[0] == 0xff || !is_whole {
         return None;
     }
-    let [flags] = bytes(&start[FLAGS])?;
+    let [flags] = bytes(&start[53..])?;
     Some(Context { id: id(&start[3..35])?, parent: id(&start[PARENT])?, flags })
 }
 
@@ -216,19 +202,21 @@ fn id<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
 }
 
 fn bytes<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (pairs, []) = text.as_chunks::<2>() else { return None };
-    let pairs: &[[u8; 2]; N] = pairs.try_into().ok()?;
-    let mut all = 0;
-    let bytes = pairs.map(|[high, low]| {
-        let (high, low) = (DIGITS[usize::from(high)], DIGITS[usize::from(low)]);
-        all |= high | low;
-        (high << 4) | (low & 15)
-    });
-    (all < NO_DIGIT).then_some(bytes)
+    if pairs.len() != N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(bytes)
 }
 
 fn hex(bytes: &[u8]) -> Vec<u8> {
-    bytes.iter().flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).collect()
 }
 
 fn span_id() -> [u8; 8] {
