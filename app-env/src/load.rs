@@ -42,15 +42,20 @@ pub fn load(source: &(impl Source + ?Sized)) -> Result<Loaded, Errors> {
     env.finish().map(|(settings, warnings)| Loaded { config, warnings, settings })
 }
 
-/// Finds listeners that take each other's address, which would fail to bind one after the other.
-fn check_listen_addrs(env: &mut Reader, config: &Config) {
-    let mut listeners: Vec<(&Var<Address>, Scope, &StreamAddr)> = Vec::new();
+/// The variables of all listeners, with their addresses.
+fn listeners<'a>(env: &Reader, config: &'a Config) -> Vec<(&'static Var<Address>, Scope, &'a StreamAddr)> {
+    let mut listeners: Vec<(_, _, &StreamAddr)> = Vec::new();
     listeners.extend(config.inbound.as_ref().map(|inbound| (&LISTEN_ADDR, Scope::Inbound, &inbound.listen_addr)));
     listeners.extend(config.outbound.as_ref().map(|outbound| (&LISTEN_ADDR, Scope::Outbound, &outbound.listen_addr)));
     listeners.push((&ADMIN_LISTEN_ADDR, Scope::Process, &config.admin_listen_addr));
     // A wrong one reads as its default, about which there is nothing to say.
     listeners.retain(|(var, scope, _)| !env.is_wrong(var, *scope));
+    listeners
+}
 
+/// Finds listeners that take each other's address, which would fail to bind one after the other.
+fn check_listen_addrs(env: &mut Reader, config: &Config) {
+    let listeners = listeners(env, config);
     for (index, later) in listeners.iter().enumerate() {
         let Some(earlier) = listeners[..index].iter().find(|earlier| collide(earlier.2, later.2)) else { continue };
         // The variable that is set is the one to change; a default alone is not at fault.
@@ -61,14 +66,11 @@ fn check_listen_addrs(env: &mut Reader, config: &Config) {
 }
 
 /// Finds endpoints that are listeners of the process itself, to which it does not connect. Requests to that of the direction would
-/// come back for ever, and requests to the admin server would come from loopback, whose commands it takes.
+/// come back for ever. The admin server takes commands from loopback, where requests to it would come from.
 fn check_loops(env: &mut Reader, config: &Config) {
     let directions = [(Scope::Inbound, &config.inbound), (Scope::Outbound, &config.outbound)];
     let on: Vec<_> = directions.into_iter().filter_map(|(scope, on)| Some((scope, on.as_ref()?))).collect();
-    let mut listeners: Vec<_> = on.iter().map(|(of, direction)| (&LISTEN_ADDR, *of, &direction.listen_addr)).collect();
-    listeners.push((&ADMIN_LISTEN_ADDR, Scope::Process, &config.admin_listen_addr));
-    // A wrong one reads as its default, about which there is nothing to say.
-    listeners.retain(|(var, of, _)| !env.is_wrong(var, *of));
+    let listeners = listeners(env, config);
     for (scope, direction) in &on {
         for (var, of, addr) in &listeners {
             let Some(endpoint) = direction.endpoints.iter().find(|endpoint| endpoint.is_at(addr)) else { continue };
