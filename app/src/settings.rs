@@ -1,6 +1,7 @@
 //! The effective settings, as people and programs read them.
 
 use app_env::{Effective, Origin, Variable};
+use proxy_http::adaptive_windows::{CONNECTION_WINDOW, MIN_CONNECTION_WINDOW, STREAM_WINDOW};
 
 /// A line for each setting that is not its variable's default, and how many are.
 pub(crate) fn changed(settings: &[Effective]) -> Vec<String> {
@@ -39,10 +40,10 @@ fn adaptive(setting: &Effective) -> Option<String> {
     let side = by.strip_suffix("ADAPTIVE_FLOW_CONTROL")?;
     let to_client = side.ends_with("_SERVER_HTTP2_");
     let at_first = match name.strip_prefix(side)? {
-        "INITIAL_STREAM_WINDOW_SIZE" if to_client => "at most 16777216",
-        "INITIAL_STREAM_WINDOW_SIZE" => "16777216",
-        "INITIAL_CONNECTION_WINDOW_SIZE" if to_client => "1048576 to 25165824",
-        "INITIAL_CONNECTION_WINDOW_SIZE" => "25165824",
+        "INITIAL_STREAM_WINDOW_SIZE" if to_client => format!("at most {STREAM_WINDOW}"),
+        "INITIAL_STREAM_WINDOW_SIZE" => STREAM_WINDOW.to_string(),
+        "INITIAL_CONNECTION_WINDOW_SIZE" if to_client => format!("{MIN_CONNECTION_WINDOW} to {CONNECTION_WINDOW}"),
+        "INITIAL_CONNECTION_WINDOW_SIZE" => CONNECTION_WINDOW.to_string(),
         _ => return None,
     };
     Some(format!("{name}: adaptive, {at_first} at first ({origin})"))

@@ -4,6 +4,7 @@ mod measure;
 
 pub use measure::{Measured, Target, Tls};
 
+use proxy_http::adaptive_windows;
 use std::{
     fmt::{self, Write as _},
     time::Duration,
@@ -70,9 +71,9 @@ const DEFAULT_STREAMS: u32 = 200;
 /// The default windows of a stream and of a connection.
 const DEFAULT: (u32, u32) = (LEAST, 1 << 20);
 /// The adaptive windows of a stream and of a connection to an endpoint, at the start.
-const ADAPTIVE: (u32, u32) = (16 << 20, 24 << 20);
+const ADAPTIVE: (u32, u32) = (adaptive_windows::STREAM_WINDOW, adaptive_windows::CONNECTION_WINDOW);
 /// The largest that adaptive windows become, at three times the bytes on the way.
-const MOST_ADAPTIVE: u32 = 64 << 20;
+const MOST_ADAPTIVE: u32 = adaptive_windows::MAX_CONNECTION_WINDOW;
 /// A path counts as full from this share of its bandwidth on.
 const FULL: f64 = 0.95;
 

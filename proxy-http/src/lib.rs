@@ -72,6 +72,14 @@ pub use balance::{Endpoint, Endpoints};
 pub use body::{IncomingBody, Replay};
 pub use client::{Connect, SendRequest};
 pub use connection::flow::buffer_limit::BufferLimit;
+
+/// Windows of adaptive flow control, in bytes.
+pub mod adaptive_windows {
+    pub use crate::connection::flow::{
+        buffer_limit::MIN_CONNECTION_WINDOW,
+        windows::{CONNECTION_WINDOW, MAX_CONNECTION_WINDOW, STREAM_WINDOW},
+    };
+}
 pub use message::{connect_protocol::ConnectProtocol, grpc::is_grpc, stream_error::StreamError};
 pub use proxy::Proxy;
 pub use server::{Protocol, Server};

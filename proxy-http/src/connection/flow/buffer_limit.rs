@@ -46,7 +46,7 @@ struct Waiting {
 const UNPOISONED: &str = "nothing panics with the lock held";
 
 /// The least window of a connection whose windows are adaptive: that of the default params.
-pub(crate) const MIN_CONNECTION_WINDOW: u32 = 1 << 20;
+pub const MIN_CONNECTION_WINDOW: u32 = 1 << 20;
 /// The least stream window under pressure: the initial one of RFC 9113 section 6.9.2.
 pub(crate) const MIN_STREAM_WINDOW: u32 = 65_535;
 /// The part of the limit that readers which have stopped are meant to use: a sixteenth, 16 MiB of the default limit.

@@ -84,12 +84,12 @@ const MAX_WINDOW: u32 = (1 << 31) - 1;
 const SLACK: u32 = 4;
 /// The most of that where windows are adaptive.
 const MAX_SLACK: u32 = 1 << 20;
-/// The adaptive window of a stream, unless a path is longer: 1.6 Gbit/s at 80 ms.
-const STREAM_WINDOW: u32 = 16 << 20;
-/// The largest window of a connection on a long path, of which a stream has two thirds.
-const MAX_CONNECTION_WINDOW: u32 = 64 << 20;
-/// The adaptive window of a connection: toward a client as far as there is enough to reserve.
-const CONNECTION_WINDOW: u32 = 24 << 20;
+/// The window of a stream, unless a path is longer: 16 MiB, or 1.6 Gbit/s at 80 ms. Toward a client it is the most at first.
+pub const STREAM_WINDOW: u32 = 16 << 20;
+/// The largest window of a connection on a long path, of which a stream has two thirds: 64 MiB.
+pub const MAX_CONNECTION_WINDOW: u32 = 64 << 20;
+/// The window of a connection: 24 MiB, toward a client as far as there is enough to reserve.
+pub const CONNECTION_WINDOW: u32 = 24 << 20;
 /// The shortest time for which windows stay small.
 const MIN_SMALL_TIME: Duration = Duration::from_secs(1);
 /// A stream window above this is too good for new streams to be sent elsewhere.
