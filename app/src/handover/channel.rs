@@ -39,7 +39,7 @@ pub(super) const READY: u8 = b'r';
 /// The new process may accept connections.
 pub(super) const GO: u8 = b'g';
 
-/// Follows the name of a socket whose file is for systemd to remove.
+/// Follows the name of a socket that systemd removes the file of.
 const KEPT: &str = ":kept";
 /// How often the new process looks whether it is ready.
 const POLL: Duration = Duration::from_millis(10);

@@ -95,7 +95,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
     let found = id(path)?;
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A listener whose queue is full would keep a blocking call waiting.
+    // A full queue of the listener would keep a blocking call waiting.
     probe.set_nonblocking(true)?;
     match probe.connect(&SockAddr::unix(path)?) {
         Ok(()) => return in_use("a process listens on it"),

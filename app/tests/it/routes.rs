@@ -159,7 +159,7 @@ fn listeners_of_the_process_are_no_endpoints() {
         );
         assert_eq!((code, errors(&stderr)), (Some(64), vec![&*expect]));
     }
-    // Nor are those of the other direction.
+    // Nor are listeners of the other direction.
     let path = files.write("routes.yaml", &example().replace("10.0.0.12:8080", "127.0.0.1:4143"));
     let variables = [("OUTBOUND_ROUTES", &*path), ("INBOUND_ENDPOINTS", "127.0.0.1:80")];
     let (code, _, stderr) = check(&variables, &[]);

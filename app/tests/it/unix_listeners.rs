@@ -306,7 +306,7 @@ async fn a_header_of_the_proxy_protocol_tells_of_the_client() {
         assert_eq!(answer(&mut client).await, b"answer");
         assert_eq!(listed(&app).await, ["192.0.2.1:56164"]);
         drop(client);
-        // In pieces, and in one write with what follows.
+        // In pieces, and in one write with the request.
         let mut stream = UnixStream::connect(&path).await.unwrap();
         for byte in [header, REQUEST].concat() {
             stream.write_all(&[byte]).await.unwrap();

@@ -62,7 +62,7 @@ pub struct ResponseCounts {
     /// Responses that are no failures.
     pub successes: u64,
     /// Responses that are failures by their [status](crate::stats::Responses::is_failure), were sent again for it, or were cut,
-    /// connections lost before a response, and requests whose deadline passed while the endpoint was waited for.
+    /// connections lost before a response, and requests that ran into their deadline while the endpoint was waited for.
     pub failures: u64,
 }
 

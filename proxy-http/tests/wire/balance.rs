@@ -363,6 +363,23 @@ async fn a_removed_endpoint_finishes_what_it_has() {
     assert_eq!(held.await.unwrap().unwrap(), 200);
 }
 
+/// A connector to endpoints in memory, which hand their requests over with their names.
+fn asked_in_memory(
+    asked: mpsc::UnboundedSender<(&'static str, SendResponse<Bytes>)>,
+) -> impl Service<&'static str, Response = DuplexStream, Error = io::Error, Future: Send> + Clone + Send {
+    tower::service_fn(move |name| {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let asked = asked.clone();
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            while let Some(Ok((_, respond))) = connection.accept().await {
+                let _ = asked.send((name, respond));
+            }
+        });
+        ready(Ok(near))
+    })
+}
+
 /// A connector to endpoints in memory, which are there while `up` is true. `accepted` gets their requests.
 fn in_memory(
     up: watch::Receiver<bool>,

@@ -1,6 +1,6 @@
 //! A request that ends at its deadline counts as a failure of the endpoint that it was at.
 
-use super::{PARAMS, PATIENCE, Rig, params};
+use super::{PARAMS, PATIENCE, Rig, asked_in_memory, params};
 use crate::support::get;
 use bytes::Bytes;
 use h2::{Reason, client::ResponseFuture, server::SendResponse};
@@ -12,8 +12,8 @@ use proxy_http::{
     proxy,
 };
 use std::{
-    future::{Future, ready},
-    io, mem,
+    future::Future,
+    mem,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -34,18 +34,7 @@ where
     F: Future,
 {
     let (tx, mut asked) = mpsc::unbounded_channel();
-    let connector = tower::service_fn(move |name: &'static str| {
-        let (near, far) = tokio::io::duplex(1 << 20);
-        let tx = tx.clone();
-        tokio::spawn(async move {
-            let mut connection = h2::server::handshake(far).await.unwrap();
-            while let Some(Ok((_, respond))) = connection.accept().await {
-                tx.send((name, respond)).unwrap();
-            }
-        });
-        ready(Ok::<_, io::Error>(near))
-    });
-    let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
+    let connect = Connect::new(asked_in_memory(tx), &ClientParams::DEFAULT).unwrap();
     let endpoints = Endpoints::fixed(["a", "b"], &connect, params());
     let mut rig = Rig::of(endpoints, proxy::Params { request_timeout: Some(DEADLINE), ..PARAMS }).await;
     rig.until(|rig| rig.endpoints.status().iter().all(|endpoint| endpoint.state == State::Ready)).await;

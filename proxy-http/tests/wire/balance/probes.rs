@@ -1,6 +1,6 @@
 //! An ejected endpoint gets one request as a probe, and no other.
 
-use super::{PARAMS, PATIENCE, Rig, params};
+use super::{PARAMS, PATIENCE, Rig, asked_in_memory, params};
 use bytes::Bytes;
 use h2::{Reason, client::ResponseFuture, server::SendResponse};
 use http::Response;
@@ -11,7 +11,7 @@ use proxy_http::{
     proxy,
 };
 use std::{
-    future::{pending, ready},
+    future::pending,
     io,
     sync::{
         Arc,
@@ -141,18 +141,7 @@ impl Asked {
 
     async fn with(params: proxy::Params) -> Self {
         let (asked, at) = mpsc::unbounded_channel();
-        let connector = tower::service_fn(move |name: &'static str| {
-            let (near, far) = tokio::io::duplex(1 << 16);
-            let asked = asked.clone();
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(far).await.unwrap();
-                while let Some(Ok((_, respond))) = connection.accept().await {
-                    let _ = asked.send((name, respond));
-                }
-            });
-            ready(Ok::<_, io::Error>(near))
-        });
-        let connect = Connect::new(connector, &ClientParams::DEFAULT).unwrap();
+        let connect = Connect::new(asked_in_memory(asked), &ClientParams::DEFAULT).unwrap();
         let rig = Rig::of(Endpoints::fixed(["bad", "good"], &connect, breaker_params()), params).await;
         rig.until(|rig| rig.endpoints.status().iter().all(|endpoint| endpoint.state == State::Ready)).await;
         Self { rig, at, good: Vec::new() }
